@@ -1,0 +1,42 @@
+//! Names that Kubernetes accepts, and the ones that this program gives to things.
+
+/// The injected init container.
+pub const WAITER_CONTAINER: &str = "wait-for-migrations";
+
+/// The volume that holds the waiter's token.
+pub const TOKEN_VOLUME: &str = "migration-gate-token";
+
+/// Where a Kubernetes client looks for its token in a pod.
+pub const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The ConfigMap, in a gate's namespace, that keeps what its Job has completed.
+pub fn record(gate: &str) -> String {
+    format!("migration-gate-{gate}")
+}
+
+/// An RFC 1123 label, as namespaces are named.
+pub fn dns_label(name: &str) -> Result<(), String> {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let valid = name.len() <= 63
+        && name.starts_with(alphanumeric)
+        && name.ends_with(alphanumeric)
+        && name.chars().all(|c| alphanumeric(c) || c == '-');
+    if valid {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{name}` is not a DNS label: at most 63 of a-z, 0-9 and `-`, a letter or digit at both ends"
+        ))
+    }
+}
+
+/// An RFC 1123 subdomain, as most objects are named.
+pub fn dns_subdomain(name: &str) -> Result<(), String> {
+    if name.len() <= 253 && name.split('.').all(|label| dns_label(label).is_ok()) {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{name}` is not an object's name: at most 253 of a-z, 0-9, `-` and `.`, a letter or digit at both ends"
+        ))
+    }
+}

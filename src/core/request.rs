@@ -1,0 +1,88 @@
+//! What is asked of the rules: one operation on one object.
+
+use serde_json::Value;
+
+/// An admission request's operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// The object is new.
+    Create,
+    /// The object replaces `old`.
+    Update,
+}
+
+/// One object on its way into the cluster, or in a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// What is being done.
+    pub operation: Operation,
+    /// The API group of `object`; empty for the core group.
+    pub group: &'a str,
+    /// The kind of `object`.
+    pub kind: &'a str,
+    /// The subresource that is being written, or empty.
+    pub subresource: &'a str,
+    /// The object's namespace, which the object itself may leave out.
+    pub namespace: &'a str,
+    /// The object as it would be stored.
+    pub object: &'a Value,
+    /// The object as it is stored; `None` unless `operation` is [`Operation::Update`].
+    pub old: Option<&'a Value>,
+}
+
+impl<'a> Request<'a> {
+    /// The creation of a manifest, as the offline review sees it.
+    /// `None` if `object` names no kind, so it isn't a Kubernetes object.
+    pub fn create(object: &'a Value, default_namespace: &'a str) -> Option<Self> {
+        let api_version = object.get("apiVersion")?.as_str()?;
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        Some(Self {
+            operation: Operation::Create,
+            group,
+            kind: object.get("kind")?.as_str()?,
+            subresource: "",
+            namespace: metadata(object, "namespace").unwrap_or(default_namespace),
+            object,
+            old: None,
+        })
+    }
+
+    /// The object's name, if it has one yet.
+    pub fn name(&self) -> Option<&'a str> {
+        metadata(self.object, "name")
+    }
+
+    /// A label's value.
+    pub fn label(&self, key: &str) -> Option<&'a str> {
+        self.object
+            .get("metadata")?
+            .get("labels")?
+            .get(key)?
+            .as_str()
+    }
+
+    /// Whether the object is on its way out.
+    pub fn is_being_deleted(&self) -> bool {
+        metadata(self.object, "deletionTimestamp").is_some()
+    }
+
+    /// Whether a controller owns the object, or did until now.
+    pub fn is_controlled(&self) -> bool {
+        let controlled = |object: &Value| {
+            object
+                .get("metadata")
+                .and_then(|m| m.get("ownerReferences"))
+                .and_then(Value::as_array)
+                .is_some_and(|owners| {
+                    owners
+                        .iter()
+                        .any(|owner| owner.get("controller") == Some(&Value::Bool(true)))
+                })
+        };
+        controlled(self.object) || self.old.is_some_and(controlled)
+    }
+}
+
+fn metadata<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.get("metadata")?.get(key)?.as_str()
+}

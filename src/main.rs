@@ -1,0 +1,29 @@
+//! The program: one subcommand for each of its jobs.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use migration_gate::{review, serve, wait};
+
+/// Makes a Kubernetes cluster enforce migration ordering.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Wait(wait::Args),
+    Review(review::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve::main(args),
+        Command::Wait(args) => wait::main(args),
+        Command::Review(args) => review::main(args),
+    }
+}
