@@ -102,7 +102,7 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
         }
         Some(_) => {}
     }
-    service_account(&mut decision, gate, spec, &at, &injection.service_account);
+    service_account(&mut decision, gate, spec, &at);
     decision
 }
 
@@ -153,13 +153,8 @@ fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
 }
 
 /// The account and who sees its token.
-fn service_account(
-    decision: &mut Decision,
-    gate: &Gate,
-    spec: &Value,
-    at: &FieldPath,
-    wanted: &str,
-) {
+fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &FieldPath) {
+    let wanted = gate.service_account.as_str();
     match account(spec) {
         Some(own) if own != wanted => {
             // Its token is the application's own, so who mounts it stays the author's decision.
