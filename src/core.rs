@@ -9,5 +9,6 @@ pub mod injection;
 pub mod mutate;
 pub mod names;
 pub mod podspec;
+pub mod prefilter;
 pub mod request;
 pub mod validate;
