@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod core;
+pub mod eject;
 pub mod review;
 pub mod serve;
 pub mod wait;

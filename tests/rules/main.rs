@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ejection;
 mod fixtures;
 mod mutation;
 mod patches;
