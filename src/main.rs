@@ -15,14 +15,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Wait(wait::Args),
     Review(review::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(args) => serve::main(args),
+        Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(args),
         Command::Review(args) => review::main(args),
     }
