@@ -7,6 +7,7 @@
 //!
 //! `ARCHITECTURE.md` has the code map and the invariants.
 
+pub mod admission;
 pub mod config;
 pub mod core;
 pub mod eject;

@@ -15,7 +15,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Wait(wait::Args),
     Review(review::Args),
     Eject(eject::Args),
@@ -23,7 +23,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(args) => serve::main(args),
+        Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(args),
         Command::Review(args) => review::main(args),
         Command::Eject(args) => eject::main(&args),
