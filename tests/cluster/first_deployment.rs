@@ -56,7 +56,12 @@ fn waiting_pods(kubectl: &Kubectl) -> Result<Vec<String>> {
             "pods --selector=app.kubernetes.io/name={deployment}"
         ))?;
         for pod in found["items"].as_array().context("a list of pods")? {
-            pods.push(pod["metadata"]["name"].as_str().context("a name")?.to_owned());
+            pods.push(
+                pod["metadata"]["name"]
+                    .as_str()
+                    .context("a name")?
+                    .to_owned(),
+            );
         }
     }
     ensure!(pods.len() == 3, "{pods:?}");
@@ -95,11 +100,17 @@ fn pods_start_after_the_job_completes(cluster: &Cluster) -> Result<()> {
 
     kubectl.exec("job/piefed-db-init", &["finish-migration", "success"])?;
     for deployment in ["piefed-web", "piefed-worker"] {
-        kubectl.wait(&format!("deployment/{deployment}"), "condition=Available", 60)?;
+        kubectl.wait(
+            &format!("deployment/{deployment}"),
+            "condition=Available",
+            60,
+        )?;
     }
     let job = kubectl.get("job piefed-db-init")?;
     // RFC 3339 in UTC and whole seconds, so texts compare as times do.
-    let completed = job["status"]["completionTime"].as_str().context("completed")?;
+    let completed = job["status"]["completionTime"]
+        .as_str()
+        .context("completed")?;
     for name in &pods {
         let pod = kubectl.get(&format!("pod {name}"))?;
         let (waiter, main) = statuses(&pod);
@@ -196,7 +207,9 @@ fn the_old_setup_is_refused(cluster: &Cluster) -> Result<()> {
             "{kind}: {refusal}"
         );
         ensure!(
-            kubectl.run(&format!("get {kind} x --ignore-not-found"))?.is_empty(),
+            kubectl
+                .run(&format!("get {kind} x --ignore-not-found"))?
+                .is_empty(),
             "{kind} was stored"
         );
     }
@@ -213,9 +226,15 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
         "apply --dry-run=server --output=yaml -k {}",
         example("piefed")
     ))?;
-    ensure!(shown.matches("name: wait-for-migrations").count() == 2, "{shown}");
     ensure!(
-        shown.matches("serviceAccountName: piefed-init-checker").count() == 2,
+        shown.matches("name: wait-for-migrations").count() == 2,
+        "{shown}"
+    );
+    ensure!(
+        shown
+            .matches("serviceAccountName: piefed-init-checker")
+            .count()
+            == 2,
         "{shown}"
     );
     let stored = kubectl.run("get deployments,jobs,pods --output=name")?;
@@ -224,7 +243,7 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
 }
 
 /// A Job and a Deployment whose own containers meet the `restricted` standard too.
-const RESTRICTED: &str = r#"
+const RESTRICTED: &str = r"
 apiVersion: batch/v1
 kind: Job
 metadata: {name: piefed-db-init}
@@ -254,7 +273,7 @@ spec:
         image: piefed/piefed:1.2.0
         command: [flask, run]
         securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-"#;
+";
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
@@ -275,7 +294,11 @@ fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> 
     kubectl.wait("deployment/piefed-web", "condition=Available", 60)?;
     let found = kubectl.exec(
         "deployment/piefed-web",
-        &["sh", "-c", "ls -d /var/run/secrets/kubernetes.io/* 2>/dev/null; echo looked"],
+        &[
+            "sh",
+            "-c",
+            "ls -d /var/run/secrets/kubernetes.io/* 2>/dev/null; echo looked",
+        ],
     )?;
     ensure!(found.trim() == "looked", "{found}");
     Ok(())

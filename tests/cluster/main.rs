@@ -7,16 +7,23 @@ mod assets;
 mod client;
 mod cluster;
 mod control_plane;
+mod first_deployment;
 mod harness;
 mod image;
 mod kubectl;
 mod node;
 mod pki;
 mod poll;
+mod prefilter;
 mod process;
+mod release;
 mod sandbox;
 mod smoke;
 
 fn main() -> std::process::ExitCode {
-    harness::run(smoke::TESTS.into_iter().collect())
+    let tests = smoke::TESTS
+        .into_iter()
+        .chain(first_deployment::TESTS)
+        .chain(prefilter::TESTS);
+    harness::run(tests.collect())
 }

@@ -142,7 +142,7 @@ fn object(
 /// A gate by name and one by label, so that both ways into `held` are walked.
 fn config(namespace: &str) -> Config {
     let mut config = Config::default();
-    config.gates[0].namespace = namespace.to_owned();
+    namespace.clone_into(&mut config.gates[0].namespace);
     let mut labelled = config.gates[0].clone();
     labelled.name = "labelled".into();
     labelled.deployments.clear();
@@ -170,7 +170,11 @@ fn configuration(name: &str, namespace: &str, config: &Config) -> String {
     let webhooks: Vec<Value> = validating()
         .into_iter()
         .map(|prefilter| {
-            let Prefilter { name, rules, match_conditions } = prefilter.of(config);
+            let Prefilter {
+                name,
+                rules,
+                match_conditions,
+            } = prefilter.of(config);
             json!({
                 "name": format!("{name}.migration-gate.io"),
                 "admissionReviewVersions": ["v1"],
@@ -200,14 +204,15 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     let mut counts = Counts::default();
     // Old objects first, while nothing holds them up; each kind has one that offends and is controlled.
     for kind in &POD_KINDS {
-        let main = json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
+        let main =
+            json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
         let old = object(kind, &json!([]), &main, &json!({"app": "x"}), "old", true);
         namespace.kubectl.apply(&old.to_string())?;
     }
     namespace
         .kubectl
         .apply(&configuration(name, name, &config))?;
-    let outcome = (|| {
+    let outcome = (|| -> Result<()> {
         await_webhooks(cluster, name)?;
         for kind in &POD_KINDS {
             for _ in 0..CASES {
@@ -215,10 +220,10 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
                     .new_tree(&mut runner)
                     .map_err(anyhow::Error::msg)?
                     .current();
-                counts.add(compare(cluster, &config, kind, name, object.clone(), None)?);
+                counts.add(compare(cluster, &config, kind, name, &object, None)?);
                 let mut new = object;
                 new["metadata"]["name"] = json!("old");
-                counts.add(compare(cluster, &config, kind, name, new, Some("old"))?);
+                counts.add(compare(cluster, &config, kind, name, &new, Some("old"))?);
             }
         }
         Ok(())
@@ -250,7 +255,7 @@ impl Counts {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Sent,
     Spared,
@@ -265,7 +270,7 @@ fn await_webhooks(cluster: &Cluster, namespace: &str) -> Result<()> {
     crate::poll::until(
         "the API server to know the webhooks",
         std::time::Duration::from_secs(30),
-        || match dry_run(cluster, kind, namespace, canary.clone(), None) {
+        || match dry_run(cluster, kind, namespace, &canary, None) {
             Ok((Answer::Sent, _)) => crate::poll::Look::Done(()),
             Ok((answer, _)) => crate::poll::Look::Pending(format!("{answer:?}")),
             Err(error) => crate::poll::Look::Failed(error),
@@ -278,25 +283,29 @@ fn compare(
     config: &Config,
     kind: &PodKind,
     namespace: &str,
-    object: Value,
+    object: &Value,
     replaces: Option<&str>,
 ) -> Result<Answer> {
-    let (answer, old) = dry_run(cluster, kind, namespace, object.clone(), replaces)?;
+    let (answer, old) = dry_run(cluster, kind, namespace, object, replaces)?;
     if answer == Answer::Invalid {
         return Ok(answer);
     }
     let request = Request {
-        operation: if old.is_some() { Operation::Update } else { Operation::Create },
+        operation: if old.is_some() {
+            Operation::Update
+        } else {
+            Operation::Create
+        },
         group: kind.group,
         kind: kind.kind,
         subresource: "",
         namespace,
-        object: &object,
+        object,
         old: old.as_ref(),
     };
     // A held Deployment could be refused for want of its waiter; whether it would be is not for CEL to say.
-    let expected = holding(config, &request).is_some()
-        || !validate(config, &request).violations.is_empty();
+    let expected =
+        holding(config, &request).is_some() || !validate(config, &request).violations.is_empty();
     ensure!(
         expected == (answer == Answer::Sent),
         "the rules say {expected}, the API server {answer:?}: {object}"
@@ -309,33 +318,35 @@ fn dry_run(
     cluster: &Cluster,
     kind: &PodKind,
     namespace: &str,
-    object: Value,
+    object: &Value,
     replaces: Option<&str>,
 ) -> Result<(Answer, Option<Value>)> {
     let resource = ApiResource {
         group: kind.group.into(),
         version: kind.version.into(),
-        api_version: if kind.group.is_empty() { "v1".into() } else { format!("{}/v1", kind.group) },
+        api_version: if kind.group.is_empty() {
+            "v1".into()
+        } else {
+            format!("{}/v1", kind.group)
+        },
         kind: kind.kind.into(),
         plural: kind.resource.into(),
-        namespaced: true,
-        verbs: Vec::new(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        subresources: Vec::new(),
     };
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client(), namespace, &resource);
     let dry = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
-    let mut object: DynamicObject = serde_json::from_value(object)?;
+    let mut object: DynamicObject = serde_json::from_value(object.clone())?;
     block_on(async {
         let (result, old) = match replaces {
             None => (api.create(&dry, &object).await, None),
             Some(name) => {
                 let old = api.get(name).await?;
-                object.metadata.resource_version = old.metadata.resource_version.clone();
+                object
+                    .metadata
+                    .resource_version
+                    .clone_from(&old.metadata.resource_version);
                 let old = serde_json::to_value(old)?;
                 (api.replace(name, &dry, &object).await, Some(old))
             }
@@ -348,8 +359,10 @@ fn dry_run(
             Err(kube::Error::Api(status)) if status.code == 422 || status.code == 403 => {
                 Answer::Invalid
             }
-            Err(error) => return Err(error).context("a dry run that neither passed nor was refused"),
+            Err(error) => {
+                return Err(error).context("a dry run that neither passed nor was refused");
+            }
         };
         anyhow::Ok((answer, old))
-    })?
+    })
 }

@@ -81,7 +81,10 @@ impl Drop for Release {
 }
 
 fn chart() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate"))
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/charts/migration-gate"
+    ))
 }
 
 fn base64(bytes: &[u8]) -> String {
