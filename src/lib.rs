@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod config;
 pub mod core;
+pub mod eject;
 pub mod review;
 pub mod serve;
 pub mod wait;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use migration_gate::{review, serve, wait};
+use migration_gate::{eject, review, serve, wait};
 
 /// Makes a Kubernetes cluster enforce migration ordering.
 #[derive(Parser)]
@@ -18,6 +18,7 @@ enum Command {
     Serve(Box<serve::Args>),
     Wait(wait::Args),
     Review(review::Args),
+    Eject(eject::Args),
 }
 
 fn main() -> ExitCode {
@@ -25,5 +26,6 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(args),
         Command::Review(args) => review::main(args),
+        Command::Eject(args) => eject::main(&args),
     }
 }

@@ -145,7 +145,8 @@ fn decided<'a>(
     request: &'a AdmissionRequest<'_>,
     decision: &'a Decision,
 ) {
-    response.warnings = within_limits(&decision.warnings);
+    let warnings: Vec<String> = decision.warnings.iter().map(ToString::to_string).collect();
+    response.warnings = within_limits(&warnings);
     response
         .audit_annotations
         .insert("decision", decision.outcome.as_str());

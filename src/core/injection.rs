@@ -1,4 +1,4 @@
-//! What is injected: the waiter, its token, and the account that it uses.
+//! What is injected: the waiter and its token; and what counts as still being that.
 
 use serde_json::{Value, json};
 
@@ -20,8 +20,6 @@ pub struct Injection {
     pub container: Value,
     /// The volume with the waiter's token.
     pub volume: Value,
-    /// The account for a template that has none of its own.
-    pub service_account: String,
 }
 
 impl Injection {
@@ -33,7 +31,6 @@ impl Injection {
         Self {
             container: container(gate, waiter, image),
             volume: token_volume(),
-            service_account: gate.service_account.clone(),
         }
     }
 
@@ -50,7 +47,6 @@ impl Injection {
         (without_injection(gate, old) == without_injection(gate, new)).then(|| Self {
             container: container.clone(),
             volume: volume.clone(),
-            service_account: account(spec).unwrap_or(&gate.service_account).to_owned(),
         })
     }
 }
