@@ -12,3 +12,4 @@ pub mod core;
 pub mod review;
 pub mod serve;
 pub mod wait;
+pub mod yaml;
