@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::core::podspec::Step;
 
-/// How deep values may nest, aliases resolved. serde_json's own limit.
+/// How deep values may nest, aliases resolved. `serde_json`'s own limit.
 pub const MAX_DEPTH: usize = 128;
 
 /// How much anchors and aliases may copy in one document, in bytes.

@@ -89,9 +89,8 @@ impl<'t> Builder<'t> {
         let built = self.value(event, span, 0)?;
         let (event, end) = self.next()?;
         let span = match event {
-            Event::DocumentEnd if self.text_ends_with_marker(end) => {
-                Span::new(part.start, end.end())
-            }
+            // An explicit end, `...`, has a length.
+            Event::DocumentEnd if end.end() > end.start() => Span::new(part.start, end.end()),
             _ => Span::new(part.start, part.end),
         };
         Ok(Document {
@@ -99,11 +98,6 @@ impl<'t> Builder<'t> {
             node: built.node,
             span,
         })
-    }
-
-    /// An explicit end of the document, `...`, has a length.
-    fn text_ends_with_marker(&self, end: Span) -> bool {
-        end.end() > end.start()
     }
 
     fn next(&mut self) -> Result<Next<'t>, SyntaxError> {
@@ -281,7 +275,7 @@ impl Collection {
             start,
             style: match style {
                 StructureStyle::Flow => Style::Flow,
-                _ => Style::Block,
+                StructureStyle::Block => Style::Block,
             },
             children: Vec::new(),
             height: 1,
@@ -378,11 +372,9 @@ fn plain_or_tagged(
             _ => Ok(Value::String(text.into_owned())),
         };
     };
-    let suffix = tag.core_suffix();
-    let wanted = match suffix {
-        Some(suffix @ ("null" | "bool" | "int" | "float")) => suffix,
-        // Every other tag makes a string.
-        _ => return Ok(Value::String(text.into_owned())),
+    // Every other tag makes a string.
+    let Some(wanted @ ("null" | "bool" | "int" | "float")) = tag.core_suffix() else {
+        return Ok(Value::String(text.into_owned()));
     };
     let value = scalar::resolve(&text)?;
     let fits = match wanted {

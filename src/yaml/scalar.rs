@@ -42,7 +42,7 @@ pub(super) fn number(text: &str) -> Option<Number> {
     }
 }
 
-/// As strconv.ParseInt and ParseUint with base 0: the prefix tells the base.
+/// As Go's `ParseInt` and `ParseUint` with base 0: the prefix tells the base.
 fn integer(text: &str) -> Option<Number> {
     let (negative, signed, digits) = match text.as_bytes().first()? {
         b'-' => (true, true, &text[1..]),
@@ -66,7 +66,7 @@ fn integer(text: &str) -> Option<Number> {
     if negative {
         return 0i64.checked_sub_unsigned(magnitude).map(Number::from);
     }
-    // Above an i64 Go tries ParseUint, which takes no sign.
+    // Above an i64 Go tries `ParseUint`, which takes no sign.
     (!signed || i64::try_from(magnitude).is_ok()).then(|| Number::from(magnitude))
 }
 

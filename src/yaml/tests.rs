@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -75,6 +77,12 @@ fn a_plain_scalar_means_what_kubernetes_takes_it_for() {
     ] {
         check(text, expect);
     }
+}
+
+#[test]
+fn what_nearly_is_something_else_is_text() {
+    let check =
+        |text: &str, expect: Value| assert_eq!(one(&format!("- {text}"))[0], expect, "{text}");
     for text in [
         "yEs",
         "tRUE",
@@ -267,12 +275,12 @@ fn depth_is_bounded() {
             .contains("deeper")
     );
     assert!(read(&nested(100_000)).is_err());
-    let block = (0..MAX_DEPTH + 1).fold(String::new(), |text, i| text + &" ".repeat(i) + "a:\n");
+    let block = (0..=MAX_DEPTH).fold(String::new(), |text, i| text + &" ".repeat(i) + "a:\n");
     assert!(read(&block).is_err());
     // Each alias is shallow in the text and deep in the value.
     let mut chain = "a0: &a0 []\n".to_owned();
     for i in 1..=MAX_DEPTH {
-        chain += &format!("a{i}: &a{i} [*a{}]\n", i - 1);
+        let _ = writeln!(chain, "a{i}: &a{i} [*a{}]", i - 1);
     }
     assert!(read(&chain).unwrap_err().message.contains("deeper"));
 }
@@ -282,7 +290,7 @@ fn aliases_cannot_blow_up() {
     let mut laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
     for i in 1..12 {
         let alias = format!("*a{}", i - 1);
-        laughs += &format!("a{i}: &a{i} [{}]\n", [alias.as_str(); 9].join(", "));
+        let _ = writeln!(laughs, "a{i}: &a{i} [{}]", [alias.as_str(); 9].join(", "));
     }
     assert!(
         read(&laughs)
