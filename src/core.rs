@@ -4,10 +4,12 @@
 //! offline review and the tests call the same functions and get the same answers.
 
 pub mod decision;
+pub mod eject;
 pub mod image;
 pub mod injection;
 pub mod mutate;
 pub mod names;
 pub mod podspec;
+pub mod prefilter;
 pub mod request;
 pub mod validate;

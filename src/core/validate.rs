@@ -63,29 +63,16 @@ fn forbidden(config: &Config, request: &Request<'_>) -> Vec<Violation> {
     }
     let existing_counts = request.operation == Operation::Update
         && (request.is_controlled() || request.subresource == "ephemeralcontainers");
-    let mut existing = match request.old {
+    let existing = match request.old {
         Some(old) if existing_counts => offences(config, request, old),
         _ => Vec::new(),
     };
     // Offences are told apart by container and name, not by index: an update may reorder.
-    let added: Vec<Offence> = found
+    let added = found
         .into_iter()
-        .filter(|offence| {
-            match existing
-                .iter()
-                .position(|old| old.identity == offence.identity)
-            {
-                Some(index) => {
-                    existing.swap_remove(index);
-                    false
-                }
-                None => true,
-            }
-        })
-        .collect();
+        .filter(|offence| existing.iter().all(|old| old.identity != offence.identity));
     let instead = instead(config, request.namespace);
     added
-        .into_iter()
         .map(|offence| Violation {
             field: offence.field,
             rule: offence.rule,

@@ -193,12 +193,6 @@ fn a_controller_may_not_bring_the_variable() {
         1
     );
 
-    let twice = controlled(pod(json!([{"name": FORBIDDEN}, {"name": FORBIDDEN}])));
-    assert_eq!(
-        refused(&config, &twice, Some(&controlled(offender()))).len(),
-        1
-    );
-
     let mut moved = controlled(offender());
     moved["spec"]["containers"][0]["name"] = json!("another");
     assert_eq!(
