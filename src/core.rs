@@ -4,10 +4,15 @@
 //! offline review and the tests call the same functions and get the same answers.
 
 pub mod decision;
+pub mod explain;
 pub mod image;
 pub mod injection;
+pub mod job;
+pub mod mask;
 pub mod mutate;
 pub mod names;
 pub mod podspec;
+pub mod record;
 pub mod request;
 pub mod validate;
+pub mod verdict;
