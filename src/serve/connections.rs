@@ -82,9 +82,13 @@ impl Server {
                         limits: Arc::clone(&limits),
                         stop: stop.clone(),
                     };
+                    let stop = stop.clone();
                     tasks.spawn(async move {
-                        if let Err(cause) = connection.run(stream).await {
-                            debug!(listener = name, %cause, "connection ended");
+                        tokio::select! {
+                            result = connection.run(stream) => if let Err(cause) = result {
+                                debug!(listener = name, %cause, "connection ended");
+                            },
+                            () = stop.aborted() => debug!(listener = name, "connection cut"),
                         }
                     });
                 }
@@ -102,10 +106,7 @@ impl Server {
         }
         drop(listener);
         tasks.close();
-        tokio::select! {
-            () = tasks.wait() => {}
-            () = stop.aborted() => debug!(listener = name, open = tasks.len(), "connections cut"),
-        }
+        tasks.wait().await;
     }
 }
 

@@ -9,6 +9,8 @@
     reason = "a test fails by panicking, and reads best with values in place"
 )]
 
+mod certificates;
+mod fake_api;
 mod limits;
 mod process;
 mod stopping;

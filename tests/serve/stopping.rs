@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post as post_route;
 use hyper::StatusCode;
+use migration_gate::serve::metrics::Metrics;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -25,7 +26,7 @@ async fn slow() -> (Running, Arc<Notify>, Arc<Notify>) {
         })
     };
     let routes = Router::new().route("/validate", route);
-    let server = Running::start_with(default_limits(), routes, Default::default()).await;
+    let server = Running::start_with(default_limits(), routes, Metrics::default()).await;
     (server, begun, go)
 }
 
@@ -57,7 +58,7 @@ async fn while_it_stops_it_serves_and_sends_its_clients_elsewhere() {
         .unwrap();
     timeout(PATIENCE, async {
         while http2.ready().await.is_ok() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await
@@ -85,7 +86,7 @@ async fn what_is_in_flight_is_finished() {
     // The idle connection is closed, and none is taken any more.
     timeout(PATIENCE, async {
         while idle.ready().await.is_ok() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await

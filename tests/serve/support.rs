@@ -46,7 +46,6 @@ pub fn default_limits() -> Limits {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub certificate: CertificateDer<'static>,
-    pub pem: String,
 }
 
 impl Authority {
@@ -57,7 +56,6 @@ impl Authority {
         let certificate = params.self_signed(&key).unwrap();
         Self {
             certificate: certificate.der().clone(),
-            pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
     }
@@ -129,7 +127,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Stop::default();
-        let server = Server {
+        let listening = Server {
             name: "webhooks",
             listener,
             tls: Some(tls),
@@ -143,7 +141,7 @@ impl Running {
             served,
             stop,
             metrics,
-            task: tokio::spawn(server.run()),
+            task: tokio::spawn(listening.run()),
         }
     }
 

@@ -74,9 +74,9 @@ async fn a_new_certificate_is_for_new_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_certificate_handshakes_fail_and_nothing_else() {
-    let served = Served::default();
-    assert!(served.get().is_none());
-    let mut server = Running::start_bare(Arc::new(served)).await;
+    let nothing = Served::default();
+    assert!(nothing.get().is_none());
+    let mut server = Running::start_bare(Arc::new(nothing)).await;
     let tcp = server.tcp().await;
     let refused = handshake(tcp, &server.authority, &[], rustls::ALL_VERSIONS);
     let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
