@@ -14,3 +14,4 @@ pub mod eject;
 pub mod review;
 pub mod serve;
 pub mod wait;
+pub mod yaml;
