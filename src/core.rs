@@ -4,6 +4,7 @@
 //! offline review and the tests call the same functions and get the same answers.
 
 pub mod decision;
+pub mod eject;
 pub mod image;
 pub mod injection;
 pub mod mutate;

@@ -7,8 +7,10 @@
 //!
 //! `ARCHITECTURE.md` has the code map and the invariants.
 
+pub mod admission;
 pub mod config;
 pub mod core;
+pub mod eject;
 pub mod review;
 pub mod serve;
 pub mod wait;

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::decision::{Decision, Outcome, Rule, Violation};
+use super::decision::{Decision, Outcome, Rule, Violation, Warning};
 use super::injection::{blunted, waiter_of};
 use super::mutate::{holding, injection, template};
 use super::names::WAITER_CONTAINER;
@@ -48,7 +48,7 @@ impl Decision {
             Mode::Warn => {
                 self.outcome = Outcome::Warned;
                 self.warnings
-                    .extend(violations.iter().map(ToString::to_string));
+                    .extend(violations.into_iter().map(Warning::from));
             }
         }
         self

@@ -249,7 +249,11 @@ fn in_warn_mode_the_same_is_only_warned_of() {
     let decision = validate(&config, &request(&object, None));
     assert_eq!(decision.violations, []);
     assert_eq!(decision.outcome, Outcome::Warned);
-    assert!(decision.warnings[0].starts_with("spec.containers[0].env[0]: "));
+    assert!(
+        decision.warnings[0]
+            .to_string()
+            .starts_with("spec.containers[0].env[0]: ")
+    );
 }
 
 /// What another webhook may leave of the waiter.
