@@ -132,7 +132,8 @@ for service in postgres:15 redis:7; do
     layer=$work/layers/${service%:*}
     mkdir -p "$layer/usr/local/bin"
     install -m 0755 "$here/services/${service%:*}" "$layer/usr/local/bin/"
-    image "$service" "{\"User\":\"999:999\",\"Cmd\":[\"/usr/local/bin/${service%:*}\"]}" "$roots/${service%:*}" "$layer"
+    # PostgreSQL takes SIGTERM for a request to wait until its last client is gone.
+    image "$service" "{\"User\":\"999:999\",\"StopSignal\":\"SIGINT\",\"Cmd\":[\"/usr/local/bin/${service%:*}\"]}" "$roots/${service%:*}" "$layer"
 done
 while read -r tag migrations; do
     case $tag in "" | "#"*) continue ;; esac

@@ -40,6 +40,12 @@ def create_app() -> Flask:
     migrate.init_app(app, database)
     queue = redis.Redis.from_url(os.environ["CELERY_BROKER_URL"])
 
+    def unmigrated(process: str, error: Unmigrated) -> None:
+        line = f"UNMIGRATED {process} {VERSION}: {error}"
+        log.error(line)
+        # A pod's log ends with the pod; here the line outlives it.
+        queue.rpush("unmigrated", line)
+
     @app.get("/")
     def page() -> Response:
         try:
@@ -47,7 +53,7 @@ def create_app() -> Flask:
             queue.lpush("federate", communities)
             queue.ltrim("federate", 0, 99)
         except Unmigrated as error:
-            log.error("UNMIGRATED web %s: %s", VERSION, error)
+            unmigrated("web", error)
             return Response(f"{error}\n", 500)
         except (SQLAlchemyError, redis.RedisError) as error:
             log.warning("web %s can't serve: %s", VERSION, first_line(error))
@@ -63,7 +69,7 @@ def create_app() -> Flask:
                 queue.brpop(["federate"], timeout=1)
                 read(database.session)
             except Unmigrated as error:
-                log.error("UNMIGRATED worker %s: %s", VERSION, error)
+                unmigrated("worker", error)
             except (SQLAlchemyError, redis.RedisError) as error:
                 log.warning("worker %s can't work: %s", VERSION, first_line(error))
                 time.sleep(1)

@@ -35,11 +35,14 @@ def await_service(name, call, errors):
 def hold(queue):
     """Waits, where MIGRATION_HOLD is set, until somebody pushes onto the list `go:<version>`.
 
-    The element stays there: a second attempt at the same version doesn't wait again.
+    That it does is written to `holding:<version>`. What was pushed stays there: a second attempt at the same version
+    doesn't wait again.
     """
     if os.environ.get("MIGRATION_HOLD"):
-        go = f"go:{os.environ['PIEFED_VERSION']}"
+        version = os.environ["PIEFED_VERSION"]
+        go = f"go:{version}"
         log.info("holding until something is pushed onto %s", go)
+        queue.lpush(f"holding:{version}", "holding")
         queue.blmove(go, go, timeout=0)
 
 
