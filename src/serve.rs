@@ -1,8 +1,8 @@
 //! The subcommand `serve`: the two webhooks over HTTPS, and health over plain HTTP.
 
 mod activity;
+pub mod certificates;
 mod connections;
-mod files;
 pub mod limits;
 pub mod metrics;
 pub mod ready;
@@ -22,9 +22,9 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
+use self::certificates::Source;
 use self::connections::Server;
-use self::files::Files;
-use self::limits::{Limits, duration, duration_or_zero};
+use self::limits::{Limits, duration_or_zero};
 use self::metrics::Metrics;
 use self::ready::Readiness;
 use self::review::Reviewer;
@@ -47,17 +47,8 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     health_listen: SocketAddr,
 
-    /// The serving certificate with its chain, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-
-    /// The certificate's private key, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-
-    /// How often the two files are looked at for a new certificate
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
-    tls_reload_interval: Duration,
+    #[command(flatten)]
+    certificate: certificates::Args,
 
     /// How long to go on serving after SIGTERM, while word of it gets around
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_or_zero)]
@@ -120,9 +111,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         config: _,
         listen,
         health_listen,
-        tls_cert,
-        tls_key,
-        tls_reload_interval,
+        certificate,
         drain_delay,
         drain_timeout,
         log: _,
@@ -135,13 +124,8 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     let stop = Stop::default();
 
     // What can't work is said before a port is opened, so that nobody is sent here in vain.
-    let (Some(certificate), Some(key)) = (tls_cert, tls_key) else {
-        anyhow::bail!("there is no certificate; give --tls-cert and --tls-key");
-    };
-    let mut files = Files::new(certificate, key);
-    if let Some(identity) = files.changed().await? {
-        files::install(identity, &served, &metrics);
-    }
+    let source = Source::new(certificate, &served, &metrics).await?;
+    let callers = source.callers();
     let tls = TlsAcceptor::from(Arc::new(
         tls::server_config(Arc::clone(&served)).context("cannot set TLS up")?,
     ));
@@ -155,12 +139,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         "serving"
     );
 
-    tokio::spawn(files.follow(
-        tls_reload_interval,
-        Arc::clone(&served),
-        metrics.clone(),
-        stop.clone(),
-    ));
+    tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
     let reviewer = Arc::new(Reviewer::new(
         Arc::new(config),
         metrics.clone(),
@@ -181,7 +160,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
             name: "health",
             listener: health,
             tls: None,
-            routes: routes::health(Readiness::new(served, stop.clone()), metrics),
+            routes: routes::health(Readiness::new(served, callers, stop.clone()), metrics),
             limits,
             stop: health_stop.clone(),
         }

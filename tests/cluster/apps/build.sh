@@ -71,8 +71,8 @@ debian() { # FOLDER PACKAGE...
     done
     rm -rf "$debs"
     # A shell for scripts and for `kubectl exec`.
+    mkdir -p "$folder"/{bin,tmp,etc}
     for name in sh cat sleep; do ln -sf busybox "$folder/bin/$name"; done
-    mkdir -p "$folder/tmp" "$folder/etc"
     chmod 1777 "$folder/tmp"
     printf 'root:x:0:0::/:/bin/sh\nservice:x:999:999::/tmp:/bin/sh\n' >"$folder/etc/passwd"
     printf 'root:x:0:\nservice:x:999:\n' >"$folder/etc/group"
@@ -107,8 +107,8 @@ if [ ! -e "$roots" ]; then
     version=$(python_of "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     pip=(python3 -m pip)
     if ! "${pip[@]}" --version >/dev/null 2>&1; then
-        debian "$work/pip" python3-pip python3-setuptools python3-wheel
-        pip=(env "PYTHONPATH=$work/pip/usr/lib/python3/dist-packages" python3 -m pip)
+        debian "$work/pip" python3-pip
+        pip=(python_of "$work/pip" -m pip)
     fi
     "${pip[@]}" -q install --root-user-action=ignore --target "$python/usr/lib/python3/dist-packages" --no-compile --no-deps --only-binary :all: \
         --require-hashes --python-version "$version" --implementation cp --platform "manylinux_2_28_$(uname -m)" \
