@@ -4,6 +4,7 @@
 //! offline review and the tests call the same functions and get the same answers.
 
 pub mod decision;
+pub mod eject;
 pub mod explain;
 pub mod image;
 pub mod injection;
@@ -12,6 +13,7 @@ pub mod mask;
 pub mod mutate;
 pub mod names;
 pub mod podspec;
+pub mod prefilter;
 pub mod record;
 pub mod request;
 pub mod validate;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use migration_gate::{review, serve, wait};
+use migration_gate::{eject, review, serve, wait};
 
 /// Makes a Kubernetes cluster enforce migration ordering.
 #[derive(Parser)]
@@ -15,15 +15,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Wait(wait::Args),
     Review(review::Args),
+    Eject(eject::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(args) => serve::main(args),
-        Command::Wait(args) => wait::main(args),
+        Command::Serve(args) => serve::main(*args),
+        Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),
+        Command::Eject(args) => eject::main(&args),
     }
 }

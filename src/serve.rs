@@ -1,12 +1,189 @@
-//! The subcommand `serve`.
+//! The subcommand `serve`: the two webhooks over HTTPS, and health over plain HTTP.
 
+mod activity;
+pub mod certificates;
+mod connections;
+pub mod limits;
+pub mod metrics;
+pub mod ready;
+pub mod review;
+pub mod routes;
+pub mod stop;
+pub mod tls;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// The arguments of `migration-gate serve`.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info};
 
-/// Runs `migration-gate serve` and answers with its exit code.
-pub fn main(_args: Args) -> ExitCode {
-    ExitCode::FAILURE
+use self::certificates::Source;
+use self::connections::Server;
+use self::limits::{Limits, duration_or_zero};
+use self::metrics::Metrics;
+use self::ready::Readiness;
+use self::review::Reviewer;
+use self::stop::{Signals, Stop};
+use self::tls::Served;
+use crate::config::{self, Config};
+
+/// Answers the API server's admission reviews.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The gates; without it, PieFed's
+    #[arg(long, value_name = "FILE", env = "MIGRATION_GATE_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Where the webhooks listen, with TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+
+    /// Where /livez, /readyz and /metrics listen, without TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    health_listen: SocketAddr,
+
+    #[command(flatten)]
+    certificate: certificates::Args,
+
+    /// How long to go on serving after SIGTERM, while word of it gets around
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_or_zero)]
+    drain_delay: Duration,
+
+    /// How long, after that, the requests in flight may take
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration_or_zero)]
+    drain_timeout: Duration,
+
+    /// What is logged, such as `debug` or `warn,migration_gate=info`
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "MIGRATION_GATE_LOG"
+    )]
+    log: String,
+
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it
+/// can't start.
+pub fn main(args: Args) -> ExitCode {
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("migration-gate serve: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
+        .with_context(|| format!("--log {}", args.log))?;
+    let config = match &args.config {
+        // Its message holds its cause already.
+        Some(path) => config::load(path).map_err(anyhow::Error::msg)?,
+        None => Config::default(),
+    };
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_target(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(run(args, config))
+}
+
+async fn run(args: Args, config: Config) -> anyhow::Result<()> {
+    let Args {
+        config: _,
+        listen,
+        health_listen,
+        certificate,
+        drain_delay,
+        drain_timeout,
+        log: _,
+        limits,
+    } = args;
+    let mut signals = Signals::install().context("cannot listen for signals")?;
+    let limits = Arc::new(limits);
+    let metrics = Metrics::new();
+    let served = Arc::new(Served::default());
+    let stop = Stop::default();
+
+    // What can't work is said before a port is opened, so that nobody is sent here in vain.
+    let source = Source::new(certificate, &served, &metrics).await?;
+    let callers = source.callers();
+    let tls = TlsAcceptor::from(Arc::new(
+        tls::server_config(Arc::clone(&served)).context("cannot set TLS up")?,
+    ));
+    let webhooks = bind("--listen", listen).await?;
+    let health = bind("--health-listen", health_listen).await?;
+    info!(
+        webhooks = %webhooks.local_addr()?,
+        health = %health.local_addr()?,
+        gates = config.gates.len(),
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+
+    tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
+    let reviewer = Arc::new(Reviewer::new(
+        Arc::new(config),
+        metrics.clone(),
+        Arc::clone(&limits),
+    ));
+    let webhooks = Server {
+        name: "webhooks",
+        listener: webhooks,
+        tls: Some(tls),
+        routes: routes::webhooks(reviewer),
+        limits: Arc::clone(&limits),
+        stop: stop.clone(),
+    };
+    // Health has a stop of its own: it is asked about until the webhooks are done.
+    let health_stop = Stop::default();
+    let health = tokio::spawn(
+        Server {
+            name: "health",
+            listener: health,
+            tls: None,
+            routes: routes::health(Readiness::new(served, callers, stop.clone()), metrics),
+            limits,
+            stop: health_stop.clone(),
+        }
+        .run(),
+    );
+    let webhooks = tokio::spawn(webhooks.run());
+
+    signals.next().await;
+    let stopping = stop.run(drain_delay, drain_timeout, signals.next());
+    tokio::select! {
+        () = stopping => {}
+        _ = async { stop.closing().await; webhooks.await } => {}
+    }
+    health_stop.now();
+    if let Err(cause) = health.await {
+        error!(%cause, "the health listener failed");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; is the port in use? Set {flag}"))
 }

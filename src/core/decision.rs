@@ -13,7 +13,7 @@ pub struct Decision {
     /// JSON Patch operations (RFC 6902) on the object as it came. Empty from `validate`.
     pub patch: Vec<PatchOperation>,
     /// What the author should know although the object is let through.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
     /// Why the object is refused; empty if it is not. In the order of the object's fields.
     pub violations: Vec<Violation>,
     /// What was done, for logs, metrics and audit annotations.
@@ -64,6 +64,34 @@ pub struct Violation {
     pub rule: Rule,
     /// What is wrong with it and what to do, without the field's path.
     pub message: String,
+}
+
+/// One field that is let through, but that its author should know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where it is.
+    pub field: FieldPath,
+    /// A stable code for reports.
+    pub code: &'static str,
+    /// What is to know about it, without the field's path.
+    pub message: String,
+}
+
+impl From<Violation> for Warning {
+    /// In a mode that lets violations through.
+    fn from(violation: Violation) -> Self {
+        Self {
+            field: violation.field,
+            code: violation.rule.code(),
+            message: violation.message,
+        }
+    }
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
 }
 
 /// The rules that can refuse an object.

@@ -3,7 +3,7 @@
 use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
-use super::decision::{Decision, Outcome, Rule, Violation};
+use super::decision::{Decision, Outcome, Rule, Violation, Warning};
 use super::injection::{Injection, account, blunted, covers, is_ours, named, waiter_of};
 use super::names::{TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{FieldPath, list};
@@ -76,10 +76,11 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
         }
         Some((index, existing)) => {
             if !is_ours(existing) {
-                decision.warnings.push(format!(
-                    "{}: the hand-written init container `{WAITER_CONTAINER}` is replaced by migration-gate's; remove it from the manifest",
-                    at.clone().key("initContainers").index(index)
-                ));
+                decision.warnings.push(Warning {
+                    field: at.clone().key("initContainers").index(index),
+                    code: "hand-written-waiter",
+                    message: format!("the hand-written init container `{WAITER_CONTAINER}` is replaced by migration-gate's; remove it from the manifest"),
+                });
             }
             if !covers(existing, &injection.container)
                 || blunted(existing, &injection.container).is_some()
@@ -158,11 +159,14 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
     match account(spec) {
         Some(own) if own != wanted => {
             // Its token is the application's own, so who mounts it stays the author's decision.
-            decision.warnings.push(format!(
-                "{}: the ServiceAccount `{own}` is kept; the waiter needs the rights of `{wanted}`, so add {{kind: ServiceAccount, name: {own}, namespace: {}}} to the subjects of the RoleBinding `{wanted}`",
-                at.clone().key("serviceAccountName"),
-                gate.namespace
-            ));
+            decision.warnings.push(Warning {
+                field: at.clone().key("serviceAccountName"),
+                code: "account-kept",
+                message: format!(
+                    "the ServiceAccount `{own}` is kept; the waiter needs the rights of `{wanted}`, so add {{kind: ServiceAccount, name: {own}, namespace: {}}} to the subjects of the RoleBinding `{wanted}`",
+                    gate.namespace
+                ),
+            });
             return;
         }
         Some(_) => {}
@@ -177,9 +181,11 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
     let automount = at.clone().key("automountServiceAccountToken");
     match spec.get("automountServiceAccountToken") {
         None | Some(Value::Null) => decision.patch.push(add(&automount, false.into())),
-        Some(Value::Bool(true)) => decision.warnings.push(format!(
-            "{automount}: it is true, so the application's containers see the token of `{wanted}`; remove the field unless they need it"
-        )),
+        Some(Value::Bool(true)) => decision.warnings.push(Warning {
+            field: automount,
+            code: "token-visible",
+            message: format!("it is true, so the application's containers see the token of `{wanted}`; remove the field unless they need it"),
+        }),
         Some(_) => {}
     }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::decision::{Decision, Outcome, Rule, Violation};
+use super::decision::{Decision, Outcome, Rule, Violation, Warning};
 use super::injection::{blunted, waiter_of};
 use super::mutate::{holding, injection, template};
 use super::names::WAITER_CONTAINER;
@@ -48,7 +48,7 @@ impl Decision {
             Mode::Warn => {
                 self.outcome = Outcome::Warned;
                 self.warnings
-                    .extend(violations.iter().map(ToString::to_string));
+                    .extend(violations.into_iter().map(Warning::from));
             }
         }
         self
@@ -63,29 +63,16 @@ fn forbidden(config: &Config, request: &Request<'_>) -> Vec<Violation> {
     }
     let existing_counts = request.operation == Operation::Update
         && (request.is_controlled() || request.subresource == "ephemeralcontainers");
-    let mut existing = match request.old {
+    let existing = match request.old {
         Some(old) if existing_counts => offences(config, request, old),
         _ => Vec::new(),
     };
     // Offences are told apart by container and name, not by index: an update may reorder.
-    let added: Vec<Offence> = found
+    let added = found
         .into_iter()
-        .filter(|offence| {
-            match existing
-                .iter()
-                .position(|old| old.identity == offence.identity)
-            {
-                Some(index) => {
-                    existing.swap_remove(index);
-                    false
-                }
-                None => true,
-            }
-        })
-        .collect();
+        .filter(|offence| existing.iter().all(|old| old.identity != offence.identity));
     let instead = instead(config, request.namespace);
     added
-        .into_iter()
         .map(|offence| Violation {
             field: offence.field,
             rule: offence.rule,

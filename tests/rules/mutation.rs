@@ -30,7 +30,7 @@ fn the_waiter_is_injected_with_its_token_and_account() {
     let (result, decision) = mutated(&config, &deployment(json!({})), None);
     assert_eq!(decision.outcome, Outcome::Injected);
     assert_eq!(decision.gate.as_deref(), Some("piefed"));
-    assert_eq!(decision.warnings, [""; 0]);
+    assert_eq!(decision.warnings, []);
 
     let spec = &result["spec"]["template"]["spec"];
     assert_eq!(spec["serviceAccountName"], "piefed-init-checker");
@@ -136,7 +136,9 @@ fn a_hand_written_waiter_is_replaced_in_place_with_a_warning() {
     assert_eq!(waiter(&result)["command"], Value::Null);
     assert_eq!(decision.warnings.len(), 1);
     assert!(
-        decision.warnings[0].starts_with("spec.template.spec.initContainers[1]: the hand-written"),
+        decision.warnings[0]
+            .to_string()
+            .starts_with("spec.template.spec.initContainers[1]: the hand-written"),
         "{:?}",
         decision.warnings
     );
@@ -437,7 +439,7 @@ fn a_new_version_is_what_the_waiter_waits_for() {
     pod_spec(&mut next)["containers"][0]["image"] = json!("piefed/piefed:1.3.0");
     let (result, decision) = mutated(&config, &next, Some(&stored));
     assert_eq!(decision.outcome, Outcome::Replaced);
-    assert_eq!(decision.warnings, [""; 0]);
+    assert_eq!(decision.warnings, []);
     assert_eq!(waiter(&result)["args"][5], "--image=piefed/piefed:1.3.0");
 }
 

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// How long anything that is awaited may take; only a failing test takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -52,7 +52,7 @@ struct State {
     /// How many watches were begun and ended in all.
     begun: usize,
     ended: usize,
-    /// Once that many ConfigMaps were written, the next writes are answered with 500.
+    /// How many of the next writes are answered with 500.
     fail_writes: usize,
 }
 

@@ -107,7 +107,7 @@ fn a_version_that_is_gone_is_listed_anew() {
         waiter.says("is running");
         api.await_watches(2);
         api.compact(as_status, |change| {
-            change.put("jobs", JOB, job("2", complete()))
+            change.put("jobs", JOB, job("2", complete()));
         });
         api.cut();
         let ended = waiter.ends();

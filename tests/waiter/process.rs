@@ -78,7 +78,7 @@ impl Waiter {
                         return line;
                     }
                 }
-                Err(_) => panic!("it never said {part:?}, but {:#?}", self.seen),
+                Err(error) => panic!("{error}: it never said {part:?}, but {:#?}", self.seen),
             }
         }
     }
@@ -105,6 +105,10 @@ impl Drop for Waiter {
 }
 
 /// The Job, of an image with this tag.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it is always made for the call"
+)]
 pub(crate) fn job(tag: &str, status: Value) -> Value {
     json!({
         "metadata": {"uid": format!("uid-of-{tag}")},

@@ -98,10 +98,7 @@ first: no such table
 postgres://u:***@db/x
 Job db-init has failed (BecauseFailed: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
     assert_eq!(ended.output, expect);
-    let (reason, _) = expect
-        .rsplit_once('\n')
-        .map(|(_, last)| (last, ()))
-        .expect("lines");
+    let reason = expect.lines().last().expect("a line");
     assert_eq!(
         ended.termination,
         format!("{reason}\nsecond: no such table\npostgres://u:***@db/x")

@@ -1,0 +1,84 @@
+{{- define "migration-gate.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{ .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}
+{{- end -}}
+{{- end -}}
+
+{{- define "migration-gate.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "migration-gate.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "migration-gate.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "migration-gate.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* The program's own configuration file. */}}
+{{- define "migration-gate.config" -}}
+gates: {{ toYaml .Values.gates | nindent 0 }}
+forbiddenEnv: {{ toJson .Values.forbiddenEnv }}
+mode: {{ .Values.mode }}
+waiter:
+  image: {{ .Values.waiter.image | default (include "migration-gate.image" .) }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  resources: {{ toYaml .Values.waiter.resources | nindent 4 }}
+{{- end -}}
+
+{{/* One requirement of a label selector, as CEL. The program's prefilter writes the same. */}}
+{{- define "migration-gate.requirement" -}}
+{{- $label := printf "object.metadata.?labels[?%s]" (toJson .key) -}}
+{{- $listed := printf "%s.optMap(v, v in %s).orValue(false)" $label (toJson (.values | default list)) -}}
+{{- if eq .operator "In" -}}{{ $listed }}
+{{- else if eq .operator "NotIn" -}}!{{ $listed }}
+{{- else if eq .operator "Exists" -}}{{ $label }}.hasValue()
+{{- else -}}!{{ $label }}.hasValue()
+{{- end -}}
+{{- end -}}
+
+{{/* The CEL condition that a gate holds the object. */}}
+{{- define "migration-gate.held" -}}
+{{- $gates := list -}}
+{{- range .Values.gates -}}
+{{- $ways := list -}}
+{{- if .deployments -}}
+{{- $ways = append $ways (printf "object.metadata.?name.orValue(\"\") in %s" (toJson (.deployments | uniq | sortAlpha))) -}}
+{{- end -}}
+{{- if .selector -}}
+{{- $all := list -}}
+{{- range $key, $value := .selector.matchLabels -}}
+{{- $all = append $all (include "migration-gate.requirement" (dict "operator" "In" "key" $key "values" (list $value))) -}}
+{{- end -}}
+{{- range .selector.matchExpressions -}}
+{{- $all = append $all (include "migration-gate.requirement" .) -}}
+{{- end -}}
+{{- $ways = append $ways (join " && " $all) -}}
+{{- end -}}
+{{- $gates = append $gates (printf "request.namespace == %s && (%s)" (toJson .namespace) (join " || " $ways)) -}}
+{{- end -}}
+{{ join " || " $gates }}
+{{- end -}}
+
+{{/* The matchConditions of a webhook, with this release's gates and variables. */}}
+{{- define "migration-gate.matchConditions" -}}
+{{- $namespaces := list -}}
+{{- range .root.Values.gates }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
+{{- $held := include "migration-gate.held" .root -}}
+{{- $env := toJson .root.Values.forbiddenEnv -}}
+{{- range .conditions }}
+- name: {{ .name }}
+  expression: {{ .expression | replace "GATE_NAMESPACES" (toJson $namespaces) | replace "HELD" $held | replace "FORBIDDEN_ENV" $env | toRawJson }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,23 @@
+//! The wire format: `AdmissionReview` of `admission.k8s.io/v1`, in and out.
+//!
+//! This is the one place that knows how a review is written. [`decode`] reads one, [`answer`]
+//! writes the other; between the two stand values of [`core`](crate::core). What the API server
+//! makes of an answer is told in [Dynamic Admission Control].
+//!
+//! kube's own types aren't used: their patch is an array of numbers rather than base64, a denial
+//! carries no code, and every review would be copied into an owned object twice.
+//!
+//! [Dynamic Admission Control]: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#webhook-request-and-response
+
+mod answer;
+mod decode;
+mod warnings;
+
+pub use answer::{Failure, Verdict, answer};
+pub use decode::{AdmissionRequest, DecodeError, GroupVersionKind, UserInfo, decode};
+
+/// The only version of the API that is spoken here.
+pub const API_VERSION: &str = "admission.k8s.io/v1";
+
+/// The kind of both the question and the answer.
+pub const KIND: &str = "AdmissionReview";

@@ -1,0 +1,221 @@
+//! Writing an answer.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use super::warnings::within_limits;
+use super::{API_VERSION, AdmissionRequest, KIND};
+use crate::core::decision::{Decision, Rule, Violation};
+
+/// Most violations that one denial lists. An object of a few megabytes can hold tens of thousands,
+/// and nobody reads past the first screen.
+const MOST_CAUSES: usize = 256;
+
+/// What an answer says.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The rules have spoken.
+    Decided(Decision),
+    /// Nothing was asked that the rules speak of, such as a deletion.
+    Skipped,
+    /// The review could be read but not decided. The object is refused.
+    Failed(Failure),
+}
+
+/// Why a review could not be decided.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The review has no object although its operation brings one.
+    #[error("the AdmissionReview's request.object is missing")]
+    NoObject,
+    /// An object in the review can't be read.
+    #[error("the AdmissionReview's request.{field} cannot be read: {cause}")]
+    Object {
+        /// `object` or `oldObject`.
+        field: &'static str,
+        /// What is wrong with it.
+        cause: serde_json::Error,
+    },
+    /// A bug in migration-gate.
+    #[error("migration-gate failed to decide; its log has the cause under this review's uid")]
+    Internal,
+}
+
+impl Failure {
+    /// The HTTP code and the `metav1.StatusReason` of the refusal.
+    fn status(&self) -> (u16, &'static str) {
+        match self {
+            Self::NoObject | Self::Object { .. } => (400, "BadRequest"),
+            Self::Internal => (500, "InternalError"),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Review<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: Response<'a>,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response<'a> {
+    uid: &'a str,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    audit_annotations: BTreeMap<&'static str, &'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// A `metav1.Status`.
+#[derive(Serialize)]
+#[allow(clippy::struct_field_names, reason = "the names are Kubernetes' own")]
+struct Status<'a> {
+    status: &'static str,
+    code: u16,
+    reason: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details<'a>>,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    group: &'a str,
+    kind: &'a str,
+    causes: Vec<Cause<'a>>,
+}
+
+#[derive(Serialize)]
+struct Cause<'a> {
+    reason: &'static str,
+    message: &'a str,
+    field: String,
+}
+
+/// The answer to `request`, as JSON.
+pub fn answer(request: &AdmissionRequest<'_>, verdict: &Verdict) -> Vec<u8> {
+    let mut response = Response {
+        uid: &request.uid,
+        allowed: true,
+        ..Response::default()
+    };
+    match verdict {
+        Verdict::Skipped => {}
+        Verdict::Decided(decision) => decided(&mut response, request, decision),
+        Verdict::Failed(failure) => {
+            let (code, reason) = failure.status();
+            response.allowed = false;
+            response.status = Some(Status {
+                status: "Failure",
+                code,
+                reason,
+                message: failure.to_string(),
+                details: None,
+            });
+        }
+    }
+    let review = Review {
+        api_version: API_VERSION,
+        kind: KIND,
+        response,
+    };
+    // Strings, numbers and lists: there is nothing in it that JSON can't hold.
+    serde_json::to_vec(&review).unwrap_or_default()
+}
+
+fn decided<'a>(
+    response: &mut Response<'a>,
+    request: &'a AdmissionRequest<'_>,
+    decision: &'a Decision,
+) {
+    let warnings: Vec<String> = decision.warnings.iter().map(ToString::to_string).collect();
+    response.warnings = within_limits(&warnings);
+    response
+        .audit_annotations
+        .insert("decision", decision.outcome.as_str());
+    if let Some(gate) = &decision.gate {
+        response.audit_annotations.insert("gate", gate);
+    }
+    if !decision.violations.is_empty() {
+        response.allowed = false;
+        response.status = Some(denial(request, &decision.violations));
+    } else if !decision.patch.is_empty()
+        && let Ok(patch) = serde_json::to_vec(&decision.patch)
+    {
+        response.patch_type = Some("JSONPatch");
+        response.patch = Some(STANDARD.encode(patch));
+    }
+}
+
+fn denial<'a>(request: &'a AdmissionRequest<'_>, violations: &'a [Violation]) -> Status<'a> {
+    Status {
+        status: "Failure",
+        code: 403,
+        reason: "Forbidden",
+        message: message(violations),
+        details: Some(Details {
+            name: request.name.as_deref().unwrap_or_default(),
+            group: &request.kind.group,
+            kind: &request.kind.kind,
+            causes: violations
+                .iter()
+                .take(MOST_CAUSES)
+                .map(|violation| Cause {
+                    reason: cause(violation.rule),
+                    message: &violation.message,
+                    field: violation.field.to_string(),
+                })
+                .collect(),
+        }),
+    }
+}
+
+/// The `metav1.CauseType` of a rule.
+fn cause(rule: Rule) -> &'static str {
+    match rule {
+        Rule::ForbiddenEnv | Rule::ForbiddenKey => "FieldValueForbidden",
+        Rule::WaiterMissing | Rule::ReservedName => "FieldValueInvalid",
+    }
+}
+
+/// Every field with what is wrong with it; fields of one trouble share its words.
+fn message(violations: &[Violation]) -> String {
+    let listed = &violations[..violations.len().min(MOST_CAUSES)];
+    let mut message = String::new();
+    for same in listed.chunk_by(|a, b| a.message == b.message) {
+        if !message.is_empty() {
+            message.push_str("; ");
+        }
+        for (i, violation) in same.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            // Writing to a String can't fail.
+            let _ = write!(message, "{separator}{}", violation.field);
+        }
+        let _ = write!(message, ": {}", same[0].message);
+    }
+    if listed.len() < violations.len() {
+        let _ = write!(
+            message,
+            "; and {} more fields",
+            violations.len() - listed.len()
+        );
+    }
+    message
+}

@@ -1,0 +1,314 @@
+//! Reading a review.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{API_VERSION, KIND};
+use crate::core::request::{Operation, Request};
+
+/// The `request` of a review, borrowed from its body.
+///
+/// The objects stay text until somebody asks for them, for most reviews are answered by looking at
+/// their kind, and a review whose object can't be read still has a uid to be answered with.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmissionRequest<'a> {
+    /// Names this call; the answer repeats it.
+    #[serde(borrow)]
+    pub uid: Cow<'a, str>,
+    /// What the object is, after conversion to what the webhook's rules ask for.
+    #[serde(borrow)]
+    pub kind: GroupVersionKind<'a>,
+    /// The subresource that is being written, such as `ephemeralcontainers`.
+    pub sub_resource: Option<Cow<'a, str>>,
+    /// The object's name. Absent while the API server has yet to make one from `generateName`.
+    pub name: Option<Cow<'a, str>>,
+    /// The object's namespace. Absent for what has none.
+    pub namespace: Option<Cow<'a, str>>,
+    /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
+    #[serde(borrow)]
+    pub operation: Cow<'a, str>,
+    /// Who asks.
+    #[serde(borrow, default)]
+    pub user_info: UserInfo<'a>,
+    /// Whether nothing will be stored.
+    pub dry_run: Option<bool>,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    old_object: Option<&'a RawValue>,
+}
+
+/// A `metav1.GroupVersionKind`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct GroupVersionKind<'a> {
+    #[serde(borrow, default)]
+    pub group: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub version: Cow<'a, str>,
+    #[serde(borrow)]
+    pub kind: Cow<'a, str>,
+}
+
+/// The part of `authentication/v1.UserInfo` that is logged.
+#[derive(Debug, Default, Deserialize)]
+pub struct UserInfo<'a> {
+    /// Unique among active users.
+    pub username: Option<Cow<'a, str>>,
+}
+
+/// Why a body is no review. Shown to the caller, so it says what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON, or JSON of another shape.
+    #[error("expected an AdmissionReview of admission.k8s.io/v1 as JSON: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// JSON that says it is something else.
+    #[error(
+        "expected kind AdmissionReview of apiVersion admission.k8s.io/v1, got kind {kind} of apiVersion {api_version}; set admissionReviewVersions: [v1] in the webhook configuration"
+    )]
+    Unsupported {
+        /// The `kind`, quoted, or `none`.
+        kind: String,
+        /// The `apiVersion`, quoted, or `none`.
+        api_version: String,
+    },
+    /// A review without a question, such as another webhook's answer.
+    #[error("expected an AdmissionReview with a request, got one without")]
+    NoRequest,
+    /// The answer could not be matched with its question.
+    #[error("expected an AdmissionReview whose request.uid is set, got an empty one")]
+    NoUid,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header<'a> {
+    #[serde(borrow)]
+    api_version: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request: Option<&'a RawValue>,
+}
+
+/// Reads a review.
+///
+/// Costs one pass over the body and no copy of the objects in it.
+pub fn decode(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
+    // In two steps: what claims to be something else is told so, whatever is wrong inside of it.
+    let header: Header<'_> = serde_json::from_slice(body)?;
+    if !is(header.kind, KIND) || !is(header.api_version, API_VERSION) {
+        return Err(DecodeError::Unsupported {
+            kind: shown(header.kind),
+            api_version: shown(header.api_version),
+        });
+    }
+    let request = header.request.ok_or(DecodeError::NoRequest)?;
+    let request: AdmissionRequest<'_> = serde_json::from_str(request.get())?;
+    if request.uid.is_empty() {
+        return Err(DecodeError::NoUid);
+    }
+    Ok(request)
+}
+
+fn is(value: Option<&RawValue>, expected: &str) -> bool {
+    value
+        .and_then(|value| serde_json::from_str::<Cow<'_, str>>(value.get()).ok())
+        .is_some_and(|value| value == expected)
+}
+
+/// A value as it came, cut where a caller would only be shown its own flood.
+fn shown(value: Option<&RawValue>) -> String {
+    const LONGEST: usize = 64;
+    let Some(value) = value else {
+        return "none".to_owned();
+    };
+    let value = value.get();
+    if value.len() <= LONGEST {
+        return value.to_owned();
+    }
+    let cut = value.floor_char_boundary(LONGEST);
+    format!("{}…", &value[..cut])
+}
+
+impl AdmissionRequest<'_> {
+    /// The operation, if it is one that brings an object.
+    pub fn operation(&self) -> Option<Operation> {
+        match &*self.operation {
+            "CREATE" => Some(Operation::Create),
+            "UPDATE" => Some(Operation::Update),
+            _ => None,
+        }
+    }
+
+    /// The namespace, empty for what has none.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The subresource, empty for the object itself.
+    pub fn sub_resource(&self) -> &str {
+        self.sub_resource.as_deref().unwrap_or_default()
+    }
+
+    /// The object as it would be stored, read anew at each call. `None` where there is none.
+    pub fn object(&self) -> Result<Option<Value>, serde_json::Error> {
+        self.object.map(parse).transpose()
+    }
+
+    /// The object as it is stored, read anew at each call. `None` where there is none.
+    pub fn old_object(&self) -> Result<Option<Value>, serde_json::Error> {
+        self.old_object.map(parse).transpose()
+    }
+
+    /// The question as the rules understand it.
+    pub fn as_core<'v>(
+        &'v self,
+        operation: Operation,
+        object: &'v Value,
+        old: Option<&'v Value>,
+    ) -> Request<'v> {
+        Request {
+            operation,
+            group: &self.kind.group,
+            kind: &self.kind.kind,
+            subresource: self.sub_resource(),
+            namespace: self.namespace(),
+            object,
+            old: old.filter(|_| operation == Operation::Update),
+        }
+    }
+}
+
+fn parse(raw: &RawValue) -> Result<Value, serde_json::Error> {
+    serde_json::from_str(raw.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn review(request: &Value) -> Vec<u8> {
+        serde_json::to_vec(
+            &json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_request_is_read_as_the_api_server_writes_it() {
+        let body = review(&json!({
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "kind": {"group": "apps", "version": "v1", "kind": "Deployment"},
+            "resource": {"group": "apps", "version": "v1", "resource": "deployments"},
+            "requestKind": {"group": "apps", "version": "v1", "kind": "Deployment"},
+            "name": "piefed-web",
+            "namespace": "piefed-application",
+            "operation": "UPDATE",
+            "userInfo": {"username": "admin", "uid": "1", "groups": ["system:masters"]},
+            "object": {"a": 1},
+            "oldObject": {"a": "\u{e9}\u{1f512}"},
+            "dryRun": false,
+            "options": {"kind": "UpdateOptions"},
+        }));
+        let request = decode(&body).unwrap();
+        assert_eq!(request.uid, "705ab4f5-6393-11e8-b7cc-42010a800002");
+        assert!(matches!(request.uid, Cow::Borrowed(_)));
+        assert_eq!(
+            (&*request.kind.group, &*request.kind.kind),
+            ("apps", "Deployment")
+        );
+        assert_eq!(request.operation(), Some(Operation::Update));
+        assert_eq!(request.user_info.username.as_deref(), Some("admin"));
+        assert_eq!(request.dry_run, Some(false));
+        assert_eq!(request.object().unwrap(), Some(json!({"a": 1})));
+        assert_eq!(request.old_object().unwrap(), Some(json!({"a": "é🔒"})));
+    }
+
+    #[test]
+    fn null_and_absent_are_the_same() {
+        let minimal = json!({"uid": "u", "kind": {"kind": "Pod"}, "operation": "DELETE"});
+        let nulls = json!({
+            "uid": "u", "kind": {"kind": "Pod"}, "operation": "DELETE", "subResource": null,
+            "name": null, "namespace": null, "object": null, "oldObject": null, "dryRun": null,
+        });
+        for request in [minimal, nulls] {
+            let body = review(&request);
+            let request = decode(&body).unwrap();
+            assert_eq!(request.operation(), None);
+            assert_eq!((request.namespace(), request.sub_resource()), ("", ""));
+            assert_eq!(request.object().unwrap(), None);
+            assert_eq!(request.old_object().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_old_object_is_for_updates_alone() {
+        let body = review(&json!({"uid": "u", "kind": {"kind": "Pod"}, "operation": "CREATE"}));
+        let request = decode(&body).unwrap();
+        let value = json!({});
+        let as_core = |operation| request.as_core(operation, &value, Some(&value)).old;
+        assert_eq!(as_core(Operation::Create), None);
+        assert_eq!(as_core(Operation::Update), Some(&value));
+    }
+
+    #[test]
+    fn what_is_no_review_is_told_what_was_expected() {
+        let check = |body: &[u8], expect: &str| {
+            let error = decode(body).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error:?} lacks {expect:?}");
+            assert!(error.contains("AdmissionReview"), "{error}");
+        };
+        check(b"", "EOF");
+        check(b"hello", "expected");
+        check(b"[]", "admission.k8s.io/v1");
+        check(b"{}", "got kind none of apiVersion none");
+        check(br#"{"kind": 7}"#, "got kind 7");
+        check(
+            br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":7}}"#,
+            r#"apiVersion "admission.k8s.io/v1beta1""#,
+        );
+        check(
+            br#"{"apiVersion":"v1","kind":"Pod"}"#,
+            r#"kind "Pod" of apiVersion "v1""#,
+        );
+        check(
+            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"u"}}"#,
+            "with a request",
+        );
+        check(
+            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{}}"#,
+            "missing field `uid`",
+        );
+        check(
+            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"","kind":{"kind":"Pod"},"operation":"CREATE"}}"#,
+            "request.uid",
+        );
+        check(
+            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"} trailing"#,
+            "trailing characters",
+        );
+        check(b"{\"kind\":\"\xff\"}", "admission.k8s.io/v1");
+        let flood = format!(r#"{{"kind":"{}"}}"#, "é".repeat(1000));
+        let error = decode(flood.as_bytes()).unwrap_err().to_string();
+        assert!(error.len() < 400, "{error}");
+    }
+
+    #[test]
+    fn an_object_that_is_too_deep_still_leaves_a_uid() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let body = format!(
+            r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"u","kind":{{"kind":"Pod"}},"operation":"CREATE","object":{deep}}}}}"#
+        );
+        let request = decode(body.as_bytes()).unwrap();
+        assert_eq!(request.uid, "u");
+        assert!(request.object().is_err());
+    }
+}

@@ -1,0 +1,105 @@
+//! Warnings within Kubernetes' limits.
+//!
+//! The API server turns each into a `Warning` header. It drops one that holds a control character
+//! without a word, cuts those over 256 characters once there are more than 4096 in all, and ignores
+//! what comes after those.
+
+/// The longest that one warning may be, in bytes, which is never fewer characters.
+const LONGEST: usize = 256;
+
+/// The most that the warnings of one answer may amount to, in bytes.
+const MOST: usize = 4096;
+
+/// Set aside for the line that says how many warnings had no room.
+const REST: usize = 48;
+
+/// The warnings as they go over the wire: each within the limits, long ones continued in the next,
+/// and where there is no room for all, a last one that says how many are missing.
+pub(super) fn within_limits(warnings: &[String]) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut room = MOST - REST;
+    for (i, warning) in warnings.iter().enumerate() {
+        let pieces = pieces(&warning.replace(char::is_control, " "));
+        let size: usize = pieces.iter().map(String::len).sum();
+        if size > room {
+            let missing = warnings.len() - i;
+            out.push(format!("…and {missing} more that there is no room for"));
+            break;
+        }
+        room -= size;
+        out.extend(pieces);
+    }
+    out
+}
+
+/// A text in pieces of at most [`LONGEST`] bytes, broken at spaces where there are any.
+fn pieces(text: &str) -> Vec<String> {
+    const MARK: char = '…';
+    let mut rest = text.trim();
+    let mut pieces = Vec::new();
+    let mut lead = "";
+    while lead.len() + rest.len() > LONGEST {
+        let most = rest.floor_char_boundary(LONGEST - lead.len() - MARK.len_utf8());
+        let cut = rest[..most].rfind(' ').filter(|at| *at > 0).unwrap_or(most);
+        pieces.push(format!("{lead}{}{MARK}", rest[..cut].trim_end()));
+        rest = rest[cut..].trim_start();
+        lead = "…";
+    }
+    pieces.push(format!("{lead}{rest}"));
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_short_warning_goes_as_it_is() {
+        let warnings = vec!["remove the field".to_owned(), "x".repeat(LONGEST)];
+        assert_eq!(within_limits(&warnings), warnings);
+    }
+
+    #[test]
+    fn a_long_warning_is_continued_at_a_space() {
+        let warning = "word ".repeat(80);
+        let out = within_limits(std::slice::from_ref(&warning));
+        assert_eq!(out.len(), 2);
+        assert!(out[0].ends_with("word…"), "{}", out[0]);
+        assert!(out[1].starts_with("…word"), "{}", out[1]);
+        let joined = out.join(" ").replace("… …", " ");
+        assert_eq!(joined, warning.trim());
+    }
+
+    #[test]
+    fn what_has_no_room_is_counted() {
+        let warnings = vec!["x".repeat(200); 100];
+        let out = within_limits(&warnings);
+        assert_eq!(
+            out.last().unwrap(),
+            "…and 80 more that there is no room for"
+        );
+        assert_eq!(out.len(), 21);
+    }
+
+    #[test]
+    fn control_characters_would_cost_the_whole_warning() {
+        assert_eq!(within_limits(&["a\nb\u{7f}c".to_owned()]), ["a b c"]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_limits_hold_for_any_text(
+            warnings in prop::collection::vec(
+                prop::collection::vec(prop::sample::select(vec!["word", " ", "é", "🔒", "\n"]), 0..400),
+                0..12,
+            )
+        ) {
+            let warnings: Vec<String> = warnings.iter().map(|words| words.concat()).collect();
+            let out = within_limits(&warnings);
+            prop_assert!(out.iter().all(|warning| warning.len() <= LONGEST));
+            prop_assert!(out.iter().map(String::len).sum::<usize>() <= MOST);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Connections: accepted, bounded, watched and closed.
+//!
+//! `axum::serve` has no handshake timeout, no bound on connections and no notion of an idle one,
+//! so the loop is here, on hyper. What is HTTP stays with hyper, what is routing with axum.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error};
+
+use super::activity::{Activity, Registry, Tracked, TrackedService};
+use super::limits::Limits;
+use super::stop::Stop;
+use super::tls::H2;
+
+/// How long the loop rests after the first failure to accept, and at most after many in a row.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// How many requests one HTTP/2 connection may have open.
+const STREAMS: u32 = 128;
+
+/// A port with what is served on it.
+pub(super) struct Server {
+    /// What the log calls it.
+    pub name: &'static str,
+    pub listener: TcpListener,
+    /// Plain HTTP without.
+    pub tls: Option<TlsAcceptor>,
+    pub routes: Router,
+    pub limits: Arc<Limits>,
+    pub stop: Stop,
+}
+
+impl Server {
+    /// Serves until `stop` says that it is over and the last request is answered, or until the
+    /// time for that is over too.
+    pub(super) async fn run(self) {
+        let Self {
+            name,
+            listener,
+            tls,
+            routes,
+            limits,
+            stop,
+        } = self;
+        let registry = Registry::new(limits.max_connections as usize);
+        let tasks = TaskTracker::new();
+        let mut rest = BACKOFF.0;
+        loop {
+            // The slot comes before the connection, so that what is too much waits in the kernel.
+            let accepted = async {
+                let slot = registry.slot().await;
+                (slot, listener.accept().await)
+            };
+            let (slot, accepted) = tokio::select! {
+                biased;
+                () = stop.closing() => break,
+                accepted = accepted => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    rest = BACKOFF.0;
+                    let connection = Connection {
+                        activity: registry.register(slot),
+                        tls: tls.clone(),
+                        routes: routes.clone(),
+                        limits: Arc::clone(&limits),
+                        stop: stop.clone(),
+                    };
+                    tasks.spawn(async move {
+                        if let Err(cause) = connection.run(stream).await {
+                            debug!(listener = name, %cause, "connection ended");
+                        }
+                    });
+                }
+                // The client went away between its SYN and this call; the next one need not wait.
+                Err(cause) if is_the_clients(&cause) => {}
+                Err(cause) => {
+                    error!(listener = name, %cause, retry_in = ?rest, "cannot accept connections");
+                    tokio::select! {
+                        () = stop.closing() => break,
+                        () = tokio::time::sleep(rest) => {}
+                    }
+                    rest = (rest * 2).min(BACKOFF.1);
+                }
+            }
+        }
+        drop(listener);
+        tasks.close();
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = stop.aborted() => debug!(listener = name, open = tasks.len(), "connections cut"),
+        }
+    }
+}
+
+fn is_the_clients(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error("the TLS handshake took longer than {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
+    #[error("the head of a request took longer than {0:?}")]
+    HeaderTimeout(Duration),
+    #[error("the client didn't let the connection be closed")]
+    Lingering,
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+struct Connection {
+    activity: Arc<Activity>,
+    tls: Option<TlsAcceptor>,
+    routes: Router,
+    limits: Arc<Limits>,
+    stop: Stop,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
+        // Answers are one small write each; waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            return self.http1(stream).await;
+        };
+        let limit = self.limits.handshake_timeout;
+        let handshake = tokio::select! {
+            handshake = timeout(limit, tls.accept(stream)) => handshake,
+            () = self.activity.asked_to_close() => return Ok(()),
+            () = self.stop.closing() => return Ok(()),
+        };
+        let stream = handshake
+            .map_err(|_| ConnectionError::HandshakeTimeout(limit))?
+            .map_err(ConnectionError::Handshake)?;
+        self.activity.touch();
+        if stream.get_ref().1.alpn_protocol() == Some(H2) {
+            self.http2(stream).await
+        } else {
+            self.http1(stream).await
+        }
+    }
+
+    async fn http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), ConnectionError> {
+        let stream = Tracked::new(stream, Arc::clone(&self.activity));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // `drive` tells an idle connection from a slow head; hyper's timer doesn't.
+            .header_read_timeout(None)
+            .max_header_size(self.limits.max_header as usize)
+            .serve_connection(TokioIo::new(stream), self.service());
+        self.drive(connection, self.stop.closing()).await
+    }
+
+    async fn http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), ConnectionError> {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(self.limits.max_header)
+            .keep_alive_interval(self.limits.idle_timeout / 2)
+            .serve_connection(TokioIo::new(stream), self.service());
+        // A client that is sent GOAWAY opens another connection, by then to another replica if
+        // all goes well. If it comes here again, a second GOAWAY would make it go in circles.
+        let leave = async {
+            if self.stop.is_stopping() {
+                self.stop.closing().await;
+            } else {
+                self.stop.stopping().await;
+            }
+        };
+        self.drive(connection, leave).await
+    }
+
+    fn service(&self) -> TrackedService {
+        TrackedService::new(
+            self.routes.clone(),
+            Arc::clone(&self.activity),
+            self.stop.clone(),
+        )
+    }
+
+    /// Runs the connection to its end, and brings that end about when it is due.
+    async fn drive<C>(
+        &self,
+        connection: C,
+        leave: impl Future<Output = ()>,
+    ) -> Result<(), ConnectionError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        let mut connection = pin!(connection);
+        let mut leave = pin!(leave);
+        let header = self.limits.header_timeout;
+        loop {
+            // Woken often enough to see a slow head; a timer for each byte would cost more.
+            let tick = Instant::now() + (header / 2).min(self.limits.idle_timeout);
+            tokio::select! {
+                result = connection.as_mut() => return Ok(result?),
+                () = self.activity.asked_to_close() => break,
+                () = leave.as_mut() => break,
+                () = sleep_until(tick) => {
+                    if self.activity.head_takes_longer_than(header) {
+                        return Err(ConnectionError::HeaderTimeout(header));
+                    }
+                    if self.activity.idle_for(self.limits.idle_timeout) {
+                        break;
+                    }
+                }
+            }
+        }
+        // Answers what is under way, then closes: `Connection: close` or GOAWAY.
+        connection.as_mut().graceful_shutdown();
+        timeout(self.limits.request_timeout, connection)
+            .await
+            .map_err(|_| ConnectionError::Lingering)??;
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! How the server stops.
+//!
+//! Three steps, each of which is announced to all parts by a token: *stopping* (not ready any more,
+//! but serving, while word of it gets around), *closing* (no new connection, idle ones are closed,
+//! what is in flight is finished) and *aborted* (what is left is cut).
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Tells how far a stop has come. Clones tell the same.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    stopping: CancellationToken,
+    closing: CancellationToken,
+    aborted: CancellationToken,
+}
+
+impl Stop {
+    /// Whether the server has been asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Resolves once the server has been asked to stop.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// Resolves once idle connections are to be closed.
+    pub async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+
+    /// Resolves once nothing is waited for any more.
+    pub async fn aborted(&self) {
+        self.aborted.cancelled().await;
+    }
+
+    /// The token of the first step, for parts that only need to know that one.
+    pub fn token(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// All steps at once, for a listener that nobody waits for.
+    pub(super) fn now(&self) {
+        self.stopping.cancel();
+        self.closing.cancel();
+        self.aborted.cancel();
+    }
+
+    /// Goes through the steps.
+    ///
+    /// `delay` is the time between stopping and closing, `grace` between closing and aborted.
+    /// `hurry` resolving in between aborts at once.
+    pub(super) async fn run(
+        &self,
+        delay: Duration,
+        grace: Duration,
+        hurry: impl Future<Output = ()>,
+    ) {
+        self.stopping.cancel();
+        tokio::select! {
+            () = async {
+                tokio::time::sleep(delay).await;
+                self.closing.cancel();
+                tokio::time::sleep(grace).await;
+                warn!("requests are still in flight; cutting them");
+            } => {}
+            () = hurry => warn!("second signal; stopping at once"),
+        }
+        self.now();
+    }
+}
+
+/// SIGTERM, as Kubernetes sends it, and SIGINT, as a person does.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// From here on, neither signal ends the process by itself.
+    pub(super) fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) {
+        let name = tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        };
+        info!(signal = name, "asked to stop");
+    }
+}

@@ -1,0 +1,140 @@
+//! What is served as a certificate, and how TLS is spoken.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// ALPN's name of HTTP/2.
+pub(super) const H2: &[u8] = b"h2";
+
+/// A certificate chain with its private key, known to belong together.
+#[derive(Debug)]
+pub struct Identity {
+    certified: Arc<CertifiedKey>,
+    not_after: Timestamp,
+}
+
+/// Why a certificate can't be served.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum IdentityError {
+    #[error("the certificate holds no PEM block `BEGIN CERTIFICATE`")]
+    NoCertificate,
+    #[error("the certificate is garbled: {0}")]
+    Certificate(String),
+    #[error("the private key cannot be read: {0}")]
+    Key(String),
+    #[error(
+        "the private key doesn't belong to the certificate; give the two that were made together"
+    )]
+    Mismatch,
+}
+
+impl Identity {
+    /// Reads a chain, leaf first, and the leaf's key, both PEM.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
+        let chain = certificates(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| IdentityError::Key(error.to_string()))?;
+        let not_after = chain
+            .first()
+            .ok_or(IdentityError::NoCertificate)
+            .and_then(not_after)?;
+        let certified =
+            CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => IdentityError::Mismatch,
+                rustls::Error::InvalidCertificate(_) => {
+                    IdentityError::Certificate(error.to_string())
+                }
+                other => IdentityError::Key(other.to_string()),
+            })?;
+        Ok(Self {
+            certified: Arc::new(certified),
+            not_after,
+        })
+    }
+
+    /// When the leaf expires.
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// The leaf and what a client needs besides it to find its CA.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+}
+
+/// The certificates in a PEM text, in their order.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| IdentityError::Certificate(error.to_string()))
+}
+
+/// When a certificate expires.
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, IdentityError> {
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|error| IdentityError::Certificate(error.to_string()))?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp())
+        .map_err(|error| IdentityError::Certificate(error.to_string()))
+}
+
+/// The one implementation of cryptography that the program is built with.
+pub(super) fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+/// The identity that new connections are served with. Changing it doesn't disturb open ones.
+#[derive(Default)]
+pub struct Served(ArcSwapOption<Identity>);
+
+impl Served {
+    /// The identity, once there is one.
+    pub fn get(&self) -> Option<Arc<Identity>> {
+        self.0.load_full()
+    }
+
+    /// Serves `identity` from the next handshake on.
+    pub fn set(&self, identity: Arc<Identity>) {
+        self.0.store(Some(identity));
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0
+            .load()
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.certified))
+    }
+}
+
+/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1 on top.
+pub(super) fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(served);
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
+    // The API server keeps its connections and resumes no session; a ticket would be work for
+    // nothing. And a resumed session would carry a certificate that was rotated away.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(config)
+}

@@ -1,0 +1,78 @@
+//! Where the programs are that a cluster is made of.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
+
+/// The folder of a control plane's and a node's programs.
+#[derive(Clone)]
+pub(crate) struct Assets {
+    bin: PathBuf,
+}
+
+impl Assets {
+    /// Builds what is missing, or finds what the process outside has built.
+    pub(crate) fn prepare() -> Result<Self> {
+        if let Some(bin) = std::env::var_os(FOLDER) {
+            return Ok(Self { bin: bin.into() });
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/assets.sh");
+        let bin = printed(Command::new(&script))?;
+        Ok(Self { bin: bin.into() })
+    }
+
+    /// Hands the folder to a child, so that it need not look again.
+    pub(crate) fn announce(&self) -> (&'static str, &Path) {
+        (FOLDER, &self.bin)
+    }
+
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// The path of one program. `KUBEBUILDER_ASSETS` may offer another build of three of them, as it does to other
+    /// tools' tests; kubelet's version skew policy then applies to what it offers.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        if let Some(offered) = std::env::var_os("KUBEBUILDER_ASSETS")
+            && matches!(name, "etcd" | "kube-apiserver" | "kubectl")
+        {
+            let path = Path::new(&offered).join(name);
+            if path.exists() {
+                return path;
+            }
+        }
+        self.bin.join(name)
+    }
+
+    /// A command that runs it, and finds the other programs on its `PATH`.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.program(name));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.bin.clone())
+            .chain(std::env::split_paths(&path))
+            .chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+        if let Ok(path) = std::env::join_paths(folders) {
+            command.env("PATH", path);
+        }
+        command
+    }
+}
+
+/// Runs a script that reports progress on standard error, and gives the one line that it prints.
+pub(crate) fn printed(mut command: Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("running {}", command.get_program().display()))?;
+    if !output.status.success() {
+        bail!(
+            "{} failed ({}); the lines above say why",
+            command.get_program().display(),
+            output.status
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}

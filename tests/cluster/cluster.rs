@@ -1,0 +1,225 @@
+//! The cluster that the tests share: a node booted here, or one that the user has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use crate::control_plane::{ControlPlane, Settings};
+use crate::harness::Skip;
+use crate::kubectl::Kubectl;
+use crate::node::{Node, Runtime};
+use crate::process;
+use crate::sandbox::Sandbox;
+use crate::{client, image};
+
+/// What every test of a running cluster gets.
+pub(crate) struct Cluster {
+    kubectl: Kubectl,
+    client: kube::Client,
+    own: Option<Own>,
+    folder: PathBuf,
+    names: AtomicU32,
+}
+
+/// A node that these tests booted. Fields are dropped in order: the node before what it is joined to.
+struct Own {
+    node: Node,
+    control_plane: ControlPlane,
+    sandbox: Sandbox,
+}
+
+impl Cluster {
+    /// Boots a node, with the given images on it besides the stand-ins.
+    pub(crate) fn boot(sandbox: &Sandbox, archives: &[PathBuf]) -> Result<Self> {
+        let started = Instant::now();
+        let folder = sandbox.state("cluster")?;
+        // Images and control plane don't need each other, and the API server's start leaves a core idle at times.
+        let (runtime, control_plane) = thread::scope(|scope| {
+            let runtime = scope.spawn(|| -> Result<Runtime> {
+                let stand_ins = image::stand_ins(&folder)?;
+                let runtime = Runtime::start(sandbox)?;
+                stand_ins
+                    .iter()
+                    .chain(archives)
+                    .try_for_each(|archive| runtime.import(archive))?;
+                Ok(runtime)
+            });
+            let control_plane = ControlPlane::start(sandbox, Settings::of_the_node()?);
+            let runtime = runtime
+                .join()
+                .map_err(|_| anyhow!("the container runtime's thread panicked"))?;
+            anyhow::Ok((runtime?, control_plane?))
+        })?;
+        let node = Node::join(&control_plane, runtime)?;
+        let kubectl = Kubectl {
+            program: sandbox.assets.program("kubectl"),
+            helm: sandbox.assets.program("helm"),
+            kubeconfig: control_plane.admin().to_owned(),
+            namespace: None,
+            cache: folder.join("cache"),
+        };
+        let client = client::client(control_plane.admin())?;
+        let own = Own {
+            node,
+            control_plane,
+            sandbox: sandbox.clone(),
+        };
+        let this = Self {
+            kubectl,
+            client,
+            own: Some(own),
+            folder,
+            names: AtomicU32::new(0),
+        };
+        this.kubectl
+            .wait("node/node-1", "condition=Ready", 60)
+            .map_err(|error| this.explain(error))?;
+        eprintln!(
+            "cluster: the node is ready after {:.1} s",
+            started.elapsed().as_secs_f32()
+        );
+        Ok(this)
+    }
+
+    /// The cluster of the user's `KUBECONFIG`.
+    pub(crate) fn given(kubeconfig: &Path, archives: &[PathBuf]) -> Result<Self> {
+        let folder = tempfile::tempdir()?.keep();
+        let kubectl = Kubectl {
+            program: "kubectl".into(),
+            helm: "helm".into(),
+            kubeconfig: kubeconfig.to_owned(),
+            namespace: None,
+            cache: folder.join("cache"),
+        };
+        if let Ok(loader) = std::env::var("IMAGE_LOAD") {
+            for archive in image::stand_ins(&folder)?.iter().chain(archives) {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", &format!("{loader} \"$1\""), "sh"])
+                    .arg(archive);
+                process::run(&mut command, "", Duration::from_mins(5))?
+                    .success()
+                    .context("running IMAGE_LOAD")?;
+            }
+        }
+        let client = client::client(kubeconfig)?;
+        Ok(Self {
+            kubectl,
+            client,
+            own: None,
+            folder,
+            names: AtomicU32::new(0),
+        })
+    }
+
+    /// kubectl and Helm as the cluster's administrator.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// A kube-rs client as the cluster's administrator; [`client::block_on`] drives it.
+    pub(crate) fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// A new namespace of the test's own.
+    pub(crate) fn namespace(&self, stem: &str) -> Result<Namespace> {
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        self.namespace_named(&format!("{stem}-{}-{number}", std::process::id()))
+    }
+
+    /// A new namespace of exactly this name; waits for an earlier test's of that name to be gone.
+    pub(crate) fn namespace_named(&self, name: &str) -> Result<Namespace> {
+        let phase = self.kubectl.run(&format!(
+            "get namespace {name} --ignore-not-found -o=jsonpath={{.status.phase}}"
+        ))?;
+        match phase.as_str() {
+            "" => {}
+            "Terminating" => self
+                .kubectl
+                .wait(&format!("namespace/{name}"), "delete", 120)?,
+            _ => bail!(
+                "the namespace {name} exists; these tests create and delete it, so they won't touch yours"
+            ),
+        }
+        self.kubectl.run(&format!("create namespace {name}"))?;
+        let namespace = Namespace {
+            name: name.to_owned(),
+            kubectl: self.kubectl.in_namespace(name),
+        };
+        // Pods are refused until the controller manager has made it.
+        namespace
+            .kubectl
+            .wait("serviceaccount/default", "create", 30)?;
+        Ok(namespace)
+    }
+
+    /// kubectl as a ServiceAccount, by a token such as a pod would hold.
+    pub(crate) fn kubectl_as(&self, namespace: &str, account: &str) -> Result<Kubectl> {
+        let kubectl = self.kubectl.in_namespace(namespace);
+        let token = kubectl.run(&format!("create token {account}"))?;
+        let text = kubectl.run("config view --minify --flatten --raw -o=json")?;
+        let mut kubeconfig: Value = serde_json::from_str(&text)?;
+        let user = kubeconfig
+            .pointer_mut("/users/0/user")
+            .context("a kubeconfig without a user")?;
+        *user = json!({"token": token.trim()});
+        let path = self
+            .folder
+            .join(format!("{namespace}-{account}.kubeconfig"));
+        fs::write(&path, kubeconfig.to_string())?;
+        Ok(kubectl.with_kubeconfig(&path))
+    }
+
+    /// The requests that reached the API server, as audit events, oldest first. Skips the test on a cluster whose audit
+    /// log isn't ours to read.
+    pub(crate) fn audit_events(&self) -> Result<Vec<Value>> {
+        self.own()?.control_plane.audit_events()
+    }
+
+    /// The folder of the cluster's programs, on the node's own disk. Skips the test on a given cluster.
+    pub(crate) fn programs(&self) -> Result<&Path> {
+        Ok(self.own()?.sandbox.assets.bin())
+    }
+
+    /// The error of a test, and with it whether a component of the node died meanwhile.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(own) = &self.own else { return error };
+        match own.control_plane.check().and_then(|()| own.node.check()) {
+            Ok(()) => error,
+            Err(died) => anyhow!("{error:#}\n{died:#}"),
+        }
+    }
+
+    fn own(&self) -> Result<&Own> {
+        self.own.as_ref().ok_or_else(|| {
+            Skip("needs a node that the tests boot, and KUBECONFIG is set".to_owned()).into()
+        })
+    }
+}
+
+/// A namespace that is deleted with everything in it when the test is over.
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    /// kubectl in this namespace.
+    pub(crate) kubectl: Kubectl,
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // A failure has nobody to go to, and the next test that wants the name finds out.
+        let _ = self
+            .kubectl
+            .run(&format!("delete namespace {} --wait=false", self.name));
+        // Nothing can be created any more, and no pod needs its grace period.
+        let _ = self
+            .kubectl
+            .run("delete pods --all --force --grace-period=0 --wait=false");
+    }
+}

@@ -1,0 +1,322 @@
+//! etcd and an API server, and the controllers that a node needs.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::{Value, json};
+
+use crate::client::{block_on, client};
+use crate::pki::{Authority, Pair};
+use crate::process::Process;
+use crate::sandbox::{NODE_ADDRESS, SERVICE_ADDRESS, Sandbox};
+
+/// How long a component may take to start on a busy machine of two cores.
+const START: Duration = Duration::from_secs(90);
+const STOP: Duration = Duration::from_secs(30);
+
+/// What sets one control plane apart from another in the same sandbox.
+pub(crate) struct Settings {
+    /// Names its folders.
+    pub(crate) name: &'static str,
+    /// Where its clients find it.
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) etcd_port: u16,
+    /// Whether Deployments, Jobs and the like come to life.
+    pub(crate) controllers: bool,
+}
+
+impl Settings {
+    /// The node's control plane. Pods look for it on port 443.
+    pub(crate) fn of_the_node() -> Result<Self> {
+        Ok(Self {
+            name: "node",
+            address: SERVICE_ADDRESS.parse()?,
+            port: 443,
+            etcd_port: 2379,
+            controllers: true,
+        })
+    }
+
+    /// A bare API server for one test, which may stop and start it. `index` tells such tests apart.
+    pub(crate) fn bare(name: &'static str, index: u16) -> Result<Self> {
+        Ok(Self {
+            name,
+            address: NODE_ADDRESS.parse()?,
+            port: 7000 + index,
+            etcd_port: 7500 + 2 * index,
+            controllers: false,
+        })
+    }
+}
+
+/// A running control plane; dropping it stops it.
+pub(crate) struct ControlPlane {
+    settings: Settings,
+    sandbox: Sandbox,
+    state: PathBuf,
+    logs: PathBuf,
+    authority: Authority,
+    admin: PathBuf,
+    kubelet_client: Pair,
+    server: Pair,
+    service_accounts: Pair,
+    // In the order in which they are dropped: whoever depends on another ends before it.
+    controllers: Vec<Process>,
+    api_server: Option<Process>,
+    etcd: Process,
+}
+
+impl ControlPlane {
+    /// Starts one and waits until it is ready.
+    pub(crate) fn start(sandbox: &Sandbox, settings: Settings) -> Result<Self> {
+        let state = sandbox.state(settings.name)?;
+        let logs = sandbox.logs(settings.name)?;
+        let authority = Authority::create(&state.join("pki"))?;
+        let server = authority.server(
+            "kube-apiserver",
+            &[
+                "localhost",
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+            ],
+            &[
+                SERVICE_ADDRESS.parse()?,
+                NODE_ADDRESS.parse()?,
+                settings.address,
+            ],
+        )?;
+        let kubelet_client = authority.client(
+            "kubelet-client",
+            "kube-apiserver-kubelet-client",
+            Some("system:masters"),
+        )?;
+        let etcd = etcd(sandbox, &settings, &state, &logs)?;
+        let mut this = Self {
+            service_accounts: authority.signing_key("service-accounts")?,
+            admin: state.join("admin.kubeconfig"),
+            settings,
+            sandbox: sandbox.clone(),
+            state,
+            logs,
+            authority,
+            kubelet_client,
+            server,
+            controllers: Vec::new(),
+            api_server: None,
+            etcd,
+        };
+        this.admin = this.user("admin", "kubernetes-admin", Some("system:masters"))?;
+        this.start_api_server()?;
+        if this.settings.controllers {
+            this.controllers = vec![this.controller_manager()?, this.scheduler()?];
+        }
+        Ok(this)
+    }
+
+    /// The kubeconfig of a user that may do everything.
+    pub(crate) fn admin(&self) -> &Path {
+        &self.admin
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The kubeconfig of a user with a certificate.
+    pub(crate) fn user(&self, file: &str, name: &str, group: Option<&str>) -> Result<PathBuf> {
+        let pair = self.authority.client(file, name, group)?;
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": file}}],
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://{}:{}", self.settings.address, self.settings.port),
+                "certificate-authority": self.authority.pair().certificate,
+            }}],
+            "users": [{"name": file, "user": {"client-certificate": pair.certificate, "client-key": pair.key}}],
+        });
+        let path = self.state.join(format!("{file}.kubeconfig"));
+        fs::write(&path, kubeconfig.to_string())?;
+        Ok(path)
+    }
+
+    /// An error if a component that should run doesn't.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.etcd.check()?;
+        self.api_server
+            .iter()
+            .chain(&self.controllers)
+            .try_for_each(Process::check)
+    }
+
+    /// Starts the API server and waits until it is ready.
+    pub(crate) fn start_api_server(&mut self) -> Result<()> {
+        let process = self.spawn_api_server()?;
+        // A client of this attempt's own: one that met a dead server may hold on to its connection.
+        let client = client(&self.admin)?;
+        process.await_ready("the API server's /readyz to say ok", START, || {
+            self.etcd.check()?;
+            let request = axum::http::Request::get("/readyz").body(Vec::new())?;
+            Ok(block_on(client.request_text(request))?)
+        })?;
+        self.api_server = Some(process);
+        Ok(())
+    }
+
+    /// Stops the API server as an upgrade would: by SIGTERM.
+    pub(crate) fn stop_api_server(&mut self) -> Result<()> {
+        self.api_server
+            .take()
+            .context("the API server is stopped already")?
+            .stop(STOP)
+    }
+
+    /// The requests that the API server has answered or begun to answer, as audit events, oldest first.
+    pub(crate) fn audit_events(&self) -> Result<Vec<Value>> {
+        let path = self.audit_log();
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).map_err(|error| anyhow!("{error} in {line}")))
+            .collect()
+    }
+
+    fn audit_log(&self) -> PathBuf {
+        self.logs.join("audit.log")
+    }
+
+    fn spawn_api_server(&self) -> Result<Process> {
+        let policy = self.state.join("audit-policy.yaml");
+        let rules = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+            "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}],
+        });
+        fs::write(&policy, rules.to_string())?;
+        let authority = self.authority.pair();
+        let mut command = self.sandbox.assets.command("kube-apiserver");
+        command
+            .args([
+                "--bind-address=0.0.0.0",
+                "--authorization-mode=Node,RBAC",
+                "--enable-bootstrap-token-auth=false",
+            ])
+            .arg(format!("--secure-port={}", self.settings.port))
+            // The `kubernetes` Service may have no loopback endpoint.
+            .arg(format!("--advertise-address={NODE_ADDRESS}"))
+            .arg(format!(
+                "--etcd-servers=http://127.0.0.1:{}",
+                self.settings.etcd_port
+            ))
+            .args([
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--enable-admission-plugins=NodeRestriction",
+            ])
+            // Webhook Services are dialled at their endpoints: there is no kube-proxy.
+            .arg("--enable-aggregator-routing=true")
+            // Nothing here resolves the node's name.
+            .arg("--kubelet-preferred-address-types=InternalIP")
+            .args([
+                "--allow-privileged=true",
+                "--service-account-issuer=https://kubernetes.default.svc",
+            ])
+            .arg("--audit-log-maxsize=1000");
+        for (flag, path) in [
+            ("client-ca-file", &authority.certificate),
+            ("tls-cert-file", &self.server.certificate),
+            ("tls-private-key-file", &self.server.key),
+            (
+                "kubelet-client-certificate",
+                &self.kubelet_client.certificate,
+            ),
+            ("kubelet-client-key", &self.kubelet_client.key),
+            ("kubelet-certificate-authority", &authority.certificate),
+            (
+                "service-account-key-file",
+                &self.service_accounts.certificate,
+            ),
+            (
+                "service-account-signing-key-file",
+                &self.service_accounts.key,
+            ),
+            ("audit-policy-file", &policy),
+            ("audit-log-path", &self.audit_log()),
+            ("cert-dir", &self.state),
+        ] {
+            flag_path(&mut command, flag, path);
+        }
+        Process::spawn("kube-apiserver", &self.logs, &mut command)
+    }
+
+    fn controller_manager(&self) -> Result<Process> {
+        let kubeconfig = self.user("controller-manager", "system:kube-controller-manager", None)?;
+        let authority = self.authority.pair();
+        let mut command = self.sandbox.assets.command("kube-controller-manager");
+        command
+            .args([
+                "--leader-elect=false",
+                "--bind-address=127.0.0.1",
+                "--use-service-account-credentials=true",
+            ])
+            // Tests run side by side, and shouldn't wait for one another's share of the client's rate limit.
+            .args(["--kube-api-qps=200", "--kube-api-burst=400"]);
+        for (flag, path) in [
+            ("kubeconfig", &kubeconfig),
+            ("authentication-kubeconfig", &kubeconfig),
+            ("authorization-kubeconfig", &kubeconfig),
+            (
+                "service-account-private-key-file",
+                &self.service_accounts.key,
+            ),
+            ("root-ca-file", &authority.certificate),
+            ("cluster-signing-cert-file", &authority.certificate),
+            ("cluster-signing-key-file", &authority.key),
+            ("cert-dir", &self.state),
+        ] {
+            flag_path(&mut command, flag, path);
+        }
+        Process::spawn("kube-controller-manager", &self.logs, &mut command)
+    }
+
+    fn scheduler(&self) -> Result<Process> {
+        let kubeconfig = self.user("scheduler", "system:kube-scheduler", None)?;
+        let mut command = self.sandbox.assets.command("kube-scheduler");
+        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
+        for (flag, path) in [
+            ("kubeconfig", &kubeconfig),
+            ("authentication-kubeconfig", &kubeconfig),
+            ("authorization-kubeconfig", &kubeconfig),
+            ("cert-dir", &self.state),
+        ] {
+            flag_path(&mut command, flag, path);
+        }
+        Process::spawn("kube-scheduler", &self.logs, &mut command)
+    }
+}
+
+fn etcd(sandbox: &Sandbox, settings: &Settings, state: &Path, logs: &Path) -> Result<Process> {
+    let clients = format!("http://127.0.0.1:{}", settings.etcd_port);
+    let peers = format!("http://127.0.0.1:{}", settings.etcd_port + 1);
+    let mut command = sandbox.assets.command("etcd");
+    command
+        // Its data lives in memory and needs to outlive nothing.
+        .args(["--unsafe-no-fsync", "--log-level=warn", "--name=test"])
+        .arg(format!("--listen-client-urls={clients}"))
+        .arg(format!("--advertise-client-urls={clients}"))
+        .arg(format!("--listen-peer-urls={peers}"))
+        .arg(format!("--initial-advertise-peer-urls={peers}"))
+        .arg(format!("--initial-cluster=test={peers}"));
+    flag_path(&mut command, "data-dir", &state.join("etcd"));
+    Process::spawn("etcd", logs, &mut command)
+}
+
+fn flag_path(command: &mut Command, flag: &str, path: &Path) {
+    command.arg(format!("--{flag}={}", path.display()));
+}

@@ -1,0 +1,305 @@
+//! PieFed's manifests on a cluster that migration-gate guards.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::harness::Test;
+use crate::kubectl::Kubectl;
+use crate::release::Release;
+
+const APPLICATION: &str = "piefed-application";
+
+pub(crate) const TESTS: [Test; 5] = [
+    Test::exclusive(
+        "first_deployment::pods_start_after_the_job_completes",
+        pods_start_after_the_job_completes,
+    ),
+    Test::exclusive(
+        "first_deployment::a_failed_job_keeps_pods_in_init_and_is_explained",
+        a_failed_job_keeps_pods_in_init_and_is_explained,
+    ),
+    Test::exclusive(
+        "first_deployment::the_old_setup_is_refused",
+        the_old_setup_is_refused,
+    ),
+    Test::exclusive(
+        "first_deployment::a_dry_run_shows_the_injection_and_changes_nothing",
+        a_dry_run_shows_the_injection_and_changes_nothing,
+    ),
+    Test::exclusive(
+        "first_deployment::the_waiter_is_restricted_and_keeps_its_token_to_itself",
+        the_waiter_is_restricted_and_keeps_its_token_to_itself,
+    ),
+];
+
+fn example(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(name)
+        .display()
+        .to_string()
+}
+
+/// The pods of the two Deployments, once there are as many as wanted and each runs its first init container.
+fn waiting_pods(kubectl: &Kubectl) -> Result<Vec<String>> {
+    let mut pods = Vec::new();
+    for (deployment, replicas) in [("piefed-web", 2), ("piefed-worker", 1)] {
+        kubectl.wait(
+            &format!("deployment/{deployment}"),
+            &format!("jsonpath={{.status.replicas}}={replicas}"),
+            30,
+        )?;
+        let found = kubectl.get(&format!(
+            "pods --selector=app.kubernetes.io/name={deployment}"
+        ))?;
+        for pod in found["items"].as_array().context("a list of pods")? {
+            pods.push(
+                pod["metadata"]["name"]
+                    .as_str()
+                    .context("a name")?
+                    .to_owned(),
+            );
+        }
+    }
+    ensure!(pods.len() == 3, "{pods:?}");
+    for pod in &pods {
+        kubectl.wait(
+            &format!("pod/{pod}"),
+            "jsonpath={.status.initContainerStatuses[0].started}=true",
+            60,
+        )?;
+    }
+    Ok(pods)
+}
+
+/// The status of the injected container, and of the application's own.
+fn statuses(pod: &Value) -> (&Value, &Value) {
+    (
+        &pod["status"]["initContainerStatuses"][0],
+        &pod["status"]["containerStatuses"][0],
+    )
+}
+
+fn pods_start_after_the_job_completes(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let _release = Release::install(cluster)?;
+    let kubectl = &application.kubectl;
+    kubectl.run(&format!("apply -k {}", example("piefed")))?;
+    kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
+    let pods = waiting_pods(kubectl)?;
+    for name in &pods {
+        let pod = kubectl.get(&format!("pod {name}"))?;
+        let (waiter, main) = statuses(&pod);
+        ensure!(waiter["name"] == "wait-for-migrations", "{waiter}");
+        ensure!(waiter["state"].get("running").is_some(), "{waiter}");
+        ensure!(main["state"].get("waiting").is_some(), "{main}");
+    }
+
+    kubectl.exec("job/piefed-db-init", &["finish-migration", "success"])?;
+    for deployment in ["piefed-web", "piefed-worker"] {
+        kubectl.wait(
+            &format!("deployment/{deployment}"),
+            "condition=Available",
+            60,
+        )?;
+    }
+    let job = kubectl.get("job piefed-db-init")?;
+    // RFC 3339 in UTC and whole seconds, so texts compare as times do.
+    let completed = job["status"]["completionTime"]
+        .as_str()
+        .context("completed")?;
+    for name in &pods {
+        let pod = kubectl.get(&format!("pod {name}"))?;
+        let (waiter, main) = statuses(&pod);
+        let ended = &waiter["state"]["terminated"];
+        let time = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        ensure!(ended["exitCode"] == 0, "{waiter}");
+        ensure!(waiter["restartCount"] == 0, "{waiter}");
+        ensure!(
+            time(&ended["startedAt"]).as_str() <= completed
+                && completed <= time(&ended["finishedAt"]).as_str(),
+            "the Job completed at {completed}, and {ended}"
+        );
+        let started = time(&main["state"]["running"]["startedAt"]);
+        ensure!(completed <= started.as_str(), "{completed} and {main}");
+    }
+    Ok(())
+}
+
+fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let _release = Release::install(cluster)?;
+    let kubectl = &application.kubectl;
+    // The first failure is the last: the back-off between attempts is Kubernetes' own and takes minutes.
+    let manifests = kubectl
+        .run(&format!("kustomize {}", example("piefed")))?
+        .replace("backoffLimit: 3", "backoffLimit: 0");
+    ensure!(manifests.contains("backoffLimit: 0"), "{manifests}");
+    kubectl.apply(&manifests)?;
+    kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
+    let pods = waiting_pods(kubectl)?;
+    kubectl.exec("job/piefed-db-init", &["finish-migration", "failure"])?;
+    kubectl.wait("job/piefed-db-init", "condition=Failed", 60)?;
+    for name in &pods {
+        kubectl.wait(
+            &format!("pod/{name}"),
+            "jsonpath={.status.initContainerStatuses[0].lastState.terminated.exitCode}=3",
+            60,
+        )?;
+        let pod = kubectl.get(&format!("pod {name}"))?;
+        let (waiter, main) = statuses(&pod);
+        ensure!(pod["status"]["phase"] == "Pending", "{}", pod["status"]);
+        ensure!(main["state"].get("waiting").is_some(), "{main}");
+        ensure!(main["restartCount"] == 0, "{main}");
+        let logs = kubectl.logs(name, "wait-for-migrations")?;
+        for part in [
+            "Running upgrade 4a3f2c1b0d9e -> 7c6d5e4f3a2b",
+            "could not connect with postgresql://piefed:",
+        ] {
+            ensure!(logs.contains(part), "{logs}");
+        }
+        let described = kubectl.run(&format!("describe pod {name}"))?;
+        ensure!(described.contains("could not connect with"), "{described}");
+        for shown in [logs, described, waiter.to_string()] {
+            ensure!(!shown.contains("s3cr3t-p4ssw0rd"), "{shown}");
+        }
+    }
+    Ok(())
+}
+
+fn the_old_setup_is_refused(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let _release = Release::install(cluster)?;
+    let kubectl = &application.kubectl;
+    let forbidden = "{name: PIEFED_INIT_CONTAINER, value: 'true'}";
+    let pod_spec = format!(
+        "{{restartPolicy: Never, containers: [{{name: c, image: 'piefed/piefed:1.2.0', env: [{{name: A, value: b}}, {forbidden}]}}]}}"
+    );
+    let always = pod_spec.replace("Never", "Always");
+    let template = "metadata: {labels: {app: x}}";
+    for (kind, manifest, field) in [
+        (
+            "Deployment",
+            format!(
+                "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: x}}, spec: {{selector: {{matchLabels: {{app: x}}}}, template: {{{template}, spec: {always}}}}}}}"
+            ),
+            "spec.template.spec.containers[0].env[1]",
+        ),
+        (
+            "Pod",
+            format!("{{apiVersion: v1, kind: Pod, metadata: {{name: x}}, spec: {pod_spec}}}"),
+            "spec.containers[0].env[1]",
+        ),
+        (
+            "CronJob",
+            format!(
+                "{{apiVersion: batch/v1, kind: CronJob, metadata: {{name: x}}, spec: {{schedule: '0 * * * *', jobTemplate: {{spec: {{template: {{spec: {pod_spec}}}}}}}}}}}"
+            ),
+            "spec.jobTemplate.spec.template.spec.containers[0].env[1]",
+        ),
+    ] {
+        let refusal = kubectl.apply_refused(&manifest)?;
+        ensure!(
+            refusal.contains(&format!("{field}:")) && refusal.contains("PIEFED_INIT_CONTAINER"),
+            "{kind}: {refusal}"
+        );
+        ensure!(
+            kubectl
+                .run(&format!("get {kind} x --ignore-not-found"))?
+                .is_empty(),
+            "{kind} was stored"
+        );
+    }
+    let refusal = kubectl.refused(&format!("apply -k {}", example("piefed-old")))?;
+    ensure!(refusal.contains("PIEFED_INIT_CONTAINER"), "{refusal}");
+    Ok(())
+}
+
+fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let _release = Release::install(cluster)?;
+    let kubectl = &application.kubectl;
+    let shown = kubectl.run(&format!(
+        "apply --dry-run=server --output=yaml -k {}",
+        example("piefed")
+    ))?;
+    ensure!(
+        shown.matches("name: wait-for-migrations").count() == 2,
+        "{shown}"
+    );
+    ensure!(
+        shown
+            .matches("serviceAccountName: piefed-init-checker")
+            .count()
+            == 2,
+        "{shown}"
+    );
+    let stored = kubectl.run("get deployments,jobs,pods --output=name")?;
+    ensure!(stored.is_empty(), "{stored}");
+    Ok(())
+}
+
+/// A Job and a Deployment whose own containers meet the `restricted` standard too.
+const RESTRICTED: &str = r"
+apiVersion: batch/v1
+kind: Job
+metadata: {name: piefed-db-init}
+spec:
+  template:
+    spec: &pod
+      restartPolicy: Never
+      automountServiceAccountToken: false
+      securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+      containers:
+      - name: main
+        image: piefed/piefed:1.2.0
+        command: [flask, db, upgrade]
+        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: piefed-web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+      containers:
+      - name: main
+        image: piefed/piefed:1.2.0
+        command: [flask, run]
+        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+";
+
+fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let _release = Release::install(cluster)?;
+    let kubectl = &application.kubectl;
+    kubectl.run(&format!(
+        "label namespace {APPLICATION} pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted"
+    ))?;
+    let said = kubectl.output(
+        &["apply", "-f", "-"],
+        RESTRICTED,
+        std::time::Duration::from_secs(30),
+    )?;
+    ensure!(!said.stderr.contains("PodSecurity"), "{}", said.stderr);
+    said.success()?;
+    kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
+    kubectl.exec("job/piefed-db-init", &["finish-migration", "success"])?;
+    kubectl.wait("deployment/piefed-web", "condition=Available", 60)?;
+    let found = kubectl.exec(
+        "deployment/piefed-web",
+        &[
+            "sh",
+            "-c",
+            "ls -d /var/run/secrets/kubernetes.io/* 2>/dev/null; echo looked",
+        ],
+    )?;
+    ensure!(found.trim() == "looked", "{found}");
+    Ok(())
+}

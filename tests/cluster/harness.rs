@@ -1,0 +1,203 @@
+//! Runs the tests with the options and the output of `cargo test`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use anyhow::{Context as _, Result, anyhow};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::assets::Assets;
+use crate::cluster::Cluster;
+use crate::image;
+use crate::sandbox::{self, Sandbox};
+
+/// One test: a name and a body.
+pub(crate) struct Test {
+    name: &'static str,
+    body: Body,
+}
+
+enum Body {
+    Shared(fn(&Cluster) -> Result<()>),
+    Exclusive(fn(&Cluster) -> Result<()>),
+    Standalone(fn(&Sandbox) -> Result<()>),
+}
+
+impl Test {
+    /// A test that keeps to its own namespace, so others may run at the same time.
+    pub(crate) const fn shared(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Self {
+        Self {
+            name,
+            body: Body::Shared(body),
+        }
+    }
+
+    /// A test that has the cluster to itself, because it changes what all see (webhooks, a namespace of a fixed name).
+    pub(crate) const fn exclusive(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Self {
+        Self {
+            name,
+            body: Body::Exclusive(body),
+        }
+    }
+
+    /// A test that starts what it needs by itself.
+    pub(crate) const fn standalone(name: &'static str, body: fn(&Sandbox) -> Result<()>) -> Self {
+        Self {
+            name,
+            body: Body::Standalone(body),
+        }
+    }
+}
+
+/// The error of a test that doesn't apply here: it is reported as ignored, with this reason.
+#[derive(Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Runs the tests that the command line selects.
+pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return conclude(&arguments, tests, Place::Nowhere("only listed".to_owned()));
+    }
+    match place() {
+        Ok(Where::Here(place)) => conclude(&arguments, tests, place),
+        Ok(Where::Child(code)) => code,
+        Err(error) => {
+            eprintln!("cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the tests run.
+enum Place {
+    Sandbox(Sandbox, Vec<PathBuf>),
+    Given(PathBuf, Vec<PathBuf>),
+    Nowhere(String),
+}
+
+enum Where {
+    /// In this process.
+    Here(Place),
+    /// In a child, which has ended.
+    Child(ExitCode),
+}
+
+/// The archive of migration-gate's image, for the process inside.
+const IMAGE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
+
+fn place() -> Result<Where> {
+    if let Some(sandbox) = Sandbox::current()? {
+        let image = std::env::var_os(IMAGE).context("the sandbox was entered without an image")?;
+        return Ok(Where::Here(Place::Sandbox(sandbox, vec![image.into()])));
+    }
+    if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
+        let archives = match std::env::var_os("IMAGE_LOAD") {
+            Some(_) => vec![image::migration_gate()?],
+            None => Vec::new(),
+        };
+        return Ok(Where::Here(Place::Given(kubeconfig.into(), archives)));
+    }
+    if let Some(obstacle) = sandbox::obstacle() {
+        return Ok(Where::Here(Place::Nowhere(obstacle)));
+    }
+    // Both may need the network, and inside there is none.
+    let assets = Assets::prepare()?;
+    let image = image::migration_gate()?;
+    let (name, bin) = assets.announce();
+    sandbox::run_inside(&[(name, bin.as_os_str()), (IMAGE, image.as_os_str())]).map(Where::Child)
+}
+
+/// What the tests of one run share.
+struct Run {
+    place: Place,
+    cluster: OnceLock<Result<Cluster, String>>,
+    /// Held for writing by a test that wants the cluster to itself.
+    turn: RwLock<()>,
+}
+
+fn conclude(arguments: &Arguments, tests: Vec<Test>, place: Place) -> ExitCode {
+    let run = Arc::new(Run {
+        place,
+        cluster: OnceLock::new(),
+        turn: RwLock::new(()),
+    });
+    let trials = tests
+        .into_iter()
+        .map(|test| {
+            let run = Arc::clone(&run);
+            Trial::ignorable_test(test.name, move || verdict(run.run(&test.body)))
+        })
+        .collect();
+    libtest_mimic::run(arguments, trials).exit_code()
+}
+
+fn verdict(result: Result<()>) -> Result<Completion, Failed> {
+    match result {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<Skip>() {
+            // In CI a test that can't run is a hole that nobody would see.
+            Some(skip) if std::env::var_os("CI").is_none_or(|ci| ci != "true") => {
+                Ok(Completion::ignored_with(skip.to_string()))
+            }
+            _ => Err(Failed::from(format!("{error:#}"))),
+        },
+    }
+}
+
+impl Run {
+    fn run(&self, body: &Body) -> Result<()> {
+        match body {
+            Body::Shared(body) => {
+                let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
+                self.with_cluster(*body)
+            }
+            Body::Exclusive(body) => {
+                let _turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
+                self.with_cluster(*body)
+            }
+            Body::Standalone(body) => match &self.place {
+                Place::Sandbox(sandbox, _) => body(sandbox),
+                Place::Given(..) => {
+                    Err(Skip("needs a sandbox, and KUBECONFIG is set".to_owned()).into())
+                }
+                Place::Nowhere(reason) => Err(Skip(reason.clone()).into()),
+            },
+        }
+    }
+
+    /// Boots the cluster for the first test that needs it.
+    fn with_cluster(&self, body: fn(&Cluster) -> Result<()>) -> Result<()> {
+        let boot = || match &self.place {
+            Place::Sandbox(sandbox, archives) => Cluster::boot(sandbox, archives),
+            Place::Given(kubeconfig, archives) => Cluster::given(kubeconfig, archives),
+            Place::Nowhere(_) => Err(anyhow!("there is no place for a cluster")),
+        };
+        if let Place::Nowhere(reason) = &self.place {
+            return Err(Skip(reason.clone()).into());
+        }
+        let cluster = self
+            .cluster
+            .get_or_init(|| boot().map_err(|error| format!("{error:#}")));
+        let cluster = cluster
+            .as_ref()
+            .map_err(|error| anyhow!("there is no cluster to test on: {error}"))?;
+        body(cluster).map_err(|error| {
+            if error.is::<Skip>() {
+                error
+            } else {
+                cluster.explain(error)
+            }
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! The container images that the tests run: migration-gate's own, and stand-ins made of busybox.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::assets::printed;
+use crate::process;
+
+/// A shell and the usual small tools. The node also takes it for its pods' sandboxes.
+pub(crate) const BUSYBOX: &str = "migration-gate.test/busybox:1";
+/// migration-gate as it is released.
+pub(crate) const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
+/// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what it does.
+pub(crate) const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
+
+/// Builds migration-gate's image from this working tree; gives the archive's path.
+pub(crate) fn migration_gate() -> Result<PathBuf> {
+    eprintln!(
+        "cluster: building migration-gate's image (a static release binary: minutes at first, then seconds)"
+    );
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("migration-gate.tar");
+    let mut script = Command::new(repository().join("build/image.sh"));
+    script.arg(&output).arg(MIGRATION_GATE);
+    printed(script).map(PathBuf::from)
+}
+
+/// Packs the stand-ins into `folder`; gives the archives' paths.
+pub(crate) fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
+    let rootfs = folder.join("rootfs");
+    busybox(&rootfs)?;
+    let mut archives = vec![pack(
+        &rootfs,
+        &folder.join("busybox.tar"),
+        BUSYBOX,
+        r#"{"Cmd":["/bin/sleep","2147483647"]}"#,
+    )?];
+
+    let programs = rootfs.join("usr/local/bin");
+    fs::create_dir_all(&programs)?;
+    for program in ["flask", "finish-migration"] {
+        fs::copy(
+            repository().join("tests/cluster/piefed").join(program),
+            programs.join(program),
+        )?;
+    }
+    for program in ["gunicorn", "celery"] {
+        symlink("flask", programs.join(program))?;
+    }
+    for version in PIEFED_VERSIONS {
+        // As their originals would, two versions differ in what they hold.
+        fs::write(rootfs.join("version"), version)?;
+        let reference = format!("docker.io/piefed/piefed:{version}");
+        let config = r#"{"Cmd":["gunicorn"]}"#;
+        archives.push(pack(
+            &rootfs,
+            &folder.join(format!("piefed-{version}.tar")),
+            &reference,
+            config,
+        )?);
+    }
+    Ok(archives)
+}
+
+fn busybox(rootfs: &Path) -> Result<()> {
+    let bin = rootfs.join("bin");
+    fs::create_dir_all(&bin)?;
+    let list = process::run(
+        Command::new("busybox").arg("--list"),
+        "",
+        Duration::from_secs(10),
+    )?
+    .success()?;
+    let found = process::run(
+        Command::new("sh").args(["-c", "command -v busybox"]),
+        "",
+        Duration::from_secs(10),
+    )?;
+    fs::copy(found.success()?.trim(), bin.join("busybox")).context("copying busybox")?;
+    for applet in list.lines().filter(|&name| name != "busybox") {
+        symlink("busybox", bin.join(applet)).with_context(|| format!("linking {applet}"))?;
+    }
+    let temporary = rootfs.join("tmp");
+    fs::create_dir_all(&temporary)?;
+    // For whatever user a pod runs as.
+    fs::set_permissions(&temporary, Permissions::from_mode(0o1777))?;
+    Ok(())
+}
+
+fn pack(rootfs: &Path, output: &Path, reference: &str, config: &str) -> Result<PathBuf> {
+    let mut script = Command::new(repository().join("build/oci-archive.sh"));
+    script.args([rootfs, output]).args([reference, config]);
+    process::run(&mut script, "", Duration::from_mins(1))?.success()?;
+    Ok(output.to_owned())
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

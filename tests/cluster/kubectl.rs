@@ -1,0 +1,154 @@
+//! kubectl and Helm, with failures that show what was going on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::Value;
+
+use crate::process::{self, Output, indent};
+
+/// Longer than any single command should take; `wait` adds its own time to it.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// kubectl and Helm as one user, and perhaps in one namespace.
+#[derive(Clone)]
+pub(crate) struct Kubectl {
+    pub(crate) program: PathBuf,
+    pub(crate) helm: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) namespace: Option<String>,
+    /// Discovery is cached by the server's address, which is the same for every cluster that these tests boot.
+    pub(crate) cache: PathBuf,
+}
+
+impl Kubectl {
+    /// The same user in another namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
+        Self {
+            namespace: Some(namespace.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The same programs as another user.
+    pub(crate) fn with_kubeconfig(&self, kubeconfig: &Path) -> Self {
+        Self {
+            kubeconfig: kubeconfig.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Runs kubectl; gives what it printed. The arguments are one line, split at white space: [`Self::output`] takes
+    /// those that hold some.
+    pub(crate) fn run(&self, line: &str) -> Result<String> {
+        self.output(&words(line), "", DEADLINE)?.success()
+    }
+
+    /// Runs kubectl, which must fail; gives its standard error.
+    pub(crate) fn refused(&self, line: &str) -> Result<String> {
+        self.output(&words(line), "", DEADLINE)?.failure()
+    }
+
+    /// Runs kubectl with `input`, whatever comes of it.
+    pub(crate) fn output(&self, args: &[&str], input: &str, deadline: Duration) -> Result<Output> {
+        process::run(self.command(&self.program).args(args), input, deadline)
+    }
+
+    /// Applies manifests that are written in the test.
+    pub(crate) fn apply(&self, manifests: &str) -> Result<String> {
+        self.output(&["apply", "-f", "-"], manifests, DEADLINE)?
+            .success()
+    }
+
+    /// Applies manifests that the API server must refuse; gives what kubectl says then.
+    pub(crate) fn apply_refused(&self, manifests: &str) -> Result<String> {
+        self.output(&["apply", "-f", "-"], manifests, DEADLINE)?
+            .failure()
+    }
+
+    /// An object, or a list of them, as JSON.
+    pub(crate) fn get(&self, line: &str) -> Result<Value> {
+        let text = self.run(&format!("get --output=json {line}"))?;
+        serde_json::from_str(&text).context("reading kubectl's JSON")
+    }
+
+    /// Watches `what` until `condition` holds, in the words of `kubectl wait`: `condition=Ready`, `delete`,
+    /// `jsonpath={.status.phase}=Succeeded`. What doesn't exist yet is awaited too.
+    pub(crate) fn wait(&self, what: &str, condition: &str, seconds: u64) -> Result<()> {
+        let timeout = format!("--timeout={seconds}s");
+        let deadline = DEADLINE + Duration::from_secs(seconds);
+        let wait = |condition: &str| {
+            self.output(
+                &["wait", what, &format!("--for={condition}"), &timeout],
+                "",
+                deadline,
+            )?
+            .success()
+        };
+        let awaited = if matches!(condition, "create" | "delete") {
+            wait(condition)
+        } else {
+            wait("create").and_then(|_| wait(condition))
+        };
+        awaited
+            .map(drop)
+            .map_err(|error| anyhow!("{error:#}{}", self.overview(what)))
+    }
+
+    /// A container's logs.
+    pub(crate) fn logs(&self, pod: &str, container: &str) -> Result<String> {
+        self.run(&format!("logs {pod} --container={container}"))
+    }
+
+    /// Runs a command in a pod (`pod/a`, `job/b`), in its first container.
+    pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
+        self.output(&[&["exec", pod, "--"], command].concat(), "", DEADLINE)?
+            .success()
+    }
+
+    /// Runs Helm; gives what it printed.
+    pub(crate) fn helm(&self, line: &str) -> Result<String> {
+        process::run(self.command(&self.helm).args(words(line)), "", DEADLINE * 3)?.success()
+    }
+
+    /// What a person would look at when a wait has failed.
+    fn overview(&self, what: &str) -> String {
+        let looks = [
+            &format!("get {what} --output=wide"),
+            "get pods,jobs,deployments,replicasets --output=wide",
+            "events",
+        ];
+        let show = |look| {
+            let said = self
+                .output(&words(look), "", DEADLINE)
+                .map(|output| output.stdout + &output.stderr);
+            format!(
+                "  kubectl {look}:\n{}",
+                indent(&said.unwrap_or_else(|error| error.to_string()))
+            )
+        };
+        looks.map(show).concat()
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", &self.cache)
+            // Nothing of the user's own set-up may decide a test.
+            .env("KUBERC", "off")
+            .env("HELM_CACHE_HOME", self.cache.join("helm"))
+            .env("HELM_CONFIG_HOME", self.cache.join("helm"))
+            .env("HELM_DATA_HOME", self.cache.join("helm"));
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        command
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}

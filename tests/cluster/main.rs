@@ -1,0 +1,29 @@
+//! Tests on a real cluster: `cargo test --test cluster [FILTER]`.
+//!
+//! They boot a node in namespaces of their own (see `sandbox.rs`), or use the cluster of `KUBECONFIG`, where
+//! `IMAGE_LOAD` may say how an image archive gets there (`IMAGE_LOAD='kind load image-archive'`).
+
+mod assets;
+mod client;
+mod cluster;
+mod control_plane;
+mod first_deployment;
+mod harness;
+mod image;
+mod kubectl;
+mod node;
+mod pki;
+mod poll;
+mod prefilter;
+mod process;
+mod release;
+mod sandbox;
+mod smoke;
+
+fn main() -> std::process::ExitCode {
+    let tests = smoke::TESTS
+        .into_iter()
+        .chain(first_deployment::TESTS)
+        .chain(prefilter::TESTS);
+    harness::run(tests.collect())
+}

@@ -1,0 +1,229 @@
+//! Child processes: long-running ones with a log file, and short ones with a deadline.
+
+use std::fs::{self, File};
+use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::poll::{Look, until};
+
+/// A component that runs until it is stopped or dropped.
+pub(crate) struct Process {
+    name: String,
+    log: PathBuf,
+    child: Mutex<Child>,
+}
+
+impl Process {
+    /// Starts it with both outputs appended to `<logs>/<name>.log`.
+    pub(crate) fn spawn(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
+        let log = logs.join(format!("{name}.log"));
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("opening {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("starting {name} ({})", command.get_program().display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log,
+            child: Mutex::new(child),
+        })
+    }
+
+    /// An error with the end of its log, if it is no longer running.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.child().try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(anyhow!(
+                "{} ended by itself ({status}); its log ends with\n{}",
+                self.name,
+                self.tail()
+            )),
+        }
+    }
+
+    /// Waits until `look` is done, for as long as the process runs.
+    pub(crate) fn await_ready<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        mut look: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        until(what, deadline, || match (look(), self.check()) {
+            (Ok(found), _) => Look::Done(found),
+            (Err(_), Err(gone)) => Look::Failed(gone),
+            (Err(error), Ok(())) => Look::Pending(format!("{error:#}")),
+        })
+        .with_context(|| {
+            format!(
+                "{} isn't ready; its log ends with\n{}",
+                self.name,
+                self.tail()
+            )
+        })
+    }
+
+    /// Asks it to stop, and insists after `grace`.
+    pub(crate) fn stop(self, grace: Duration) -> Result<()> {
+        let pid = Pid::from_child(&self.child());
+        kill_process(pid, Signal::TERM)
+            .with_context(|| format!("sending SIGTERM to {}", self.name))?;
+        // Dropping it kills it, should the grace not have been enough.
+        until(&format!("{} to stop", self.name), grace, || {
+            match self.child().try_wait() {
+                Ok(Some(_)) => Look::Done(()),
+                Ok(None) => Look::Pending("still running".to_owned()),
+                Err(error) => Look::Failed(error.into()),
+            }
+        })
+    }
+
+    /// The end of its log, indented.
+    fn tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        indent(&lines[lines.len().saturating_sub(20)..].join(
+            "
+",
+        ))
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut child = self.child();
+        // Both fail only for a child that has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// What a finished command said.
+pub(crate) struct Output {
+    /// The command line, for messages.
+    pub(crate) line: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// Its standard output if it succeeded; else an error that shows the whole of it.
+    pub(crate) fn success(self) -> Result<String> {
+        if self.status.success() {
+            return Ok(self.stdout);
+        }
+        Err(anyhow!(
+            "`{}` failed ({})\n{}{}",
+            self.line,
+            self.status,
+            indent(&self.stderr),
+            indent(&self.stdout)
+        ))
+    }
+
+    /// Its standard error if it failed; else an error that shows what it did instead.
+    pub(crate) fn failure(self) -> Result<String> {
+        if !self.status.success() {
+            return Ok(self.stderr);
+        }
+        Err(anyhow!(
+            "`{}` succeeded, and should have failed; it printed\n{}",
+            self.line,
+            indent(&self.stdout)
+        ))
+    }
+}
+
+/// Sets text off from the message that quotes it.
+pub(crate) fn indent(text: &str) -> String {
+    text.lines()
+        .flat_map(|line| {
+            [
+                "    ", line, "
+",
+            ]
+        })
+        .collect()
+}
+
+/// Runs a command to its end, with `input` as its standard input.
+pub(crate) fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Output> {
+    let line = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| {
+            Path::new(word)
+                .file_name()
+                .filter(|_| word == command.get_program())
+                .unwrap_or(word)
+        })
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting `{line}`"))?;
+
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("a child without standard input")?;
+    let input = input.to_owned();
+    // A command that ends without reading all of its input breaks the pipe, which is its good right.
+    thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+
+    // Both pipes end when the command does, so its end is awaited without asking for it over and over.
+    let stdout = stdout.recv_timeout(deadline).or_else(|_| {
+        child.kill()?;
+        child.wait()?;
+        let said = stderr.recv().unwrap_or_default();
+        Err(anyhow!(
+            "`{line}` hadn't finished after {deadline:?}; it printed\n{}",
+            indent(&said)
+        ))
+    })?;
+    let stderr = stderr.recv().unwrap_or_default();
+    Ok(Output {
+        line,
+        status: child.wait()?,
+        stdout,
+        stderr,
+    })
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before an error is worth more than the error.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        // Nobody listens once the deadline has passed.
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
