@@ -109,6 +109,11 @@ impl Api {
         self.folder.path().join("kubeconfig")
     }
 
+    pub(crate) fn client(&self) -> kube::Client {
+        let url = format!("http://{}", self.address).parse().expect("a URL");
+        migration_gate::cluster::client(kube::Config::new(url)).expect("a client")
+    }
+
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
