@@ -17,3 +17,4 @@ pub mod recorder;
 pub mod review;
 pub mod serve;
 pub mod wait;
+pub mod yaml;

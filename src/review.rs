@@ -1,12 +1,165 @@
-//! The subcommand `review`.
+//! The subcommand `review`: the webhooks' rules over manifests, before a cluster sees them.
+//!
+//! [`check`] asks the same engine as the webhooks what it would do with every object, and [`lint`] what will
+//! bite later. Neither reads or prints anything: [`input`] gathers the texts, [`manifest`] finds the objects in them, [`rewrite`]
+//! shows changes as edits of the text, [`output`] prints.
 
+pub mod check;
+pub mod codes;
+pub mod diff;
+pub mod edit;
+pub mod input;
+pub mod lint;
+pub mod manifest;
+pub mod output;
+pub mod render;
+pub mod rewrite;
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use self::check::{Level, Report};
+use self::input::Unreadable;
+use self::manifest::Loaded;
+use self::output::{Format, Outcome, Paint, Sinks};
+use crate::config::{self, Config};
 
 /// The arguments of `migration-gate review`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    about = "Shows what admission will do to manifests, before a cluster sees them",
+    after_help = "\
+Exit codes: 0 nothing would be refused, 1 something would, 2 something could not be reviewed.
+
+What a kustomization makes of its resources (patches, generators, images) is reviewed with
+  kubectl kustomize DIR | migration-gate review -"
+)]
+pub struct Args {
+    /// Files, folders (with all *.yaml, *.yml and *.json below them), or `-` for standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// The configuration file; without it, the built-in gate for `PieFed`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The namespace of objects that name none [default: that of the kustomization beside the file]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// The form of the report
+    #[arg(long, short, value_enum, default_value_t = Format::Human)]
+    output: Format,
+
+    /// Warnings too make the exit code 1
+    #[arg(long)]
+    strict: bool,
+
+    /// Whether to use colours; `auto` does on a terminal, unless `NO_COLOR` is set
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    fn paint(self, terminal: bool) -> Paint {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        match self {
+            Self::Always => Paint::Coloured,
+            Self::Auto if terminal && !no_color => Paint::Coloured,
+            Self::Auto | Self::Never => Paint::Plain,
+        }
+    }
+}
+
+/// Nothing to refuse.
+const ACCEPTED: u8 = 0;
+/// Something would be refused.
+const REFUSED: u8 = 1;
+/// Something could not be reviewed.
+const BAD_INPUT: u8 = 2;
 
 /// Runs `migration-gate review` and answers with its exit code.
-pub fn main(_args: Args) -> ExitCode {
-    ExitCode::FAILURE
+pub fn main(args: Args) -> ExitCode {
+    let Args {
+        paths,
+        config,
+        namespace,
+        output,
+        strict,
+        color,
+    } = args;
+    let config = match config.map(|path| config::load(&path)).transpose() {
+        Ok(config) => config.unwrap_or_default(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
+    let (sources, unreadable) = input::gather(&paths, io::stdin().lock());
+    let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
+    let report = check::review(&config, &loaded, namespace.as_deref());
+    let mut sinks = Sinks {
+        out: BufWriter::new(io::stdout().lock()),
+        err: BufWriter::new(io::stderr().lock()),
+        out_paint: color.paint(io::stdout().is_terminal()),
+        err_paint: color.paint(io::stderr().is_terminal()),
+    };
+    let outcome = Outcome {
+        report: &report,
+        unreadable: &unreadable,
+    };
+    let written = output::write(output, outcome, &mut sinks)
+        .and_then(|()| sinks.out.flush())
+        .and_then(|()| sinks.err.flush());
+    match written {
+        // Whoever reads the report has read enough of it.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write the report: {error}");
+            ExitCode::from(BAD_INPUT)
+        }
+        _ => ExitCode::from(exit_code(&report, &unreadable, strict)),
+    }
+}
+
+fn exit_code(report: &Report<'_>, unreadable: &[Unreadable], strict: bool) -> u8 {
+    if !unreadable.is_empty() || !report.bad_input.is_empty() {
+        BAD_INPUT
+    } else if report.count(Level::Error) > 0 || (strict && report.count(Level::Warning) > 0) {
+        REFUSED
+    } else {
+        ACCEPTED
+    }
+}
+
+/// Reviews one text, as the fuzz target and the benchmark do: everything between reading and printing.
+pub fn review_text(config: &Config, text: &str) -> String {
+    let source = input::Source {
+        name: input::STDIN.to_owned(),
+        text: text.to_owned(),
+        namespace: None,
+    };
+    let loaded = [Loaded::new(source)];
+    let report = check::review(config, &loaded, None);
+    let mut sinks = Sinks {
+        out: Vec::new(),
+        err: Vec::new(),
+        out_paint: Paint::Plain,
+        err_paint: Paint::Plain,
+    };
+    let outcome = Outcome {
+        report: &report,
+        unreadable: &[],
+    };
+    // Writing to a Vec can't fail.
+    let _ = output::write(Format::Human, outcome, &mut sinks);
+    String::from_utf8_lossy(&sinks.out).into_owned()
 }

@@ -2,7 +2,7 @@
 
 mod activity;
 pub mod certificates;
-mod connections;
+pub mod connections;
 pub mod limits;
 pub mod metrics;
 pub mod ready;
@@ -13,11 +13,12 @@ pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
@@ -48,7 +49,7 @@ pub struct Args {
     health_listen: SocketAddr,
 
     #[command(flatten)]
-    certificate: certificates::Args,
+    certificate: certificates::CertificateArgs,
 
     /// How long to go on serving after SIGTERM, while word of it gets around
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_or_zero)]
@@ -170,13 +171,20 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 
     signals.next().await;
     let stopping = stop.run(drain_delay, drain_timeout, signals.next());
-    tokio::select! {
-        () = stopping => {}
-        _ = async { stop.closing().await; webhooks.await } => {}
-    }
+    let mut webhooks = pin!(webhooks);
+    let cut = tokio::select! {
+        ended = async { stop.closing().await; webhooks.as_mut().await } => {
+            ended.context("the webhooks' listener failed")?;
+            false
+        }
+        () = stopping => true,
+    };
     health_stop.now();
     if let Err(cause) = health.await {
         error!(%cause, "the health listener failed");
+    }
+    if cut {
+        bail!("stopped before all requests were answered");
     }
     info!("stopped");
     Ok(())

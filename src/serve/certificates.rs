@@ -31,7 +31,7 @@ use super::tls::{Identity, Served};
 /// Where the certificate comes from: `--tls-cert` and `--tls-key`, or `--secret`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Certificate")]
-pub struct Args {
+pub struct CertificateArgs {
     /// The serving certificate with its chain, PEM; a change is picked up
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -100,11 +100,11 @@ enum Kind {
 impl Source {
     /// Checks the arguments. Files are served from here on; a Secret takes until [`Source::run`].
     pub(super) async fn new(
-        args: Args,
+        args: CertificateArgs,
         served: &Served,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
-        let Args {
+        let CertificateArgs {
             tls_cert,
             tls_key,
             tls_reload_interval,

@@ -149,7 +149,7 @@ impl Callers {
     }
 
     /// Tells what has become of one of them. There is one teller: the watch.
-    pub(super) fn see(&self, name: &ConfigurationName, seen: Option<Configuration>) {
+    pub fn see(&self, name: &ConfigurationName, seen: Option<Configuration>) {
         let mut callers = BTreeMap::clone(&self.0.load());
         callers.insert(name.clone(), seen);
         self.0.store(Arc::new(callers));

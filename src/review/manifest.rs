@@ -1,0 +1,307 @@
+//! From documents to the objects in them, each as the request in which the API server would see it.
+
+use serde_json::Value;
+
+use super::input::{Source, is_kustomization};
+use crate::core::podspec::{FieldPath, Step};
+use crate::core::request::{Operation, Request};
+use crate::yaml::{Document, Span, SyntaxError, documents};
+
+/// The namespace of an object that names none, where nothing else does: the one that `kubectl` would take.
+pub const FALLBACK_NAMESPACE: &str = "default";
+
+/// A source with its documents.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The source.
+    pub source: Source,
+    /// What could be read of it, and what couldn't.
+    pub documents: Vec<Result<Document, SyntaxError>>,
+}
+
+impl Loaded {
+    /// Reads a source's documents.
+    pub fn new(source: Source) -> Self {
+        let documents = documents(&source.text).collect();
+        Self { source, documents }
+    }
+}
+
+/// One object of the cluster.
+#[derive(Debug, Clone)]
+pub struct Manifest<'l> {
+    /// The index of its source.
+    pub source: usize,
+    /// The index of its document there.
+    pub document: usize,
+    /// Where it is in the document: nowhere deeper, unless it is in a list or an AdmissionReview.
+    pub at: Vec<Step>,
+    /// What the API server would ask about it.
+    pub request: Request<'l>,
+    /// The version of its API group.
+    pub version: &'l str,
+    /// Whether the object, a kustomization or the command line says which namespace it is in.
+    pub namespace_known: bool,
+}
+
+/// A document, or something in one, that isn't a Kubernetes object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotAnObject {
+    /// The index of its source.
+    pub source: usize,
+    /// Where it is.
+    pub span: Span,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// The objects of all sources, in order. `namespace` is for those that name none.
+pub fn manifests<'l>(
+    loaded: &'l [Loaded],
+    namespace: Option<&'l str>,
+) -> (Vec<Manifest<'l>>, Vec<NotAnObject>) {
+    let mut collector = Collector {
+        manifests: Vec::new(),
+        problems: Vec::new(),
+        namespace,
+    };
+    for (source, one) in loaded.iter().enumerate() {
+        for (document, parsed) in one.documents.iter().enumerate() {
+            if let Ok(parsed) = parsed {
+                collector.document(&one.source, source, document, parsed);
+            }
+        }
+    }
+    (collector.manifests, collector.problems)
+}
+
+struct Collector<'l> {
+    manifests: Vec<Manifest<'l>>,
+    problems: Vec<NotAnObject>,
+    namespace: Option<&'l str>,
+}
+
+/// Where the collector is.
+#[derive(Clone, Copy)]
+struct Place<'l> {
+    source: &'l Source,
+    index: usize,
+    document: usize,
+    parsed: &'l Document,
+}
+
+impl<'l> Collector<'l> {
+    fn document(
+        &mut self,
+        source: &'l Source,
+        index: usize,
+        document: usize,
+        parsed: &'l Document,
+    ) {
+        let place = Place {
+            source,
+            index,
+            document,
+            parsed,
+        };
+        let value = &parsed.value;
+        if value.is_null() || (is_kustomization(&source.name) && text(value, "kind").is_none()) {
+            return;
+        }
+        if group(text(value, "apiVersion").unwrap_or_default()) == "admission.k8s.io" {
+            self.review(place);
+        } else {
+            self.object(place, Vec::new(), value, None);
+        }
+    }
+
+    /// An object, or a list of them. `kind` is what the list says its items are.
+    fn object(
+        &mut self,
+        place: Place<'l>,
+        at: Vec<Step>,
+        object: &'l Value,
+        of: Option<(&'l str, &'l str)>,
+    ) {
+        let (Some(api_version), Some(kind)) = (
+            text(object, "apiVersion").or(of.map(|(version, _)| version)),
+            text(object, "kind").or(of.map(|(_, kind)| kind)),
+        ) else {
+            self.not_an_object(place, &at, object);
+            return;
+        };
+        if group(api_version) == "kustomize.config.k8s.io" {
+            return;
+        }
+        if let (Some(item), Some(items)) = (kind.strip_suffix("List"), object.get("items")) {
+            let items = items.as_array().map_or(&[][..], Vec::as_slice);
+            let of = (!item.is_empty()).then_some((api_version, item));
+            for (i, object) in items.iter().enumerate() {
+                let mut at = at.clone();
+                at.extend([Step::Key("items".to_owned()), Step::Index(i)]);
+                self.object(place, at, object, of);
+            }
+            return;
+        }
+        let (namespace, namespace_known) = self.namespace(place.source, object);
+        self.manifests.push(Manifest {
+            source: place.index,
+            document: place.document,
+            at,
+            request: Request {
+                operation: Operation::Create,
+                group: group(api_version),
+                kind,
+                subresource: "",
+                namespace,
+                object,
+                old: None,
+            },
+            version: version(api_version),
+            namespace_known,
+        });
+    }
+
+    fn namespace(&self, source: &'l Source, object: &'l Value) -> (&'l str, bool) {
+        let own = object.get("metadata").and_then(|m| text(m, "namespace"));
+        match own.or(self.namespace).or(source.namespace.as_deref()) {
+            Some(namespace) => (namespace, true),
+            None => (FALLBACK_NAMESPACE, false),
+        }
+    }
+
+    /// A captured AdmissionReview is reviewed as what it was: a create or an update.
+    fn review(&mut self, place: Place<'l>) {
+        let review = &place.parsed.value;
+        let problem = |message: &str| NotAnObject {
+            source: place.index,
+            span: place.parsed.node.span,
+            message: message.to_owned(),
+        };
+        if review["apiVersion"] != "admission.k8s.io/v1" || review["kind"] != "AdmissionReview" {
+            self.problems.push(problem(
+                "only AdmissionReviews of admission.k8s.io/v1 can be reviewed",
+            ));
+            return;
+        }
+        let Some(request) = review.get("request").filter(|r| r.is_object()) else {
+            self.problems.push(problem(
+                "this AdmissionReview has no request; capture the API server's side of the call",
+            ));
+            return;
+        };
+        let operation = match text(request, "operation") {
+            Some("CREATE") => Operation::Create,
+            Some("UPDATE") => Operation::Update,
+            // Nothing is injected into or refused in what goes away or is connected to.
+            Some("DELETE" | "CONNECT") => return,
+            _ => {
+                self.problems.push(problem(
+                    "request.operation is none of CREATE, UPDATE, DELETE and CONNECT",
+                ));
+                return;
+            }
+        };
+        let Some(object) = request.get("object").filter(|object| object.is_object()) else {
+            self.problems.push(problem("request.object is missing"));
+            return;
+        };
+        let kind = |field: &str| request.get("kind").and_then(|kind| text(kind, field));
+        let Some((group, version, name)) = kind("kind").map(|name| {
+            (
+                kind("group").unwrap_or_default(),
+                kind("version").unwrap_or_default(),
+                name,
+            )
+        }) else {
+            self.problems.push(problem("request.kind is missing"));
+            return;
+        };
+        self.manifests.push(Manifest {
+            source: place.index,
+            document: place.document,
+            at: ["request", "object"]
+                .map(|key| Step::Key(key.to_owned()))
+                .into(),
+            request: Request {
+                operation,
+                group,
+                kind: name,
+                subresource: text(request, "subResource").unwrap_or_default(),
+                namespace: text(request, "namespace").unwrap_or_default(),
+                object,
+                old: request.get("oldObject").filter(|old| old.is_object()),
+            },
+            version,
+            namespace_known: true,
+        });
+    }
+
+    fn not_an_object(&mut self, place: Place<'l>, at: &[Step], object: &Value) {
+        let missing = match object {
+            Value::Object(_) if text(object, "apiVersion").is_none() => "it has no apiVersion",
+            Value::Object(_) => "it has no kind",
+            _ => "it is not a mapping",
+        };
+        self.problems.push(NotAnObject {
+            source: place.index,
+            span: place.parsed.find(at).node.span,
+            message: format!(
+                "this is not a Kubernetes object: {missing}; leave it out, or review what is rendered from it: `kubectl kustomize DIR | migration-gate review -`"
+            ),
+        });
+    }
+}
+
+fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
+    value.get(field)?.as_str().filter(|text| !text.is_empty())
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+fn version(api_version: &str) -> &str {
+    api_version.rsplit('/').next().unwrap_or(api_version)
+}
+
+impl Manifest<'_> {
+    /// The object's `apiVersion`.
+    pub fn api_version(&self) -> String {
+        match self.request.group {
+            "" => self.version.to_owned(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
+    /// The object's name, or the start of one that the API server will complete.
+    pub fn name(&self) -> &str {
+        self.request
+            .name()
+            .or_else(|| {
+                self.request
+                    .object
+                    .get("metadata")?
+                    .get("generateName")?
+                    .as_str()
+            })
+            .unwrap_or_default()
+    }
+
+    /// The steps from the document's root to a field of the object.
+    pub fn steps(&self, field: &FieldPath) -> Vec<Step> {
+        self.at.iter().chain(field.steps()).cloned().collect()
+    }
+}
+
+impl std::fmt::Display for Manifest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} {}/{}",
+            self.request.kind,
+            self.request.namespace,
+            self.name()
+        )
+    }
+}

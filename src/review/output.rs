@@ -1,0 +1,174 @@
+//! Reports in the forms that people and programs read.
+
+mod github;
+mod human;
+mod json;
+mod junit;
+mod sarif;
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::check::{Finding, Level, Report};
+use super::input::Unreadable;
+use super::rewrite;
+use crate::yaml::{Lines, Position, Span};
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Diffs and findings with excerpts, for a terminal.
+    Human,
+    /// Unified diffs alone, fit for `git apply`; findings go to standard error.
+    Diff,
+    /// The manifests with the injection, fit for `kubectl apply`; findings go to standard error.
+    Yaml,
+    /// A versioned JSON document.
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// `JUnit` XML, for test reports.
+    Junit,
+    /// Workflow commands that annotate a pull request on GitHub.
+    Github,
+}
+
+/// A review with what couldn't be read for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome<'r> {
+    /// The review.
+    pub report: &'r Report<'r>,
+    /// What couldn't be read.
+    pub unreadable: &'r [Unreadable],
+}
+
+impl Outcome<'_> {
+    /// How many objects are changed.
+    fn injections(&self) -> usize {
+        let objects = &self.report.objects;
+        objects.iter().filter(|o| o.patched.is_some()).count()
+    }
+
+    /// How much couldn't be reviewed.
+    fn bad_input(&self) -> usize {
+        self.report.bad_input.len() + self.unreadable.len()
+    }
+
+    /// In one sentence.
+    fn summary(&self) -> String {
+        let report = self.report;
+        let count = |number: usize, one: &str, many: &str| match number {
+            0 => format!("no {many}"),
+            1 => format!("1 {one}"),
+            number => format!("{number} {many}"),
+        };
+        let mut summary = format!(
+            "{}: {}, {}, {}",
+            count(report.objects.len(), "object", "objects"),
+            count(self.injections(), "injection", "injections"),
+            count(report.count(Level::Error), "violation", "violations"),
+            count(report.count(Level::Warning), "warning", "warnings"),
+        );
+        if self.bad_input() > 0 {
+            let _ = write!(summary, ", {} that could not be reviewed", self.bad_input());
+        }
+        summary
+    }
+}
+
+/// Where a report goes and how.
+#[derive(Debug)]
+pub struct Sinks<O, E> {
+    /// The report itself.
+    pub out: O,
+    /// Findings, where `out` has no place for them.
+    pub err: E,
+    /// How findings look in `out`.
+    pub out_paint: Paint,
+    /// How findings look in `err`.
+    pub err_paint: Paint,
+}
+
+/// Whether what people read has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paint {
+    /// It has none.
+    Plain,
+    /// In ANSI escape codes.
+    Coloured,
+}
+
+/// Writes a report.
+pub fn write<O: Write, E: Write>(
+    format: Format,
+    outcome: Outcome<'_>,
+    sinks: &mut Sinks<O, E>,
+) -> io::Result<()> {
+    let report = outcome.report;
+    match format {
+        Format::Human => human::write(outcome, sinks.out_paint, &mut sinks.out),
+        Format::Diff => {
+            for source in 0..report.loaded.len() {
+                for diff in rewrite::diffs(report, source) {
+                    sinks.out.write_all(diff.as_bytes())?;
+                }
+            }
+            human::findings(outcome, sinks.err_paint, &mut sinks.err)
+        }
+        Format::Yaml => {
+            for source in 0..report.loaded.len() {
+                sinks
+                    .out
+                    .write_all(rewrite::yaml(report, source).as_bytes())?;
+            }
+            human::findings(outcome, sinks.err_paint, &mut sinks.err)
+        }
+        Format::Json => json::write(outcome, &mut sinks.out),
+        Format::Sarif => sarif::write(outcome, &mut sinks.out),
+        Format::Junit => junit::write(outcome, &mut sinks.out),
+        Format::Github => github::write(outcome, &mut sinks.out),
+    }
+}
+
+/// Where findings are, in lines and columns. Lines are counted once a source, and only where something was found.
+struct Places<'r> {
+    report: &'r Report<'r>,
+    lines: Vec<Option<Lines<'r>>>,
+}
+
+/// A stretch of a source: its start, and the place after its end.
+#[derive(Debug, Clone, Copy)]
+struct Place<'r> {
+    file: &'r str,
+    start: Position,
+    end: Position,
+}
+
+impl<'r> Places<'r> {
+    fn new(report: &'r Report<'r>) -> Self {
+        Self {
+            report,
+            lines: report.loaded.iter().map(|_| None).collect(),
+        }
+    }
+
+    fn lines(&mut self, source: usize) -> &Lines<'r> {
+        let text = &self.report.loaded[source].source.text;
+        self.lines[source].get_or_insert_with(|| Lines::new(text))
+    }
+
+    fn of(&mut self, source: usize, span: Span) -> Place<'r> {
+        let report = self.report;
+        let lines = self.lines(source);
+        Place {
+            file: &report.loaded[source].source.name,
+            start: lines.position(span.start()),
+            end: lines.position(span.end()),
+        }
+    }
+
+    fn of_finding(&mut self, finding: &Finding) -> Place<'r> {
+        let source = self.report.objects[finding.manifest].manifest.source;
+        self.of(source, self.report.span(finding))
+    }
+}

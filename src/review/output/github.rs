@@ -1,0 +1,78 @@
+//! Workflow commands: GitHub shows them beside the lines of a pull request.
+
+use std::io::{self, Write};
+
+use super::{Outcome, Place, Places};
+use crate::review::check::Level;
+
+pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
+    let report = outcome.report;
+    let mut places = Places::new(report);
+    for object in &report.objects {
+        if let (Some(gate), Some(_)) = (&object.gate, &object.patched) {
+            let place = places.of(object.manifest.source, report.start(&object.manifest));
+            let message = format!(
+                "{}: {} by gate {gate}",
+                object.manifest,
+                object.outcome.as_str()
+            );
+            command(
+                out,
+                "notice",
+                Some(place),
+                object.outcome.as_str(),
+                &message,
+            )?;
+        }
+    }
+    for finding in &report.findings {
+        let severity = match finding.level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+        };
+        let manifest = &report.objects[finding.manifest].manifest;
+        let message = match finding.field.to_string() {
+            field if field.is_empty() => format!("{manifest}: {}", finding.message),
+            field => format!("{manifest}: {field}: {}", finding.message),
+        };
+        let place = places.of_finding(finding);
+        command(out, severity, Some(place), finding.code, &message)?;
+    }
+    for bad in &report.bad_input {
+        let place = places.of(bad.source, bad.span);
+        command(out, "error", Some(place), bad.code, &bad.message)?;
+    }
+    for unreadable in outcome.unreadable {
+        command(out, "error", None, "unreadable", &unreadable.to_string())?;
+    }
+    writeln!(out, "{}", outcome.summary())
+}
+
+fn command(
+    out: &mut impl Write,
+    severity: &str,
+    place: Option<Place<'_>>,
+    title: &str,
+    message: &str,
+) -> io::Result<()> {
+    write!(out, "::{severity} ")?;
+    if let Some(Place { file, start, end }) = place {
+        write!(out, "file={},line={},", property(file), start.line)?;
+        // Columns count only where the stretch doesn't leave its line.
+        if start.line == end.line {
+            write!(out, "col={},endColumn={},", start.column, end.column)?;
+        }
+    }
+    writeln!(out, "title={}::{}", property(title), data(message))
+}
+
+/// Text after the `::`, so that nothing in a manifest can end the command or start another.
+fn data(text: &str) -> String {
+    text.replace('%', "%25")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
+}
+
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}

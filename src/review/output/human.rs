@@ -1,0 +1,215 @@
+//! For people: diffs, then findings with the lines that they are about.
+
+use std::io::{self, Write};
+use std::ops::Range;
+
+use annotate_snippets::renderer::{
+    DEFAULT_ADDITION_STYLE, DEFAULT_CONTEXT_STYLE, DEFAULT_EMPHASIS_STYLE, DEFAULT_REMOVAL_STYLE,
+    Style,
+};
+use annotate_snippets::{AnnotationKind, Level as Severity, Origin, Renderer, Snippet, Title};
+
+use super::{Outcome, Paint};
+use crate::review::check::{Finding, Level, Report};
+use crate::review::rewrite;
+use crate::yaml::{Lines, Span};
+
+/// The longest line that is shown, in characters; of longer ones, the part around the place.
+const MAX_LINE: usize = 160;
+
+pub(super) fn write(outcome: Outcome<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let report = outcome.report;
+    let mut printer = Printer { paint, out };
+    let mut findings = report.findings.iter().peekable();
+    for source in 0..report.loaded.len() {
+        for index in report.objects_of(source) {
+            let object = &report.objects[index];
+            if let (Some(gate), Some(_)) = (&object.gate, &object.patched) {
+                writeln!(
+                    printer.out,
+                    "{}: {} by gate {gate}",
+                    clean(&object.manifest.to_string()),
+                    object.outcome.as_str(),
+                )?;
+            }
+        }
+        for diff in rewrite::diffs(report, source) {
+            printer.diff(&diff)?;
+        }
+        let mut lines = None;
+        while let Some(finding) =
+            findings.next_if(|finding| report.objects[finding.manifest].manifest.source == source)
+        {
+            let text = &report.loaded[source].source.text;
+            printer.finding(
+                report,
+                finding,
+                lines.get_or_insert_with(|| Lines::new(text)),
+            )?;
+        }
+        printer.bad_input(report, source)?;
+    }
+    printer.unreadable(outcome)?;
+    writeln!(printer.out, "{}", outcome.summary())
+}
+
+/// Everything but the diffs.
+pub(super) fn findings(outcome: Outcome<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let report = outcome.report;
+    let mut printer = Printer { paint, out };
+    let mut findings = report.findings.iter().peekable();
+    for source in 0..report.loaded.len() {
+        let mut lines = None;
+        while let Some(finding) =
+            findings.next_if(|finding| report.objects[finding.manifest].manifest.source == source)
+        {
+            let text = &report.loaded[source].source.text;
+            printer.finding(
+                report,
+                finding,
+                lines.get_or_insert_with(|| Lines::new(text)),
+            )?;
+        }
+        printer.bad_input(report, source)?;
+    }
+    printer.unreadable(outcome)
+}
+
+struct Printer<'p, W> {
+    paint: Paint,
+    out: &'p mut W,
+}
+
+impl<W: Write> Printer<'_, W> {
+    /// A diff with colours where findings have them.
+    fn diff(&mut self, diff: &str) -> io::Result<()> {
+        for line in diff.lines() {
+            let style = match (self.paint, line.as_bytes()) {
+                (Paint::Plain, _) => Style::new(),
+                (_, [b'-', b'-', b'-', ..] | [b'+', b'+', b'+', ..]) => DEFAULT_EMPHASIS_STYLE,
+                (_, [b'@', ..]) => DEFAULT_CONTEXT_STYLE,
+                (_, [b'+', ..]) => DEFAULT_ADDITION_STYLE,
+                (_, [b'-', ..]) => DEFAULT_REMOVAL_STYLE,
+                _ => Style::new(),
+            };
+            writeln!(self.out, "{style}{}{style:#}", clean(line))?;
+        }
+        Ok(())
+    }
+
+    fn finding(
+        &mut self,
+        report: &Report<'_>,
+        finding: &Finding,
+        lines: &Lines<'_>,
+    ) -> io::Result<()> {
+        let manifest = &report.objects[finding.manifest].manifest;
+        let severity = match finding.level {
+            Level::Error => Severity::ERROR,
+            Level::Warning => Severity::WARNING,
+        };
+        let title = format!("{manifest}: {}", finding.message);
+        let source = &report.loaded[manifest.source].source;
+        let title = severity.primary_title(clean(&title)).id(finding.code);
+        self.excerpt(
+            title,
+            &source.name,
+            &source.text,
+            report.span(finding),
+            &finding.field.to_string(),
+            lines,
+        )
+    }
+
+    fn bad_input(&mut self, report: &Report<'_>, source: usize) -> io::Result<()> {
+        let all = &report.bad_input;
+        let start = all.partition_point(|bad| bad.source < source);
+        let end = all.partition_point(|bad| bad.source <= source);
+        if start == end {
+            return Ok(());
+        }
+        let text = &report.loaded[source].source;
+        let lines = Lines::new(&text.text);
+        for bad in &all[start..end] {
+            let title = Severity::ERROR
+                .primary_title(clean(&bad.message))
+                .id(bad.code);
+            self.excerpt(title, &text.name, &text.text, bad.span, "", &lines)?;
+        }
+        Ok(())
+    }
+
+    fn unreadable(&mut self, outcome: Outcome<'_>) -> io::Result<()> {
+        for unreadable in outcome.unreadable {
+            let title = Severity::ERROR
+                .primary_title(clean(&unreadable.message))
+                .id("unreadable");
+            let origin = Origin::path(clean(&unreadable.name));
+            self.print(title.element(origin))?;
+        }
+        Ok(())
+    }
+
+    fn excerpt(
+        &mut self,
+        title: Title<'_>,
+        name: &str,
+        text: &str,
+        span: Span,
+        label: &str,
+        lines: &Lines<'_>,
+    ) -> io::Result<()> {
+        let at = lines.position(span.start());
+        let line = lines.range(at.line, at.line);
+        let label = (!label.is_empty()).then(|| clean(label));
+        let shown = text[line.clone()].trim_end();
+        if shown.chars().count() > MAX_LINE {
+            // A line of minified JSON, say: what matters is where on it.
+            let (excerpt, mark) = cut(shown, span.start() - line.start, span.end() - line.start);
+            let snippet = Snippet::source(excerpt)
+                .line_start(at.line)
+                .annotation(AnnotationKind::Primary.span(mark).label(label));
+            let origin = Origin::path(clean(name))
+                .line(at.line)
+                .char_column(at.column);
+            return self.print(title.element(origin).element(snippet));
+        }
+        let start = span.start() - line.start;
+        let end = (span.end() - line.start).clamp(start, shown.len().max(start));
+        let snippet = Snippet::source(shown)
+            .line_start(at.line)
+            .path(clean(name))
+            .annotation(AnnotationKind::Primary.span(start..end).label(label));
+        self.print(title.element(snippet))
+    }
+
+    fn print(&mut self, group: annotate_snippets::Group<'_>) -> io::Result<()> {
+        let renderer = match self.paint {
+            Paint::Plain => Renderer::plain(),
+            Paint::Coloured => Renderer::styled(),
+        };
+        writeln!(self.out, "{}\n", renderer.render(&[group]))
+    }
+}
+
+/// The part of a long line around a place, and the place in it.
+fn cut(line: &str, start: usize, end: usize) -> (String, Range<usize>) {
+    let from = line.floor_char_boundary(start.saturating_sub(MAX_LINE / 4));
+    let to = line.ceil_char_boundary((start + MAX_LINE / 2).min(line.len()));
+    let end = line.floor_char_boundary(end.min(to));
+    (
+        line[from..to].to_owned(),
+        start - from..end.max(start) - from,
+    )
+}
+
+/// Text from a manifest without what a terminal would obey.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
+}

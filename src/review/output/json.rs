@@ -1,0 +1,184 @@
+//! For programs. `docs/review.md` describes the document; what it says there stays true within a version.
+
+use std::io::{self, Write};
+
+use json_patch::PatchOperation;
+use serde::Serialize;
+
+use super::{Outcome, Place, Places};
+use crate::review::check::Level;
+use crate::review::manifest::Manifest;
+use crate::review::rewrite;
+
+/// Names this form of the document. Fields may be added; a change of another kind makes it `v2`.
+const SCHEMA: &str = "migration-gate.review/v1";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'r> {
+    schema: &'static str,
+    summary: Summary,
+    objects: Vec<Object<'r>>,
+    findings: Vec<Found<'r>>,
+    bad_input: Vec<Bad<'r>>,
+    diffs: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    objects: usize,
+    injections: usize,
+    violations: usize,
+    warnings: usize,
+    bad_input: usize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reference<'r> {
+    api_version: String,
+    kind: &'r str,
+    namespace: &'r str,
+    name: &'r str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Object<'r> {
+    #[serde(flatten)]
+    reference: Reference<'r>,
+    file: &'r str,
+    line: usize,
+    gate: Option<&'r str>,
+    outcome: &'static str,
+    patch: &'r [PatchOperation],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Found<'r> {
+    level: &'static str,
+    code: &'static str,
+    message: &'r str,
+    object: Reference<'r>,
+    field: String,
+    #[serde(flatten)]
+    place: Region<'r>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Bad<'r> {
+    code: &'static str,
+    message: &'r str,
+    #[serde(flatten)]
+    place: Region<'r>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Region<'r> {
+    file: &'r str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_column: Option<usize>,
+}
+
+impl<'r> From<Place<'r>> for Region<'r> {
+    fn from(place: Place<'r>) -> Self {
+        Self {
+            file: place.file,
+            line: Some(place.start.line),
+            column: Some(place.start.column),
+            end_line: Some(place.end.line),
+            end_column: Some(place.end.column),
+        }
+    }
+}
+
+pub(super) fn level(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warning => "warning",
+    }
+}
+
+pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
+    let report = outcome.report;
+    let mut places = Places::new(report);
+    let objects = report.objects.iter().map(|object| {
+        let manifest = &object.manifest;
+        let place = places.of(manifest.source, report.start(manifest));
+        Object {
+            reference: reference(manifest),
+            file: place.file,
+            line: place.start.line,
+            gate: object.gate.as_deref(),
+            outcome: object.outcome.as_str(),
+            patch: &object.patch,
+        }
+    });
+    let objects = objects.collect();
+    let findings = report.findings.iter().map(|finding| Found {
+        level: level(finding.level),
+        code: finding.code,
+        message: &finding.message,
+        object: reference(&report.objects[finding.manifest].manifest),
+        field: finding.field.to_string(),
+        place: places.of_finding(finding).into(),
+    });
+    let findings = findings.collect();
+    let mut bad_input: Vec<Bad<'_>> = report
+        .bad_input
+        .iter()
+        .map(|bad| Bad {
+            code: bad.code,
+            message: &bad.message,
+            place: places.of(bad.source, bad.span).into(),
+        })
+        .collect();
+    bad_input.extend(outcome.unreadable.iter().map(|unreadable| Bad {
+        code: "unreadable",
+        message: &unreadable.message,
+        place: Region {
+            file: &unreadable.name,
+            line: None,
+            column: None,
+            end_line: None,
+            end_column: None,
+        },
+    }));
+    let document = Document {
+        schema: SCHEMA,
+        summary: Summary {
+            objects: report.objects.len(),
+            injections: outcome.injections(),
+            violations: report.count(Level::Error),
+            warnings: report.count(Level::Warning),
+            bad_input: outcome.bad_input(),
+        },
+        objects,
+        findings,
+        bad_input,
+        diffs: (0..report.loaded.len())
+            .flat_map(|source| rewrite::diffs(report, source))
+            .collect(),
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn reference<'r>(manifest: &'r Manifest<'_>) -> Reference<'r> {
+    Reference {
+        api_version: manifest.api_version(),
+        kind: manifest.request.kind,
+        namespace: manifest.request.namespace,
+        name: manifest.name(),
+    }
+}

@@ -1,0 +1,163 @@
+//! `JUnit` XML: a suite a file, a case an object. Violations fail a case, warnings are told in its output.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::{Outcome, Place, Places};
+use crate::review::check::Level;
+
+pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
+    let report = outcome.report;
+    let mut places = Places::new(report);
+    let cases = report.objects.len() + outcome.bad_input();
+    writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
+    writeln!(
+        out,
+        r#"<testsuites name="migration-gate review" tests="{cases}" failures="{}" errors="{}">"#,
+        failed(outcome, 0..report.objects.len()),
+        outcome.bad_input(),
+    )?;
+    for (source, loaded) in report.loaded.iter().enumerate() {
+        let objects = report.objects_of(source);
+        let bad: Vec<_> = report
+            .bad_input
+            .iter()
+            .filter(|bad| bad.source == source)
+            .collect();
+        if objects.is_empty() && bad.is_empty() {
+            continue;
+        }
+        writeln!(
+            out,
+            r#"  <testsuite name="{}" tests="{}" failures="{}" errors="{}">"#,
+            escape(&loaded.source.name),
+            objects.len() + bad.len(),
+            failed(outcome, objects.clone()),
+            bad.len(),
+        )?;
+        for index in objects {
+            case(outcome, index, &mut places, out)?;
+        }
+        for bad in bad {
+            let place = places.of(bad.source, bad.span);
+            error(
+                out,
+                &loaded.source.name,
+                bad.code,
+                &located(place, &bad.message),
+            )?;
+        }
+        writeln!(out, "  </testsuite>")?;
+    }
+    for unreadable in outcome.unreadable {
+        let name = escape(&unreadable.name);
+        writeln!(
+            out,
+            r#"  <testsuite name="{name}" tests="1" failures="0" errors="1">"#
+        )?;
+        error(out, &unreadable.name, "unreadable", &unreadable.to_string())?;
+        writeln!(out, "  </testsuite>")?;
+    }
+    writeln!(out, "</testsuites>")
+}
+
+/// How many of these objects have a violation.
+fn failed(outcome: Outcome<'_>, objects: std::ops::Range<usize>) -> usize {
+    let mut failed: Vec<usize> = outcome
+        .report
+        .findings
+        .iter()
+        .filter(|f| f.level == Level::Error && objects.contains(&f.manifest))
+        .map(|f| f.manifest)
+        .collect();
+    failed.sort_unstable();
+    failed.dedup();
+    failed.len()
+}
+
+fn case(
+    outcome: Outcome<'_>,
+    index: usize,
+    places: &mut Places<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let report = outcome.report;
+    let manifest = &report.objects[index].manifest;
+    let file = escape(&report.loaded[manifest.source].source.name);
+    write!(
+        out,
+        r#"    <testcase classname="{file}" name="{}""#,
+        escape(&manifest.to_string())
+    )?;
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .filter(|f| f.manifest == index)
+        .collect();
+    if findings.is_empty() {
+        return writeln!(out, "/>");
+    }
+    writeln!(out, ">")?;
+    let mut warnings = String::new();
+    for finding in findings {
+        let message = match finding.field.to_string() {
+            field if field.is_empty() => finding.message.clone(),
+            field => format!("{field}: {}", finding.message),
+        };
+        let text = located(places.of_finding(finding), &message);
+        match finding.level {
+            Level::Error => writeln!(
+                out,
+                r#"      <failure type="{}" message="{}">{}</failure>"#,
+                finding.code,
+                escape(&message),
+                escape(&text)
+            )?,
+            Level::Warning => {
+                let _ = writeln!(warnings, "warning[{}]: {text}", finding.code);
+            }
+        }
+    }
+    if !warnings.is_empty() {
+        writeln!(out, "      <system-out>{}</system-out>", escape(&warnings))?;
+    }
+    writeln!(out, "    </testcase>")
+}
+
+fn error(out: &mut impl Write, file: &str, code: &str, message: &str) -> io::Result<()> {
+    writeln!(
+        out,
+        r#"    <testcase classname="{}" name="{code}">"#,
+        escape(file)
+    )?;
+    let message = escape(message);
+    writeln!(out, r#"      <error type="{code}" message="{message}"/>"#)?;
+    writeln!(out, "    </testcase>")
+}
+
+fn located(place: Place<'_>, message: &str) -> String {
+    format!(
+        "{}:{}:{}: {message}",
+        place.file, place.start.line, place.start.column
+    )
+}
+
+/// Text for an attribute or an element. XML 1.0 has no place for most control characters, not even escaped.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\n' => escaped.push_str("&#10;"),
+            '\t' => escaped.push_str("&#9;"),
+            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => {
+                escaped.push(char::REPLACEMENT_CHARACTER);
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

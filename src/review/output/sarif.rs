@@ -1,0 +1,117 @@
+//! SARIF 2.1.0 (OASIS, 27 March 2020), as code scanning services read it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::{Outcome, Place, Places, json::level};
+use crate::review::codes::CODES;
+
+pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
+    let report = outcome.report;
+    let mut places = Places::new(report);
+    let results: Vec<Value> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            let manifest = &report.objects[finding.manifest].manifest;
+            let mut location = location(places.of_finding(finding));
+            location["logicalLocations"] = json!([{
+                "fullyQualifiedName": format!("{manifest} {}", finding.field),
+                "kind": "member",
+            }]);
+            json!({
+                "ruleId": finding.code,
+                "ruleIndex": CODES.iter().position(|code| code.code == finding.code),
+                "level": level(finding.level),
+                "message": {"text": format!("{manifest}: {}: {}", finding.field, finding.message)},
+                "locations": [location],
+                // The place by name, so that a finding is known again when lines have moved.
+                "partialFingerprints": {
+                    "objectField/v1": format!("{manifest}#{}", finding.field),
+                },
+            })
+        })
+        .collect();
+    let mut notifications: Vec<Value> = report
+        .bad_input
+        .iter()
+        .map(|bad| {
+            let place = places.of(bad.source, bad.span);
+            notification(bad.code, &bad.message, &location(place))
+        })
+        .collect();
+    notifications.extend(outcome.unreadable.iter().map(|unreadable| {
+        let location =
+            json!({"physicalLocation": {"artifactLocation": {"uri": uri(&unreadable.name)}}});
+        notification("unreadable", &unreadable.message, &location)
+    }));
+    let rules: Vec<Value> = CODES
+        .iter()
+        .map(|code| {
+            json!({
+                "id": code.code,
+                "shortDescription": {"text": code.about},
+                "help": {"text": code.help},
+                "defaultConfiguration": {"level": level(code.level)},
+            })
+        })
+        .collect();
+    let document = json!({
+        "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {"driver": {
+                "name": "migration-gate",
+                "semanticVersion": env!("CARGO_PKG_VERSION"),
+                "rules": rules,
+            }},
+            "columnKind": "unicodeCodePoints",
+            "invocations": [{
+                "executionSuccessful": notifications.is_empty(),
+                "toolExecutionNotifications": notifications,
+            }],
+            "results": results,
+        }],
+    });
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn location(place: Place<'_>) -> Value {
+    json!({"physicalLocation": {
+        "artifactLocation": {"uri": uri(place.file)},
+        "region": {
+            "startLine": place.start.line,
+            "startColumn": place.start.column,
+            "endLine": place.end.line,
+            "endColumn": place.end.column,
+        },
+    }})
+}
+
+fn notification(code: &str, message: &str, location: &Value) -> Value {
+    json!({
+        "level": "error",
+        "descriptor": {"id": code},
+        "message": {"text": message},
+        "locations": [location],
+    })
+}
+
+/// A path as a URI reference (RFC 3986): what may not stand in one is percent-encoded.
+fn uri(path: &str) -> String {
+    let mut uri = String::with_capacity(path.len());
+    for byte in path.trim_start_matches("./").bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                uri.push(char::from(byte));
+            }
+            byte => {
+                let _ = write!(uri, "%{byte:02X}");
+            }
+        }
+    }
+    uri
+}

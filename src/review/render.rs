@@ -1,0 +1,21 @@
+//! Values as YAML, in the style that `kubectl` prints.
+
+use serde_json::Value;
+
+/// A value as block YAML, two spaces a level, with a line feed at the end.
+///
+/// What YAML 1.1 or 1.2 would take for anything but text is quoted. `None` if the value nests
+/// deeper than the serialiser goes, which is deeper than [`MAX_DEPTH`](crate::yaml::MAX_DEPTH).
+pub fn yaml(value: &Value) -> Option<String> {
+    let options = serde_saphyr::ser_options! {
+        indent_step: 2,
+        compact_list_indent: true,
+        // Never fold: a long argument stays on its line, as a diff wants it.
+        folded_wrap_chars: usize::MAX,
+    };
+    let mut text = serde_saphyr::to_string_with_options(value, options).ok()?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Some(text)
+}

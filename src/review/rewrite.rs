@@ -1,0 +1,222 @@
+//! What the manifests become: their own text edited, or a rendering where that can't be.
+
+use serde_json::Value;
+
+use super::check::{Report, Reviewed};
+use super::diff::FileDiff;
+use super::edit::{self, Edit};
+use super::input::STDIN;
+use super::manifest::Loaded;
+use super::render;
+use crate::core::podspec::Step;
+use crate::yaml::{Document, Lines, documents};
+
+/// What becomes of one source.
+#[derive(Debug, Default)]
+pub struct Rewrite {
+    /// The source's text with every edit made; `None` if there is none.
+    pub text: Option<String>,
+    edits: Vec<Edit>,
+    /// Indices of changed objects that are shown as renderings, for want of lines to edit.
+    pub rendered: Vec<usize>,
+}
+
+/// What becomes of the source with this index. `objects` are those of the report that are in it.
+pub fn rewrite(report: &Report<'_>, source: usize) -> Rewrite {
+    let loaded = &report.loaded[source];
+    let changed: Vec<usize> = report
+        .objects_of(source)
+        .filter(|index| report.objects[*index].patched.is_some())
+        .collect();
+    if changed.is_empty() {
+        return Rewrite::default();
+    }
+    let lines = Lines::new(&loaded.source.text);
+    let mut plan: Vec<(usize, Option<Vec<Edit>>)> = Vec::new();
+    for group in changed.chunk_by(|a, b| document_of(report, *a) == document_of(report, *b)) {
+        let document = document_of(report, group[0]);
+        plan.push((document, edits_of(report, loaded, &lines, group)));
+    }
+    // An edit is kept only if what is read from the edited text is what the API server would store.
+    let rewritten = attempt(loaded, &plan);
+    for (document, edits) in &mut plan {
+        let as_expected = rewritten.as_ref().is_some_and(|documents| {
+            documents.get(*document) == Some(&Some(expected(report, source, *document)))
+        });
+        if !as_expected {
+            *edits = None;
+        }
+    }
+    let rendered = changed
+        .into_iter()
+        .filter(|index| {
+            let document = document_of(report, *index);
+            plan.binary_search_by_key(&document, |(document, _)| *document)
+                .is_ok_and(|at| plan[at].1.is_none())
+        })
+        .collect();
+    let edits = all_edits(loaded, &plan).unwrap_or_default();
+    Rewrite {
+        text: (!edits.is_empty()).then(|| edit::apply(&loaded.source.text, &edits)),
+        edits,
+        rendered,
+    }
+}
+
+fn document_of(report: &Report<'_>, object: usize) -> usize {
+    report.objects[object].manifest.document
+}
+
+fn edits_of(
+    report: &Report<'_>,
+    loaded: &Loaded,
+    lines: &Lines<'_>,
+    objects: &[usize],
+) -> Option<Vec<Edit>> {
+    let mut all = Vec::new();
+    for index in objects {
+        let object = &report.objects[*index];
+        let document = loaded.documents[object.manifest.document].as_ref().ok()?;
+        let text = &loaded.source.text;
+        all.extend(edit::edits(
+            text,
+            lines,
+            document,
+            &object.manifest.at,
+            &object.patch,
+        )?);
+    }
+    Some(all)
+}
+
+fn all_edits(loaded: &Loaded, plan: &[(usize, Option<Vec<Edit>>)]) -> Option<Vec<Edit>> {
+    let all = plan.iter().flat_map(|(_, edits)| edits.iter().flatten());
+    edit::join(&loaded.source.text, all.cloned().collect())
+}
+
+/// What the documents of the edited text say; `None` for one that can't be read.
+fn attempt(loaded: &Loaded, plan: &[(usize, Option<Vec<Edit>>)]) -> Option<Vec<Option<Value>>> {
+    let text = edit::apply(&loaded.source.text, &all_edits(loaded, plan)?);
+    let values = documents(&text).map(|document| document.ok().map(|document| document.value));
+    Some(values.collect())
+}
+
+/// What a document says once its objects are patched.
+fn expected(report: &Report<'_>, source: usize, document: usize) -> Value {
+    let Ok(original) = &report.loaded[source].documents[document] else {
+        return Value::Null;
+    };
+    let mut value = original.value.clone();
+    for object in &report.objects[report.objects_in(source, document)] {
+        if let Some(patched) = &object.patched
+            && let Some(place) = at_mut(&mut value, &object.manifest.at)
+        {
+            *place = patched.clone();
+        }
+    }
+    value
+}
+
+fn at_mut<'v>(value: &'v mut Value, steps: &[Step]) -> Option<&'v mut Value> {
+    steps.iter().try_fold(value, |value, step| match step {
+        Step::Key(key) => value.get_mut(key),
+        Step::Index(index) => value.get_mut(index),
+    })
+}
+
+/// The unified diffs of a source: one of its own text, and one for each object that had to be rendered.
+pub fn diffs(report: &Report<'_>, source: usize) -> Vec<String> {
+    let rewrite = rewrite(report, source);
+    let source = &report.loaded[source].source;
+    let name = label(&source.name);
+    let mut diffs = Vec::new();
+    if let Some(new) = &rewrite.text {
+        let diff = FileDiff {
+            name: &name,
+            old: &source.text,
+            new,
+        };
+        diffs.push(diff.of_edits(&rewrite.edits));
+    }
+    for index in rewrite.rendered {
+        diffs.extend(rendered_diff(&name, &report.objects[index]));
+    }
+    diffs
+}
+
+fn rendered_diff(name: &str, object: &Reviewed<'_>) -> Option<String> {
+    let diff = FileDiff {
+        name: &format!("{name} ({} as YAML)", object.manifest),
+        old: &render::yaml(object.manifest.request.object)?,
+        new: &render::yaml(object.patched.as_ref()?)?,
+    };
+    Some(diff.of_texts())
+}
+
+/// A source's name behind `a/` and `b/`, as git has it: no root, nothing before the working directory.
+fn label(name: &str) -> String {
+    if name == STDIN {
+        return "stdin".to_owned();
+    }
+    name.trim_start_matches("./")
+        .trim_start_matches('/')
+        .to_owned()
+}
+
+/// The manifests of a source as they would be stored, each document after a `---`.
+pub fn yaml(report: &Report<'_>, source: usize) -> String {
+    let loaded = &report.loaded[source];
+    let rewrite = rewrite(report, source);
+    let text = rewrite.text.as_deref().unwrap_or(&loaded.source.text);
+    let reread: Vec<_> = documents(text).collect();
+    let mut out = String::new();
+    for (index, document) in reread.iter().enumerate() {
+        let objects = &report.objects[report.objects_in(source, index)];
+        let Ok(document) = document else { continue };
+        if objects.is_empty() {
+            continue;
+        }
+        if document_is_text(&rewrite, report, objects, index) {
+            push_document(&mut out, text, document);
+        } else {
+            for object in objects {
+                let value = object
+                    .patched
+                    .as_ref()
+                    .unwrap_or(object.manifest.request.object);
+                out.push_str("---\n");
+                out.extend(render::yaml(value));
+            }
+        }
+    }
+    out
+}
+
+/// Whether a document is printed as it is written: unless an object in it was rendered, or it is
+/// an AdmissionReview, of which only the object is a manifest.
+fn document_is_text(
+    rewrite: &Rewrite,
+    report: &Report<'_>,
+    objects: &[Reviewed<'_>],
+    document: usize,
+) -> bool {
+    let rendered = rewrite
+        .rendered
+        .iter()
+        .any(|index| document_of(report, *index) == document);
+    let captured = objects
+        .iter()
+        .any(|object| object.manifest.at.first() == Some(&Step::Key("request".to_owned())));
+    !rendered && !captured
+}
+
+fn push_document(out: &mut String, text: &str, document: &Document) {
+    let text = text[document.span.range()].trim_start_matches('\u{feff}');
+    if !text.starts_with("---") {
+        out.push_str("---\n");
+    }
+    out.push_str(text);
+    if !out.ends_with('\n') {
+        out.push('\n');
+    }
+}

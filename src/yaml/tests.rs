@@ -1,0 +1,367 @@
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn read(text: &str) -> Result<Vec<Value>, SyntaxError> {
+    documents(text).map(|d| d.map(|d| d.value)).collect()
+}
+
+fn one(text: &str) -> Value {
+    match read(text).map(|mut d| (d.len(), d.pop())) {
+        Ok((1, Some(value))) => value,
+        other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+/// What `sigs.k8s.io/yaml` v1.6.0 answers for the same text.
+#[test]
+fn a_plain_scalar_means_what_kubernetes_takes_it_for() {
+    let check =
+        |text: &str, expect: Value| assert_eq!(one(&format!("- {text}"))[0], expect, "{text}");
+    for text in [
+        "y",
+        "Y",
+        "yes",
+        "Yes",
+        "YES",
+        "true",
+        "True",
+        "TRUE",
+        "on",
+        "On",
+        "ON",
+        "!!bool yes",
+    ] {
+        check(text, json!(true));
+    }
+    for text in [
+        "n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF",
+    ] {
+        check(text, json!(false));
+    }
+    for text in ["", "~", "null", "Null", "NULL"] {
+        check(text, Value::Null);
+    }
+    for (text, expect) in [
+        ("0755", json!(493)),
+        ("0o755", json!(493)),
+        ("0O17", json!(15)),
+        ("007", json!(7)),
+        ("08", json!(8)),
+        ("018", json!(18)),
+        ("00", json!(0)),
+        ("-0", json!(0)),
+        ("0x1F", json!(31)),
+        ("-0x10", json!(-16)),
+        ("0b101", json!(5)),
+        ("-0b101", json!(-5)),
+        ("1_000", json!(1000)),
+        ("0_7", json!(7)),
+        ("-_1", json!(-1)),
+        ("+1", json!(1)),
+        ("9223372036854775807", json!(i64::MAX)),
+        ("-9223372036854775808", json!(i64::MIN)),
+        ("18446744073709551615", json!(u64::MAX)),
+        ("18446744073709551616", json!(1.844_674_407_370_955_2e19)),
+        ("1e3", json!(1000)),
+        ("1e-3", json!(0.001)),
+        ("1.", json!(1)),
+        (".5", json!(0.5)),
+        ("-.5", json!(-0.5)),
+        (".5_0", json!(0.5)),
+        ("1_0.5", json!(10.5)),
+        ("!!float 1", json!(1)),
+    ] {
+        check(text, expect);
+    }
+}
+
+#[test]
+fn what_nearly_is_something_else_is_text() {
+    let check =
+        |text: &str, expect: Value| assert_eq!(one(&format!("- {text}"))[0], expect, "{text}");
+    for text in [
+        "yEs",
+        "tRUE",
+        "nULL",
+        "_1",
+        "0b2",
+        "0x",
+        "0o",
+        "0o8",
+        "0xg",
+        ".",
+        ".e1",
+        "1e",
+        "1e400",
+        "1e1e1",
+        "1:30",
+        "190:20:30",
+        "2001-01-01",
+        "2001-01-01T00:00:00Z",
+        "12:30:45",
+        "1.2.3",
+        "--1",
+        "100m",
+        "5%",
+        "inf",
+        "nan",
+        "0x1p-2",
+        "=",
+    ] {
+        check(text, json!(text));
+    }
+    for (text, expect) in [
+        ("'1'", "1"),
+        ("\"yes\"", "yes"),
+        ("!!str 1", "1"),
+        ("!!str null", "null"),
+        ("!foo bar", "bar"),
+        ("\"\\u0041\\/\"", "A/"),
+        ("\"\\ud83d\\ude00\"", "😀"),
+        ("'it''s'", "it's"),
+    ] {
+        check(text, json!(expect));
+    }
+}
+
+#[test]
+fn what_json_cannot_say_is_an_error() {
+    for text in [".inf", "-.inf", ".nan", "!!int x", "!!bool x", "!!null x"] {
+        assert!(read(&format!("a: {text}")).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn keys_become_strings() {
+    assert_eq!(
+        one("on: 1\n8080: 2\n1.5: 3\n'no': 4\n0x10: 5"),
+        json!({"true": 1, "8080": 2, "1.5": 3, "no": 4, "16": 5})
+    );
+    for text in ["null: a", "~: a", "? [a]\n: b", "a: {{ .Values.x }}"] {
+        assert!(read(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn merge_keys_do_what_they_do_in_kubernetes() {
+    let check = |text: &str, expect: Value| assert_eq!(one(text)["b"], expect, "{text}");
+    check(
+        "a: &x {p: 1, q: 2}\nb:\n  <<: *x\n  q: 3",
+        json!({"p": 1, "q": 3}),
+    );
+    check(
+        "a: &x {p: 1, q: 2}\nb:\n  q: 3\n  <<: *x",
+        json!({"q": 2, "p": 1}),
+    );
+    check(
+        "a: &x {p: 1}\nc: &y {p: 2, r: 1}\nb:\n  <<: [*x, *y]",
+        json!({"p": 1, "r": 1}),
+    );
+    check("b: {\"<<\": 1}", json!({"<<": 1}));
+    assert!(read("<<: 1").is_err());
+    assert!(read("<<: [1]").is_err());
+}
+
+#[test]
+fn documents_are_told_apart_as_kubectl_does() {
+    let check = |text: &str, expect: &[Value]| assert_eq!(read(text).unwrap(), expect, "{text:?}");
+    check("", &[]);
+    check("# nothing\n", &[]);
+    check("---\n", &[Value::Null]);
+    check("a\n---\nb", &[json!("a"), json!("b")]);
+    check(
+        "---\na\n--- # c\nb\n---\n",
+        &[json!("a"), json!("b"), Value::Null],
+    );
+    check("a\r\n---\r\nb\r\n", &[json!("a"), json!("b")]);
+    check("a\n...\nb\n", &[json!("a"), json!("b")]);
+    check("a: |\n  ---\n  b\n", &[json!({"a": "---\nb\n"})]);
+    check("a\n---b", &[json!("a ---b")]);
+    check("\u{feff}a: 1", &[json!({"a": 1})]);
+    check("# c\n%YAML 1.2\n---\na: 1\n", &[json!({"a": 1})]);
+}
+
+#[test]
+fn a_broken_document_leaves_the_others() {
+    let text = "a: 1\n---\nb: [\n---\nc: 3\n";
+    let found: Vec<_> = documents(text).collect();
+    assert_eq!(found.len(), 3);
+    assert!(found[0].is_ok() && found[2].is_ok());
+    let error = found[1].as_ref().unwrap_err();
+    assert!(text[..error.offset].starts_with("a: 1\n---\n"), "{error:?}");
+    assert_eq!(found[2].as_ref().unwrap().value, json!({"c": 3}));
+}
+
+#[test]
+fn a_key_that_occurs_twice_is_an_error_at_its_second_place() {
+    for text in [
+        "a: 1\nb: 2\na: 3",
+        "{a: 1, b: 2, a: 3}",
+        "a: 1\nb: 2\n'a': 3",
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.message.contains("`a` occurs twice"), "{error}");
+        assert_eq!(
+            error.offset,
+            text.rfind('a').unwrap() - usize::from(text.contains('\''))
+        );
+    }
+}
+
+#[test]
+fn every_value_knows_its_place() {
+    let text = "# c\nspec:\n  list:\n  - name: x   # t\n    text: |\n      foo\n  - {name: y, 'on': [1, 22]}\n  none:\n";
+    let document = documents(text).next().unwrap().unwrap();
+    let check = |path: &[Step], expect: &str, key: Option<&str>| {
+        let found = document.find(path);
+        assert_eq!(found.steps, path.len());
+        assert_eq!(&text[found.node.span.range()], expect);
+        assert_eq!(found.key.map(|key| &text[key.range()]), key);
+    };
+    let key = |key: &str| Step::Key(key.to_owned());
+    let list = |rest: &[Step]| [&[key("spec"), key("list")], rest].concat();
+    check(&list(&[Step::Index(0), key("name")]), "x", Some("name"));
+    check(&list(&[Step::Index(1)]), "{name: y, 'on': [1, 22]}", None);
+    check(
+        &list(&[Step::Index(1), key("on"), Step::Index(1)]),
+        "22",
+        None,
+    );
+    check(&list(&[Step::Index(1), key("on")]), "[1, 22]", Some("'on'"));
+    check(&[key("spec"), key("none")], "", Some("none"));
+    let found = document.find(&list(&[Step::Index(7), key("name")]));
+    assert_eq!(found.steps, 2);
+    let lines = Lines::new(text);
+    assert_eq!(
+        lines.position(text.find("22").unwrap()),
+        Position {
+            line: 7,
+            column: 25
+        }
+    );
+    assert_eq!(lines.position(usize::MAX), Position { line: 9, column: 1 });
+    assert_eq!(&text[lines.range(2, 3)], "spec:\n  list:\n");
+}
+
+#[test]
+fn an_alias_stands_where_it_is_written() {
+    let text = "a: &x {k: v}\nb: *x\n";
+    let document = documents(text).next().unwrap().unwrap();
+    let found = document.find(&[Step::Key("b".to_owned())]);
+    assert_eq!(&text[found.node.span.range()], "*x");
+    assert_eq!(found.node.style, Style::Alias);
+    assert_eq!(found.value, &json!({"k": "v"}));
+    assert!(
+        read("a: &x [*x]")
+            .unwrap_err()
+            .message
+            .contains("contains it")
+    );
+    assert!(read("b: *x").is_err());
+}
+
+#[test]
+fn depth_is_bounded() {
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(read(&nested(MAX_DEPTH)).is_ok());
+    assert!(
+        read(&nested(MAX_DEPTH + 1))
+            .unwrap_err()
+            .message
+            .contains("deeper")
+    );
+    assert!(read(&nested(100_000)).is_err());
+    let block = (0..=MAX_DEPTH).fold(String::new(), |text, i| text + &" ".repeat(i) + "a:\n");
+    assert!(read(&block).is_err());
+    // Each alias is shallow in the text and deep in the value.
+    let mut chain = "a0: &a0 []\n".to_owned();
+    for i in 1..=MAX_DEPTH {
+        let _ = writeln!(chain, "a{i}: &a{i} [*a{}]", i - 1);
+    }
+    assert!(read(&chain).unwrap_err().message.contains("deeper"));
+}
+
+#[test]
+fn aliases_cannot_blow_up() {
+    let mut laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+    for i in 1..12 {
+        let alias = format!("*a{}", i - 1);
+        let _ = writeln!(laughs, "a{i}: &a{i} [{}]", [alias.as_str(); 9].join(", "));
+    }
+    assert!(
+        read(&laughs)
+            .unwrap_err()
+            .message
+            .contains("expand to more than")
+    );
+    let long = format!("a: &x {}\nb: [{}]", "x".repeat(1 << 20), "*x,".repeat(100));
+    assert!(
+        read(&long)
+            .unwrap_err()
+            .message
+            .contains("expand to more than")
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC*") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_yaml_like_text_makes_it_panic(
+        tokens in prop::collection::vec(prop::sample::select(vec![
+            "a", "b:", " ", "\n", "  ", "- ", "[", "]", "{", "}", ",", ": ", "1", "'", "\"", "&x ", "*x", "|\n", ">-\n",
+            "# c\n", "<<: ", "\t", "!!str ", "---\n", "? ", "é", "\u{feff}", "\r", "...\n", "%YAML 1.2\n", "\\",
+        ]), 0..40)
+    ) {
+        let text = tokens.concat();
+        for document in documents(&text).flatten() {
+            // Every span can be sliced, and every child has a value.
+            check_spans(&text, &document.value, &document.node);
+        }
+    }
+
+    /// JSON is YAML.
+    #[test]
+    fn json_means_what_it_says(value in json_values()) {
+        for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+            prop_assert_eq!(one(&text), value.clone());
+        }
+    }
+}
+
+fn check_spans(text: &str, value: &Value, node: &Node) {
+    assert!(text.get(node.span.range()).is_some());
+    let children: Vec<&Value> = match value {
+        Value::Array(elements) => elements.iter().collect(),
+        Value::Object(members) => members.values().collect(),
+        _ => Vec::new(),
+    };
+    assert_eq!(children.len(), node.children.len());
+    for (value, child) in children.into_iter().zip(&node.children) {
+        check_spans(text, value, &child.node);
+    }
+}
+
+/// JSON without fractions: Go writes 1.0 as 1, and so does this reader.
+fn json_values() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map("[a-z<]{1,6}", inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
