@@ -40,8 +40,10 @@ const WRITE: Duration = Duration::from_secs(10);
 pub enum GateState {
     /// The Job can't be watched.
     Unknown,
-    /// There is no Job.
+    /// There is no Job, and no record of one.
     Absent,
+    /// There is no Job any more, and the record has completions.
+    Recorded,
     /// It has not ended.
     Running,
     /// It is complete.
@@ -51,26 +53,6 @@ pub enum GateState {
 }
 
 impl GateState {
-    /// Every state.
-    pub const ALL: [Self; 5] = [
-        Self::Unknown,
-        Self::Absent,
-        Self::Running,
-        Self::Complete,
-        Self::Failed,
-    ];
-
-    /// The state as a metric's label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Absent => "absent",
-            Self::Running => "running",
-            Self::Complete => "complete",
-            Self::Failed => "failed",
-        }
-    }
-
     fn of(job: &Job) -> Self {
         match job.state {
             JobState::Complete { .. } => Self::Complete,
@@ -201,6 +183,11 @@ impl Keeper {
 
     fn reports(&mut self, state: GateState) {
         self.state = state;
+        let recorded = matches!(&self.record, Sight::Present(record) if !record.entries.is_empty());
+        let state = match state {
+            GateState::Absent if recorded => GateState::Recorded,
+            state => state,
+        };
         (self.report)(&self.gate.name, state);
     }
 
@@ -259,6 +246,9 @@ impl Keeper {
         }
         // Whatever a write stumbled over may have changed.
         self.pause = None;
+        if self.state == GateState::Absent {
+            self.reports(GateState::Absent);
+        }
     }
 
     /// Writes until there is nothing to write, or a write fails.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use migration_gate::config::Config;
 use migration_gate::core::record::HISTORY;
-use migration_gate::recorder::GateState::{Absent, Complete, Failed, Running, Unknown};
+use migration_gate::recorder::GateState::{Absent, Complete, Failed, Recorded, Running, Unknown};
 use migration_gate::recorder::{self, GateState};
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn what_completes_is_recorded_and_nothing_else() {
     assert_eq!(
         recorder.states(),
         [
-            Unknown, Absent, Running, Complete, Absent, Failed, Absent, Complete
+            Unknown, Absent, Running, Complete, Recorded, Failed, Recorded, Complete
         ]
     );
 }
