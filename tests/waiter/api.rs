@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -17,8 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// How long anything that is awaited may take; only a failing test takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+use crate::process::PATIENCE;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 

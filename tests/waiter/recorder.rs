@@ -10,7 +10,7 @@ use migration_gate::recorder::{self, GateState};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::process::{JOB, RECORD, complete, condition, job, record, running};
+use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
 
 /// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
 struct Recorder {
