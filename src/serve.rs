@@ -1,8 +1,8 @@
 //! The subcommand `serve`: the two webhooks over HTTPS, and health over plain HTTP.
 
 mod activity;
-mod connections;
-mod files;
+pub mod certificates;
+pub mod connections;
 pub mod limits;
 pub mod metrics;
 pub mod ready;
@@ -13,18 +13,19 @@ pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
+use self::certificates::Source;
 use self::connections::Server;
-use self::files::Files;
-use self::limits::{Limits, duration, duration_or_zero};
+use self::limits::{Limits, duration_or_zero};
 use self::metrics::Metrics;
 use self::ready::Readiness;
 use self::review::Reviewer;
@@ -47,17 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     health_listen: SocketAddr,
 
-    /// The serving certificate with its chain, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-
-    /// The certificate's private key, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-
-    /// How often the two files are looked at for a new certificate
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
-    tls_reload_interval: Duration,
+    #[command(flatten)]
+    certificate: certificates::CertificateArgs,
 
     /// How long to go on serving after SIGTERM, while word of it gets around
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_or_zero)]
@@ -120,9 +112,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         config: _,
         listen,
         health_listen,
-        tls_cert,
-        tls_key,
-        tls_reload_interval,
+        certificate,
         drain_delay,
         drain_timeout,
         log: _,
@@ -135,13 +125,8 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     let stop = Stop::default();
 
     // What can't work is said before a port is opened, so that nobody is sent here in vain.
-    let (Some(certificate), Some(key)) = (tls_cert, tls_key) else {
-        anyhow::bail!("there is no certificate; give --tls-cert and --tls-key");
-    };
-    let mut files = Files::new(certificate, key);
-    if let Some(identity) = files.changed().await? {
-        files::install(identity, &served, &metrics);
-    }
+    let source = Source::new(certificate, &served, &metrics).await?;
+    let callers = source.callers();
     let tls = TlsAcceptor::from(Arc::new(
         tls::server_config(Arc::clone(&served)).context("cannot set TLS up")?,
     ));
@@ -155,12 +140,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         "serving"
     );
 
-    tokio::spawn(files.follow(
-        tls_reload_interval,
-        Arc::clone(&served),
-        metrics.clone(),
-        stop.clone(),
-    ));
+    tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
     let reviewer = Arc::new(Reviewer::new(
         Arc::new(config),
         metrics.clone(),
@@ -181,7 +161,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
             name: "health",
             listener: health,
             tls: None,
-            routes: routes::health(Readiness::new(served, stop.clone()), metrics),
+            routes: routes::health(Readiness::new(served, callers, stop.clone()), metrics),
             limits,
             stop: health_stop.clone(),
         }
@@ -191,13 +171,20 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 
     signals.next().await;
     let stopping = stop.run(drain_delay, drain_timeout, signals.next());
-    tokio::select! {
-        () = stopping => {}
-        _ = async { stop.closing().await; webhooks.await } => {}
-    }
+    let mut webhooks = pin!(webhooks);
+    let cut = tokio::select! {
+        ended = async { stop.closing().await; webhooks.as_mut().await } => {
+            ended.context("the webhooks' listener failed")?;
+            false
+        }
+        () = stopping => true,
+    };
     health_stop.now();
     if let Err(cause) = health.await {
         error!(%cause, "the health listener failed");
+    }
+    if cut {
+        bail!("stopped before all requests were answered");
     }
     info!("stopped");
     Ok(())

@@ -26,6 +26,8 @@ use super::stop::Stop;
 
 /// The open connections of one listener.
 pub(super) struct Registry {
+    /// What all times are counted from.
+    epoch: Instant,
     slots: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
@@ -46,6 +48,7 @@ struct Open {
 impl Registry {
     pub(super) fn new(most: usize) -> Self {
         Self {
+            epoch: Instant::now(),
             slots: Arc::new(Semaphore::new(most)),
             shared: Arc::default(),
         }
@@ -78,10 +81,8 @@ impl Registry {
             .filter_map(Weak::upgrade)
             .filter(|activity| !activity.is_busy() && !activity.close.is_cancelled())
             .min_by_key(|activity| {
-                (
-                    activity.served.load(Ordering::Relaxed),
-                    activity.since.load(Ordering::Relaxed),
-                )
+                let served = activity.served.load(Ordering::Relaxed);
+                (served, activity.since.load(Ordering::Relaxed), activity.id)
             });
         if let Some(activity) = least {
             activity.close.cancel();
@@ -95,7 +96,7 @@ impl Registry {
         open.next += 1;
         let activity = Arc::new(Activity {
             id,
-            born: Instant::now(),
+            epoch: self.epoch,
             since: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
@@ -104,6 +105,7 @@ impl Registry {
             shared: Arc::clone(&self.shared),
             _slot: slot,
         });
+        activity.touch();
         open.connections.insert(id, Arc::downgrade(&activity));
         activity
     }
@@ -116,10 +118,10 @@ impl Shared {
     }
 }
 
-/// What one connection is doing. Times are in milliseconds since its birth.
+/// What one connection is doing. Times are in milliseconds since the registry's epoch.
 pub(super) struct Activity {
     id: u64,
-    born: Instant,
+    epoch: Instant,
     /// When it became idle, or when the head that it is in began.
     since: AtomicU64,
     /// How many requests are being answered.
@@ -141,7 +143,7 @@ impl Activity {
 
     /// Begins the idle time anew.
     pub(super) fn touch(&self) {
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since.store(now, Ordering::Relaxed);
     }
 
@@ -155,13 +157,14 @@ impl Activity {
         !self.is_busy() && self.elapsed() >= limit
     }
 
-    fn is_busy(&self) -> bool {
+    /// Whether a request is being answered.
+    pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
     }
 
     fn elapsed(&self) -> Duration {
         let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
-        self.born.elapsed().saturating_sub(since)
+        self.epoch.elapsed().saturating_sub(since)
     }
 
     fn received(&self) {

@@ -31,21 +31,25 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_
 const STREAMS: u32 = 128;
 
 /// A port with what is served on it.
-pub(super) struct Server {
+pub struct Server {
     /// What the log calls it.
     pub name: &'static str,
+    /// The port.
     pub listener: TcpListener,
     /// Plain HTTP without.
     pub tls: Option<TlsAcceptor>,
+    /// Which path answers what.
     pub routes: Router,
+    /// What a client may cost.
     pub limits: Arc<Limits>,
+    /// When to stop.
     pub stop: Stop,
 }
 
 impl Server {
     /// Serves until `stop` says that it is over and the last request is answered, or until the
     /// time for that is over too.
-    pub(super) async fn run(self) {
+    pub async fn run(self) {
         let Self {
             name,
             listener,
@@ -58,19 +62,19 @@ impl Server {
         let tasks = TaskTracker::new();
         let mut rest = BACKOFF.0;
         loop {
-            // The slot comes before the connection, so that what is too much waits in the kernel.
-            let accepted = async {
-                let slot = registry.slot().await;
-                (slot, listener.accept().await)
-            };
-            let (slot, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = stop.closing() => break,
-                accepted = accepted => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
                     rest = BACKOFF.0;
+                    // While there is none, what else comes waits in the kernel.
+                    let slot = tokio::select! {
+                        slot = registry.slot() => slot,
+                        () = stop.closing() => break,
+                    };
                     let connection = Connection {
                         activity: registry.register(slot),
                         tls: tls.clone(),
@@ -78,9 +82,13 @@ impl Server {
                         limits: Arc::clone(&limits),
                         stop: stop.clone(),
                     };
+                    let stop = stop.clone();
                     tasks.spawn(async move {
-                        if let Err(cause) = connection.run(stream).await {
-                            debug!(listener = name, %cause, "connection ended");
+                        tokio::select! {
+                            result = connection.run(stream) => if let Err(cause) = result {
+                                debug!(listener = name, %cause, "connection ended");
+                            },
+                            () = stop.aborted() => debug!(listener = name, "connection cut"),
                         }
                     });
                 }
@@ -98,10 +106,7 @@ impl Server {
         }
         drop(listener);
         tasks.close();
-        tokio::select! {
-            () = tasks.wait() => {}
-            () = stop.aborted() => debug!(listener = name, open = tasks.len(), "connections cut"),
-        }
+        tasks.wait().await;
     }
 }
 
@@ -237,9 +242,12 @@ impl Connection {
         }
         // Answers what is under way, then closes: `Connection: close` or GOAWAY.
         connection.as_mut().graceful_shutdown();
-        timeout(self.limits.request_timeout, connection)
-            .await
-            .map_err(|_| ConnectionError::Lingering)??;
-        Ok(())
+        let patience = [self.limits.handshake_timeout, self.limits.request_timeout];
+        for (limit, worth_it) in patience.into_iter().zip([true, self.activity.is_busy()]) {
+            if worth_it && let Ok(result) = timeout(limit, connection.as_mut()).await {
+                return Ok(result?);
+            }
+        }
+        Err(ConnectionError::Lingering)
     }
 }

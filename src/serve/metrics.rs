@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -53,11 +53,11 @@ struct RejectedLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GateLabels {
     gate: String,
-    state: GateState,
+    state: &'static str,
 }
 
 /// What a gate's Job is doing, as far as the gate is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GateState {
     /// Its Job, or a record of it, says that the migration has completed.
     Open,
@@ -65,6 +65,16 @@ pub enum GateState {
     Waiting,
     /// Its Job has failed.
     Failed,
+}
+
+impl GateState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -134,7 +144,7 @@ impl Metrics {
         for each in [GateState::Open, GateState::Waiting, GateState::Failed] {
             let labels = GateLabels {
                 gate: gate.to_owned(),
-                state: each,
+                state: each.as_str(),
             };
             self.gates
                 .get_or_create(&labels)

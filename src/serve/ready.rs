@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::certificates::trust::{Callers, NotTrusted};
 use super::stop::Stop;
 use super::tls::Served;
 
@@ -11,6 +12,7 @@ use super::tls::Served;
 #[derive(Debug, Clone)]
 pub struct Readiness {
     served: Arc<Served>,
+    callers: Arc<Callers>,
     stop: Stop,
 }
 
@@ -24,12 +26,18 @@ pub enum NotReady {
     NoCertificate,
     #[error("the certificate expired at {0}")]
     Expired(Timestamp),
+    #[error(transparent)]
+    NotTrusted(#[from] NotTrusted),
 }
 
 impl Readiness {
-    /// Ready while `served` holds a valid certificate and `stop` hasn't begun.
-    pub fn new(served: Arc<Served>, stop: Stop) -> Self {
-        Self { served, stop }
+    /// Ready while `served` holds a certificate that all `callers` accept, and `stop` hasn't begun.
+    pub fn new(served: Arc<Served>, callers: Arc<Callers>, stop: Stop) -> Self {
+        Self {
+            served,
+            callers,
+            stop,
+        }
     }
 
     /// Whether a call that is sent here now would be answered.
@@ -38,9 +46,10 @@ impl Readiness {
             return Err(NotReady::Stopping);
         }
         let identity = self.served.get().ok_or(NotReady::NoCertificate)?;
-        if identity.not_after() <= Timestamp::now() {
+        let now = Timestamp::now();
+        if identity.not_after() <= now {
             return Err(NotReady::Expired(identity.not_after()));
         }
-        Ok(())
+        Ok(self.callers.accept(&identity, now)?)
     }
 }

@@ -2,14 +2,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::{error, info};
 
@@ -49,13 +51,15 @@ impl Webhook {
         }
     }
 
-    fn rules(self) -> fn(&Config, &Request<'_>) -> Decision {
+    fn rules(self) -> Rules {
         match self {
             Self::Mutate => mutate::mutate,
             Self::Validate => validate::validate,
         }
     }
 }
+
+type Rules = fn(&Config, &Request<'_>) -> Decision;
 
 /// Answers reviews.
 #[derive(Debug)]
@@ -64,7 +68,9 @@ pub struct Reviewer {
     metrics: Metrics,
     limits: Arc<Limits>,
     /// A permit for each KiB of bodies that may be held at one time.
-    room: Semaphore,
+    room: Arc<Semaphore>,
+    /// The permit to decide on a large body.
+    large: Arc<Semaphore>,
 }
 
 /// Why a request gets no review for an answer.
@@ -73,7 +79,7 @@ enum Rejection {
     #[error("the body is larger than {0} bytes, the most that a review may have (--max-body)")]
     TooLarge(u64),
     #[error("the request took longer than {0:?} (--request-timeout)")]
-    TooSlow(std::time::Duration),
+    TooSlow(Duration),
     #[error("the reviews in flight hold all the memory they may (--max-in-flight)")]
     TooBusy,
     #[error("the body ended early: {0}")]
@@ -117,7 +123,8 @@ impl Reviewer {
             config,
             metrics,
             limits,
-            room: Semaphore::new(room.min(Semaphore::MAX_PERMITS)),
+            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            large: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -150,55 +157,71 @@ impl Reviewer {
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let most = self.limits.max_body;
-        if announced.is_some_and(|length| length > most) {
-            return Err(Rejection::TooLarge(most));
-        }
         let limit = self.limits.request_timeout;
+        let has_room = AtomicBool::new(false);
         let read = async {
+            if announced.is_some_and(|length| length > most) {
+                // A client that asks first hasn't sent anything, and reading would make it.
+                if !headers.contains_key(EXPECT) {
+                    discard(body, most).await;
+                }
+                return Err(Rejection::TooLarge(most));
+            }
             let room = self.room_for(announced.unwrap_or(most)).await?;
-            Ok::<_, Rejection>((read(body, announced, most).await?, room))
+            has_room.store(true, Ordering::Relaxed);
+            Ok((read(body, announced, most).await?, room))
         };
-        let (body, _room) =
-            timeout(limit, read)
-                .await
-                .map_err(|_| match self.room.available_permits() {
-                    0 => Rejection::TooBusy,
-                    _ => Rejection::TooSlow(limit),
-                })??;
+        let (body, room) = timeout(limit, read).await.map_err(|_| {
+            if has_room.load(Ordering::Relaxed) {
+                Rejection::TooSlow(limit)
+            } else {
+                Rejection::TooBusy
+            }
+        })??;
         if body.len() < LARGE {
-            return Ok(self.review(webhook, &body, in_flight.elapsed())?);
+            return Ok(self.review(webhook, webhook.rules(), &body, in_flight.elapsed())?);
         }
         let reviewer = Arc::clone(self);
         let waited = in_flight.elapsed();
-        tokio::task::spawn_blocking(move || reviewer.review(webhook, &body, waited))
+        // One at a time: as values, an object takes many times the memory that it takes as text.
+        let turn = Arc::clone(&self.large)
+            .acquire_owned()
             .await
-            .map_err(|_| Rejection::Internal)?
-            .map_err(Rejection::from)
+            .map_err(|_| Rejection::TooBusy)?;
+        tokio::task::spawn_blocking(move || {
+            // Given back when the work is over, even if the client didn't wait for it.
+            let _held = (room, turn);
+            reviewer.review(webhook, webhook.rules(), &body, waited)
+        })
+        .await
+        .map_err(|_| Rejection::Internal)?
+        .map_err(Rejection::from)
     }
 
     /// Waits until a body of this size may be held.
-    async fn room_for(&self, bytes: u64) -> Result<SemaphorePermit<'_>, Rejection> {
+    async fn room_for(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Rejection> {
         // A body that is larger than everything that may be in flight still gets its turn, alone.
         let all = kib(self.limits.max_in_flight);
         let wanted = u32::try_from(kib(bytes.max(LEAST)).min(all)).unwrap_or(u32::MAX);
-        self.room
-            .acquire_many(wanted)
+        Arc::clone(&self.room)
+            .acquire_many_owned(wanted)
             .await
             .map_err(|_| Rejection::TooBusy)
     }
 
     /// Answers the review in `body`. A review that can be read is always answered with its uid.
-    pub fn review(
+    fn review(
         &self,
         webhook: Webhook,
+        rules: Rules,
         body: &[u8],
-        waited: std::time::Duration,
+        waited: Duration,
     ) -> Result<Vec<u8>, DecodeError> {
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         let request = admission::decode(body)?;
         // A bug in a rule must not cost the answer: the API server would report a broken
         // connection, and nobody would know which object it was.
-        let verdict = catch_unwind(AssertUnwindSafe(|| self.decide(webhook, &request)))
+        let verdict = catch_unwind(AssertUnwindSafe(|| self.decide(rules, &request)))
             .unwrap_or(Err(Failure::Internal))
             .unwrap_or_else(Verdict::Failed);
         let answer = admission::answer(&request, &verdict);
@@ -206,7 +229,7 @@ impl Reviewer {
         Ok(answer)
     }
 
-    fn decide(&self, webhook: Webhook, request: &AdmissionRequest<'_>) -> Result<Verdict, Failure> {
+    fn decide(&self, rules: Rules, request: &AdmissionRequest<'_>) -> Result<Verdict, Failure> {
         // A deletion is never held up: whoever can't delete can't repair.
         let Some(operation) = request.operation() else {
             return Ok(Verdict::Skipped);
@@ -218,7 +241,7 @@ impl Reviewer {
             .ok_or(Failure::NoObject)?;
         let old = request.old_object().map_err(unreadable("oldObject"))?;
         let asked = request.as_core(operation, &object, old.as_ref());
-        Ok(Verdict::Decided(webhook.rules()(&self.config, &asked)))
+        Ok(Verdict::Decided(rules(&self.config, &asked)))
     }
 
     /// One line and one count for each decision; never the object's content.
@@ -227,7 +250,7 @@ impl Reviewer {
         webhook: Webhook,
         request: &AdmissionRequest<'_>,
         verdict: &Verdict,
-        took: std::time::Duration,
+        took: Duration,
     ) {
         let (decision, gate, patches, refused, failure) = match verdict {
             Verdict::Skipped => ("skipped", None, 0, 0, None),
@@ -295,10 +318,82 @@ async fn read(mut body: Body, announced: Option<u64>, most: u64) -> Result<Vec<u
         let frame = frame.map_err(|error| Rejection::Broken(error.to_string()))?;
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > most {
+                drop(bytes);
+                discard(body, most as u64).await;
                 return Err(Rejection::TooLarge(most as u64));
             }
             bytes.extend_from_slice(&data);
         }
     }
     Ok(bytes)
+}
+
+/// Reads on and forgets what it reads, up to as much again as a body may have.
+///
+/// A client that is still sending when the connection is closed sees that, and not the answer.
+async fn discard(mut body: Body, most: u64) {
+    let mut left = most;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct LimitsParser {
+        #[command(flatten)]
+        limits: Limits,
+    }
+
+    fn reviewer(arguments: &[&str]) -> Arc<Reviewer> {
+        let arguments = ["serve"].iter().chain(arguments);
+        let limits = LimitsParser::parse_from(arguments).limits;
+        let (config, metrics) = (Arc::default(), Metrics::new());
+        Arc::new(Reviewer::new(config, metrics, Arc::new(limits)))
+    }
+
+    fn review() -> Vec<u8> {
+        serde_json::to_vec(&json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {
+                "uid": "u", "operation": "CREATE", "object": {}, "kind": {"kind": "Pod"},
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_rule_that_panics_costs_no_answer() {
+        let reviewer = reviewer(&[]);
+        let rules: Rules = |_, _| panic!("a bug");
+        let answer = reviewer
+            .review(Webhook::Mutate, rules, &review(), Duration::ZERO)
+            .unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["response"]["uid"], "u");
+        assert_eq!(answer["response"]["allowed"], false);
+        assert_eq!(answer["response"]["status"]["code"], 500);
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_vain_for_room_is_told_to_come_again() {
+        let reviewer = reviewer(&["--max-in-flight=4096", "--request-timeout=20ms"]);
+        let _all = reviewer.room.acquire_many(4).await.unwrap();
+        let response = Arc::clone(&reviewer)
+            .serve(Webhook::Validate, HeaderMap::new(), Body::from(review()))
+            .await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
 }

@@ -54,13 +54,8 @@ impl Stop {
     /// Goes through the steps.
     ///
     /// `delay` is the time between stopping and closing, `grace` between closing and aborted.
-    /// `hurry` resolving in between aborts at once.
-    pub(super) async fn run(
-        &self,
-        delay: Duration,
-        grace: Duration,
-        hurry: impl Future<Output = ()>,
-    ) {
+    /// `hurry` resolving in between aborts at once. Whoever sees that all is done before drops this.
+    pub async fn run(&self, delay: Duration, grace: Duration, hurry: impl Future<Output = ()>) {
         self.stopping.cancel();
         tokio::select! {
             () = async {

@@ -126,7 +126,7 @@ impl ResolvesServerCert for Served {
 }
 
 /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1 on top.
-pub(super) fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()

@@ -149,7 +149,7 @@ fn kubelet_config(control_plane: &ControlPlane, runtime: &Runtime, state: &Path)
         "tlsCertFile": server.certificate, "tlsPrivateKeyFile": server.key,
         // Whatever cgroups and disks the machine has, they are enough for these tests.
         "failCgroupV1": false, "cgroupDriver": "cgroupfs", "cgroupRoot": runtime.sandbox.cgroup(),
-        "cgroupsPerQOS": false, "enforceNodeAllocatable": [],
+        "cgroupsPerQOS": true, "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": false, "failSwapOn": false,
         "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
         "volumePluginDir": state.join("volume-plugins"),

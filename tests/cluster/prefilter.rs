@@ -57,8 +57,8 @@ fn containers(stem: &'static str, min: usize) -> impl Strategy<Value = Value> {
     })
 }
 
-/// Objects of one kind. `owner` names a controller for some.
-fn objects(kind: &'static PodKind) -> impl Strategy<Value = Value> {
+/// Objects of one kind, some of them owned by the controller `owner`.
+fn objects(kind: &'static PodKind, owner: &Value) -> impl Strategy<Value = Value> {
     let labels = prop::sample::select(vec![
         json!({"app": "x"}),
         json!({"app": "x", "tier": "web"}),
@@ -70,10 +70,10 @@ fn objects(kind: &'static PodKind) -> impl Strategy<Value = Value> {
         containers("main", 1),
         labels,
         name,
-        any::<bool>(),
+        prop::option::of(Just(owner.clone())),
     )
-        .prop_map(|(init, main, labels, name, controlled)| {
-            object(kind, &init, &main, &labels, name, controlled)
+        .prop_map(|(init, main, labels, name, owner)| {
+            object(kind, &init, &main, &labels, name, owner.as_ref())
         })
 }
 
@@ -83,7 +83,7 @@ fn object(
     main: &Value,
     labels: &Value,
     name: &str,
-    controlled: bool,
+    owner: Option<&Value>,
 ) -> Value {
     let restart = match kind.kind {
         "Job" | "CronJob" => "Never",
@@ -106,11 +106,8 @@ fn object(
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": FORBIDDEN},
         },
     });
-    if controlled {
-        object["metadata"]["ownerReferences"] = json!([{
-            "apiVersion": "apps/v1", "kind": "Deployment", "name": "d",
-            "uid": "8c3e0c1e-0000-4000-8000-000000000000", "controller": true,
-        }]);
+    if let Some(owner) = owner {
+        object["metadata"]["ownerReferences"] = json!([owner]);
     }
     let selector = json!({"matchLabels": {"app": "x"}});
     match kind.kind {
@@ -202,11 +199,24 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     let config = config(name);
     let mut runner = TestRunner::deterministic();
     let mut counts = Counts::default();
+    // An owner that exists, or the garbage collector would take what it owns.
+    namespace.kubectl.run("create configmap owner")?;
+    let owner = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "controller": true,
+        "uid": namespace.kubectl.get("configmap owner")?["metadata"]["uid"],
+    });
     // Old objects first, while nothing holds them up; each kind has one that offends and is controlled.
     for kind in &POD_KINDS {
         let main =
             json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
-        let old = object(kind, &json!([]), &main, &json!({"app": "x"}), "old", true);
+        let old = object(
+            kind,
+            &json!([]),
+            &main,
+            &json!({"app": "x"}),
+            "old",
+            Some(&owner),
+        );
         namespace.kubectl.apply(&old.to_string())?;
     }
     namespace
@@ -216,7 +226,7 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
         await_webhooks(cluster, name)?;
         for kind in &POD_KINDS {
             for _ in 0..CASES {
-                let object = objects(kind)
+                let object = objects(kind, &owner)
                     .new_tree(&mut runner)
                     .map_err(anyhow::Error::msg)?
                     .current();
@@ -266,7 +276,7 @@ enum Answer {
 fn await_webhooks(cluster: &Cluster, namespace: &str) -> Result<()> {
     let kind = &POD_KINDS[0];
     let main = json!([{"name": "c", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
-    let canary = object(kind, &json!([]), &main, &json!({}), "canary", false);
+    let canary = object(kind, &json!([]), &main, &json!({}), "canary", None);
     crate::poll::until(
         "the API server to know the webhooks",
         std::time::Duration::from_secs(30),

@@ -26,7 +26,6 @@ pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 pub(crate) const DNS_ADDRESS: &str = "10.96.0.10";
 
 const RUN_FOLDER: &str = "MIGRATION_GATE_CLUSTER_RUN";
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The inside of the namespaces, and what a node is made from there.
 #[derive(Clone)]
@@ -62,7 +61,7 @@ impl Sandbox {
 
     /// The cgroup under which this run's pods live, by which the next run finds what is left of it.
     pub(crate) fn cgroup(&self) -> String {
-        cgroup(&self.folder)
+        format!("/{}", cgroup(&self.folder))
     }
 }
 
@@ -174,12 +173,13 @@ fn claim(runs: &Path) -> Result<(PathBuf, File)> {
         .keep();
     let lock = File::create(folder.join("lock"))?;
     lock.lock().context("locking the run's folder")?;
+    create_cgroups(&cgroup(&folder))?;
     Ok((folder, lock))
 }
 
 fn cgroup(folder: &Path) -> String {
     format!(
-        "/migration-gate-{}",
+        "migration-gate-{}",
         folder.file_name().unwrap_or_default().to_string_lossy()
     )
 }
@@ -202,29 +202,50 @@ fn clean_up(runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the (empty) cgroup of that name from each hierarchy: version 1 has one for each controller.
-fn remove_cgroups(name: &str) -> Result<()> {
-    let name = name.trim_start_matches('/');
-    let mut found = vec![Path::new(CGROUPS).join(name)];
-    if let Ok(hierarchies) = fs::read_dir(CGROUPS) {
-        found.extend(
-            hierarchies
-                .flatten()
-                .map(|hierarchy| hierarchy.path().join(name)),
-        );
+/// Creates a cgroup of that name in each hierarchy. kubelet wants the root of its pods' cgroups to exist.
+fn create_cgroups(name: &str) -> Result<()> {
+    for hierarchy in hierarchies()? {
+        let cgroup = hierarchy.join(name);
+        fs::create_dir(&cgroup)
+            .with_context(|| format!("creating the cgroup {}", cgroup.display()))?;
     }
-    for cgroup in found.iter().filter(|path| path.is_dir()) {
+    Ok(())
+}
+
+/// Removes the cgroup of that name, and the empty ones in it, from each hierarchy.
+fn remove_cgroups(name: &str) -> Result<()> {
+    let cgroups = hierarchies()?
+        .into_iter()
+        .map(|hierarchy| hierarchy.join(name));
+    for cgroup in cgroups.filter(|path| path.is_dir()) {
         // The kernel frees a killed process's cgroup a moment after the process is gone.
         until(
             &format!("the cgroup {} to be empty", cgroup.display()),
             Duration::from_secs(10),
-            || match remove_cgroup(cgroup) {
+            || match remove_cgroup(&cgroup) {
                 Ok(()) => Look::Done(()),
                 Err(error) => Look::Pending(error.to_string()),
             },
         )?;
     }
     Ok(())
+}
+
+/// The mounted cgroup hierarchies: one in version 2, one for each controller in version 1.
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return Ok(vec![root.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).context("reading the cgroup hierarchies")? {
+        // Some of them go by two names, of which one is a link.
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 fn remove_cgroup(path: &Path) -> io::Result<()> {

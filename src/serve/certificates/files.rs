@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{error, info};
+use tracing::error;
 
-use super::metrics::Metrics;
-use super::stop::Stop;
-use super::tls::{Identity, IdentityError, Served};
+use super::install;
+use crate::serve::metrics::Metrics;
+use crate::serve::stop::Stop;
+use crate::serve::tls::{Identity, IdentityError, Served};
 
 /// Why files can't be served.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FilesError {
+pub(in crate::serve) enum FilesError {
     /// One can't be read.
     #[error("cannot read {path}: {cause}")]
     Read {
@@ -35,7 +36,7 @@ pub(super) enum FilesError {
 
 /// A certificate's file and its key's.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(in crate::serve) struct Files {
     certificate: PathBuf,
     key: PathBuf,
     /// What was read last, whether it could be served or not.
@@ -43,7 +44,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(certificate: PathBuf, key: PathBuf) -> Self {
+    pub(in crate::serve) fn new(certificate: PathBuf, key: PathBuf) -> Self {
         Self {
             certificate,
             key,
@@ -52,7 +53,7 @@ impl Files {
     }
 
     /// The identity in the files, if they have changed since the last call.
-    pub(super) async fn changed(&mut self) -> Result<Option<Identity>, FilesError> {
+    pub(in crate::serve) async fn changed(&mut self) -> Result<Option<Identity>, FilesError> {
         let pair = (read(&self.certificate).await?, read(&self.key).await?);
         if self.last.as_ref() == Some(&pair) {
             return Ok(None);
@@ -73,7 +74,7 @@ impl Files {
     /// The content is compared rather than an event awaited: a Secret's volume swaps a symbolic
     /// link two levels up, a subPath or a network file system sends no event at all, and two small
     /// reads cost nothing.
-    pub(super) async fn follow(
+    pub(in crate::serve) async fn follow(
         mut self,
         interval: Duration,
         served: Arc<Served>,
@@ -90,7 +91,7 @@ impl Files {
                 Ok(changed) => {
                     if let Some(identity) = changed {
                         trouble = None;
-                        install(identity, &served, &metrics);
+                        install(Arc::new(identity), &served, &metrics);
                     }
                 }
                 Err(cause) => {
@@ -107,13 +108,6 @@ impl Files {
             }
         }
     }
-}
-
-/// Serves `identity`, and says so.
-pub(super) fn install(identity: Identity, served: &Served, metrics: &Metrics) {
-    info!(not_after = %identity.not_after(), "certificate loaded");
-    metrics.set_certificate_expiry(identity.not_after().as_second());
-    served.set(Arc::new(identity));
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {

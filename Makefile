@@ -1,0 +1,75 @@
+# What a contributor and CI run. Each target does all of its own set-up, on a fresh Debian machine too.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# The steps share two cores and one build folder; side by side they would only get in each other's way.
+.NOTPARALLEL:
+
+cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migration-gate
+cargo_deny_version := 0.20.2
+cargo_deny := $(cache)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
+# Progress that stands out from what the tools print.
+say = @echo "==> $(1)"
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: test
+test: packages lint test-fast deny test-cluster ## Everything: lints, dependencies' licences, all tests (cold about 25 minutes, warm under 10)
+
+.PHONY: test-fast
+test-fast: packages ## The tests that need no cluster (seconds, once compiled)
+	$(call say,tests without a cluster)
+	cargo test --locked
+
+.PHONY: test-cluster
+test-cluster: packages cluster-assets image ## The tests on a real node (builds and boots it), or on the cluster of KUBECONFIG
+	$(call say,tests on a cluster)
+	cargo test --locked --test cluster -- $(TESTS)
+
+.PHONY: lint
+lint: packages ## Formatting and clippy, where a warning is an error
+	$(call say,formatting and lints)
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test cluster -- -D warnings
+
+.PHONY: deny
+deny: $(cargo_deny) ## Licences, sources and bans of the dependencies
+	$(call say,licences and sources of the dependencies)
+	$(cargo_deny) --locked check bans licenses sources
+
+.PHONY: audit
+audit: $(cargo_deny) ## Known vulnerabilities of the dependencies (fetches the advisory database)
+	$(cargo_deny) --locked check advisories
+
+# Nobody runs it for its speed, so what is quick to build will do.
+$(cargo_deny):
+	$(call say,building cargo-deny $(cargo_deny_version) (about 2 minutes on two cores, once))
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		cargo install --quiet --locked --root "$(@D)/.." cargo-deny@$(cargo_deny_version)
+
+.PHONY: image
+image: packages ## The container image, without a container engine: target/image/migration-gate.tar
+	$(call say,container image (a static release binary: some minutes at first))
+	build/image.sh
+
+.PHONY: cluster-assets
+cluster-assets: ## The control plane, kubelet, containerd and Helm that test-cluster runs on (cached)
+ifeq ($(KUBECONFIG),)
+	@tests/cluster/assets.sh >/dev/null
+endif
+
+# Rust needs a linker, and a C compiler for one dependency. Where they are, nothing is installed.
+.PHONY: packages
+packages:
+	@command -v cc >/dev/null || { \
+		echo "==> installing Debian packages: gcc libc6-dev (under a minute)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev; }
+
+.PHONY: clean-cache
+clean-cache: ## Forget every program that was built for the tests
+	chmod -R u+w "$(cache)" 2>/dev/null || true
+	rm -rf "$(cache)"

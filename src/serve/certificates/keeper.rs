@@ -1,0 +1,389 @@
+//! Certificates that the server makes itself.
+//!
+//! Watches the Secret that all replicas share and the webhook configurations that call them, and
+//! carries out what [`state`](super::state) says. No replica leads: each does the same, and writes
+//! on the condition that what it saw is still so.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::SelectAll;
+use futures::{StreamExt, future};
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+use tracing::{error, info, warn};
+
+use super::install;
+use super::issue::{IssueError, Material, MaterialError};
+use super::state::{Action, State};
+use super::trust::{Callers, Configuration, ConfigurationName};
+use super::watches::{Seen, configurations, one};
+use crate::serve::metrics::Metrics;
+use crate::serve::stop::Stop;
+use crate::serve::tls::Served;
+
+/// Who the API server writes into `managedFields`.
+const MANAGER: &str = "migration-gate";
+
+/// How long one request to the API server may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The wall clock is looked at this often at least: timers stand still while a machine sleeps.
+const LONGEST_SLEEP: Duration = Duration::from_hours(1);
+
+/// How long to leave a write alone that failed, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// What the keeper keeps, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The Secret's namespace.
+    pub namespace: String,
+    /// The Secret's name.
+    pub secret: String,
+    /// What the API server calls this server: `NAME.NAMESPACE.svc`, or the host of a URL.
+    pub names: Vec<String>,
+    /// How long a certificate is valid. The next one is made at two thirds of that.
+    pub lifetime: Duration,
+    /// How long an API server may take to learn of a changed webhook configuration.
+    pub propagation: Duration,
+}
+
+/// Why a write didn't happen.
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    #[error("{what}: {cause}{}", hint(.cause))]
+    Api { what: String, cause: kube::Error },
+    #[error("{what}: no answer within {REQUEST_TIMEOUT:?}")]
+    Timeout { what: String },
+}
+
+fn hint(cause: &kube::Error) -> &'static str {
+    match cause {
+        kube::Error::Api(status) if status.is_forbidden() => {
+            "; grant it to migration-gate's ServiceAccount"
+        }
+        _ => "",
+    }
+}
+
+/// Keeps the Secret, the configurations' `caBundle`s and `served` right until the server closes.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    callers: Arc<Callers>,
+    served: Arc<Served>,
+    metrics: Metrics,
+    stop: Stop,
+) {
+    let secrets = Api::<Secret>::namespaced(client.clone(), &settings.namespace);
+    let mut events = SelectAll::new();
+    events.push(one(secrets.clone(), &settings.secret, |secret| {
+        Seen::Secret(secret.map(Box::new))
+    }));
+    events.extend(configurations(&client, &callers));
+    let mut keeper = Keeper {
+        state: State::new(
+            settings.names.clone(),
+            settings.lifetime,
+            settings.propagation,
+        ),
+        secrets,
+        client,
+        settings,
+        callers,
+        served,
+        metrics,
+        retry: RETRY.0,
+        blocked: None,
+    };
+    // In flight calls still trust this certificate while the server drains, so it goes on.
+    let mut closing = pin!(stop.closing());
+    loop {
+        let work = async {
+            let wake = keeper.work().await;
+            let pause = wake.map(|at| until(at, Timestamp::now()));
+            tokio::select! {
+                seen = events.next() => seen,
+                () = sleep(pause) => None,
+            }
+        };
+        let seen = tokio::select! {
+            () = closing.as_mut() => return,
+            seen = work => seen,
+        };
+        match seen {
+            Some(Seen::Secret(secret)) => keeper.state.see_secret(secret.map(|s| content(*s))),
+            Some(Seen::Configuration(name, seen)) => keeper.callers.see(&name, seen),
+            Some(Seen::Trouble(cause)) => warn!(cause, "a watch was cut; it will be resumed"),
+            None => {}
+        }
+    }
+}
+
+/// How long to sleep for, at `now`, to be awake at `at`.
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    // A little late rather than a little early, which would be a turn for nothing.
+    let pause = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    (pause + Duration::from_millis(1)).min(LONGEST_SLEEP)
+}
+
+async fn sleep(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => future::pending().await,
+    }
+}
+
+/// The Secret's version and what it holds.
+fn content(secret: Secret) -> (String, Result<Material, MaterialError>) {
+    let data = secret.data.unwrap_or_default();
+    (
+        secret.metadata.resource_version.unwrap_or_default(),
+        Material::from_data(&data),
+    )
+}
+
+struct Keeper {
+    state: State,
+    secrets: Api<Secret>,
+    client: Client,
+    settings: Settings,
+    callers: Arc<Callers>,
+    served: Arc<Served>,
+    metrics: Metrics,
+    /// How long the next failed write is left alone.
+    retry: Duration,
+    /// Until when no write is tried.
+    blocked: Option<Timestamp>,
+}
+
+impl Keeper {
+    /// Does what there is to do, and answers when to look again if nothing happens until then.
+    async fn work(&mut self) -> Option<Timestamp> {
+        loop {
+            let now = Timestamp::now();
+            let blocked = self.blocked.filter(|until| *until > now);
+            let step = self.state.step(&self.callers, now);
+            let mut wrote = false;
+            for action in step.actions {
+                if let Action::Serve(identity) = action {
+                    install(identity, &self.served, &self.metrics);
+                } else if blocked.is_none() {
+                    match self.write(action).await {
+                        Ok(()) => {
+                            wrote = true;
+                            self.retry = RETRY.0;
+                            self.blocked = None;
+                        }
+                        Err(cause) => {
+                            error!(%cause, retry_in = ?self.retry, "cannot keep the certificate");
+                            self.blocked = now.checked_add(self.retry).ok();
+                            self.retry = (self.retry * 2).min(RETRY.1);
+                            break;
+                        }
+                    }
+                }
+            }
+            if !wrote {
+                let blocked = self.blocked.filter(|until| *until > now);
+                return [step.wake, blocked].into_iter().flatten().min();
+            }
+        }
+    }
+
+    /// Writes what an action says, or learns why somebody else was faster. Either way the state
+    /// knows more afterwards.
+    async fn write(&mut self, action: Action) -> Result<(), KeepError> {
+        match action {
+            Action::Issue { keep, base, why } => {
+                let Settings {
+                    names, lifetime, ..
+                } = &self.settings;
+                let material = Material::issue(names, *lifetime, Timestamp::now(), keep)?;
+                info!(
+                    secret = self.settings.secret,
+                    why, "making a new CA and certificate"
+                );
+                match base {
+                    Some(base) => self.replace(&base, &material).await,
+                    None => self.create(&material).await,
+                }
+            }
+            Action::Prune { material, base } => {
+                info!(secret = self.settings.secret, "dropping expired CAs");
+                self.replace(&base, &material).await
+            }
+            Action::Announce { name, seen, bundle } => self.announce(name, &seen, &bundle).await,
+            Action::Serve(_) => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, material: &Material) -> Result<(), KeepError> {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(self.settings.secret.clone()),
+                ..ObjectMeta::default()
+            },
+            data: Some(material.to_data()),
+            type_: Some("Opaque".to_owned()),
+            ..Secret::default()
+        };
+        let parameters = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let what = format!("cannot create Secret {}", self.settings.secret);
+        match call(what, self.secrets.create(&parameters, &secret)).await {
+            Err(KeepError::Api {
+                cause: kube::Error::Api(status),
+                ..
+            }) if status.is_already_exists() => self.refresh().await.map(|_| ()),
+            created => {
+                self.state.see_secret(Some(content(created?)));
+                Ok(())
+            }
+        }
+    }
+
+    async fn replace(&mut self, base: &str, material: &Material) -> Result<(), KeepError> {
+        // Other keys and all metadata stay as they are.
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": base},
+            "data": material.to_data(),
+        }));
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let name = &self.settings.secret;
+        let what = format!("cannot write Secret {name}");
+        match call(what, self.secrets.patch(name, &parameters, &patch)).await {
+            Err(KeepError::Api {
+                cause: kube::Error::Api(status),
+                ..
+            }) if status.is_conflict() || status.is_not_found() => self.refresh().await.map(|_| ()),
+            written => {
+                self.state.see_secret(Some(content(written?)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the Secret as it is now. Answers whether it is another than the state went by.
+    async fn refresh(&mut self) -> Result<bool, KeepError> {
+        let name = &self.settings.secret;
+        let what = format!("cannot read Secret {name}");
+        let now = call(what, self.secrets.get_opt(name)).await?.map(content);
+        let known = self.state.resource_version();
+        let differs = now.as_ref().map(|(version, _)| version.as_str()) != known;
+        if differs {
+            self.state.see_secret(now);
+        }
+        Ok(differs)
+    }
+
+    /// Brings the bundle into a configuration.
+    ///
+    /// A replica whose view of the Secret is old must not take a newer bundle away. So the Secret is
+    /// read anew, after the configuration was seen, and the write is refused if the configuration
+    /// has changed since: whoever knows a newer bundle has either written it by then, or will.
+    async fn announce(
+        &mut self,
+        name: ConfigurationName,
+        seen: &Configuration,
+        bundle: &[u8],
+    ) -> Result<(), KeepError> {
+        if self.refresh().await? {
+            return Ok(());
+        }
+        let now = match &name {
+            ConfigurationName::Mutating(object) => {
+                let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
+                put_bundle(&api, object, &name, seen, bundle).await?
+            }
+            ConfigurationName::Validating(object) => {
+                let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
+                put_bundle(&api, object, &name, seen, bundle).await?
+            }
+        };
+        self.callers.see(&name, now);
+        Ok(())
+    }
+}
+
+/// Writes the bundle to every webhook of a configuration, if that is still as it was seen.
+/// Answers what the configuration is now.
+async fn put_bundle<K>(
+    api: &Api<K>,
+    object: &str,
+    name: &ConfigurationName,
+    seen: &Configuration,
+    bundle: &[u8],
+) -> Result<Option<Configuration>, KeepError>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    Configuration: From<K>,
+{
+    let bundle = json!(k8s_openapi::ByteString(bundle.to_vec()));
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": seen.resource_version}),
+    ];
+    for index in 0..seen.webhooks.len() {
+        let path = format!("/webhooks/{index}/clientConfig/caBundle");
+        operations.push(json!({"op": "add", "path": path, "value": bundle}));
+    }
+    let patch = serde_json::from_value(json!(operations)).map_err(|cause| KeepError::Api {
+        what: format!("cannot write the caBundle of {name}"),
+        cause: kube::Error::SerdeError(cause),
+    })?;
+    let parameters = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let what = format!("cannot write the caBundle of {name}");
+    let refused = match call(
+        what,
+        api.patch(object, &parameters, &Patch::Json::<()>(patch)),
+    )
+    .await
+    {
+        Ok(written) => {
+            info!(configuration = %name, "caBundle written");
+            return Ok(Some(written.into()));
+        }
+        Err(refused) => refused,
+    };
+    // The API server has no code of its own for a `test` that failed.
+    let what = format!("cannot read {name}");
+    let now = call(what, api.get_opt(object)).await?;
+    if now
+        .as_ref()
+        .and_then(ResourceExt::resource_version)
+        .as_deref()
+        == Some(&seen.resource_version)
+    {
+        return Err(refused);
+    }
+    Ok(now.map(Configuration::from))
+}
+
+async fn call<T>(
+    what: String,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, KeepError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(cause)) => Err(KeepError::Api { what, cause }),
+        Err(_) => Err(KeepError::Timeout { what }),
+    }
+}

@@ -1,0 +1,255 @@
+//! What the keeper of self-made certificates does next, as a function of what it has seen.
+//!
+//! The rotation, and why no call fails by it:
+//!
+//! 1. A new CA and a certificate of it go into the Secret, at two thirds of the old one's life. The
+//!    old CA stays in the bundle. Of replicas that do this at once one wins, by `resourceVersion`.
+//! 2. Every replica brings the bundle into every webhook configuration.
+//! 3. A replica serves the new certificate once it has seen all configurations carry a bundle that
+//!    verifies it, for as long as an API server may take to learn of that.
+//! 4. The old CA leaves the bundle when it has expired. Its certificate expired with it, so nobody
+//!    can serve anything that needs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+
+use super::issue::{Material, MaterialError, unexpired};
+use super::trust::{Callers, Configuration, ConfigurationName, verify_for};
+use crate::serve::tls::Identity;
+
+/// What one replica wants and has seen.
+pub(super) struct State {
+    names: Vec<String>,
+    lifetime: Duration,
+    propagation: Duration,
+    secret: Secret,
+    /// What is served.
+    served: Option<Arc<Identity>>,
+    /// The certificate in the Secret, and since when every configuration has accepted it.
+    candidate: Option<(Arc<Identity>, Option<Timestamp>)>,
+    /// The CAs of the last Secret that could be read, for when it is gone.
+    last_bundle: Vec<CertificateDer<'static>>,
+}
+
+/// The Secret, as it was seen last.
+#[derive(Default)]
+enum Secret {
+    /// Not yet.
+    #[default]
+    Unknown,
+    Absent,
+    Unusable {
+        resource_version: String,
+        cause: MaterialError,
+    },
+    Usable {
+        resource_version: String,
+        material: Material,
+    },
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Make a new CA and certificate, and write them to the Secret.
+    Issue {
+        /// The CAs that must be trusted on for now.
+        keep: Vec<CertificateDer<'static>>,
+        /// The Secret's version that this replaces; `None` if there is no Secret.
+        base: Option<String>,
+        /// For the log.
+        why: String,
+    },
+    /// Write the Secret without the CAs that have expired.
+    Prune { material: Material, base: String },
+    /// Bring the bundle into a configuration, on the condition that it is still as it was seen.
+    Announce {
+        name: ConfigurationName,
+        seen: Configuration,
+        bundle: Vec<u8>,
+    },
+    /// Serve this from now on.
+    Serve(Arc<Identity>),
+}
+
+/// What to do now, and when to look again if nothing happens until then.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    pub actions: Vec<Action>,
+    pub wake: Option<Timestamp>,
+}
+
+impl Step {
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+impl State {
+    pub(super) fn new(names: Vec<String>, lifetime: Duration, propagation: Duration) -> Self {
+        Self {
+            names,
+            lifetime,
+            propagation,
+            secret: Secret::Unknown,
+            served: None,
+            candidate: None,
+            last_bundle: Vec::new(),
+        }
+    }
+
+    /// Tells what the Secret holds: its version and content, or that it isn't there.
+    pub(super) fn see_secret(&mut self, seen: Option<(String, Result<Material, MaterialError>)>) {
+        self.secret = match seen {
+            None => Secret::Absent,
+            Some((resource_version, Err(cause))) => Secret::Unusable {
+                resource_version,
+                cause,
+            },
+            Some((resource_version, Ok(material))) => {
+                self.last_bundle.clone_from(&material.bundle);
+                Secret::Usable {
+                    resource_version,
+                    material,
+                }
+            }
+        };
+    }
+
+    /// The Secret's version that this state goes by.
+    pub(super) fn resource_version(&self) -> Option<&str> {
+        match &self.secret {
+            Secret::Unknown | Secret::Absent => None,
+            Secret::Unusable {
+                resource_version, ..
+            }
+            | Secret::Usable {
+                resource_version, ..
+            } => Some(resource_version),
+        }
+    }
+
+    /// What is to be done at `now`.
+    pub(super) fn step(&mut self, callers: &Callers, now: Timestamp) -> Step {
+        let mut step = Step::default();
+        if let Some(action) = self.maintain(now, &mut step) {
+            step.actions.push(action);
+            // The rest follows from what becomes of this.
+            return step;
+        }
+        if let Secret::Usable { material, .. } = &self.secret {
+            let bundle = material.bundle_pem();
+            for (name, seen) in callers.seen() {
+                if seen.webhooks.iter().any(|w| w.ca_bundle != bundle) {
+                    step.actions.push(Action::Announce {
+                        name,
+                        seen,
+                        bundle: bundle.clone(),
+                    });
+                }
+            }
+        }
+        if let Some(identity) = self.due(callers, now, &mut step) {
+            self.served = Some(Arc::clone(&identity));
+            step.actions.push(Action::Serve(identity));
+        }
+        step
+    }
+
+    /// What the Secret needs.
+    fn maintain(&mut self, now: Timestamp, step: &mut Step) -> Option<Action> {
+        let (resource_version, material) = match &self.secret {
+            Secret::Unknown => return None,
+            Secret::Absent => {
+                return Some(Action::Issue {
+                    keep: unexpired(&self.last_bundle, now),
+                    base: None,
+                    why: "there is no Secret yet".to_owned(),
+                });
+            }
+            Secret::Unusable {
+                resource_version,
+                cause,
+            } => {
+                return Some(Action::Issue {
+                    keep: unexpired(&self.last_bundle, now),
+                    base: Some(resource_version.clone()),
+                    why: cause.to_string(),
+                });
+            }
+            Secret::Usable {
+                resource_version,
+                material,
+            } => (resource_version, material),
+        };
+        let issue = |why: String| {
+            Some(Action::Issue {
+                keep: unexpired(&material.bundle, now),
+                base: Some(resource_version.clone()),
+                why,
+            })
+        };
+        // It could be read once, when it was seen.
+        let Ok(identity) = material.identity() else {
+            return issue("it can't be read".to_owned());
+        };
+        for name in &self.names {
+            if let Err(cause) = verify_for(&identity, &material.bundle, name, now) {
+                return issue(format!("its ca.crt {cause}"));
+            }
+        }
+        let renewal = identity
+            .not_after()
+            .checked_sub(self.lifetime / 3)
+            .unwrap_or(now);
+        if now >= renewal {
+            return issue(format!("it expires at {}", identity.not_after()));
+        }
+        step.wake_at(renewal);
+        let kept = material.without_expired(now);
+        if kept.bundle.len() < material.bundle.len() {
+            return Some(Action::Prune {
+                material: kept,
+                base: resource_version.clone(),
+            });
+        }
+        let expiry = kept
+            .bundle
+            .iter()
+            .filter_map(|ca| crate::serve::tls::not_after(ca).ok())
+            .min();
+        if let Some(expiry) = expiry {
+            step.wake_at(expiry);
+        }
+        let same = |known: &Arc<Identity>| known.chain() == identity.chain();
+        if !self.candidate.as_ref().is_some_and(|(c, _)| same(c)) {
+            self.candidate = Some((Arc::new(identity), None));
+        }
+        None
+    }
+
+    /// The certificate that is to be served from now on, if it isn't yet.
+    fn due(&mut self, callers: &Callers, now: Timestamp, step: &mut Step) -> Option<Arc<Identity>> {
+        let (candidate, accepted) = self.candidate.as_mut()?;
+        let served = self.served.as_ref();
+        if served.is_some_and(|served| served.chain() == candidate.chain()) {
+            return None;
+        }
+        if callers.accept(candidate, now).is_err() {
+            *accepted = None;
+            return None;
+        }
+        let since = *accepted.get_or_insert(now);
+        let due = since.checked_add(self.propagation).unwrap_or(now);
+        // Waiting protects the calls that still trust what is served. If none does, it only costs.
+        let lost = served.is_some_and(|served| callers.accept(served, now).is_err());
+        if now >= due || lost {
+            return Some(Arc::clone(candidate));
+        }
+        step.wake_at(due);
+        None
+    }
+}

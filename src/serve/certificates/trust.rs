@@ -1,0 +1,218 @@
+//! Whether the API server would accept a certificate.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::serve::tls::{self, Identity};
+
+/// Names a webhook configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConfigurationName {
+    /// A `MutatingWebhookConfiguration`.
+    Mutating(String),
+    /// A `ValidatingWebhookConfiguration`.
+    Validating(String),
+}
+
+impl fmt::Display for ConfigurationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mutating(name) => write!(f, "MutatingWebhookConfiguration {name}"),
+            Self::Validating(name) => write!(f, "ValidatingWebhookConfiguration {name}"),
+        }
+    }
+}
+
+/// What matters of a webhook configuration here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configuration {
+    /// Its `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// Its `webhooks`, in their order.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// One of a configuration's `webhooks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its name.
+    pub name: String,
+    /// The name that the API server expects in the certificate.
+    pub server_name: String,
+    /// Its `clientConfig.caBundle`, empty if there is none.
+    pub ca_bundle: Vec<u8>,
+}
+
+impl From<MutatingWebhookConfiguration> for Configuration {
+    fn from(configuration: MutatingWebhookConfiguration) -> Self {
+        let webhooks = configuration.webhooks.unwrap_or_default();
+        Self::new(
+            configuration.metadata,
+            webhooks.into_iter().map(|w| (w.name, w.client_config)),
+        )
+    }
+}
+
+impl From<ValidatingWebhookConfiguration> for Configuration {
+    fn from(configuration: ValidatingWebhookConfiguration) -> Self {
+        let webhooks = configuration.webhooks.unwrap_or_default();
+        Self::new(
+            configuration.metadata,
+            webhooks.into_iter().map(|w| (w.name, w.client_config)),
+        )
+    }
+}
+
+impl Configuration {
+    fn new(
+        metadata: ObjectMeta,
+        webhooks: impl Iterator<Item = (String, WebhookClientConfig)>,
+    ) -> Self {
+        Self {
+            resource_version: metadata.resource_version.unwrap_or_default(),
+            webhooks: webhooks
+                .map(|(name, client)| Webhook {
+                    name,
+                    server_name: server_name(&client),
+                    ca_bundle: client.ca_bundle.map(|bytes| bytes.0).unwrap_or_default(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What the API server calls the server of a webhook: `NAME.NAMESPACE.svc`, or its URL's host.
+fn server_name(client: &WebhookClientConfig) -> String {
+    if let Some(service) = &client.service {
+        return format!("{}.{}.svc", service.name, service.namespace);
+    }
+    client
+        .url
+        .as_deref()
+        .and_then(|url| url.parse::<axum::http::Uri>().ok())
+        .and_then(|url| {
+            url.host()
+                .map(|host| host.trim_matches(['[', ']']).to_owned())
+        })
+        .unwrap_or_default()
+}
+
+/// The webhook configurations that call this server, as far as they were seen.
+#[derive(Debug, Default)]
+pub struct Callers(ArcSwap<BTreeMap<ConfigurationName, Option<Configuration>>>);
+
+/// Why the API server wouldn't accept what is served.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum NotTrusted {
+    #[error("{0} is not there, or has not been seen yet")]
+    NoConfiguration(ConfigurationName),
+    #[error("{configuration}: the caBundle of webhook {webhook} {cause}")]
+    Webhook {
+        configuration: ConfigurationName,
+        webhook: String,
+        cause: String,
+    },
+}
+
+impl Callers {
+    /// Callers of these names, none of them seen yet.
+    pub fn new(names: impl IntoIterator<Item = ConfigurationName>) -> Self {
+        let callers = names.into_iter().map(|name| (name, None)).collect();
+        Self(ArcSwap::from_pointee(callers))
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<ConfigurationName> {
+        self.0.load().keys().cloned().collect()
+    }
+
+    /// Those that are there.
+    pub(super) fn seen(&self) -> Vec<(ConfigurationName, Configuration)> {
+        self.0
+            .load()
+            .iter()
+            .filter_map(|(name, seen)| Some((name.clone(), seen.clone()?)))
+            .collect()
+    }
+
+    /// Tells what has become of one of them. There is one teller: the watch.
+    pub fn see(&self, name: &ConfigurationName, seen: Option<Configuration>) {
+        let mut callers = BTreeMap::clone(&self.0.load());
+        callers.insert(name.clone(), seen);
+        self.0.store(Arc::new(callers));
+    }
+
+    /// Whether every one of them would accept `identity` at `now`.
+    pub fn accept(&self, identity: &Identity, now: Timestamp) -> Result<(), NotTrusted> {
+        for (configuration, seen) in self.0.load().iter() {
+            let seen = seen
+                .as_ref()
+                .ok_or_else(|| NotTrusted::NoConfiguration(configuration.clone()))?;
+            for webhook in &seen.webhooks {
+                verify(identity, &webhook.ca_bundle, &webhook.server_name, now).map_err(
+                    |cause| NotTrusted::Webhook {
+                        configuration: configuration.clone(),
+                        webhook: webhook.name.clone(),
+                        cause,
+                    },
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a client that trusts `bundle` accepts `identity` as `server_name` at `now`.
+fn verify(
+    identity: &Identity,
+    bundle: &[u8],
+    server_name: &str,
+    now: Timestamp,
+) -> Result<(), String> {
+    if bundle.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    let bundle = tls::certificates(bundle).map_err(|error| error.to_string())?;
+    verify_for(identity, &bundle, server_name, now)
+}
+
+/// As [`verify`], with the bundle's certificates.
+pub(super) fn verify_for(
+    identity: &Identity,
+    bundle: &[CertificateDer<'static>],
+    server_name: &str,
+    now: Timestamp,
+) -> Result<(), String> {
+    let refuse = |error: &dyn fmt::Display| {
+        format!("doesn't verify the certificate that is served, as {server_name}: {error}")
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(bundle.iter().cloned());
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(tls::provider()))
+            .build()
+            .map_err(|error| refuse(&error))?;
+    let name = ServerName::try_from(server_name).map_err(|error| refuse(&error))?;
+    let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    let Some((leaf, intermediates)) = identity.chain().split_first() else {
+        return Err(refuse(&"there is none"));
+    };
+    verifier
+        .verify_server_cert(leaf, intermediates, &name, &[], now)
+        .map(|_| ())
+        .map_err(|error| refuse(&error))
+}

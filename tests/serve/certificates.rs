@@ -1,0 +1,394 @@
+//! Certificates of the server's own making, with several replicas on one (fake) API server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::{Method, StatusCode};
+use jiff::Timestamp;
+use migration_gate::serve::certificates::keeper::{self, Settings};
+use migration_gate::serve::certificates::trust::{Callers, ConfigurationName};
+use migration_gate::serve::metrics::Metrics;
+use migration_gate::serve::ready::Readiness;
+use migration_gate::serve::stop::Stop;
+use migration_gate::serve::tls::{Identity, Served};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::fake_api::FakeApi;
+use crate::support::PATIENCE;
+
+const SECRETS: &str = "/api/v1/namespaces/gate/secrets";
+const SECRET: &str = "/api/v1/namespaces/gate/secrets/certificate";
+const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/gate";
+const VALIDATING: &str =
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/gate";
+
+fn configuration(kind: &str, webhooks: usize) -> Value {
+    let webhook = |index| {
+        json!({
+            "name": format!("w{index}.migration-gate.io"),
+            "clientConfig": {"service": {"name": "gate", "namespace": "gate", "path": "/x"}},
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+        })
+    };
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": "gate"},
+        "webhooks": (0..webhooks).map(webhook).collect::<Vec<_>>(),
+    })
+}
+
+/// A cluster with the webhook configurations, as the chart makes them.
+fn cluster() -> FakeApi {
+    let api = FakeApi::new();
+    api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
+    api.put(
+        VALIDATING,
+        configuration("ValidatingWebhookConfiguration", 2),
+    );
+    api
+}
+
+fn empty_secret() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": "certificate", "namespace": "gate", "labels": {"mine": "yes"}},
+    })
+}
+
+fn settings() -> Settings {
+    Settings {
+        namespace: "gate".to_owned(),
+        secret: "certificate".to_owned(),
+        names: vec!["gate.gate.svc".to_owned()],
+        lifetime: Duration::from_hours(1),
+        propagation: Duration::from_millis(20),
+    }
+}
+
+/// One replica, as far as its certificate goes. Gone when dropped.
+struct Replica {
+    served: Arc<Served>,
+    readiness: Readiness,
+    _task: JoinSet<()>,
+}
+
+impl Replica {
+    fn start(api: &FakeApi, settings: Settings) -> Self {
+        let callers = Arc::new(Callers::new([
+            ConfigurationName::Mutating("gate".to_owned()),
+            ConfigurationName::Validating("gate".to_owned()),
+        ]));
+        let (served, stop) = (Arc::new(Served::default()), Stop::default());
+        let readiness = Readiness::new(Arc::clone(&served), Arc::clone(&callers), stop.clone());
+        let mut task = JoinSet::new();
+        task.spawn(keeper::run(
+            api.client(),
+            settings,
+            callers,
+            Arc::clone(&served),
+            Metrics::new(),
+            stop,
+        ));
+        Self {
+            served,
+            readiness,
+            _task: task,
+        }
+    }
+
+    /// Waits for a certificate other than `previous`.
+    async fn serves(&self, previous: Option<&Identity>) -> Arc<Identity> {
+        until("a certificate to serve", || {
+            self.served
+                .get()
+                .filter(|now| previous.is_none_or(|previous| previous.chain() != now.chain()))
+        })
+        .await
+    }
+
+    fn why_not_ready(&self) -> String {
+        match self.readiness.check() {
+            Ok(()) => String::new(),
+            Err(cause) => cause.to_string(),
+        }
+    }
+}
+
+async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("there never is {what}"))
+}
+
+/// The CA bundles of all webhooks, which must be the same.
+fn bundle(api: &FakeApi) -> Option<Vec<CertificateDer<'static>>> {
+    let mut bundles = Vec::new();
+    for path in [MUTATING, VALIDATING] {
+        for webhook in api.get(path)?["webhooks"].as_array()? {
+            bundles.push(webhook["clientConfig"]["caBundle"].as_str()?.to_owned());
+        }
+    }
+    assert_eq!(bundles.len(), 3);
+    if bundles.iter().any(|other| *other != bundles[0]) {
+        return None;
+    }
+    let pem = STANDARD.decode(&bundles[0]).unwrap();
+    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>();
+    Some(certificates.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_replicas_agree_on_one_ca() {
+    for round in 0..20 {
+        let api = cluster();
+        let precreated = round % 2 == 0;
+        if precreated {
+            api.put(SECRET, empty_secret());
+        }
+        let replicas: Vec<_> = (0..5).map(|_| Replica::start(&api, settings())).collect();
+        let mut chains = Vec::new();
+        for replica in &replicas {
+            let identity = replica.serves(None).await;
+            chains.push(identity.chain().to_vec());
+            assert_eq!(replica.why_not_ready(), "");
+        }
+        assert!(chains.iter().all(|chain| *chain == chains[0]));
+        assert_eq!(bundle(&api).unwrap().len(), 1, "round {round}");
+        let (method, path, status) = if precreated {
+            (Method::PATCH, SECRET, StatusCode::OK)
+        } else {
+            (Method::POST, SECRETS, StatusCode::CREATED)
+        };
+        assert_eq!(api.count(&method, path, status), 1);
+        let secret = api.get(SECRET).unwrap();
+        let keys: Vec<_> = secret["data"].as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"]);
+        if precreated {
+            assert_eq!(secret["metadata"]["labels"]["mine"], "yes");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_replica_joins_without_a_write() {
+    let api = cluster();
+    let first = Replica::start(&api, settings());
+    let identity = first.serves(None).await;
+    let changes = *api.changes().borrow();
+    let second = Replica::start(&api, settings());
+    assert_eq!(second.serves(None).await.chain(), identity.chain());
+    assert_eq!(*api.changes().borrow(), changes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_is_only_who_the_api_server_accepts() {
+    let api = FakeApi::new();
+    api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
+    let replica = Replica::start(&api, settings());
+    until("a Secret", || api.get(SECRET)).await;
+    // One of the two configurations is missing.
+    assert_eq!(replica.why_not_ready(), "there is no certificate yet");
+    api.put(
+        VALIDATING,
+        configuration("ValidatingWebhookConfiguration", 2),
+    );
+    replica.serves(None).await;
+    assert_eq!(replica.why_not_ready(), "");
+
+    // Somebody puts another bundle there, and this server may not mend it.
+    api.forbid(VALIDATING, true);
+    let mut foreign = configuration("ValidatingWebhookConfiguration", 2);
+    let other = crate::support::Authority::new();
+    let pem = pem::encode(&pem::Pem::new("CERTIFICATE", other.certificate.to_vec()));
+    for webhook in foreign["webhooks"].as_array_mut().unwrap() {
+        webhook["clientConfig"]["caBundle"] = json!(STANDARD.encode(&pem));
+    }
+    api.put(VALIDATING, foreign);
+    until("unreadiness", || {
+        let why = replica.why_not_ready();
+        why.contains("ValidatingWebhookConfiguration gate: the caBundle of webhook w0")
+            .then_some(())
+    })
+    .await;
+    api.forbid(VALIDATING, false);
+    until("readiness", || {
+        replica.why_not_ready().is_empty().then_some(())
+    })
+    .await;
+
+    // An applier that leaves the bundle out takes it away only for a moment.
+    api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
+    until("the bundle's return", || bundle(&api)).await;
+    until("readiness", || {
+        replica.why_not_ready().is_empty().then_some(())
+    })
+    .await;
+
+    api.delete(MUTATING);
+    until("unreadiness", || {
+        replica
+            .why_not_ready()
+            .contains("is not there")
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
+    let api = cluster();
+    let replica = Replica::start(&api, settings());
+    let mut previous = replica.serves(None).await;
+    let spoil: [fn(&FakeApi); 4] = [
+        |api| api.delete(SECRET),
+        |api| {
+            let mut secret = api.get(SECRET).unwrap();
+            secret["data"]["tls.crt"] = json!(STANDARD.encode("garbage"));
+            api.put(SECRET, secret);
+        },
+        |api| {
+            let mut secret = api.get(SECRET).unwrap();
+            secret["data"]["ca.crt"] = secret["data"]["tls.crt"].clone();
+            api.put(SECRET, secret);
+        },
+        |api| {
+            let mut secret = api.get(SECRET).unwrap();
+            secret["data"].as_object_mut().unwrap().remove("tls.key");
+            api.put(SECRET, secret);
+        },
+    ];
+    for spoil in spoil {
+        spoil(&api);
+        let next = replica.serves(Some(&previous)).await;
+        assert_eq!(replica.why_not_ready(), "");
+        previous = next;
+    }
+    // The CAs of what was served before are trusted on: other replicas may still serve it.
+    assert!(bundle(&api).unwrap().len() > 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_name_gets_a_new_certificate() {
+    let api = cluster();
+    let old = Replica::start(&api, settings());
+    let previous = old.serves(None).await;
+    drop(old);
+    let mut renamed = settings();
+    renamed.names.push("127.0.0.1".to_owned());
+    let replica = Replica::start(&api, renamed);
+    let identity = replica.serves(Some(&previous)).await;
+    assert_eq!(replica.why_not_ready(), "");
+    assert_ne!(identity.chain(), previous.chain());
+}
+
+/// Rotation after rotation with three replicas, seen by an API server that learns of every change
+/// as late as it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
+    let api = cluster();
+    let lag = Duration::from_millis(300);
+    let mut settings = settings();
+    settings.lifetime = Duration::from_secs(4);
+    settings.propagation = lag + Duration::from_millis(100);
+    let replicas: Vec<_> = (0..3)
+        .map(|_| Replica::start(&api, settings.clone()))
+        .collect();
+    for replica in &replicas {
+        replica.serves(None).await;
+    }
+
+    let lagging = Arc::new(Callers::new([
+        ConfigurationName::Mutating("gate".to_owned()),
+        ConfigurationName::Validating("gate".to_owned()),
+    ]));
+    let mut served = Vec::new();
+    let mut seen = std::collections::VecDeque::new();
+    let mut bundles = Vec::new();
+    let watch = async {
+        // Three rotations of each replica: more than two bundles of two CAs each.
+        while served.len() < 4 * replicas.len() {
+            let now = tokio::time::Instant::now();
+            seen.push_back((
+                now,
+                api.get(MUTATING).unwrap(),
+                api.get(VALIDATING).unwrap(),
+            ));
+            while seen.get(1).is_some_and(|(at, ..)| *at + lag <= now) {
+                seen.pop_front();
+            }
+            let (_, mutating, validating) = seen.front().unwrap();
+            lagging.show(mutating.clone(), validating.clone());
+            for replica in &replicas {
+                let identity = replica.served.get().unwrap();
+                for callers in [&lagging, &fresh(&api)] {
+                    callers.accept(&identity, Timestamp::now()).unwrap();
+                }
+                let chain = identity.chain().to_vec();
+                let known = (Arc::as_ptr(&replica.served) as usize, chain);
+                if !served.contains(&known) {
+                    served.push(known);
+                }
+            }
+            bundles.extend(bundle(&api).map(|bundle| bundle.len()));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, watch).await.expect("it doesn't rotate");
+    let kept = bundles.iter().position(|count| *count == 2);
+    let kept = kept.expect("the old CA is never kept");
+    assert!(bundles[kept..].contains(&1), "the old CA is never dropped");
+    assert!(
+        bundles.iter().all(|count| *count <= 2),
+        "an old CA is kept for ever"
+    );
+    assert_eq!(api.count(&Method::POST, SECRETS, StatusCode::CREATED), 1);
+}
+
+/// The configurations as they are now.
+fn fresh(api: &FakeApi) -> Arc<Callers> {
+    let callers = Callers::new([
+        ConfigurationName::Mutating("gate".to_owned()),
+        ConfigurationName::Validating("gate".to_owned()),
+    ]);
+    callers.show(api.get(MUTATING).unwrap(), api.get(VALIDATING).unwrap());
+    Arc::new(callers)
+}
+
+/// Shows callers what an API server holds.
+trait Show {
+    fn show(&self, mutating: Value, validating: Value);
+}
+
+impl Show for Callers {
+    fn show(&self, mutating: Value, validating: Value) {
+        let name = "gate".to_owned();
+        let mutating: k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration =
+            serde_json::from_value(mutating).unwrap();
+        let validating: k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration =
+            serde_json::from_value(validating).unwrap();
+        self.see(
+            &ConfigurationName::Mutating(name.clone()),
+            Some(mutating.into()),
+        );
+        self.see(
+            &ConfigurationName::Validating(name),
+            Some(validating.into()),
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! `migration-gate serve`: what goes over the wire, what a client may cost, and how it stops.
+//!
+//! The routes are called without a socket where nothing but the answer matters, and over loopback
+//! where the connection does.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking, and reads best with values in place"
+)]
+
+mod certificates;
+mod fake_api;
+mod limits;
+mod process;
+mod stopping;
+mod support;
+mod tls;
+mod wire;

@@ -1,0 +1,373 @@
+//! The whole program: its arguments, its log, its signals and its exit code.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+
+use crate::support::{Authority, PATIENCE, handshake, pod_review, post, read};
+
+fn migration_gate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+    command
+        .arg("serve")
+        .args(arguments)
+        .env_remove("KUBECONFIG")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs until it ends by itself, which must be with a failure; answers what it says.
+async fn fails(arguments: &[&str]) -> String {
+    let output = timeout(PATIENCE, migration_gate(arguments).output())
+        .await
+        .expect("it starts")
+        .unwrap();
+    assert!(!output.status.success(), "{arguments:?} succeeds");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+fn write(folder: &Path, (certificate, key): (String, String)) -> (String, String) {
+    let path = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    (path("tls.crt", certificate), path("tls.key", key))
+}
+
+#[tokio::test]
+async fn what_can_t_work_is_said_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = write(folder.path(), authority.issue());
+    let check = async |arguments: &[&str], expect: &[&str]| {
+        let text = fails(arguments).await;
+        for expect in expect {
+            assert!(
+                text.contains(expect),
+                "{arguments:?}: {text:?} lacks {expect:?}"
+            );
+        }
+    };
+    check(&[], &["there is no certificate", "--tls-cert", "--secret"]).await;
+    check(
+        &["--tls-cert=/nowhere/tls.crt", &format!("--tls-key={key}")],
+        &["/nowhere/tls.crt", "No such file"],
+    )
+    .await;
+    check(
+        &[&format!("--tls-cert={key}"), &format!("--tls-key={key}")],
+        &["tls.key", "BEGIN CERTIFICATE"],
+    )
+    .await;
+    check(
+        &[
+            &format!("--tls-cert={certificate}"),
+            &format!("--tls-key={certificate}"),
+        ],
+        &["tls.crt", "private key"],
+    )
+    .await;
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let (_, other_key) = write(&other, authority.issue());
+    check(
+        &[
+            &format!("--tls-cert={certificate}"),
+            &format!("--tls-key={other_key}"),
+        ],
+        &["doesn't belong"],
+    )
+    .await;
+
+    let pair = [
+        format!("--tls-cert={certificate}"),
+        format!("--tls-key={key}"),
+    ];
+    let with = |more: &str| vec![pair[0].clone(), pair[1].clone(), more.to_owned()];
+    let check_with = async |more: &str, expect: &[&str]| {
+        let arguments = with(more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        check(&arguments, expect).await;
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    check_with(
+        &format!("--listen={address}"),
+        &["in use", "--listen", &address.to_string()],
+    )
+    .await;
+    check_with("--listen=localhost", &["--listen", "localhost"]).await;
+    check_with("--config=/nowhere/config.yaml", &["/nowhere/config.yaml"]).await;
+    check_with("--request-timeout=soon", &["soon", "500ms"]).await;
+    check_with("--log=a=b=c", &["--log"]).await;
+    // A cluster is needed for this one, and there is none here.
+    check_with(
+        "--mutating-webhook-configuration=m",
+        &["cannot find a cluster"],
+    )
+    .await;
+    check(&["--secret=s"], &["--server-name"]).await;
+    check(
+        &["--secret=s", "--server-name=a.b.svc"],
+        &["--mutating-webhook-configuration"],
+    )
+    .await;
+    check(
+        &[
+            "--secret=s",
+            "--server-name=a.b.svc",
+            "--mutating-webhook-configuration=m",
+            "--certificate-lifetime=5s",
+        ],
+        &["--certificate-lifetime", "--propagation-delay"],
+    )
+    .await;
+    check(
+        &["--secret=s", "--server-name=a.b.svc", &pair[0]],
+        &["cannot be used with"],
+    )
+    .await;
+}
+
+/// `serve` with a certificate in a folder.
+struct Serve {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    webhooks: SocketAddr,
+    health: SocketAddr,
+}
+
+impl Serve {
+    async fn start(certificate: &str, key: &str, more: &[&str]) -> Self {
+        let mut command = migration_gate(&[
+            &format!("--tls-cert={certificate}"),
+            &format!("--tls-key={key}"),
+            "--tls-reload-interval=20ms",
+            "--listen=127.0.0.1:0",
+            "--health-listen=127.0.0.1:0",
+        ]);
+        let mut child = command.args(more).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = line(&mut log, "serving").await;
+        let address = |field: &str| line[field].as_str().unwrap().parse().unwrap();
+        Self {
+            webhooks: address("webhooks"),
+            health: address("health"),
+            child,
+            log,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let stream = TokioIo::new(TcpStream::connect(self.health).await.unwrap());
+        let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(path).header("host", "localhost");
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let response = client.send_request(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// Whether a client of this authority gets an answer.
+    async fn answers(&self, authority: &Authority, uid: &str) -> bool {
+        let tcp = TcpStream::connect(self.webhooks).await.unwrap();
+        let Ok(stream) = handshake(tcp, authority, &["http/1.1"], rustls::ALL_VERSIONS).await
+        else {
+            return false;
+        };
+        let stream = TokioIo::new(stream);
+        let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let response = client.send_request(post(pod_review(uid))).await.unwrap();
+        read(response).await.0 == StatusCode::OK
+    }
+
+    async fn ends(&mut self) -> std::process::ExitStatus {
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it goes on")
+            .unwrap()
+    }
+}
+
+/// The next line of the log with this message.
+async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+    let find = async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("the log ends");
+            let line: Value = serde_json::from_str(&line)
+                .unwrap_or_else(|_| panic!("a line that isn't JSON: {line}"));
+            if line["message"] == message {
+                return line;
+            }
+        }
+    };
+    timeout(PATIENCE, find)
+        .await
+        .unwrap_or_else(|_| panic!("{message} is never logged"))
+}
+
+#[tokio::test]
+async fn it_serves_says_so_and_stops_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = write(folder.path(), authority.issue());
+    let mut serve = Serve::start(&certificate, &key, &["--drain-delay=1h"]).await;
+    assert_eq!(serve.get("/livez").await.0, StatusCode::OK);
+    assert_eq!(
+        serve.get("/readyz").await,
+        (StatusCode::OK, "ok\n".to_owned())
+    );
+    assert!(serve.answers(&authority, "mine").await);
+    let reviewed = line(&mut serve.log, "reviewed").await;
+    let expected = json!({
+        "webhook": "validate", "uid": "mine", "operation": "CREATE", "kind": "Pod",
+        "namespace": "default", "dry_run": false, "decision": "untouched",
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&reviewed[field], value, "{field} of {reviewed}");
+    }
+    assert!(
+        !reviewed.to_string().contains("i:1"),
+        "the object's content is logged"
+    );
+    let (_, metrics) = serve.get("/metrics").await;
+    assert!(
+        metrics.contains("migration_gate_reviews_total{"),
+        "{metrics}"
+    );
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+
+    serve.signal(Signal::TERM);
+    line(&mut serve.log, "asked to stop").await;
+    let (status, why) = serve.get("/readyz").await;
+    assert_eq!(
+        (status, &*why),
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+    );
+    assert_eq!(serve.get("/livez").await.0, StatusCode::OK);
+    assert!(serve.answers(&authority, "late").await);
+    // The second signal doesn't wait out the hour.
+    serve.signal(Signal::INT);
+    assert_eq!(serve.ends().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_clean_stop_is_a_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = write(folder.path(), Authority::new().issue());
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut serve = Serve::start(&certificate, &key, &["--drain-delay=0"]).await;
+        serve.signal(signal);
+        assert_eq!(serve.ends().await.code(), Some(0));
+        let mut out = String::new();
+        serve
+            .child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut out)
+            .await
+            .unwrap();
+        assert_eq!(out, "");
+    }
+}
+
+/// As kubelet updates a Secret's volume: new files in a new folder, and then a link is swapped.
+#[tokio::test]
+async fn a_swapped_volume_is_picked_up() {
+    let volume = tempfile::tempdir().unwrap();
+    let swap = |name: &str, pair: (String, String)| {
+        let version = volume.path().join(name);
+        fs::create_dir(&version).unwrap();
+        write(&version, pair);
+        symlink(name, volume.path().join("..data_tmp")).unwrap();
+        fs::rename(
+            volume.path().join("..data_tmp"),
+            volume.path().join("..data"),
+        )
+        .unwrap();
+    };
+    let (old, new) = (Authority::new(), Authority::new());
+    swap("..1", old.issue());
+    for file in ["tls.crt", "tls.key"] {
+        symlink(Path::new("..data").join(file), volume.path().join(file)).unwrap();
+    }
+    let path = |file: &str| volume.path().join(file).to_str().unwrap().to_owned();
+    let mut serve = Serve::start(&path("tls.crt"), &path("tls.key"), &[]).await;
+    assert!(serve.answers(&old, "u").await);
+
+    // What can't be served isn't.
+    swap("..2", (new.issue().0, old.issue().1));
+    line(
+        &mut serve.log,
+        "the certificate can't be reloaded; the previous one is served on",
+    )
+    .await;
+    assert!(serve.answers(&old, "u").await);
+    assert_eq!(serve.get("/readyz").await.0, StatusCode::OK);
+
+    swap("..3", new.issue());
+    line(&mut serve.log, "certificate loaded").await;
+    assert!(serve.answers(&new, "u").await);
+    assert!(!serve.answers(&old, "u").await);
+}
+
+/// A process that is out of file descriptors can't accept, and must not spin.
+#[tokio::test]
+async fn a_failure_to_accept_is_no_busy_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = write(folder.path(), authority.issue());
+    let mut serve = Serve::start(&certificate, &key, &["--handshake-timeout=1h"]).await;
+    let limit = |most: u64| {
+        let id = serve.child.id().unwrap().to_string();
+        let status = std::process::Command::new("prlimit")
+            .args([&format!("--nofile={most}:"), "--pid", &id])
+            .status();
+        assert!(status.expect("prlimit of util-linux").success());
+    };
+    limit(16);
+    let mut held = Vec::new();
+    for _ in 0..32 {
+        held.push(TcpStream::connect(serve.webhooks).await.unwrap());
+    }
+    line(&mut serve.log, "cannot accept connections").await;
+    let pause = |line: Value| line["retry_in"].as_str().unwrap().to_owned();
+    let mut pauses = Vec::new();
+    while pauses.last().is_none_or(|last| last != "1s") {
+        pauses.push(pause(
+            line(&mut serve.log, "cannot accept connections").await,
+        ));
+    }
+    assert!(pauses.len() < 12, "{pauses:?}");
+    drop(held);
+    assert!(serve.answers(&authority, "after").await);
+}

@@ -1,0 +1,248 @@
+//! A server on loopback, and clients for it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use clap::Parser;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use migration_gate::config::Config;
+use migration_gate::serve::connections::Server;
+use migration_gate::serve::limits::Limits;
+use migration_gate::serve::metrics::Metrics;
+use migration_gate::serve::review::Reviewer;
+use migration_gate::serve::routes;
+use migration_gate::serve::stop::Stop;
+use migration_gate::serve::tls::{Identity, Served, server_config};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// Long enough for whatever is awaited, so that only a hang meets it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Parser)]
+struct LimitsParser {
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// The limits that `serve` has by default.
+pub fn default_limits() -> Limits {
+    LimitsParser::parse_from(["serve"]).limits
+}
+
+/// A CA that signs certificates for `localhost`.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            certificate: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// A certificate and its key, PEM.
+    pub fn issue(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    pub fn identity(&self) -> Identity {
+        let (certificate, key) = self.issue();
+        Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap()
+    }
+}
+
+/// The webhooks with PieFed's gate.
+pub fn webhooks(limits: Limits) -> (Router, Metrics) {
+    let metrics = Metrics::new();
+    let reviewer = Reviewer::new(
+        Arc::new(Config::default()),
+        metrics.clone(),
+        Arc::new(limits),
+    );
+    (routes::webhooks(Arc::new(reviewer)), metrics)
+}
+
+/// A server on loopback.
+pub struct Running {
+    pub address: SocketAddr,
+    pub authority: Authority,
+    pub served: Arc<Served>,
+    pub stop: Stop,
+    pub metrics: Metrics,
+    pub task: JoinHandle<()>,
+}
+
+impl Running {
+    /// The webhooks, with TLS.
+    pub async fn start(limits: Limits) -> Self {
+        let (routes, metrics) = webhooks(limits.clone());
+        Self::start_with(limits, routes, metrics).await
+    }
+
+    /// Other routes than the webhooks.
+    pub async fn start_with(limits: Limits, routes: Router, metrics: Metrics) -> Self {
+        let authority = Authority::new();
+        let served = Arc::new(Served::default());
+        served.set(Arc::new(authority.identity()));
+        Self::listen(limits, routes, metrics, authority, served).await
+    }
+
+    /// The webhooks, with a certificate from elsewhere.
+    pub async fn start_bare(served: Arc<Served>) -> Self {
+        let (routes, metrics) = webhooks(default_limits());
+        Self::listen(default_limits(), routes, metrics, Authority::new(), served).await
+    }
+
+    async fn listen(
+        limits: Limits,
+        routes: Router,
+        metrics: Metrics,
+        authority: Authority,
+        served: Arc<Served>,
+    ) -> Self {
+        let tls = TlsAcceptor::from(Arc::new(server_config(Arc::clone(&served)).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Stop::default();
+        let listening = Server {
+            name: "webhooks",
+            listener,
+            tls: Some(tls),
+            routes,
+            limits: Arc::new(limits),
+            stop: stop.clone(),
+        };
+        Self {
+            address,
+            authority,
+            served,
+            stop,
+            metrics,
+            task: tokio::spawn(listening.run()),
+        }
+    }
+
+    pub async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// A TLS connection that offers these protocols, with every version of TLS.
+    pub async fn tls(&self, alpn: &[&str]) -> TlsStream<TcpStream> {
+        let tcp = self.tcp().await;
+        handshake(tcp, &self.authority, alpn, rustls::ALL_VERSIONS)
+            .await
+            .unwrap()
+    }
+
+    pub async fn http1(&self) -> http1::SendRequest<Full<Bytes>> {
+        let stream = TokioIo::new(self.tls(&["http/1.1"]).await);
+        let (client, connection) = http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    pub async fn http2(&self) -> http2::SendRequest<Full<Bytes>> {
+        let stream = TokioIo::new(self.tls(&["h2"]).await);
+        let (client, connection) = http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// A review on a connection of its own.
+    pub async fn answers(&self) -> bool {
+        let mut client = self.http1().await;
+        let (status, answer) = send1(&mut client, pod_review("probe")).await;
+        status == StatusCode::OK && answer["response"]["uid"] == "probe"
+    }
+}
+
+pub async fn handshake(
+    tcp: TcpStream,
+    authority: &Authority,
+    alpn: &[&str],
+    versions: &[&'static SupportedProtocolVersion],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("localhost").unwrap(), tcp)
+        .await
+}
+
+pub fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    Request::post("https://localhost/validate")
+        .header("host", "localhost")
+        .body(Full::new(body.into()))
+        .unwrap()
+}
+
+/// Sends a request and reads the whole answer.
+pub async fn send1(
+    client: &mut http1::SendRequest<Full<Bytes>>,
+    body: impl Into<Bytes>,
+) -> (StatusCode, Value) {
+    client.ready().await.unwrap();
+    read(client.send_request(post(body)).await.unwrap()).await
+}
+
+pub async fn read<B: hyper::body::Body<Error: std::fmt::Debug>>(
+    response: Response<B>,
+) -> (StatusCode, Value) {
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    (
+        status,
+        serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    )
+}
+
+/// A review with this request.
+pub fn review(request: Value) -> Vec<u8> {
+    let review =
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+    serde_json::to_vec(&review).unwrap()
+}
+
+/// The creation of a Pod that nothing is wrong with.
+pub fn pod_review(uid: &str) -> Vec<u8> {
+    review(json!({
+        "uid": uid,
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "namespace": "default",
+        "operation": "CREATE",
+        "object": {"spec": {"containers": [{"name": "main", "image": "i:1"}]}},
+    }))
+}

@@ -1,0 +1,106 @@
+//! TLS: what is spoken, and certificates that change while it is.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use migration_gate::serve::tls::{Identity, Served};
+use rustls::version::{TLS12, TLS13};
+
+use crate::support::{
+    Authority, PATIENCE, Running, default_limits, handshake, pod_review, post, read, send1,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_versions_of_tls_and_of_http_are_spoken() {
+    let server = Running::start(default_limits()).await;
+    for version in [&TLS12, &TLS13] {
+        for (alpn, expect) in [
+            (&["h2", "http/1.1"][..], Some("h2")),
+            (&["http/1.1"][..], Some("http/1.1")),
+            (&[][..], None),
+        ] {
+            let tcp = server.tcp().await;
+            let stream = handshake(tcp, &server.authority, alpn, &[version]).await;
+            let stream = stream.unwrap();
+            let session = stream.get_ref().1;
+            assert_eq!(session.protocol_version(), Some(version.version));
+            let spoken = session.alpn_protocol().map(|p| str::from_utf8(p).unwrap());
+            assert_eq!(spoken, expect);
+        }
+    }
+    let (status, _) = send1(&mut server.http1().await, pod_review("1")).await;
+    assert_eq!(status, StatusCode::OK);
+    let response = server.http2().await.send_request(post(pod_review("2")));
+    let (status, answer) = read(response.await.unwrap()).await;
+    assert_eq!(
+        (status, &answer["response"]["uid"]),
+        (StatusCode::OK, &"2".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protocol_that_nobody_knows_is_refused() {
+    let server = Running::start(default_limits()).await;
+    let tcp = server.tcp().await;
+    let refused = handshake(tcp, &server.authority, &["smtp"], rustls::ALL_VERSIONS).await;
+    assert!(refused.is_err());
+    assert!(server.answers().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_for_new_connections() {
+    let mut server = Running::start(default_limits()).await;
+    let mut old = server.http1().await;
+    send1(&mut old, pod_review("before")).await;
+
+    let authority = Authority::new();
+    server.served.set(Arc::new(authority.identity()));
+    let refused = handshake(
+        server.tcp().await,
+        &server.authority,
+        &[],
+        rustls::ALL_VERSIONS,
+    );
+    assert!(
+        refused.await.is_err(),
+        "the old certificate is still served"
+    );
+    server.authority = authority;
+    assert!(server.answers().await);
+
+    let (status, _) = send1(&mut old, pod_review("after")).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_certificate_handshakes_fail_and_nothing_else() {
+    let nothing = Served::default();
+    assert!(nothing.get().is_none());
+    let mut server = Running::start_bare(Arc::new(nothing)).await;
+    let tcp = server.tcp().await;
+    let refused = handshake(tcp, &server.authority, &[], rustls::ALL_VERSIONS);
+    let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    assert!(refused.is_err());
+
+    let authority = Authority::new();
+    server.served.set(Arc::new(authority.identity()));
+    server.authority = authority;
+    assert!(server.answers().await);
+}
+
+#[test]
+fn a_key_of_another_certificate_is_refused() {
+    let authority = Authority::new();
+    let ((certificate, _), (_, key)) = (authority.issue(), authority.issue());
+    let check = |certificate: &str, key: &str, expect: &str| {
+        let error = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(expect), "{error}");
+    };
+    check(&certificate, &key, "doesn't belong to the certificate");
+    check("", &key, "BEGIN CERTIFICATE");
+    check(&certificate, "", "private key cannot be read");
+    check(&certificate, &certificate, "private key cannot be read");
+    let garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    check(garbled, &key, "garbled");
+    check("-----BEGIN CERTIFICATE-----\nAAAA", &key, "garbled");
+}
