@@ -18,12 +18,14 @@ mod prefilter;
 mod process;
 mod release;
 mod sandbox;
+mod serve;
 mod smoke;
 
 fn main() -> std::process::ExitCode {
     let tests = smoke::TESTS
         .into_iter()
         .chain(first_deployment::TESTS)
-        .chain(prefilter::TESTS);
+        .chain(prefilter::TESTS)
+        .chain(serve::TESTS);
     harness::run(tests.collect())
 }
