@@ -5,11 +5,16 @@
 
 pub mod decision;
 pub mod eject;
+pub mod explain;
 pub mod image;
 pub mod injection;
+pub mod job;
+pub mod mask;
 pub mod mutate;
 pub mod names;
 pub mod podspec;
 pub mod prefilter;
+pub mod record;
 pub mod request;
 pub mod validate;
+pub mod verdict;

@@ -8,9 +8,11 @@
 //! `ARCHITECTURE.md` has the code map and the invariants.
 
 pub mod admission;
+pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod eject;
+pub mod observe;
 pub mod review;
 pub mod serve;
 pub mod wait;

@@ -1,0 +1,175 @@
+//! What the waiter says: lines on standard output, and the container's termination message.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// The kubelet reads no more of a termination message.
+const TERMINATION_LIMIT: usize = 4096;
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Plain text, for people.
+    #[default]
+    Human,
+    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
+    Json,
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Everything goes to standard output, in the order in which it happened: two streams would
+/// reach `kubectl logs` in any order.
+#[derive(Debug)]
+pub(crate) struct Output {
+    format: LogFormat,
+    gate: String,
+    termination_log: PathBuf,
+    /// The end of the newest failed container's log, for the termination message.
+    pub(crate) tail: Vec<String>,
+}
+
+impl Output {
+    pub(crate) fn new(format: LogFormat, gate: &str, termination_log: PathBuf) -> Self {
+        Self {
+            format,
+            gate: gate.to_owned(),
+            termination_log,
+            tail: Vec::new(),
+        }
+    }
+
+    /// One line of the waiter's own.
+    pub(crate) fn say(&self, level: Level, message: &str) {
+        match self.format {
+            LogFormat::Human => self.print(message),
+            LogFormat::Json => self.print_json(level, &json!({ "message": message })),
+        }
+    }
+
+    /// One line of a container's log.
+    pub(crate) fn quote(&self, pod: &str, container: &str, line: &str) {
+        match self.format {
+            LogFormat::Human => self.print(line),
+            LogFormat::Json => self.print_json(
+                Level::Error,
+                &json!({"pod": pod, "container": container, "log": line}),
+            ),
+        }
+    }
+
+    fn print_json(&self, level: Level, fields: &Value) {
+        let mut object = json!({
+            "time": Timestamp::now(),
+            "level": level.as_str(),
+            "gate": self.gate,
+        });
+        if let (Some(object), Some(fields)) = (object.as_object_mut(), fields.as_object()) {
+            object.extend(fields.clone());
+        }
+        self.print(&object.to_string());
+    }
+
+    /// A reader that has gone away is no reason to stop waiting.
+    #[allow(clippy::unused_self, reason = "all output goes through the one object")]
+    fn print(&self, line: &str) {
+        let mut stdout = std::io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+
+    /// Says the reason for a bad end, here and in the container's termination message, which
+    /// `kubectl describe pod` shows. Outside of a container there is no such file, and none is made.
+    pub(crate) fn give_up(&self, reason: &str) {
+        self.say(Level::Error, reason);
+        let message = termination_message(reason, &self.tail);
+        let written = OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&self.termination_log)
+            .and_then(|mut file| file.write_all(message.as_bytes()));
+        if let Err(error) = written
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            self.say(
+                Level::Warn,
+                &format!(
+                    "cannot write the termination message to {}: {error}",
+                    self.termination_log.display()
+                ),
+            );
+        }
+    }
+}
+
+/// The reason, and as many of the last lines as there is room for.
+fn termination_message(reason: &str, tail: &[String]) -> String {
+    let mut message = clip(reason, TERMINATION_LIMIT).to_owned();
+    let mut room = TERMINATION_LIMIT - message.len();
+    let mut from = tail.len();
+    while from > 0 && tail[from - 1].len() < room {
+        from -= 1;
+        room -= tail[from].len() + 1;
+    }
+    for line in &tail[from..] {
+        message.push('\n');
+        message.push_str(line);
+    }
+    message
+}
+
+/// The text's beginning, at most that many bytes of it.
+fn clip(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_termination_message_is_the_reason_and_the_end_of_the_log() {
+        let tail = ["one".to_owned(), "two".to_owned()];
+        assert_eq!(termination_message("failed", &tail), "failed\none\ntwo");
+        assert_eq!(termination_message("failed", &[]), "failed");
+    }
+
+    #[test]
+    fn a_termination_message_is_never_too_long() {
+        let tail: Vec<_> = (0..1000).map(|i| format!("line {i} ä")).collect();
+        let message = termination_message("failed", &tail);
+        assert!(message.len() <= TERMINATION_LIMIT && message.len() > TERMINATION_LIMIT - 20);
+        assert!(message.starts_with("failed\nline"));
+        assert!(message.ends_with("\nline 998 ä\nline 999 ä"));
+        let long = "ä".repeat(TERMINATION_LIMIT);
+        assert_eq!(termination_message(&long, &tail).len(), TERMINATION_LIMIT);
+        let exact = "x".repeat(TERMINATION_LIMIT - 3);
+        assert_eq!(
+            termination_message(&exact, &["ab".into()]).len(),
+            TERMINATION_LIMIT
+        );
+        assert_eq!(
+            termination_message(&exact, &["abc".into()]).len(),
+            TERMINATION_LIMIT - 3
+        );
+    }
+}
