@@ -57,9 +57,10 @@ image: packages ## The container image, without a container engine: target/image
 	build/image.sh
 
 .PHONY: cluster-assets
-cluster-assets: ## The control plane, kubelet, containerd and Helm that test-cluster runs on (cached)
+cluster-assets: ## The control plane, kubelet, containerd, Helm, Flux and an application to run there (cached)
 ifeq ($(KUBECONFIG),)
-	@tests/cluster/assets.sh >/dev/null
+	@tests/cluster/assets.sh flux >/dev/null
+	@tests/cluster/apps/build.sh >/dev/null
 endif
 
 # Rust needs a linker, and a C compiler for one dependency. Where they are, nothing is installed.

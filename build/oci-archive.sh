@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# Packs a folder into a container image of one layer, without a container engine.
+# Packs folders into container images, without a container engine.
 #
-#   build/oci-archive.sh ROOTFS OUTPUT REFERENCE CONFIG
+#   build/oci-archive.sh ROOTFS OUTPUT REFERENCE CONFIG [ROOTFS REFERENCE CONFIG]...
 #
-# REFERENCE is the image's full name (docker.io/library/migration-gate:dev), CONFIG the `config` object of the OCI image
-# specification as JSON ({"Entrypoint": ["/migration-gate"]}). The archive is an OCI layout that also holds Docker's
-# manifest.json, so `ctr images import`, `docker load`, `podman load` and `kind load image-archive` all take it.
+# ROOTFS is a folder, or several with colons between them: one layer each, the lowest first. REFERENCE is the image's
+# full name (docker.io/library/migration-gate:dev), CONFIG the `config` object of the OCI image specification as JSON
+# ({"Entrypoint": ["/migration-gate"]}). One archive can hold several images, and a layer that they share only once.
+# The archive is an OCI layout that also holds Docker's manifest.json, so `ctr images import`, `docker load`,
+# `podman load` and `kind load image-archive` all take it.
 # The same input gives the same bytes: nothing in it depends on when, where or by whom it was made.
 set -euo pipefail
 export LC_ALL=C
 
-[ $# -eq 4 ] || {
-    echo "usage: ${0##*/} ROOTFS OUTPUT REFERENCE CONFIG" >&2
+[ $# -ge 4 ] && [ $((($# - 1) % 3)) -eq 0 ] || {
+    echo "usage: ${0##*/} ROOTFS OUTPUT REFERENCE CONFIG [ROOTFS REFERENCE CONFIG]..." >&2
     exit 2
 }
-rootfs=$1 output=$2 reference=$3 config=$4
+output=$2
+set -- "$1" "${@:3}"
 created=1970-01-01T00:00:00Z
 case $(uname -m) in
 x86_64) architecture=amd64 ;;
@@ -42,22 +45,47 @@ blob() { # FILE: moved to where its digest says; prints the digest
     echo "$sum"
 }
 
-pack "$rootfs" "$work/layer" .
-layer=$(blob "$work/layer")
-
-printf '{"created":"%s","architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-    "$created" "$architecture" "$config" "$layer" >"$work/config"
-config=$(blob "$work/config")
+join() { # ITEM...: with commas
+    local IFS=,
+    echo "$*"
+}
 
 oci=application/vnd.oci.image
-printf '{"schemaVersion":2,"mediaType":"%s.manifest.v1+json","config":{"mediaType":"%s.config.v1+json","digest":"sha256:%s","size":%s},"layers":[{"mediaType":"%s.layer.v1.tar","digest":"sha256:%s","size":%s}]}' \
-    "$oci" "$oci" "$config" "$(size "$blobs/$config")" "$oci" "$layer" "$(size "$blobs/$layer")" >"$work/manifest"
-manifest=$(blob "$work/manifest")
+declare -A layers=()
+manifests=() loads=()
+while [ $# -gt 0 ]; do
+    reference=$2 config=$3
+    IFS=: read -ra folders <<<"$1"
+    shift 3
+    diffs=() descriptors=() paths=()
+    for folder in "${folders[@]}"; do
+        if [ -z "${layers[$folder]-}" ]; then
+            pack "$folder" "$work/layer" .
+            layers[$folder]=$(blob "$work/layer")
+        fi
+        layer=${layers[$folder]}
+        diffs+=("\"sha256:$layer\"")
+        descriptors+=("{\"mediaType\":\"$oci.layer.v1.tar\",\"digest\":\"sha256:$layer\",\"size\":$(size "$blobs/$layer")}")
+        paths+=("\"blobs/sha256/$layer\"")
+    done
 
-printf '{"schemaVersion":2,"mediaType":"%s.index.v1+json","manifests":[{"mediaType":"%s.manifest.v1+json","digest":"sha256:%s","size":%s,"annotations":{"io.containerd.image.name":"%s","org.opencontainers.image.ref.name":"%s"}}]}' \
-    "$oci" "$oci" "$manifest" "$(size "$blobs/$manifest")" "$reference" "${reference##*:}" >"$work/index.json"
-printf '[{"Config":"blobs/sha256/%s","RepoTags":["%s"],"Layers":["blobs/sha256/%s"]}]' \
-    "$config" "$reference" "$layer" >"$work/manifest.json"
+    printf '{"created":"%s","architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":[%s]}}' \
+        "$created" "$architecture" "$config" "$(join "${diffs[@]}")" >"$work/config"
+    config=$(blob "$work/config")
+
+    printf '{"schemaVersion":2,"mediaType":"%s.manifest.v1+json","config":{"mediaType":"%s.config.v1+json","digest":"sha256:%s","size":%s},"layers":[%s]}' \
+        "$oci" "$oci" "$config" "$(size "$blobs/$config")" "$(join "${descriptors[@]}")" >"$work/manifest"
+    manifest=$(blob "$work/manifest")
+
+    manifests+=("$(printf '{"mediaType":"%s.manifest.v1+json","digest":"sha256:%s","size":%s,"annotations":{"io.containerd.image.name":"%s","org.opencontainers.image.ref.name":"%s"}}' \
+        "$oci" "$manifest" "$(size "$blobs/$manifest")" "$reference" "${reference##*:}")")
+    loads+=("$(printf '{"Config":"blobs/sha256/%s","RepoTags":["%s"],"Layers":[%s]}' \
+        "$config" "$reference" "$(join "${paths[@]}")")")
+done
+
+printf '{"schemaVersion":2,"mediaType":"%s.index.v1+json","manifests":[%s]}' "$oci" "$(join "${manifests[@]}")" \
+    >"$work/index.json"
+printf '[%s]' "$(join "${loads[@]}")" >"$work/manifest.json"
 printf '{"imageLayoutVersion":"1.0.0"}' >"$work/oci-layout"
 
 # Written next to its destination and then renamed: whoever reads it meanwhile sees the old archive or the new one.

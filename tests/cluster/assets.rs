@@ -20,7 +20,9 @@ impl Assets {
             return Ok(Self { bin: bin.into() });
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/assets.sh");
-        let bin = printed(Command::new(&script))?;
+        let mut script = Command::new(script);
+        script.arg("flux");
+        let bin = printed(script)?;
         Ok(Self { bin: bin.into() })
     }
 
@@ -31,6 +33,11 @@ impl Assets {
 
     pub(crate) fn bin(&self) -> &Path {
         &self.bin
+    }
+
+    /// The folder of Flux's custom resource definitions.
+    pub(crate) fn flux_definitions(&self) -> PathBuf {
+        self.bin.with_file_name("flux-crds")
     }
 
     /// The path of one program. `KUBEBUILDER_ASSETS` may offer another build of three of them, as it does to other

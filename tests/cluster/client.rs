@@ -1,10 +1,17 @@
 //! kube-rs for tests that are written without `async`.
 
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 static RUNTIME: LazyLock<Runtime> =
@@ -23,4 +30,26 @@ pub(crate) fn client(kubeconfig: &Path) -> Result<kube::Client> {
         kube::Client::try_from(config).map_err(anyhow::Error::from)
     })
     .with_context(|| format!("making a client from {}", kubeconfig.display()))
+}
+
+/// Watches one object until `condition` holds of it, and gives it as it was then.
+pub(crate) fn await_object<K>(
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    deadline: Duration,
+    condition: impl Fn(&K) -> bool,
+) -> Result<K>
+where
+    K: Clone + Debug + Send + DeserializeOwned + Serialize + Resource + 'static,
+{
+    let holds = |object: Option<&K>| object.is_some_and(&condition);
+    let watch = await_condition(api.clone(), name, holds);
+    if let Ok(found) = block_on(async { tokio::time::timeout(deadline, watch).await }) {
+        found?.with_context(|| format!("{name} is gone"))
+    } else {
+        let seen = block_on(api.get_opt(name))?
+            .map_or_else(|| json!("nothing"), |object| json!(object)["status"].take());
+        bail!("waited {deadline:?} for {name} {what}; last seen: {seen:#}")
+    }
 }

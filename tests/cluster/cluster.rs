@@ -183,6 +183,16 @@ impl Cluster {
         self.own()?.control_plane.audit_events()
     }
 
+    /// Puts the images in an archive on the node. Skips the test on a given cluster.
+    pub(crate) fn import(&self, archive: &Path) -> Result<()> {
+        self.own()?.node.import(archive)
+    }
+
+    /// Where the cluster's components run. Skips the test on a given cluster.
+    pub(crate) fn sandbox(&self) -> Result<&Sandbox> {
+        Ok(&self.own()?.sandbox)
+    }
+
     /// The folder of the cluster's programs, on the node's own disk. Skips the test on a given cluster.
     pub(crate) fn programs(&self) -> Result<&Path> {
         Ok(self.own()?.sandbox.assets.bin())

@@ -111,11 +111,17 @@ fn place() -> Result<Where> {
     if let Some(obstacle) = sandbox::obstacle() {
         return Ok(Where::Here(Place::Nowhere(obstacle)));
     }
-    // Both may need the network, and inside there is none.
+    // These may need the network, and inside there is none.
     let assets = Assets::prepare()?;
     let image = image::migration_gate()?;
+    let applications = image::applications()?;
     let (name, bin) = assets.announce();
-    sandbox::run_inside(&[(name, bin.as_os_str()), (IMAGE, image.as_os_str())]).map(Where::Child)
+    sandbox::run_inside(&[
+        (name, bin.as_os_str()),
+        (IMAGE, image.as_os_str()),
+        (image::APPLICATIONS, applications.as_os_str()),
+    ])
+    .map(Where::Child)
 }
 
 /// What the tests of one run share.

@@ -29,6 +29,16 @@ pub(crate) fn migration_gate() -> Result<PathBuf> {
     printed(script).map(PathBuf::from)
 }
 
+/// The archive of the images that [`applications`] builds, for the process inside.
+pub(crate) const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
+
+/// Builds the images of the stories' application and of its services, or finds them in the cache; gives the archive's
+/// path.
+pub(crate) fn applications() -> Result<PathBuf> {
+    let script = repository().join("tests/cluster/apps/build.sh");
+    printed(Command::new(script)).map(PathBuf::from)
+}
+
 /// Packs the stand-ins into `folder`; gives the archives' paths.
 pub(crate) fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
     let rootfs = folder.join("rootfs");

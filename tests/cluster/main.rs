@@ -7,7 +7,9 @@ mod assets;
 mod client;
 mod cluster;
 mod control_plane;
+mod dns;
 mod first_deployment;
+mod flux;
 mod harness;
 mod image;
 mod kubectl;
@@ -18,12 +20,16 @@ mod prefilter;
 mod process;
 mod release;
 mod sandbox;
+mod serve;
 mod smoke;
+mod stories;
 
 fn main() -> std::process::ExitCode {
     let tests = smoke::TESTS
         .into_iter()
         .chain(first_deployment::TESTS)
-        .chain(prefilter::TESTS);
+        .chain(prefilter::TESTS)
+        .chain(serve::TESTS)
+        .chain(stories::tests());
     harness::run(tests.collect())
 }

@@ -85,6 +85,11 @@ impl Node {
         Ok(Self { kubelet, runtime })
     }
 
+    /// What [`Runtime::import`] does.
+    pub(crate) fn import(&self, archive: &Path) -> Result<()> {
+        self.runtime.import(archive)
+    }
+
     /// An error if a component that should run doesn't.
     pub(crate) fn check(&self) -> Result<()> {
         self.runtime.containerd.check()?;

@@ -1,0 +1,290 @@
+//! Flux's kustomize-controller, the real one, with a folder in the place of a Git repository.
+//!
+//! source-controller would fetch the repository and offer it as an archive; an `ExternalArtifact` whose status names
+//! the archive's address, digest and revision says the same to kustomize-controller.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
+
+use crate::client::await_object;
+use crate::cluster::Cluster;
+use crate::kubectl::Kubectl;
+use crate::process::{self, Process};
+
+const NAMESPACE: &str = "flux-system";
+/// How long a reconciliation may take on a busy machine of two cores; health checks end before that.
+const DEADLINE: Duration = Duration::from_mins(3);
+
+/// A running kustomize-controller, which all tests of a run share.
+pub(crate) struct Flux {
+    kubectl: Kubectl,
+    client: kube::Client,
+    folder: PathBuf,
+    address: String,
+    revisions: AtomicU32,
+    controller: Process,
+    _server: Process,
+}
+
+impl Flux {
+    /// The controller of this cluster; the first caller starts it.
+    pub(crate) fn of(cluster: &Cluster) -> Result<&'static Self> {
+        static FLUX: OnceLock<Flux> = OnceLock::new();
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flux) = FLUX.get() {
+            return Ok(flux);
+        }
+        let started = Self::start(cluster)?;
+        Ok(FLUX.get_or_init(|| started))
+    }
+
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let sandbox = cluster.sandbox()?;
+        let kubectl = cluster.kubectl().in_namespace(NAMESPACE);
+        let definitions = sandbox.assets.flux_definitions();
+        kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
+        kubectl.run(
+            "wait --for=condition=Established --timeout=60s customresourcedefinitions --all",
+        )?;
+        kubectl.run(&format!("create namespace {NAMESPACE}"))?;
+
+        let folder = sandbox.state("flux")?.join("artifacts");
+        fs::create_dir_all(&folder)?;
+        let logs = sandbox.logs("flux")?;
+        // Nobody else listens in this network namespace's upper ports, so the port is still free a moment later.
+        let address = TcpListener::bind(("127.0.0.1", 0))?
+            .local_addr()?
+            .to_string();
+        let mut server = Command::new("busybox");
+        server
+            .args(["httpd", "-f", "-p", &address, "-h"])
+            .arg(&folder);
+        let server = Process::spawn("artifacts", &logs, &mut server)?;
+
+        let mut command = sandbox.assets.command("kustomize-controller");
+        command
+            .env("KUBECONFIG", &kubectl.kubeconfig)
+            .env("RUNTIME_NAMESPACE", NAMESPACE)
+            .env("TMPDIR", sandbox.state("flux")?)
+            .args([
+                "--watch-all-namespaces",
+                "--feature-gates=ExternalArtifact=true",
+            ])
+            .args(["--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:9440"]);
+        let controller = Process::spawn("kustomize-controller", &logs, &mut command)?;
+        controller.await_ready(
+            "kustomize-controller to be ready",
+            Duration::from_mins(1),
+            || {
+                let mut get = Command::new("busybox");
+                get.args(["wget", "-q", "-O", "-", "http://127.0.0.1:9440/readyz"]);
+                process::run(&mut get, "", Duration::from_secs(10))?.success()
+            },
+        )?;
+        Ok(Self {
+            kubectl,
+            client: cluster.client(),
+            folder,
+            address,
+            revisions: AtomicU32::new(1),
+            controller,
+            _server: server,
+        })
+    }
+
+    /// A source of manifests and the Kustomization that applies them, as an operator has them: `prune`, `wait`.
+    pub(crate) fn kustomization(&'static self, name: &str) -> Result<Kustomization> {
+        self.kubectl.apply(&format!(
+            "
+apiVersion: source.toolkit.fluxcd.io/v1
+kind: ExternalArtifact
+metadata: {{name: {name}}}
+spec: {{}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {{name: {name}}}
+spec:
+  sourceRef: {{kind: ExternalArtifact, name: {name}}}
+  path: ./
+  prune: true
+  wait: true
+  interval: 10m
+  retryInterval: 5s
+  timeout: 2m
+  # The test deletes the namespace, and everything in it.
+  deletionPolicy: Orphan
+"
+        ))?;
+        Ok(Kustomization {
+            flux: self,
+            name: name.to_owned(),
+        })
+    }
+
+    fn objects(&self, group: &str, kind: &str) -> Api<DynamicObject> {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        Api::namespaced_with(self.client.clone(), NAMESPACE, &kind)
+    }
+}
+
+/// What one reconciliation came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) ready: bool,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Outcome {
+    /// An error that shows the condition, unless it is that everything is applied and healthy.
+    pub(crate) fn success(self) -> Result<()> {
+        if self.ready {
+            return Ok(());
+        }
+        Err(anyhow!("Flux reports {}: {}", self.reason, self.message))
+    }
+
+    /// The condition's message; an error if nothing was wrong.
+    pub(crate) fn failure(self) -> Result<String> {
+        if self.ready {
+            return Err(anyhow!(
+                "Flux reports {}, and should have failed",
+                self.reason
+            ));
+        }
+        Ok(format!("{}: {}", self.reason, self.message))
+    }
+}
+
+/// One of Flux's Kustomizations; deleted when the test is over.
+pub(crate) struct Kustomization {
+    flux: &'static Flux,
+    name: String,
+}
+
+impl Kustomization {
+    /// Offers what is in `folder` now as the source's next revision, as a push would; gives its name.
+    pub(crate) fn publish(&self, folder: &Path) -> Result<String> {
+        let number = self.flux.revisions.fetch_add(1, Ordering::Relaxed);
+        let file = format!("{}-{number}.tar.gz", self.name);
+        let path = self.flux.folder.join(&file);
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--gzip", "--file"]).arg(&path);
+        tar.arg("--directory").arg(folder).arg(".");
+        process::run(&mut tar, "", Duration::from_mins(1))?.success()?;
+        let mut sum = Command::new("sha256sum");
+        let sum = process::run(sum.arg(&path), "", Duration::from_mins(1))?.success()?;
+        let digest = sum.split(' ').next().context("a digest")?;
+        let revision = format!("main@sha256:{digest}");
+        let status = json!({"status": {
+            "artifact": {
+                "url": format!("http://{}/{file}", self.flux.address),
+                "path": file,
+                "digest": format!("sha256:{digest}"),
+                "revision": revision,
+                "size": fs::metadata(&path)?.len(),
+                "lastUpdateTime": "2026-01-01T00:00:00Z",
+            },
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Succeeded", "message": "stored",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        }});
+        self.flux.kubectl.run(&format!(
+            "patch externalartifact {} --subresource=status --type=merge --patch={status}",
+            self.name
+        ))?;
+        Ok(revision)
+    }
+
+    /// Waits until Flux is through with this revision, one way or the other.
+    pub(crate) fn settled(&self, revision: &str) -> Result<Outcome> {
+        self.outcome(&format!("to be through with {revision}"), |status| {
+            status["lastAttemptedRevision"] == revision
+        })
+    }
+
+    /// What [`Self::publish`] and then [`Self::settled`] give.
+    pub(crate) fn push(&self, folder: &Path) -> Result<Outcome> {
+        let revision = self.publish(folder)?;
+        self.settled(&revision)
+    }
+
+    /// Reconciles once more, as `flux reconcile kustomization` does.
+    pub(crate) fn reconcile(&self) -> Result<Outcome> {
+        let request = format!(
+            "request-{}",
+            self.flux.revisions.fetch_add(1, Ordering::Relaxed)
+        );
+        self.flux.kubectl.run(&format!(
+            "annotate kustomization {} --overwrite reconcile.fluxcd.io/requestedAt={request}",
+            self.name
+        ))?;
+        self.outcome("to have reconciled once more", |status| {
+            status["lastHandledReconcileAt"] == *request
+        })
+    }
+
+    /// The events that Flux has written about this Kustomization, as `reason: message`.
+    pub(crate) fn events(&self) -> Result<Vec<String>> {
+        let events = self.flux.kubectl.get(&format!(
+            "events --field-selector=involvedObject.kind=Kustomization,involvedObject.name={}",
+            self.name
+        ))?;
+        let said =
+            |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
+        Ok(events["items"]
+            .as_array()
+            .context("a list of events")?
+            .iter()
+            .map(|event| format!("{}: {}", said(event, "reason"), said(event, "message")))
+            .collect())
+    }
+
+    fn outcome(&self, what: &str, handled: impl Fn(&Value) -> bool) -> Result<Outcome> {
+        let kustomizations = self
+            .flux
+            .objects("kustomize.toolkit.fluxcd.io", "Kustomization");
+        let ready = |status: &Value| {
+            let conditions = status["conditions"].as_array()?;
+            conditions.iter().find(|it| it["type"] == "Ready").cloned()
+        };
+        let found = await_object(&kustomizations, &self.name, what, DEADLINE, |object| {
+            let status = &object.data["status"];
+            handled(status) && ready(status).is_some_and(|ready| ready["status"] != "Unknown")
+        })
+        .map_err(|error| match self.flux.controller.check() {
+            Ok(()) => error,
+            Err(gone) => gone.context(error),
+        })?;
+        let ready = ready(&found.data["status"]).context("a Ready condition")?;
+        let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
+        Ok(Outcome {
+            ready: ready["status"] == "True",
+            reason: text("reason"),
+            message: text("message"),
+        })
+    }
+}
+
+impl Drop for Kustomization {
+    fn drop(&mut self) {
+        // A failure has nobody to go to; the names differ from test to test.
+        let _ = self.flux.kubectl.run(&format!(
+            "delete kustomization,externalartifact {} --wait=false",
+            self.name
+        ));
+    }
+}

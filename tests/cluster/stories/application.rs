@@ -1,0 +1,241 @@
+//! The application in a namespace, with the source that it is deployed from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+
+use crate::client::{await_object, block_on};
+use crate::cluster::{Cluster, Namespace};
+use crate::kubectl::Kubectl;
+use crate::{dns, image, process};
+
+pub(crate) const WEB: &str = "piefed-web";
+pub(crate) const WORKER: &str = "piefed-worker";
+pub(crate) const JOB: &str = "piefed-db-init";
+pub(crate) const WAITER: &str = "wait-for-migrations";
+
+/// The application of one story. Its migrations hold until [`Self::let_migrate`], so a migration takes as long as the
+/// story needs.
+pub(crate) struct Application {
+    pub(crate) namespace: Namespace,
+    client: kube::Client,
+    source: tempfile::TempDir,
+}
+
+impl Application {
+    /// An empty namespace and a source at no release yet.
+    pub(crate) fn new(cluster: &Cluster, namespace: Namespace) -> Result<Self> {
+        provide(cluster)?;
+        let source = tempfile::tempdir()?;
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/apps/manifests");
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-r")
+            .arg(manifests)
+            .arg(source.path().join("base"));
+        process::run(&mut copy, "", Duration::from_secs(10))?.success()?;
+        Ok(Self {
+            namespace,
+            client: cluster.client(),
+            source,
+        })
+    }
+
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        &self.namespace.kubectl
+    }
+
+    pub(crate) fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// The source at this release: one tag, and nothing else, differs from one release to the next.
+    pub(crate) fn at(&self, tag: &str) -> Result<PathBuf> {
+        self.patched(tag, &json!([]))
+    }
+
+    /// The same, with further kustomize patches.
+    pub(crate) fn patched(&self, tag: &str, patches: &Value) -> Result<PathBuf> {
+        let hold = patch(
+            "ConfigMap",
+            "piefed-config",
+            &json!([{"op": "add", "path": "/data/MIGRATION_HOLD", "value": "true"}]),
+        );
+        let hold = json!([hold]);
+        let patches: Vec<&Value> = [&hold, patches]
+            .into_iter()
+            .filter_map(Value::as_array)
+            .flatten()
+            .collect();
+        let kustomization = json!({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+            "namespace": self.namespace.name,
+            "resources": ["base"],
+            "images": [{"name": "migration-gate.test/piefed", "newTag": tag}],
+            "patches": patches,
+        });
+        let folder = self.source.path();
+        fs::write(folder.join("kustomization.yaml"), kustomization.to_string())?;
+        Ok(folder.to_owned())
+    }
+
+    /// Waits until a migration of this release holds, which is when PostgreSQL and Redis are there too.
+    pub(crate) fn migration_holds(&self, tag: &str) -> Result<()> {
+        self.redis(&["brpoplpush", &format!("holding:{tag}"), "seen", "120"])?;
+        Ok(())
+    }
+
+    /// Lets this release's migration go on, now or when it comes.
+    pub(crate) fn let_migrate(&self, tag: &str) -> Result<()> {
+        self.redis(&["lpush", &format!("go:{tag}"), "go"])?;
+        Ok(())
+    }
+
+    /// The lines that the application's processes have written on meeting a schema that wasn't migrated for them.
+    pub(crate) fn unmigrated(&self) -> Result<Vec<String>> {
+        let lines = self.redis(&["lrange", "unmigrated", "0", "-1"])?;
+        Ok(lines
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Waits until there is such a line.
+    pub(crate) fn await_unmigrated(&self) -> Result<()> {
+        let line = self.redis(&["brpoplpush", "unmigrated", "unmigrated", "120"])?;
+        anyhow::ensure!(
+            line.starts_with("UNMIGRATED"),
+            "no process met an unmigrated schema: {line}"
+        );
+        Ok(())
+    }
+
+    /// The schema's revision, as Alembic has noted it.
+    pub(crate) fn revision(&self) -> Result<String> {
+        let said = self.kubectl().exec(
+            "statefulset/piefed-db",
+            &["sh", "-c", "/usr/lib/postgresql/*/bin/psql -h /tmp -At -c 'SELECT version_num FROM alembic_version' piefed piefed"],
+        )?;
+        Ok(said.trim().to_owned())
+    }
+
+    /// Waits until both Deployments have rolled out what they hold now.
+    pub(crate) fn rolled_out(&self) -> Result<()> {
+        for name in [WEB, WORKER] {
+            self.kubectl()
+                .run(&format!("rollout status deployment/{name} --timeout=50s"))?;
+        }
+        Ok(())
+    }
+
+    /// The pods of a Deployment that run this release and aren't being deleted.
+    pub(crate) fn pods(&self, deployment: &str, tag: &str) -> Result<Vec<Pod>> {
+        let of = ListParams::default().labels(&format!("app.kubernetes.io/name={deployment}"));
+        let image = format!(":{tag}");
+        let pods = block_on(self.api::<Pod>().list(&of))?.items;
+        Ok(pods
+            .into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .filter(|pod| {
+                let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+                containers
+                    .filter_map(|container| container.image.as_deref())
+                    .any(|reference| reference.ends_with(&image))
+            })
+            .collect())
+    }
+
+    /// Waits until a Deployment has this many pods of a release, and each of them is in its waiter; gives their names.
+    pub(crate) fn waiting(&self, deployment: &str, tag: &str, count: usize) -> Result<Vec<String>> {
+        let pods = self.await_pods(deployment, tag, count)?;
+        for pod in &pods {
+            await_object(
+                &self.api::<Pod>(),
+                pod,
+                "to be in its waiter",
+                MINUTE,
+                |pod| {
+                    let status = &json!(pod)["status"]["initContainerStatuses"][0];
+                    status["name"] == WAITER && status["state"].get("running").is_some()
+                },
+            )?;
+        }
+        Ok(pods)
+    }
+
+    /// Waits until a Deployment has this many pods of a release; gives their names.
+    pub(crate) fn await_pods(
+        &self,
+        deployment: &str,
+        tag: &str,
+        count: usize,
+    ) -> Result<Vec<String>> {
+        let of_release = |object: &k8s_openapi::api::apps::v1::Deployment| {
+            let status = &json!(object)["status"];
+            json!(object)["metadata"]["generation"] == status["observedGeneration"]
+                && self
+                    .pods(deployment, tag)
+                    .is_ok_and(|pods| pods.len() >= count)
+        };
+        await_object(
+            &self.api(),
+            deployment,
+            &format!("to have {count} pods of {tag}"),
+            MINUTE,
+            of_release,
+        )?;
+        self.pods(deployment, tag)?
+            .into_iter()
+            .map(|pod| pod.metadata.name.context("a pod without a name"))
+            .collect()
+    }
+
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client(), &self.namespace.name)
+    }
+
+    fn redis(&self, command: &[&str]) -> Result<String> {
+        self.kubectl()
+            .wait("deployment/redis", "condition=Available", 60)?;
+        let line = [&["redis-cli"], command].concat();
+        self.kubectl()
+            .output(
+                &[&["exec", "deployment/redis", "--"], &line[..]].concat(),
+                "",
+                MINUTE * 3,
+            )?
+            .success()
+    }
+}
+
+/// One of kustomize's patches: operations on one object.
+pub(crate) fn patch(kind: &str, name: &str, operations: &Value) -> Value {
+    json!({"target": {"kind": kind, "name": name}, "patch": operations.to_string()})
+}
+
+pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+
+/// Puts the images on the node and starts its DNS, once.
+fn provide(cluster: &Cluster) -> Result<()> {
+    static PROVIDED: Mutex<bool> = Mutex::new(false);
+    let mut provided = PROVIDED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*provided {
+        let archive = std::env::var_os(image::APPLICATIONS);
+        cluster.import(Path::new(
+            &archive.context("the sandbox was entered without the applications' images")?,
+        ))?;
+        dns::serve(cluster.client())?;
+        *provided = true;
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Visitors: requests to every pod that a Service would send them to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+
+use super::application::{Application, MINUTE, WEB};
+use crate::client::block_on;
+
+/// The time between two rounds, each of which asks every ready pod once.
+const PAUSE: Duration = Duration::from_millis(100);
+/// No story takes longer.
+const ROUNDS: u32 = 6000;
+
+/// What the visitors saw.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// Rounds in which no ready pod gave a page, although one had before.
+    pub(crate) outages: u32,
+    /// Pages, by the release that gave them.
+    pub(crate) pages: BTreeMap<String, u32>,
+    /// Answers of pods that met an unmigrated schema.
+    pub(crate) unmigrated: u32,
+    /// Requests that a stopping pod took no more.
+    pub(crate) unreachable: u32,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pages: u32 = self.pages.values().sum();
+        write!(
+            formatter,
+            "{} requests: {pages} pages ({:?}), {} on an unmigrated schema, {} to a stopping pod; {} outages",
+            pages + self.unmigrated + self.unreachable,
+            self.pages,
+            self.unmigrated,
+            self.unreachable,
+            self.outages
+        )
+    }
+}
+
+/// Visitors who ask until they are told to stop.
+pub(crate) struct Traffic {
+    stop: Sender<()>,
+    seen: Arc<(Mutex<Seen>, Condvar)>,
+    visitors: JoinHandle<()>,
+}
+
+impl Traffic {
+    pub(crate) fn start(application: &Application) -> Self {
+        let pods: Api<Pod> = application.api();
+        let (stop, stopped) = mpsc::channel();
+        let shared = Arc::new((Mutex::new(Seen::default()), Condvar::new()));
+        let seen = Arc::clone(&shared);
+        let visitors = thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                let mut so_far = lock(&seen.0).clone();
+                round(&pods, &mut so_far);
+                *lock(&seen.0) = so_far;
+                seen.1.notify_all();
+                // The pace of the visits; nothing is awaited here.
+                if stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+        });
+        Self {
+            stop,
+            seen: shared,
+            visitors,
+        }
+    }
+
+    /// Waits until the visitors have seen enough; gives what they have seen by then.
+    pub(crate) fn until(&self, what: &str, enough: impl Fn(&Seen) -> bool) -> Result<Seen> {
+        let seen = lock(&self.seen.0);
+        let (seen, timeout) = self
+            .seen
+            .1
+            .wait_timeout_while(seen, MINUTE, |seen| !enough(seen))
+            .unwrap_or_else(PoisonError::into_inner);
+        ensure!(
+            !timeout.timed_out(),
+            "waited {MINUTE:?} for {what}; the visitors saw {seen}"
+        );
+        Ok(seen.clone())
+    }
+
+    pub(crate) fn stop(self) -> Result<Seen> {
+        // Visitors who have left already need not be told.
+        let _ = self.stop.send(());
+        self.visitors
+            .join()
+            .map_err(|_| anyhow!("the visitors' thread panicked"))?;
+        Ok(lock(&self.seen.0).clone())
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn round(pods: &Api<Pod>, seen: &mut Seen) {
+    let of = ListParams::default().labels(&format!("app.kubernetes.io/name={WEB}"));
+    let Ok(list) = block_on(pods.list(&of)) else {
+        return;
+    };
+    let mut served = false;
+    let ready = list.items.iter().filter(|pod| is_ready(pod));
+    for pod in ready {
+        let Some(address) = address(pod) else {
+            continue;
+        };
+        match get(address) {
+            Ok((200, body)) => {
+                let release = body.split(':').next().unwrap_or_default();
+                *seen.pages.entry(release.to_owned()).or_default() += 1;
+                served = true;
+            }
+            Ok((500, _)) => seen.unmigrated += 1,
+            Ok(_) | Err(_) => seen.unreachable += 1,
+        }
+    }
+    if !served && !seen.pages.is_empty() {
+        seen.outages += 1;
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions
+            .into_iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn address(pod: &Pod) -> Option<SocketAddr> {
+    let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    Some(SocketAddr::new(address, 5000))
+}
+
+/// One request; gives the status and the body.
+fn get(address: SocketAddr) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer
+        .get(9..12)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}
