@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Namespace};
 use crate::image;
@@ -23,6 +23,11 @@ pub(crate) struct Release {
 impl Release {
     /// Installs the chart with certificates that the test provides, and waits until its webhooks answer.
     pub(crate) fn install(cluster: &Cluster) -> Result<Self> {
+        Self::install_with(cluster, &json!({}))
+    }
+
+    /// The same, with values of the test's own.
+    pub(crate) fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
         let namespace = cluster.namespace_named(NAME)?;
         let kubectl = namespace.kubectl.clone();
         let folder = tempfile::tempdir()?;
@@ -37,12 +42,15 @@ impl Release {
             kubectl,
             _namespace: namespace,
         };
+        let file = folder.path().join("values.json");
+        fs::write(&file, values.to_string())?;
         let image = image::MIGRATION_GATE
             .rsplit_once(':')
             .context("the image has a tag")?;
         release.kubectl.helm(&format!(
-            "install {NAME} {} --set=image.repository={},image.tag={} --set=certificates.existingSecret=webhook-certificate --wait --timeout=90s",
+            "install {NAME} {} --values={} --set=image.repository={},image.tag={} --set=certificates.existingSecret=webhook-certificate --wait --timeout=90s",
             chart().display(),
+            file.display(),
             image.0,
             image.1
         ))?;
@@ -56,7 +64,7 @@ impl Release {
             let configuration = format!("{kind}webhookconfiguration/{NAME}");
             let webhooks = self.kubectl.get(&configuration)?["webhooks"].clone();
             let count = webhooks.as_array().map_or(0, Vec::len);
-            let patch: serde_json::Value = (0..count)
+            let patch: Value = (0..count)
                 .map(|index| {
                     json!({
                         "op": "add",
