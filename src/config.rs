@@ -2,13 +2,15 @@
 //!
 //! A [`Config`] that exists is valid; [`parse`] and [`load`] are the only ways to get one from text.
 
+mod check;
+mod read;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::core::names;
+pub use self::read::{ConfigError, Problem, load, parse};
 
 /// The whole configuration of one migration-gate.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -191,8 +193,10 @@ impl PullPolicy {
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// What the scheduler sets aside.
+    #[serde(deserialize_with = "quantities")]
     pub requests: BTreeMap<String, String>,
     /// What the kubelet enforces.
+    #[serde(deserialize_with = "quantities")]
     pub limits: BTreeMap<String, String>,
 }
 
@@ -240,6 +244,27 @@ fn default_forbidden_env() -> Vec<String> {
     vec!["PIEFED_INIT_CONTAINER".to_owned()]
 }
 
+/// Quantities, which Kubernetes takes as numbers too.
+fn quantities<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a quantity such as `100m` or `32Mi`")]
+    enum Quantity {
+        Text(String),
+        Number(serde_json::Number),
+    }
+    let quantities = BTreeMap::<String, Quantity>::deserialize(deserializer)?;
+    Ok(quantities
+        .into_iter()
+        .map(|(resource, quantity)| match quantity {
+            Quantity::Text(text) => (resource, text),
+            Quantity::Number(number) => (resource, number.to_string()),
+        })
+        .collect())
+}
+
 fn go_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).map_err(serde::de::Error::custom)
@@ -256,146 +281,4 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             "`{text}` is out of range; a gate waits for 1s at least and 24h at most"
         )),
     }
-}
-
-/// Why a configuration can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file could not be read.
-    #[error("cannot read the configuration {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Not YAML, an unknown key, a wrong type.
-    #[error("{origin}: {message}")]
-    Syntax {
-        /// The file.
-        origin: String,
-        /// What is wrong, with line and column.
-        message: String,
-    },
-    /// Well-formed, but a value is impossible.
-    #[error("{origin}: {}", .problems.join("\n"))]
-    Impossible {
-        /// The file.
-        origin: String,
-        /// Each wrong key with its cause.
-        problems: Vec<String>,
-    },
-}
-
-/// Reads and validates a configuration file.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse(&text, &path.display().to_string())
-}
-
-/// Reads and validates a configuration. `origin` names the text in errors.
-pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
-    let config: Config = serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
-        origin: origin.to_owned(),
-        message: error.to_string(),
-    })?;
-    let problems = problems(&config);
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(ConfigError::Impossible {
-            origin: origin.to_owned(),
-            problems,
-        })
-    }
-}
-
-/// What can't be, although it is well-formed. Empty for a configuration that can be used.
-fn problems(config: &Config) -> Vec<String> {
-    let mut problems = Vec::new();
-    if config.gates.is_empty() {
-        problems.push("gates: there is none, so nothing would ever wait; list at least one".into());
-    }
-    let mut names_seen = BTreeSet::new();
-    let mut held = BTreeMap::new();
-    for (i, gate) in config.gates.iter().enumerate() {
-        let at = |field: &str| format!("gates[{i}].{field}");
-        let mut check = |field: &str, result: Result<(), String>| {
-            if let Err(cause) = result {
-                problems.push(format!("{}: {cause}", at(field)));
-            }
-        };
-        check("name", names::dns_label(&gate.name));
-        check("namespace", names::dns_label(&gate.namespace));
-        check("job", names::dns_subdomain(&gate.job));
-        check(
-            "serviceAccount",
-            names::dns_subdomain(&gate.service_account),
-        );
-        for name in &gate.deployments {
-            check("deployments", names::dns_subdomain(name));
-        }
-        if let Some(selector) = &gate.selector {
-            check("selector", selector_problem(selector));
-        }
-        if gate.deployments.is_empty() && gate.selector.is_none() {
-            problems.push(format!(
-                "gates[{i}]: it holds no Deployment; set `deployments`, `selector`, or both"
-            ));
-        }
-        if !names_seen.insert(&gate.name) {
-            problems.push(format!("{}: `{}` is used twice", at("name"), gate.name));
-        }
-        for name in &gate.deployments {
-            if let Some(other) = held.insert((&gate.namespace, name), &gate.name) {
-                problems.push(format!(
-                    "{}: Deployment {}/{name} is held by gate `{other}` already",
-                    at("deployments"),
-                    gate.namespace
-                ));
-            }
-        }
-    }
-    for (i, name) in config.forbidden_env.iter().enumerate() {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            problems.push(format!(
-                "forbiddenEnv[{i}]: `{name}` cannot be the name of an environment variable"
-            ));
-        }
-    }
-    if config.waiter.image.is_empty() || config.waiter.image.contains(char::is_whitespace) {
-        problems.push(format!(
-            "waiter.image: `{}` is not an image reference",
-            config.waiter.image
-        ));
-    }
-    problems
-}
-
-fn selector_problem(selector: &LabelSelector) -> Result<(), String> {
-    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
-        return Err("it is empty and would hold every Deployment of the namespace".into());
-    }
-    for requirement in &selector.match_expressions {
-        let wants_values = matches!(
-            requirement.operator,
-            LabelOperator::In | LabelOperator::NotIn
-        );
-        if wants_values == requirement.values.is_empty() {
-            return Err(format!(
-                "`{}` with {:?} needs {} values",
-                requirement.key,
-                requirement.operator,
-                if wants_values {
-                    "at least one of"
-                } else {
-                    "no"
-                }
-            ));
-        }
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod core;
 pub mod eject;
 pub mod observe;
+pub mod recorder;
 pub mod review;
 pub mod serve;
 pub mod wait;

@@ -24,7 +24,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::main(*args),
-        Command::Wait(args) => wait::main(args),
+        Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),
         Command::Eject(args) => eject::main(&args),
     }

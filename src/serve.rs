@@ -21,17 +21,18 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::certificates::Source;
 use self::connections::Server;
 use self::limits::{Limits, duration_or_zero};
-use self::metrics::Metrics;
+use self::metrics::{GateState, Metrics};
 use self::ready::Readiness;
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
 use self::tls::Served;
 use crate::config::{self, Config};
+use crate::{cluster, recorder};
 
 /// Answers the API server's admission reviews.
 #[derive(Debug, Clone, clap::Args)]
@@ -141,11 +142,13 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     );
 
     tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
-    let reviewer = Arc::new(Reviewer::new(
-        Arc::new(config),
+    let config = Arc::new(config);
+    tokio::spawn(keep_records(
+        Arc::clone(&config),
         metrics.clone(),
-        Arc::clone(&limits),
+        stop.clone(),
     ));
+    let reviewer = Arc::new(Reviewer::new(config, metrics.clone(), Arc::clone(&limits)));
     let webhooks = Server {
         name: "webhooks",
         listener: webhooks,
@@ -188,6 +191,28 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     }
     info!("stopped");
     Ok(())
+}
+
+/// Reviews need no cluster, so a server that finds none serves all the same.
+async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
+    let client = match cluster::config().await.and_then(cluster::client) {
+        Ok(client) => client,
+        Err(error) => {
+            warn!(cause = %error, "no cluster to watch; completed migrations are not recorded");
+            return;
+        }
+    };
+    let report = move |gate: &str, state| {
+        let state = match state {
+            recorder::GateState::Complete | recorder::GateState::Recorded => GateState::Open,
+            recorder::GateState::Failed => GateState::Failed,
+            recorder::GateState::Unknown
+            | recorder::GateState::Absent
+            | recorder::GateState::Running => GateState::Waiting,
+        };
+        metrics.set_gate(gate, state);
+    };
+    recorder::run(client, config, report, stop.closing()).await;
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

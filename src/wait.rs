@@ -135,9 +135,9 @@ impl Plan {
     reason = "the same signature for every subcommand"
 )]
 /// Runs `migration-gate wait` and answers with its exit code.
-pub fn main(args: Args) -> ExitCode {
+pub fn main(args: &Args) -> ExitCode {
     let mut output = Output::new(args.log_format, &args.gate, args.termination_log.clone());
-    let exit = match Plan::new(&args) {
+    let exit = match Plan::new(args) {
         Ok(plan) => run::to_the_end(&plan, &mut output),
         Err(cause) => {
             output.give_up(&format!("cannot wait: {cause}"));

@@ -254,3 +254,6 @@ pub fn next_write(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -361,3 +361,6 @@ fn what(seen: &Seen, wanted: &Wanted) -> What {
         JobState::Running => What::Running { attempt },
     }
 }
+
+#[cfg(test)]
+mod tests;

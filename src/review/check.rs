@@ -192,7 +192,10 @@ impl<'l> Report<'l> {
         let Ok(document) = &self.loaded[manifest.source].documents[manifest.document] else {
             return Span::default();
         };
-        let steps = manifest.steps(&finding.field);
+        // An object as a whole is known by its name.
+        let name = || FieldPath::from_iter(["metadata", "name"]);
+        let whole = finding.field.steps().is_empty();
+        let steps = manifest.steps(&if whole { name() } else { finding.field.clone() });
         let found = document.find(&steps);
         if found.steps < steps.len() {
             // The field isn't there: point at what it is missing from.

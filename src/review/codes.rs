@@ -61,13 +61,68 @@ pub const CODES: &[Code] = &[
         "Add the account to the subjects of the gate's RoleBinding.",
     ),
     warning(
+        "deadlock",
+        "The Job, or whoever applies it, waits for a Deployment that waits for the Job.",
+        "Take the Deployment out of the gate, or apply the Job no later than the Deployments.",
+    ),
+    warning(
+        "forbidden-env-from",
+        "A container gets a forbidden variable by `envFrom`.",
+        "Remove the key from the ConfigMap or Secret.",
+    ),
+    warning(
         "hand-written-waiter",
         "A hand-written init container of the waiter's name is replaced.",
         "Remove it from the manifest.",
     ),
     warning(
+        "job-not-replaceable",
+        "The applier can't put a new version of the Job in place of the old one: a Job's pod template is immutable.",
+        "Annotate the Job so that the applier replaces it.",
+    ),
+    warning(
+        "job-suspended",
+        "The Job is suspended.",
+        "Remove `suspend: true`, unless somebody resumes the Job each time.",
+    ),
+    warning(
+        "missing-rbac",
+        "The account of a held pod may not see the Job, its pods' logs or the record.",
+        "Bind it to a Role that allows what is listed.",
+    ),
+    warning(
+        "mutable-tag",
+        "A held Deployment's image has no tag, or `latest`: its version is unknown.",
+        "Use a tag that isn't moved, or a digest.",
+    ),
+    warning(
+        "no-account",
+        "Rights are bound to a ServiceAccount that is not there.",
+        "Add the ServiceAccount.",
+    ),
+    warning(
+        "no-job",
+        "The Job that a gate waits for is not among the manifests.",
+        "Review it together with the Deployments.",
+    ),
+    warning(
+        "no-namespace",
+        "A Deployment that a gate names says nothing of its namespace, so no gate holds it.",
+        "Set `metadata.namespace`, or review with `--namespace`.",
+    ),
+    warning(
+        "not-held",
+        "A workload runs the Job's image, and no gate holds it.",
+        "Add it to the gate.",
+    ),
+    warning(
         "token-visible",
         "The application's containers see the token that is meant for the waiter.",
         "Remove `automountServiceAccountToken: true`, unless the application needs it.",
+    ),
+    warning(
+        "version-mismatch",
+        "Job and Deployment are of different versions.",
+        "Change both tags together, or set `freshness: any`.",
     ),
 ];

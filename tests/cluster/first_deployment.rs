@@ -172,7 +172,7 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
 
 fn the_old_setup_is_refused(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
-    let _release = Release::install(cluster)?;
+    let _release = Release::install_with_certificate(cluster)?;
     let kubectl = &application.kubectl;
     let forbidden = "{name: PIEFED_INIT_CONTAINER, value: 'true'}";
     let pod_spec = format!(

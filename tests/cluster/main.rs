@@ -20,6 +20,7 @@ mod prefilter;
 mod process;
 mod release;
 mod sandbox;
+mod serve;
 mod smoke;
 mod stories;
 
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
         .into_iter()
         .chain(first_deployment::TESTS)
         .chain(prefilter::TESTS)
+        .chain(serve::TESTS)
         .chain(stories::tests());
     harness::run(tests.collect())
 }

@@ -21,41 +21,63 @@ pub(crate) struct Release {
 }
 
 impl Release {
-    /// Installs the chart with certificates that the test provides, and waits until its webhooks answer.
+    /// Installs the chart as it comes, and waits until its webhooks answer.
     pub(crate) fn install(cluster: &Cluster) -> Result<Self> {
-        Self::install_with(cluster, &json!({}))
+        let release = Self::prepare(cluster)?;
+        release.helm("install", "--wait")?;
+        Ok(release)
     }
 
     /// The same, with values of the test's own.
     pub(crate) fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
-        let namespace = cluster.namespace_named(NAME)?;
-        let kubectl = namespace.kubectl.clone();
+        let release = Self::prepare(cluster)?;
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("values.json");
+        fs::write(&file, values.to_string())?;
+        release.helm("install", &format!("--wait --values={}", file.display()))?;
+        Ok(release)
+    }
+
+    /// Installs the chart with a certificate that somebody else makes, and trusts.
+    pub(crate) fn install_with_certificate(cluster: &Cluster) -> Result<Self> {
+        let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
         let authority = Authority::create(folder.path())?;
         let pair = authority.server("tls", &[&format!("{NAME}.{NAME}.svc")], &[])?;
-        kubectl.run(&format!(
+        release.kubectl.run(&format!(
             "create secret tls webhook-certificate --cert={} --key={}",
             pair.certificate.display(),
             pair.key.display()
         ))?;
-        let release = Self {
-            kubectl,
+        release.helm(
+            "install",
+            "--set=certificates.source=existingSecret,certificates.existingSecret=webhook-certificate",
+        )?;
+        // No replica is ready before the API server would accept what it serves.
+        release.trust(&fs::read(authority.pair().certificate)?)?;
+        release
+            .kubectl
+            .wait(&format!("deployment/{NAME}"), "condition=Available", 60)?;
+        Ok(release)
+    }
+
+    fn prepare(cluster: &Cluster) -> Result<Self> {
+        let namespace = cluster.namespace_named(NAME)?;
+        Ok(Self {
+            kubectl: namespace.kubectl.clone(),
             _namespace: namespace,
-        };
-        let file = folder.path().join("values.json");
-        fs::write(&file, values.to_string())?;
-        let image = image::MIGRATION_GATE
+        })
+    }
+
+    /// `helm install` or `helm upgrade` of the chart, with the image of this working tree.
+    pub(crate) fn helm(&self, verb: &str, options: &str) -> Result<String> {
+        let (repository, tag) = image::MIGRATION_GATE
             .rsplit_once(':')
             .context("the image has a tag")?;
-        release.kubectl.helm(&format!(
-            "install {NAME} {} --values={} --set=image.repository={},image.tag={} --set=certificates.existingSecret=webhook-certificate --wait --timeout=90s",
+        self.kubectl.helm(&format!(
+            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag} --timeout=90s {options}",
             chart().display(),
-            file.display(),
-            image.0,
-            image.1
-        ))?;
-        release.trust(&fs::read(authority.pair().certificate)?)?;
-        Ok(release)
+        ))
     }
 
     /// Puts the authority into the webhook configurations, as cert-manager's injector would.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -17,8 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// How long anything that is awaited may take; only a failing test takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::process::PATIENCE;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -52,7 +51,7 @@ struct State {
     /// How many watches were begun and ended in all.
     begun: usize,
     ended: usize,
-    /// Once that many ConfigMaps were written, the next writes are answered with 500.
+    /// How many of the next writes are answered with 500.
     fail_writes: usize,
 }
 
@@ -107,6 +106,11 @@ impl Api {
 
     pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    pub(crate) fn client(&self) -> kube::Client {
+        let url = format!("http://{}", self.address).parse().expect("a URL");
+        migration_gate::cluster::client(kube::Config::new(url)).expect("a client")
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {

@@ -1,24 +1,20 @@
-//! The waiter as a process, and the objects that it sees.
+//! The waiter as a process.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use crate::api::{Api, PATIENCE};
-
-/// The Job that all tests are about.
-pub(crate) const JOB: &str = "db-init";
-/// Its record.
-pub(crate) const RECORD: &str = "migration-gate-g";
+/// How long anything that is awaited may take; only a failing test takes so long.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running waiter. It is killed when it is dropped.
 pub(crate) struct Waiter {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    termination_log: std::path::PathBuf,
+    termination_log: PathBuf,
 }
 
 /// How a waiter ended.
@@ -29,21 +25,21 @@ pub(crate) struct Ended {
 }
 
 impl Waiter {
-    /// `migration-gate wait` for [`JOB`], on behalf of an image of version 2.
-    pub(crate) fn start(api: &Api) -> Self {
-        Self::with(api, &["--image=web:2"])
-    }
-
-    pub(crate) fn with(api: &Api, args: &[&str]) -> Self {
-        let termination_log = api.folder().join("termination-log");
+    /// `migration-gate wait` with these arguments, for the cluster of a kubeconfig; its termination
+    /// log is in `folder`.
+    pub(crate) fn spawn<'a>(
+        kubeconfig: &Path,
+        folder: &Path,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let termination_log = folder.join("termination-log");
         std::fs::write(&termination_log, "").expect("a termination log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
-            .args(["wait", "--gate=g", "--namespace=ns"])
-            .arg(format!("--job={JOB}"))
+            .arg("wait")
             .arg("--termination-log")
             .arg(&termination_log)
             .args(args)
-            .env("KUBECONFIG", api.kubeconfig())
+            .env("KUBECONFIG", kubeconfig)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the waiter");
@@ -78,15 +74,19 @@ impl Waiter {
                         return line;
                     }
                 }
-                Err(_) => panic!("it never said {part:?}, but {:#?}", self.seen),
+                Err(error) => panic!("{error}: it never said {part:?}, but {:#?}", self.seen),
             }
         }
     }
 
     /// Waits for its end.
     pub(crate) fn ends(mut self) -> Ended {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line);
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it never ended: {:#?}", self.seen),
+            }
         }
         let code = self.child.wait().expect("its status").code();
         Ended {
@@ -102,47 +102,4 @@ impl Drop for Waiter {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The Job, of an image with this tag.
-pub(crate) fn job(tag: &str, status: Value) -> Value {
-    json!({
-        "metadata": {"uid": format!("uid-of-{tag}")},
-        "spec": {
-            "backoffLimit": 3,
-            "template": {"spec": {
-                "restartPolicy": "Never",
-                "containers": [{"name": "migrate", "image": format!("init:{tag}")}],
-            }},
-        },
-        "status": status,
-    })
-}
-
-pub(crate) fn running() -> Value {
-    json!({"active": 1, "ready": 1})
-}
-
-pub(crate) fn condition(kind: &str) -> Value {
-    json!({"conditions": [{
-        "type": kind, "status": "True", "reason": format!("Because{kind}"), "message": "so it is",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    }]})
-}
-
-pub(crate) fn complete() -> Value {
-    condition("Complete")
-}
-
-/// The record of completions of images with these tags.
-pub(crate) fn record(tags: &[&str]) -> Value {
-    let data: serde_json::Map<_, _> = tags
-        .iter()
-        .map(|tag| {
-            let entry = json!({"image": format!("init:{tag}"), "job": JOB, "uid": "u",
-                               "completed": "2026-01-01T00:00:00Z"});
-            ((*tag).to_owned(), json!(entry.to_string()))
-        })
-        .collect();
-    json!({"metadata": {}, "data": data})
 }

@@ -3,13 +3,14 @@
 use serde_json::json;
 
 use crate::api::Api;
-use crate::process::{JOB, RECORD, Waiter, complete, condition, job, record, running};
+use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
+use crate::{start, start_with};
 
 #[test]
 fn a_complete_job_of_the_version_opens() {
     let api = Api::start();
     api.put("jobs", JOB, job("2", complete()));
-    let ended = Waiter::start(&api).ends();
+    let ended = start(&api).ends();
     assert_eq!(ended.code, Some(0), "{}", ended.output);
     assert_eq!(ended.output, "open: Job db-init is complete, of version 2");
     assert_eq!(ended.termination, "");
@@ -23,7 +24,7 @@ fn a_record_of_an_immutable_version_opens_whatever_the_job_does() {
             api.put("jobs", JOB, job("2", status));
         }
         api.put("configmaps", RECORD, record(&["1", "2"]));
-        let ended = Waiter::start(&api).ends();
+        let ended = start(&api).ends();
         assert_eq!(ended.code, Some(0), "{}", ended.output);
         assert!(
             ended
@@ -37,7 +38,7 @@ fn a_record_of_an_immutable_version_opens_whatever_the_job_does() {
 fn a_record_of_a_mutable_version_opens_without_a_job() {
     let api = Api::start();
     api.put("configmaps", RECORD, record(&["latest"]));
-    let ended = Waiter::with(&api, &["--image=web"]).ends();
+    let ended = start_with(&api, &["--image=web"]).ends();
     assert_eq!(ended.code, Some(0), "{}", ended.output);
 }
 
@@ -45,7 +46,7 @@ fn a_record_of_a_mutable_version_opens_without_a_job() {
 fn an_old_job_that_is_complete_is_waited_out() {
     let api = Api::start();
     api.put("jobs", JOB, job("1", complete()));
-    let mut waiter = Waiter::start(&api);
+    let mut waiter = start(&api);
     waiter.says("is complete, but for version 1 (image init:1); this pod needs version 2");
     api.delete("jobs", JOB);
     waiter.says("was deleted");
@@ -82,7 +83,7 @@ fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
         );
     }
     api.put("jobs", JOB, job("2", condition("Failed")));
-    let ended = Waiter::start(&api).ends();
+    let ended = start(&api).ends();
     assert_eq!(ended.code, Some(3), "{}", ended.output);
     let expect = "\
 Job db-init has failed; its logs:
@@ -98,10 +99,7 @@ first: no such table
 postgres://u:***@db/x
 Job db-init has failed (BecauseFailed: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
     assert_eq!(ended.output, expect);
-    let (reason, _) = expect
-        .rsplit_once('\n')
-        .map(|(_, last)| (last, ()))
-        .expect("lines");
+    let reason = expect.lines().last().expect("a line");
     assert_eq!(
         ended.termination,
         format!("{reason}\nsecond: no such table\npostgres://u:***@db/x")
@@ -131,7 +129,7 @@ fn without_the_right_to_read_logs_the_exit_code_stays() {
         );
         api.deny(verb, resource);
         api.put("jobs", JOB, job("2", condition("Failed")));
-        let ended = Waiter::start(&api).ends();
+        let ended = start(&api).ends();
         assert_eq!(ended.code, Some(3));
         assert!(ended.output.contains(says), "{}", ended.output);
         assert!(ended.termination.starts_with("Job db-init has failed"));
@@ -142,7 +140,7 @@ fn without_the_right_to_read_logs_the_exit_code_stays() {
 fn a_failed_job_of_another_version_is_waited_out() {
     let api = Api::start();
     api.put("jobs", JOB, job("1", condition("Failed")));
-    let mut waiter = Waiter::start(&api);
+    let mut waiter = start(&api);
     waiter.says("has failed, but for version 1");
     api.put("jobs", JOB, job("2", complete()));
     assert_eq!(waiter.ends().code, Some(0));
@@ -151,7 +149,7 @@ fn a_failed_job_of_another_version_is_waited_out() {
 #[test]
 fn each_state_on_the_way_is_told_once() {
     let api = Api::start();
-    let mut waiter = Waiter::with(&api, &["--image=web:2", "--timeout=1h"]);
+    let mut waiter = start_with(&api, &["--image=web:2", "--timeout=1h"]);
     waiter.says("waiting: there is no Job db-init in namespace ns, and no record of version 2 (gives up in ");
     let mut suspended = job("2", json!({}));
     suspended["spec"]["suspend"] = json!(true);
@@ -189,7 +187,7 @@ fn each_state_on_the_way_is_told_once() {
 #[test]
 fn a_job_that_is_recreated_five_times_is_followed() {
     let api = Api::start();
-    let mut waiter = Waiter::start(&api);
+    let mut waiter = start(&api);
     waiter.says("there is no Job");
     for _ in 0..5 {
         api.put("jobs", JOB, job("2", running()));
@@ -206,7 +204,7 @@ fn a_mutable_job_that_is_replaced_is_not_mistaken_for_its_record() {
     let api = Api::start();
     api.put("configmaps", RECORD, record(&["latest"]));
     api.put("jobs", JOB, job("latest", running()));
-    let mut waiter = Waiter::with(&api, &["--image=web", "--settle=1h"]);
+    let mut waiter = start_with(&api, &["--image=web", "--settle=1h"]);
     waiter.says("is running");
     api.delete("jobs", JOB);
     waiter.says("was deleted");
@@ -221,7 +219,7 @@ fn a_mutable_job_that_stays_away_leaves_the_word_to_its_record() {
     let api = Api::start();
     api.put("configmaps", RECORD, record(&["latest"]));
     api.put("jobs", JOB, job("latest", running()));
-    let mut waiter = Waiter::with(&api, &["--image=web", "--settle=1s"]);
+    let mut waiter = start_with(&api, &["--image=web", "--settle=1s"]);
     waiter.says("is running");
     api.delete("jobs", JOB);
     let ended = waiter.ends();
@@ -233,7 +231,7 @@ fn a_mutable_job_that_stays_away_leaves_the_word_to_its_record() {
 fn freshness_any_takes_every_complete_job() {
     let api = Api::start();
     api.put("jobs", JOB, job("1", complete()));
-    let ended = Waiter::with(&api, &["--image=web:2", "--freshness=any"]).ends();
+    let ended = start_with(&api, &["--image=web:2", "--freshness=any"]).ends();
     assert_eq!(ended.code, Some(0), "{}", ended.output);
 }
 
@@ -242,7 +240,7 @@ fn freshness_any_waits_for_the_job_that_is_there() {
     let api = Api::start();
     api.put("configmaps", RECORD, record(&["1", "2"]));
     api.put("jobs", JOB, job("3", running()));
-    let mut waiter = Waiter::with(&api, &["--freshness=any"]);
+    let mut waiter = start_with(&api, &["--freshness=any"]);
     waiter.says("is running");
     api.put("jobs", JOB, job("3", condition("Failed")));
     assert_eq!(waiter.ends().code, Some(3));
@@ -251,7 +249,7 @@ fn freshness_any_waits_for_the_job_that_is_there() {
 #[test]
 fn the_deadline_tells_what_was_seen_and_what_to_do() {
     let api = Api::start();
-    let ended = Waiter::with(&api, &["--image=web:2", "--timeout=1s"]).ends();
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
     assert_eq!(ended.code, Some(4));
     assert_eq!(
         ended.termination,
@@ -260,7 +258,7 @@ fn the_deadline_tells_what_was_seen_and_what_to_do() {
     );
     assert!(ended.output.ends_with(&ended.termination));
     api.put("jobs", JOB, job("1", complete()));
-    let ended = Waiter::with(&api, &["--image=web:2", "--timeout=1s"]).ends();
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
     assert_eq!(ended.code, Some(4));
     assert_eq!(
         ended.termination,
@@ -278,7 +276,7 @@ fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed() {
     corrupt["data"]["3"] = json!("{");
     corrupt["data"].as_object_mut().expect("data").remove("1");
     api.put("configmaps", RECORD, corrupt);
-    let mut waiter = Waiter::start(&api);
+    let mut waiter = start(&api);
     waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: its image `init:1` is of version `1`");
     waiter.says("the entry 3 is corrupt and not obeyed: ");
     api.put("configmaps", RECORD, record(&["2"]));
@@ -288,7 +286,7 @@ fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed() {
 #[test]
 fn json_lines_are_json() {
     let api = Api::start();
-    let mut waiter = Waiter::with(&api, &["--image=web:2", "--log-format=json"]);
+    let mut waiter = start_with(&api, &["--image=web:2", "--log-format=json"]);
     waiter.says("there is no Job");
     api.put("jobs", JOB, job("2", complete()));
     let ended = waiter.ends();
@@ -320,7 +318,7 @@ fn arguments_that_cannot_be_meant_are_refused() {
         (&["--image="], "--image: it is missing"),
         (&["--image=web:2", "--record=.."], "--record: "),
     ] {
-        let ended = Waiter::with(&api, args).ends();
+        let ended = start_with(&api, args).ends();
         assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.output);
         assert!(ended.termination.contains(says), "{}", ended.termination);
     }

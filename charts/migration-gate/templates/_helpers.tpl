@@ -82,3 +82,12 @@ waiter:
   expression: {{ .expression | replace "GATE_NAMESPACES" (toJson $namespaces) | replace "HELD" $held | replace "FORBIDDEN_ENV" $env | toRawJson }}
 {{- end -}}
 {{- end -}}
+
+{{/* The Secret with the serving certificate. */}}
+{{- define "migration-gate.certificate" -}}
+{{- if eq .Values.certificates.source "existingSecret" -}}
+{{ required "certificates.existingSecret: name the Secret with tls.crt and tls.key" .Values.certificates.existingSecret }}
+{{- else -}}
+{{ include "migration-gate.fullname" . }}-certificate
+{{- end -}}
+{{- end -}}

@@ -20,6 +20,9 @@ use super::issue::{Material, MaterialError, unexpired};
 use super::trust::{Callers, Configuration, ConfigurationName, verify_for};
 use crate::serve::tls::Identity;
 
+/// How many times the propagation delay old a certificate is that every API server must know.
+const LONG_KNOWN: u32 = 5;
+
 /// What one replica wants and has seen.
 pub(super) struct State {
     names: Vec<String>,
@@ -246,10 +249,19 @@ impl State {
         let due = since.checked_add(self.propagation).unwrap_or(now);
         // Waiting protects the calls that still trust what is served. If none does, it only costs.
         let lost = served.is_some_and(|served| callers.accept(served, now).is_err());
-        if now >= due || lost {
+        // What others have long been serving needs no wait in one that has just started.
+        let known =
+            served.is_none() && age(candidate, self.lifetime, now) >= self.propagation * LONG_KNOWN;
+        if now >= due || lost || known {
             return Some(Arc::clone(candidate));
         }
         step.wake_at(due);
         None
     }
+}
+
+/// How long ago a certificate was made.
+fn age(identity: &Identity, lifetime: Duration, now: Timestamp) -> Duration {
+    let left = Duration::try_from(identity.not_after().duration_since(now)).unwrap_or_default();
+    lifetime.saturating_sub(left)
 }

@@ -1,0 +1,237 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn entry(image: &str, second: i64) -> Entry {
+    Entry {
+        image: image.to_owned(),
+        job: "db-init".into(),
+        uid: format!("u{second}"),
+        completed: Timestamp::from_second(second).expect("a time"),
+    }
+}
+
+fn record(version: &str, data: &Value) -> Record {
+    serde_json::from_value(json!({"metadata": {"resourceVersion": version}, "data": data}))
+        .expect("a record")
+}
+
+fn of(entries: &[Entry]) -> Record {
+    let data: Map<_, _> = entries
+        .iter()
+        .map(|entry| (entry.key(), entry.to_value().into()))
+        .collect();
+    record("7", &data.into())
+}
+
+fn completed(entries: &[Entry]) -> BTreeMap<String, Entry> {
+    entries.iter().map(|e| (e.key(), e.clone())).collect()
+}
+
+/// What the API server does with a write.
+fn apply(data: &mut Value, write: &Write) {
+    match write {
+        Write::Create(entries) => {
+            assert!(data.is_null());
+            *data = json!({ "data": entries });
+        }
+        write => json_patch::merge(data, &write.patch().expect("a patch")),
+    }
+}
+
+#[test]
+fn an_entry_is_what_a_complete_job_says() {
+    let job = |status: Value| -> Job {
+        serde_json::from_value(json!({
+            "metadata": {"uid": "u"},
+            "spec": {"template": {"spec": {"containers": [{"image": "a/init:2"}]}}},
+            "status": status,
+        }))
+        .expect("a Job")
+    };
+    let now = Timestamp::UNIX_EPOCH;
+    let complete = json!({"conditions": [{"type": "Complete", "status": "True"}],
+                          "completionTime": "2026-01-02T03:04:05Z"});
+    let entry = Entry::of("db-init", &job(complete), now).expect("an entry");
+    assert_eq!(entry.key(), "2");
+    assert_eq!(
+        entry.to_value(),
+        r#"{"image":"a/init:2","job":"db-init","uid":"u","completed":"2026-01-02T03:04:05Z"}"#
+    );
+    let without_time = json!({"conditions": [{"type": "Complete", "status": "True"}]});
+    let entry = Entry::of("db-init", &job(without_time), now).expect("an entry");
+    assert_eq!(entry.completed, now);
+    for kind in ["Failed", "SuccessCriteriaMet"] {
+        let status = json!({"conditions": [{"type": kind, "status": "True"}]});
+        assert_eq!(Entry::of("db-init", &job(status), now), None);
+    }
+}
+
+#[test]
+fn a_key_is_the_version_as_a_config_map_can_spell_it() {
+    let check = |image: &str, expect: &str| assert_eq!(entry(image, 0).key(), expect);
+    check("a/init:1.2.0_x-y", "1.2.0_x-y");
+    check("a/init@sha256:ab", "sha256.ab");
+    check("a/init:latest", "latest");
+    check("a/init", "latest");
+    assert!(is_key("1.2.0_x-y") && is_key(&"a".repeat(253)));
+    assert!(!is_key("") && !is_key(".") && !is_key("..a") && !is_key("a/b") && !is_key("ä"));
+    assert!(!is_key(&"a".repeat(254)));
+}
+
+#[test]
+fn only_an_entry_that_agrees_with_its_key_is_obeyed() {
+    let good = entry("init:2", 1).to_value();
+    let check = |key: &str, value: &str, cause: &str| {
+        let record = record("7", &json!({ key: value }));
+        assert!(record.entries.is_empty(), "{key} {value}");
+        assert!(record.corrupt[key].contains(cause), "{:?}", record.corrupt);
+    };
+    check("3", &good, "its image `init:2` is of version `2`");
+    check("latest", &good, "of version `2`");
+    check("2", "", "EOF");
+    check("2", "true", "invalid type");
+    check("2", r#"{"image":"init:2"}"#, "missing field");
+    check("2", &good.replace("1970", "x"), "year");
+    check("2", &format!("{good}{}", " ".repeat(3000)), "bytes long");
+    let record = record("7", &json!({"2": good}));
+    assert_eq!(record.corrupt, BTreeMap::new());
+    assert_eq!(
+        record.find(&Version::of("web:2")),
+        Some(&entry("init:2", 1))
+    );
+    assert_eq!(record.find(&Version::of("web:3")), None);
+}
+
+#[test]
+fn a_record_without_data_is_empty() {
+    for object in [json!({}), json!({"data": null}), json!({"data": {}})] {
+        let record: Record = serde_json::from_value(object).expect("a record");
+        assert_eq!(record, Record::default());
+    }
+}
+
+#[test]
+fn the_latest_is_the_last_that_completed() {
+    let record = of(&[entry("a:1", 5), entry("a:2", 9), entry("a:3", 7)]);
+    assert_eq!(record.latest(), Some(&entry("a:2", 9)));
+    assert_eq!(Record::default().latest(), None);
+}
+
+#[test]
+fn what_is_missing_is_written_and_nothing_else() {
+    let (one, two) = (entry("a:1", 1), entry("a:2", 2));
+    let data = |entries: &[&Entry]| -> BTreeMap<_, _> {
+        entries.iter().map(|e| (e.key(), e.to_value())).collect()
+    };
+    let mut none = BTreeMap::new();
+    assert_eq!(next_write(None, &mut none, 9), None);
+    let mut both = completed(&[one.clone(), two.clone()]);
+    assert_eq!(
+        next_write(None, &mut both, 9),
+        Some(Write::Create(data(&[&one, &two])))
+    );
+    let known = of(std::slice::from_ref(&one));
+    assert_eq!(
+        next_write(Some(&known), &mut both, 9),
+        Some(Write::Put(data(&[&two])))
+    );
+    assert_eq!(
+        both,
+        completed(std::slice::from_ref(&two)),
+        "what is known is dropped"
+    );
+    assert_eq!(next_write(Some(&of(&[one, two])), &mut both, 9), None);
+}
+
+#[test]
+fn a_newer_completion_of_the_version_takes_the_older_ones_place() {
+    let known = of(&[entry("a:1", 5)]);
+    let mut older = completed(&[entry("a:1", 4)]);
+    assert_eq!(next_write(Some(&known), &mut older, 9), None);
+    let mut newer = completed(&[entry("a:1", 6)]);
+    assert!(matches!(
+        next_write(Some(&known), &mut newer, 9),
+        Some(Write::Put(_))
+    ));
+}
+
+#[test]
+fn corrupt_entries_are_replaced_or_else_removed() {
+    let known = record("7", &json!({"1": "x", "2": "y"}));
+    let mut one = completed(&[entry("a:1", 1)]);
+    let Some(Write::Put(data)) = next_write(Some(&known), &mut one, 9) else {
+        panic!("not replaced");
+    };
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["1"]);
+    let known = record("7", &json!({"1": entry("a:1", 1).to_value(), "2": "y"}));
+    let write = next_write(Some(&known), &mut one, 9).expect("a write");
+    assert_eq!(
+        write.patch().expect("a patch"),
+        json!({"metadata": {"resourceVersion": "7"}, "data": {"2": null}})
+    );
+}
+
+#[test]
+fn the_oldest_go_when_there_are_too_many() {
+    let known = of(&[entry("a:1", 3), entry("a:2", 1), entry("a:3", 2)]);
+    let mut none = BTreeMap::new();
+    assert_eq!(
+        next_write(Some(&known), &mut none, 1),
+        Some(Write::Remove {
+            keys: vec!["2".into(), "3".into()],
+            resource_version: "7".into(),
+        })
+    );
+    // A full record is not made to forget and relearn what is older than all of it.
+    let mut ancient = completed(&[entry("a:4", 0)]);
+    assert_eq!(next_write(Some(&known), &mut ancient, 3), None);
+    assert_eq!(ancient, BTreeMap::new());
+}
+
+proptest! {
+    /// Any number of writers, whatever each of them saw of the record when it decided: once they
+    /// are done, every one of the newest completions is there.
+    #[test]
+    fn writers_converge_and_lose_nothing(
+        seconds in proptest::collection::btree_set(0_i64..1000, 1..20),
+        order in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..60),
+        limit in 1_usize..12,
+        garbage in any::<bool>(),
+    ) {
+        let all: Vec<_> = seconds.iter().map(|s| entry(&format!("a:{s}"), *s)).collect();
+        let mut object = if garbage { json!({"data": {"999999": "?"}}) } else { Value::Null };
+        let view = |object: &Value| -> Option<Record> {
+            (!object.is_null()).then(|| serde_json::from_value(object.clone()).expect("a record"))
+        };
+        let mut writers = [completed(&all), completed(&all)];
+        let mut stale = view(&object);
+        for (index, refresh) in order {
+            let writer = &mut writers[index.index(2)];
+            if refresh {
+                stale = view(&object);
+            }
+            match next_write(stale.as_ref(), writer, limit) {
+                // The API server refuses these when the writer is behind.
+                Some(Write::Create(_)) if !object.is_null() => {}
+                Some(Write::Remove { .. }) if stale != view(&object) => {}
+                Some(write) => apply(&mut object, &write),
+                None => {}
+            }
+        }
+        for writer in &mut writers {
+            let mut steps = 0;
+            while let Some(write) = next_write(view(&object).as_ref(), writer, limit) {
+                apply(&mut object, &write);
+                steps += 1;
+                prop_assert!(steps < 10, "it never ends");
+            }
+        }
+        let record = view(&object).expect("a record");
+        prop_assert!(record.corrupt.is_empty());
+        prop_assert_eq!(record.entries.len(), all.len().min(limit));
+        for newest in all.iter().rev().take(limit) {
+            prop_assert_eq!(record.entries.get(&newest.key()), Some(newest));
+        }
+    }
+}

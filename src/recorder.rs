@@ -1,0 +1,383 @@
+//! Keeps the record: watches the gates' Jobs and writes down what completes.
+//!
+//! Any number of replicas do this at the same time, and none of them leads. Each brings the record
+//! to the state that it wants, by writes that can't undo another's (see
+//! [`Write`]), for as long as the record doesn't show it; so one that dies in
+//! between leaves nothing that another, or its own successor, doesn't finish. What completed while
+//! nobody looked is recorded by whoever looks next, as long as the Job is there. Jobs get no
+//! finalizer: one that nobody removes would be worse than a missing entry.
+
+use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::Client;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::Request;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, Gate};
+use crate::core::job::{Job, JobState};
+use crate::core::names;
+use crate::core::record::{Entry, HISTORY, Record, Write, next_write};
+use crate::core::verdict::Sight;
+use crate::observe::{Pacing, Target, Trouble, Update, backoff, chain, observe};
+
+/// Who wrote, in `managedFields`.
+const FIELD_MANAGER: &str = "migration-gate";
+
+/// How long the API server may take to answer a write.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// What a gate's Job is doing, for metrics: few values, whatever happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GateState {
+    /// The Job can't be watched.
+    Unknown,
+    /// There is no Job, and no record of one.
+    Absent,
+    /// There is no Job any more, and the record has completions.
+    Recorded,
+    /// It has not ended.
+    Running,
+    /// It is complete.
+    Complete,
+    /// It has failed.
+    Failed,
+}
+
+impl GateState {
+    fn of(job: &Job) -> Self {
+        match job.state {
+            JobState::Complete { .. } => Self::Complete,
+            JobState::Failed { .. } => Self::Failed,
+            _ => Self::Running,
+        }
+    }
+}
+
+/// Keeps the records of all gates until `shutdown`. Whatever the API server answers, this goes
+/// on; `report` is told a gate's name and what its Job does, at least whenever that changes.
+pub async fn run(
+    client: Client,
+    config: Arc<Config>,
+    report: impl Fn(&str, GateState) + Send + Sync + 'static,
+    shutdown: impl Future<Output = ()>,
+) {
+    let report: Report = Arc::new(report);
+    // Dropped at the end, which ends the tasks.
+    let mut keepers = JoinSet::new();
+    for gate in &config.gates {
+        let keeper = Keeper::new(client.clone(), gate.clone(), Arc::clone(&report));
+        keepers.spawn(keeper.run());
+    }
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return,
+            // A keeper has no end of its own; if one panicked, the others go on.
+            Some(ended) = keepers.join_next() => {
+                error!(?ended, "a gate's record is not kept any more");
+            }
+        }
+    }
+}
+
+type Report = Arc<dyn Fn(&str, GateState) + Send + Sync>;
+
+/// Keeps one gate's record.
+struct Keeper {
+    client: Client,
+    gate: Gate,
+    report: Report,
+    /// The Job's completion, while it is there: it is recorded again if the record loses it.
+    current: Option<Entry>,
+    /// What the Job does, while it can be watched.
+    state: GateState,
+    /// Completions that the record doesn't show yet.
+    completed: BTreeMap<String, Entry>,
+    /// The record as it was last seen.
+    record: Sight<Record>,
+    /// Set after a failed write.
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
+    pauses: ExponentialBackoff,
+    /// The problem that was last logged, so that it is logged once: by what it is about.
+    problems: BTreeMap<&'static str, String>,
+}
+
+impl Keeper {
+    fn new(client: Client, gate: Gate, report: Report) -> Self {
+        report(&gate.name, GateState::Unknown);
+        Self {
+            client,
+            gate,
+            report,
+            current: None,
+            state: GateState::Unknown,
+            completed: BTreeMap::new(),
+            record: Sight::Unknown,
+            pause: None,
+            pauses: backoff(Pacing::default()),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let Gate { namespace, job, .. } = &self.gate;
+        let record = names::record(&self.gate.name);
+        let pacing = Pacing::default();
+        let jobs = observe(self.client.clone(), Target::job(namespace, job), pacing);
+        let records = observe(
+            self.client.clone(),
+            Target::config_map(namespace, &record),
+            pacing,
+        );
+        let (mut jobs, mut records) = (pin!(jobs), pin!(records));
+        loop {
+            self.write().await;
+            let paused = self.pause.is_some();
+            let pause = async {
+                match &mut self.pause {
+                    Some(pause) => pause.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(update) = jobs.next() => self.job(update),
+                Some(update) = records.next() => self.record(update),
+                () = pause, if paused => self.pause = None,
+            }
+        }
+    }
+
+    fn job(&mut self, update: Update<Job>) {
+        match update {
+            Update::Present(job) => {
+                self.reports(GateState::of(&job));
+                self.seen(&job);
+            }
+            Update::Absent(last) => {
+                self.reports(GateState::Absent);
+                if let Some(job) = last {
+                    self.seen(&job);
+                }
+                self.current = None;
+            }
+            Update::Resumed => {
+                self.reports(self.state);
+                self.solved("job");
+            }
+            Update::Trouble(trouble) => {
+                (self.report)(&self.gate.name, GateState::Unknown);
+                let what = format!("cannot watch Job {}/{}", self.gate.namespace, self.gate.job);
+                self.problem("job", &what, &said(trouble));
+            }
+        }
+    }
+
+    fn reports(&mut self, state: GateState) {
+        self.state = state;
+        let recorded = matches!(&self.record, Sight::Present(record) if !record.entries.is_empty());
+        let state = match state {
+            GateState::Absent if recorded => GateState::Recorded,
+            state => state,
+        };
+        (self.report)(&self.gate.name, state);
+    }
+
+    fn seen(&mut self, job: &Job) {
+        self.current = Entry::of(&self.gate.job, job, Timestamp::now());
+        if let Some(entry) = &self.current {
+            self.completed.insert(entry.key(), entry.clone());
+            // While the record can't be written, the newest completions are the ones to keep.
+            while self.completed.len() > HISTORY {
+                let oldest = self.completed.iter().min_by_key(|(_, e)| e.completed);
+                let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                    break;
+                };
+                self.completed.remove(&oldest);
+            }
+        } else if matches!(job.state, JobState::Complete { .. }) {
+            let image = job.image.as_deref().unwrap_or_default();
+            let what = format!(
+                "cannot record Job {}/{}",
+                self.gate.namespace, self.gate.job
+            );
+            let cause = format!("the version of its image `{image}` can't be a ConfigMap's key");
+            self.problem("image", &what, &cause);
+        }
+    }
+
+    fn record(&mut self, update: Update<Record>) {
+        match update {
+            Update::Present(record) => self.saw(Sight::Present(record)),
+            Update::Absent(_) => self.saw(Sight::Absent { vanished: None }),
+            Update::Resumed => self.solved("record"),
+            Update::Trouble(trouble) => {
+                let what = format!("cannot watch the record {}", self.name());
+                self.problem("record", &what, &said(trouble));
+            }
+        }
+    }
+
+    fn saw(&mut self, record: Sight<Record>) {
+        let before = std::mem::replace(&mut self.record, record);
+        let corrupt = |record| match record {
+            &Sight::Present(Record { ref corrupt, .. }) => Some(corrupt),
+            _ => None,
+        };
+        let before = corrupt(&before);
+        for (key, cause) in corrupt(&self.record).into_iter().flatten() {
+            if before.and_then(|before| before.get(key)) != Some(cause) {
+                error!(
+                    gate = self.gate.name,
+                    record = self.name(),
+                    key,
+                    cause,
+                    "an entry of the record is corrupt; it is not obeyed, and is removed"
+                );
+            }
+        }
+        // Whatever a write stumbled over may have changed.
+        self.pause = None;
+        if self.state == GateState::Absent {
+            self.reports(GateState::Absent);
+        }
+    }
+
+    /// Writes until there is nothing to write, or a write fails.
+    async fn write(&mut self) {
+        while self.pause.is_none() {
+            let record = match &self.record {
+                Sight::Unknown => return,
+                Sight::Absent { .. } => None,
+                Sight::Present(record) => Some(record),
+            };
+            if let Some(entry) = &self.current {
+                self.completed.insert(entry.key(), entry.clone());
+            }
+            let Some(write) = next_write(record, &mut self.completed, HISTORY) else {
+                return;
+            };
+            let answer = match tokio::time::timeout(WRITE, self.send(&write)).await {
+                Ok(answer) => answer.map_err(Some),
+                Err(_) => Err(None),
+            };
+            match answer {
+                Ok(record) => {
+                    self.log(&write);
+                    self.solved("write");
+                    self.pauses = backoff(Pacing::default());
+                    self.record = Sight::Present(record);
+                }
+                Err(error) => self.failed(error),
+            }
+        }
+    }
+
+    async fn send(&self, write: &Write) -> kube::Result<Record> {
+        let name = names::record(&self.gate.name);
+        let collection = Request::new(Target::config_map(&self.gate.namespace, &name).path);
+        let request = match write.patch() {
+            None => {
+                let Write::Create(data) = write else {
+                    return Err(kube::Error::Service("a write without a body".into()));
+                };
+                let object = json!({
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {
+                        "name": name,
+                        "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
+                    },
+                    "data": data,
+                });
+                let params = PostParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PostParams::default()
+                };
+                collection.create(&params, object.to_string().into_bytes())
+            }
+            Some(patch) => {
+                let params = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                collection.patch(&name, &params, &Patch::Merge(patch))
+            }
+        };
+        self.client
+            .request(request.map_err(kube::Error::BuildRequest)?)
+            .await
+    }
+
+    /// `None` for an answer that never came.
+    fn failed(&mut self, error: Option<kube::Error>) {
+        self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
+        let cause = match error {
+            // Another replica was faster: there already, changed since, or just deleted. The watch
+            // brings what it is now.
+            Some(kube::Error::Api(status))
+                if matches!(status.code, 404 | 409) && self.is_race(&status) =>
+            {
+                return;
+            }
+            Some(kube::Error::Api(status)) => status.message,
+            Some(error) => chain(&error),
+            None => format!("no answer within {}s", WRITE.as_secs()),
+        };
+        let what = format!("cannot write the record {}", self.name());
+        self.problem("write", &what, &cause);
+    }
+
+    /// A 404 may also mean that the namespace isn't there, and that should be said.
+    fn is_race(&self, status: &kube::core::Status) -> bool {
+        status.code == 409 || matches!(self.record, Sight::Present(_))
+    }
+
+    fn log(&self, write: &Write) {
+        let (gate, record) = (&self.gate.name, self.name());
+        match write {
+            Write::Create(data) | Write::Put(data) => {
+                for version in data.keys() {
+                    info!(gate, record, version, "recorded a completion");
+                }
+            }
+            Write::Remove { keys, .. } => {
+                info!(gate, record, ?keys, "removed entries from the record");
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.gate.namespace, names::record(&self.gate.name))
+    }
+
+    fn problem(&mut self, about: &'static str, what: &str, cause: &str) {
+        if self.problems.get(about).is_none_or(|known| known != cause) {
+            warn!(gate = self.gate.name, cause, "{what}; trying again");
+            self.problems.insert(about, cause.to_owned());
+        }
+    }
+
+    fn solved(&mut self, about: &'static str) {
+        if let Some(cause) = self.problems.remove(about) {
+            info!(
+                gate = self.gate.name,
+                cause, "the trouble with the {about} is over"
+            );
+        }
+    }
+}
+
+fn said(trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Denied(message) | Trouble::Unreachable(message) => message,
+    }
+}

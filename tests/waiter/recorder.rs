@@ -1,0 +1,264 @@
+//! The record's writers, any number of them, over an API server that fails.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use migration_gate::config::Config;
+use migration_gate::core::record::HISTORY;
+use migration_gate::recorder::GateState::{Absent, Complete, Failed, Recorded, Running, Unknown};
+use migration_gate::recorder::{self, GateState};
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
+
+/// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
+struct Recorder {
+    runtime: Option<tokio::runtime::Runtime>,
+    states: Arc<Mutex<Vec<GateState>>>,
+}
+
+impl Recorder {
+    fn start(api: &Api) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let mut config = Config::default();
+        config.gates[0].name = "g".into();
+        config.gates[0].namespace = "ns".into();
+        config.gates[0].job = JOB.into();
+        let states = Arc::new(Mutex::new(Vec::new()));
+        let client = runtime.block_on(async { api.client() });
+        let report = {
+            let states = Arc::clone(&states);
+            move |gate: &str, state| {
+                assert_eq!(gate, "g");
+                states.lock().expect("the states").push(state);
+            }
+        };
+        let forever = std::future::pending();
+        runtime.spawn(recorder::run(client, Arc::new(config), report, forever));
+        Self {
+            runtime: Some(runtime),
+            states,
+        }
+    }
+
+    fn states(&self) -> Vec<GateState> {
+        let mut states = self.states.lock().expect("the states").clone();
+        states.dedup();
+        states
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn has(versions: &[&str]) -> impl Fn(&Value) -> bool {
+    let versions: BTreeSet<_> = versions.iter().map(|v| (*v).to_owned()).collect();
+    move |object| {
+        let data = object["data"].as_object();
+        data.is_some_and(|data| data.keys().cloned().collect::<BTreeSet<_>>() == versions)
+    }
+}
+
+fn writes(api: &Api) -> usize {
+    let requests = api.requests();
+    let writes = requests.iter().filter(|line| {
+        line.starts_with("create configmaps") || line.starts_with("patch configmaps")
+    });
+    writes.count()
+}
+
+#[test]
+fn what_completes_is_recorded_and_nothing_else() {
+    let api = Api::start();
+    let recorder = Recorder::start(&api);
+    api.await_watches(2);
+    api.put("jobs", JOB, job("1", running()));
+    api.put("jobs", JOB, job("1", complete()));
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.delete("jobs", JOB);
+    api.put("jobs", JOB, job("2", condition("Failed")));
+    api.delete("jobs", JOB);
+    api.put("jobs", JOB, job("3", complete()));
+    api.await_object("configmaps", RECORD, has(&["1", "3"]));
+    let entry = &api.get("configmaps", RECORD).expect("the record")["data"]["3"];
+    let entry: Value = serde_json::from_str(entry.as_str().expect("text")).expect("JSON");
+    assert_eq!(
+        entry,
+        json!({"image": "init:3", "job": JOB, "uid": "uid-of-3", "completed": "2026-01-01T00:00:00Z"})
+    );
+    assert_eq!(
+        recorder.states(),
+        [
+            Unknown, Absent, Running, Complete, Recorded, Failed, Recorded, Complete
+        ]
+    );
+}
+
+#[test]
+fn what_completed_while_nobody_looked_is_recorded() {
+    let api = Api::start();
+    api.put("configmaps", RECORD, record(&["1"]));
+    api.put("jobs", JOB, job("2", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+}
+
+#[test]
+fn a_job_that_completes_and_goes_during_a_cut_is_recorded() {
+    let mut api = Api::start();
+    api.put("jobs", JOB, job("1", running()));
+    let _recorder = Recorder::start(&api);
+    api.await_watches(2);
+    api.stop();
+    api.put("jobs", JOB, job("1", complete()));
+    api.delete("jobs", JOB);
+    api.resume();
+    api.await_object("configmaps", RECORD, has(&["1"]));
+}
+
+#[test]
+fn five_recorders_that_start_at_once_write_one_record_and_come_to_rest() {
+    let api = Api::start();
+    api.put("jobs", JOB, job("1", complete()));
+    let recorders: Vec<_> = (0..5).map(|_| Recorder::start(&api)).collect();
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.await_watches(10);
+    // Each has seen the record by the time it has recorded something else.
+    api.put("jobs", JOB, job("2", complete()));
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    drop(recorders);
+    // At most one of each for every recorder.
+    assert!(writes(&api) <= 10, "{:#?}", api.requests());
+}
+
+#[test]
+fn recorders_that_die_at_any_moment_miss_nothing() {
+    let api = Api::start();
+    let mut recorders = [Recorder::start(&api), Recorder::start(&api)];
+    let mut expect = Vec::new();
+    for i in 0..60_usize {
+        let version = format!("1.{i}");
+        // One of the two sees each completion; the other is dead or just starting.
+        api.await_watches(4);
+        if i % 3 != 0 {
+            recorders[i % 2] = Recorder::start(&api);
+        }
+        api.delete("jobs", JOB);
+        api.put("jobs", JOB, job(&version, running()));
+        api.put("jobs", JOB, job(&version, complete()));
+        expect.push(version);
+    }
+    let expect: Vec<_> = expect.iter().map(String::as_str).collect();
+    api.await_object("configmaps", RECORD, has(&expect));
+}
+
+#[test]
+fn corrupt_entries_are_removed_or_replaced() {
+    let api = Api::start();
+    let mut object = record(&["1"]);
+    object["data"]["2"] = json!("rubbish");
+    object["data"]["3"] = json!("{}");
+    api.put("configmaps", RECORD, object);
+    api.put("jobs", JOB, job("3", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_object("configmaps", RECORD, has(&["1", "3"]));
+    // Later, too.
+    let mut object = api.get("configmaps", RECORD).expect("the record");
+    object["data"]["3"] = object["data"]["1"].clone();
+    api.put("configmaps", RECORD, object);
+    api.await_object("configmaps", RECORD, |object| {
+        let entry = object["data"]["3"].as_str().unwrap_or_default();
+        entry.contains("uid-of-3")
+    });
+}
+
+#[test]
+fn a_record_that_is_deleted_is_begun_anew() {
+    let api = Api::start();
+    api.put("jobs", JOB, job("1", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.await_watches(2);
+    api.delete("configmaps", RECORD);
+    api.await_object("configmaps", RECORD, has(&["1"]));
+}
+
+#[test]
+fn writes_that_fail_or_are_not_permitted_are_tried_again() {
+    let api = Api::start();
+    api.fail_writes(3);
+    api.put("jobs", JOB, job("1", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.deny("patch", "configmaps");
+    api.put("jobs", JOB, job("2", complete()));
+    api.await_request("patch configmaps");
+    api.allow_all();
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+}
+
+#[test]
+fn rights_that_come_late_are_waited_for() {
+    let api = Api::start();
+    api.deny("list", "jobs");
+    api.deny("list", "configmaps");
+    api.put("jobs", JOB, job("1", complete()));
+    let recorder = Recorder::start(&api);
+    api.await_request("list jobs");
+    api.await_request("list jobs");
+    api.allow_all();
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    assert_eq!(recorder.states(), [Unknown, Complete]);
+}
+
+#[test]
+fn the_history_is_bounded_and_the_newest_stay() {
+    let api = Api::start();
+    let mut object = json!({"metadata": {}, "data": {}});
+    for i in 0..HISTORY + 5 {
+        let entry = json!({"image": format!("init:{i}"), "job": JOB, "uid": "u",
+                           "completed": format!("2025-01-01T00:{:02}:{:02}Z", i / 60, i % 60)});
+        object["data"][i.to_string()] = json!(entry.to_string());
+    }
+    api.put("configmaps", RECORD, object);
+    api.put("jobs", JOB, job("new", complete()));
+    let _recorders = [Recorder::start(&api), Recorder::start(&api)];
+    let mut expect: Vec<_> = (6..HISTORY + 5).map(|i| i.to_string()).collect();
+    expect.push("new".into());
+    let expect: Vec<_> = expect.iter().map(String::as_str).collect();
+    api.await_object("configmaps", RECORD, has(&expect));
+}
+
+#[test]
+fn it_ends_when_it_is_told_to() {
+    let api = Api::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let run = recorder::run(
+            api.client(),
+            Arc::new(Config::default()),
+            |_, _| {},
+            async {
+                let _ = stopped.await;
+            },
+        );
+        let running = tokio::spawn(run);
+        tokio::task::yield_now().await;
+        stop.send(()).expect("it still runs");
+        running.await.expect("its end");
+    });
+}
