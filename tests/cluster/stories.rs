@@ -6,6 +6,7 @@
 //! `UNMIGRATED …`. The stories count these lines: none with migration-gate, some without it.
 
 mod application;
+mod day_after;
 mod failure;
 mod first_deployment;
 mod stage;
@@ -22,4 +23,5 @@ pub(crate) fn tests() -> impl Iterator<Item = Test> {
         .chain(first_deployment::TESTS)
         .chain(upgrade::TESTS)
         .chain(failure::TESTS)
+        .chain(day_after::TESTS)
 }

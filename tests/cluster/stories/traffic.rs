@@ -123,8 +123,7 @@ fn round(pods: &Api<Pod>, seen: &mut Seen) {
             continue;
         };
         match get(address) {
-            Ok((200, body)) => {
-                let release = body.split(':').next().unwrap_or_default();
+            Ok((200, body)) if let Some((release, _)) = body.split_once(':') => {
                 *seen.pages.entry(release.to_owned()).or_default() += 1;
                 served = true;
             }
