@@ -245,7 +245,7 @@ impl Application {
     pub(crate) fn started_after_the_migration(&self, tag: &str, count: usize) -> Result<String> {
         let job = self.kubectl().get(&format!("job {JOB}"))?;
         let completed = time(&job["status"]["completionTime"])?;
-        let (mut pods, mut waited) = (0, Vec::new());
+        let (mut pods, mut delays) = (0, Vec::new());
         for pod in [self.pods(WEB, tag)?, self.pods(WORKER, tag)?].concat() {
             let pod = json!(pod);
             let waiter = &pod["status"]["initContainerStatuses"][0];
@@ -265,13 +265,13 @@ impl Application {
             pods += 1;
             // Those that a roll-out created later found the gate open.
             if time(&ended["startedAt"])? < completed {
-                waited.push(main.duration_since(completed).as_secs());
+                delays.push(main.duration_since(completed).as_secs());
             }
         }
         ensure!(pods == count, "{pods} pods of {tag}, not {count}");
         Ok(format!(
-            "{} of {count} pods waited, and started {waited:?} s after the Job's completion",
-            waited.len()
+            "{} of {count} pods waited, and started {delays:?} s after the Job's completion",
+            delays.len()
         ))
     }
 
