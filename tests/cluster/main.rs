@@ -4,6 +4,7 @@
 //! `IMAGE_LOAD` may say how an image archive gets there (`IMAGE_LOAD='kind load image-archive'`).
 
 mod assets;
+mod chart;
 mod client;
 mod cluster;
 mod control_plane;
@@ -30,6 +31,7 @@ fn main() -> std::process::ExitCode {
         .chain(first_deployment::TESTS)
         .chain(prefilter::TESTS)
         .chain(serve::TESTS)
+        .chain(chart::tests())
         .chain(stories::tests());
     harness::run(tests.collect())
 }
