@@ -5,6 +5,7 @@
 
 mod admission;
 mod assets;
+mod chart;
 mod client;
 mod cluster;
 mod control_plane;
@@ -32,6 +33,7 @@ fn main() -> std::process::ExitCode {
         .chain(admission::TESTS)
         .chain(prefilter::TESTS)
         .chain(serve::TESTS)
+        .chain(chart::tests())
         .chain(stories::tests());
     harness::run(tests.collect())
 }
