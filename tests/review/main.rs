@@ -3,6 +3,7 @@
 mod edits;
 mod inputs;
 mod lints;
+mod live;
 mod manifests;
 
 use migration_gate::config::Config;
@@ -16,7 +17,7 @@ fn loaded(text: &str) -> [Loaded; 1] {
     [Loaded::new(Source {
         name: "app.yaml".to_owned(),
         text: text.to_owned(),
-        namespace: None,
+        ..Source::default()
     })]
 }
 
