@@ -69,7 +69,7 @@ fn list(items: &[Value]) -> (u16, Value) {
     )
 }
 
-fn deployment(name: &str, env: Value) -> Value {
+fn deployment(name: &str, env: &Value) -> Value {
     json!({
         "metadata": {"name": name, "namespace": "piefed-application", "managedFields": [{"manager": "m"}]},
         "spec": {"template": {"spec": {"containers": [{"name": "a", "image": "piefed:1", "env": env}]}}},
@@ -83,15 +83,15 @@ fn cluster() -> Cluster {
         let variable = json!([{"name": "PIEFED_INIT_CONTAINER", "value": "true"}]);
         match path {
             "/apis/apps/v1/deployments" if query.contains("continue=next") => {
-                list(&[deployment("other", variable)])
+                list(&[deployment("other", &variable)])
             }
             "/apis/apps/v1/deployments" => {
-                let (status, mut first) = list(&[deployment("piefed-web", json!([]))]);
+                let (status, mut first) = list(&[deployment("piefed-web", &json!([]))]);
                 first["metadata"]["continue"] = json!("next");
                 (status, first)
             }
             "/apis/apps/v1/replicasets" => {
-                let mut owned = deployment("owned", variable);
+                let mut owned = deployment("owned", &variable);
                 owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "other", "uid": "u", "controller": true}]);
                 list(&[owned])
             }
