@@ -113,6 +113,17 @@ fn items_of_a_list_are_edited_in_place() {
 }
 
 #[test]
+fn init_containers_go_before_the_containers_and_their_comment() {
+    let loaded = loaded(DEPLOYMENT);
+    let report = review(&Config::default(), &loaded, None);
+    let new = rewrite::rewrite(&report, 0).text.expect("edited");
+    let at = |text: &str| new.find(text).expect("it is there");
+    assert!(at("initContainers:") < at("# The application."), "{new}");
+    assert!(at("# The application.") < at("      containers:"), "{new}");
+    assert!(at("# pinned") < at("      volumes:"), "{new}");
+}
+
+#[test]
 fn what_is_refused_is_not_shown_as_stored() {
     let text = format!("{DEPLOYMENT}        env: [{{name: PIEFED_INIT_CONTAINER}}]\n");
     assert_eq!(check(&text), Shown::Nothing);

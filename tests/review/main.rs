@@ -7,6 +7,7 @@ mod inputs;
 mod lints;
 mod live;
 mod manifests;
+mod output;
 
 use migration_gate::config::Config;
 use migration_gate::review::check::review;
