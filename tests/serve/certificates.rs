@@ -283,18 +283,56 @@ async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
     assert!(bundle(&api).unwrap().len() > 2);
 }
 
+/// As in a roll-out that changes the server's name, where old and new replicas run side by side.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_name_gets_a_new_certificate() {
+async fn a_new_name_gets_a_certificate_that_old_replicas_keep() {
     let api = cluster();
     let old = Replica::start(&api, settings());
-    let previous = old.serves(None).await;
-    drop(old);
+    let first = old.serves(None).await;
     let mut renamed = settings();
-    renamed.names.push("127.0.0.1".to_owned());
-    let replica = Replica::start(&api, renamed);
-    let identity = replica.serves(Some(&previous)).await;
-    assert_eq!(replica.why_not_ready(), "");
-    assert_ne!(identity.chain(), previous.chain());
+    renamed.names = vec!["gate.gate.svc".to_owned(), "127.0.0.1".to_owned()];
+    let new = Replica::start(&api, renamed);
+    let second = new.serves(None).await;
+    assert_eq!(second.names(), ["gate.gate.svc", "127.0.0.1"]);
+    assert_eq!(old.serves(Some(&first)).await.chain(), second.chain());
+
+    let mut other = settings();
+    other.names = vec!["127.0.0.2".to_owned()];
+    let other = Replica::start(&api, other);
+    let third = new.serves(Some(&second)).await;
+    assert_eq!(third.names(), ["127.0.0.2", "gate.gate.svc", "127.0.0.1"]);
+    for replica in [&old, &other] {
+        until("agreement", || {
+            let served = replica.served.get()?;
+            (served.chain() == third.chain()).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(api.count(&Method::PATCH, SECRET, StatusCode::OK), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarrel_over_the_bundle_is_no_busy_loop() {
+    let api = cluster();
+    let replica = Replica::start(&api, settings());
+    replica.serves(None).await;
+    let before = api.count(&Method::PATCH, MUTATING, StatusCode::OK);
+    // Takes the bundle away as often as it is put back.
+    let mut changes = api.changes();
+    let quarrel = async {
+        loop {
+            let written = api.get(MUTATING).unwrap();
+            if written["webhooks"][0]["clientConfig"]["caBundle"].is_string() {
+                api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let _ = timeout(Duration::from_secs(2), quarrel).await;
+    let writes = api.count(&Method::PATCH, MUTATING, StatusCode::OK) - before;
+    assert!((1..50).contains(&writes), "{writes} writes");
+    // When the other gives up, all is well again.
+    until("the bundle", || bundle(&api)).await;
 }
 
 /// Rotation after rotation with three replicas, seen by an API server that learns of every change
