@@ -1,12 +1,15 @@
 //! Certificates of the server's own making, with several replicas on one (fake) API server.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::{Method, StatusCode};
 use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use migration_gate::serve::certificates::keeper::{self, Settings};
 use migration_gate::serve::certificates::trust::{Callers, ConfigurationName};
 use migration_gate::serve::metrics::Metrics;
@@ -351,34 +354,24 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
         replica.serves(None).await;
     }
 
-    let lagging = Arc::new(Callers::new([
-        ConfigurationName::Mutating("gate".to_owned()),
-        ConfigurationName::Validating("gate".to_owned()),
-    ]));
     let mut served = Vec::new();
-    let mut seen = std::collections::VecDeque::new();
     let mut bundles = Vec::new();
     let watch = async {
         // Three rotations of each replica: more than two bundles of two CAs each.
         while served.len() < 4 * replicas.len() {
-            let now = tokio::time::Instant::now();
-            seen.push_back((
-                now,
-                api.get(MUTATING).unwrap(),
-                api.get(VALIDATING).unwrap(),
-            ));
-            while seen.get(1).is_some_and(|(at, ..)| *at + lag <= now) {
-                seen.pop_front();
-            }
-            let (_, mutating, validating) = seen.front().unwrap();
-            lagging.show(mutating.clone(), validating.clone());
-            for replica in &replicas {
+            for (number, replica) in replicas.iter().enumerate() {
                 let identity = replica.served.get().unwrap();
-                for callers in [&lagging, &fresh(&api)] {
-                    callers.accept(&identity, Timestamp::now()).unwrap();
+                for ago in [Duration::ZERO, lag] {
+                    let verdict = callers(&api, Instant::now().checked_sub(ago).unwrap())
+                        .accept(&identity, Timestamp::now());
+                    // Unless it was replaced just now, it must do.
+                    let still = replica.served.get().unwrap();
+                    assert!(
+                        verdict.is_ok() || still.chain() != identity.chain(),
+                        "{ago:?} ago: {verdict:?}"
+                    );
                 }
-                let chain = identity.chain().to_vec();
-                let known = (Arc::as_ptr(&replica.served) as usize, chain);
+                let known = (number, identity.chain().to_vec());
                 if !served.contains(&known) {
                     served.push(known);
                 }
@@ -398,35 +391,16 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
     assert_eq!(api.count(&Method::POST, SECRETS, StatusCode::CREATED), 1);
 }
 
-/// The configurations as they are now.
-fn fresh(api: &FakeApi) -> Arc<Callers> {
-    let callers = Callers::new([
-        ConfigurationName::Mutating("gate".to_owned()),
-        ConfigurationName::Validating("gate".to_owned()),
-    ]);
-    callers.show(api.get(MUTATING).unwrap(), api.get(VALIDATING).unwrap());
-    Arc::new(callers)
-}
-
-/// Shows callers what an API server holds.
-trait Show {
-    fn show(&self, mutating: Value, validating: Value);
-}
-
-impl Show for Callers {
-    fn show(&self, mutating: Value, validating: Value) {
-        let name = "gate".to_owned();
-        let mutating: k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration =
-            serde_json::from_value(mutating).unwrap();
-        let validating: k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration =
-            serde_json::from_value(validating).unwrap();
-        self.see(
-            &ConfigurationName::Mutating(name.clone()),
-            Some(mutating.into()),
-        );
-        self.see(
-            &ConfigurationName::Validating(name),
-            Some(validating.into()),
-        );
-    }
+/// The configurations as an API server sees them that has learnt of all changes until then.
+fn callers(api: &FakeApi, at: Instant) -> Callers {
+    let mutating = ConfigurationName::Mutating("gate".to_owned());
+    let validating = ConfigurationName::Validating("gate".to_owned());
+    let callers = Callers::new([mutating.clone(), validating.clone()]);
+    let object = api.get_as_of(MUTATING, at).unwrap();
+    let object: MutatingWebhookConfiguration = serde_json::from_value(object).unwrap();
+    callers.see(&mutating, Some(object.into()));
+    let object = api.get_as_of(VALIDATING, at).unwrap();
+    let object: ValidatingWebhookConfiguration = serde_json::from_value(object).unwrap();
+    callers.see(&validating, Some(object.into()));
+    callers
 }
