@@ -1,7 +1,7 @@
 //! Runs the tests with the options and the output of `cargo test`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -23,6 +23,7 @@ enum Body {
     Shared(fn(&Cluster) -> Result<()>),
     Exclusive(fn(&Cluster) -> Result<()>),
     Standalone(fn(&Sandbox) -> Result<()>),
+    Helm(fn(&Path) -> Result<()>),
 }
 
 impl Test {
@@ -47,6 +48,14 @@ impl Test {
         Self {
             name,
             body: Body::Standalone(body),
+        }
+    }
+
+    /// A test that needs Helm, whose path it gets, and no cluster.
+    pub(crate) const fn helm(name: &'static str, body: fn(&Path) -> Result<()>) -> Self {
+        Self {
+            name,
+            body: Body::Helm(body),
         }
     }
 }
@@ -177,6 +186,11 @@ impl Run {
                 Place::Given(..) => {
                     Err(Skip("needs a sandbox, and KUBECONFIG is set".to_owned()).into())
                 }
+                Place::Nowhere(reason) => Err(Skip(reason.clone()).into()),
+            },
+            Body::Helm(body) => match &self.place {
+                Place::Sandbox(sandbox, _) => body(&sandbox.assets.program("helm")),
+                Place::Given(..) => body(Path::new("helm")),
                 Place::Nowhere(reason) => Err(Skip(reason.clone()).into()),
             },
         }

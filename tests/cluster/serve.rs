@@ -162,7 +162,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
             .map(|index| replica(&kubeconfig, &logs, index))
             .collect::<Result<_>>()?;
         for (index, process) in (0..REPLICAS).zip(&replicas) {
-            process.await_ready("/readyz to say ok", Duration::from_secs(60), || {
+            process.await_ready("/readyz to say ok", Duration::from_mins(1), || {
                 let text = block_on(get(18500 + index, "/readyz"))?;
                 ensure!(text == "ok\n", "{text}");
                 Ok(())
@@ -308,7 +308,9 @@ impl Load {
         let shared = Arc::<Shared>::default();
         for _ in 0..CALLERS {
             let (maps, shared) = (maps.clone(), Arc::clone(&shared));
-            block_on(async { tokio::spawn(async move { shared.call(&maps).await }) });
+            let call = async move { shared.call(&maps).await };
+            // Spawned from inside the runtime, and left to run.
+            drop(block_on(async { tokio::spawn(call) }));
         }
         Self { shared }
     }

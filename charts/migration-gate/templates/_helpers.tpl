@@ -29,7 +29,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The program's own configuration file. */}}
 {{- define "migration-gate.config" -}}
 gates: {{ toYaml .Values.gates | nindent 0 }}
-forbiddenEnv: {{ toJson .Values.forbiddenEnv }}
+forbiddenEnv: {{ toRawJson .Values.forbiddenEnv }}
 mode: {{ .Values.mode }}
 waiter:
   image: {{ .Values.waiter.image | default (include "migration-gate.image" .) }}
@@ -39,8 +39,8 @@ waiter:
 
 {{/* One requirement of a label selector, as CEL. The program's prefilter writes the same. */}}
 {{- define "migration-gate.requirement" -}}
-{{- $label := printf "object.metadata.?labels[?%s]" (toJson .key) -}}
-{{- $listed := printf "%s.optMap(v, v in %s).orValue(false)" $label (toJson (.values | default list)) -}}
+{{- $label := printf "object.metadata.?labels[?%s]" (toRawJson .key) -}}
+{{- $listed := printf "%s.optMap(v, v in %s).orValue(false)" $label (toRawJson (.values | default list)) -}}
 {{- if eq .operator "In" -}}{{ $listed }}
 {{- else if eq .operator "NotIn" -}}!{{ $listed }}
 {{- else if eq .operator "Exists" -}}{{ $label }}.hasValue()
@@ -54,7 +54,7 @@ waiter:
 {{- range .Values.gates -}}
 {{- $ways := list -}}
 {{- if .deployments -}}
-{{- $ways = append $ways (printf "object.metadata.?name.orValue(\"\") in %s" (toJson (.deployments | uniq | sortAlpha))) -}}
+{{- $ways = append $ways (printf "object.metadata.?name.orValue(\"\") in %s" (toRawJson (.deployments | uniq | sortAlpha))) -}}
 {{- end -}}
 {{- if .selector -}}
 {{- $all := list -}}
@@ -66,7 +66,7 @@ waiter:
 {{- end -}}
 {{- $ways = append $ways (join " && " $all) -}}
 {{- end -}}
-{{- $gates = append $gates (printf "request.namespace == %s && (%s)" (toJson .namespace) (join " || " $ways)) -}}
+{{- $gates = append $gates (printf "request.namespace == %s && (%s)" (toRawJson .namespace) (join " || " $ways)) -}}
 {{- end -}}
 {{ join " || " $gates }}
 {{- end -}}
@@ -76,10 +76,10 @@ waiter:
 {{- $namespaces := list -}}
 {{- range .root.Values.gates }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
 {{- $held := include "migration-gate.held" .root -}}
-{{- $env := toJson .root.Values.forbiddenEnv -}}
+{{- $env := toRawJson .root.Values.forbiddenEnv -}}
 {{- range .conditions }}
 - name: {{ .name }}
-  expression: {{ .expression | replace "GATE_NAMESPACES" (toJson $namespaces) | replace "HELD" $held | replace "FORBIDDEN_ENV" $env | toRawJson }}
+  expression: {{ .expression | replace "GATE_NAMESPACES" (toRawJson $namespaces) | replace "HELD" $held | replace "FORBIDDEN_ENV" $env | toRawJson }}
 {{- end -}}
 {{- end -}}
 

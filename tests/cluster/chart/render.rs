@@ -1,0 +1,254 @@
+//! What the chart renders, without a cluster.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use migration_gate::config::{Config, parse};
+use migration_gate::core::prefilter::{Prefilter, mutating, validating};
+use serde_json::{Value, json};
+
+use super::{CHART, objects, template};
+use crate::harness::Test;
+use crate::process;
+
+pub(crate) const TESTS: [Test; 5] = [
+    Test::helm(
+        "chart::the_webhooks_are_the_programs_own",
+        the_webhooks_are_the_programs_own,
+    ),
+    Test::helm(
+        "chart::the_program_reads_the_configuration_as_the_values_say_it",
+        the_program_reads_the_configuration_as_the_values_say_it,
+    ),
+    Test::helm(
+        "chart::the_defaults_are_as_they_were",
+        the_defaults_are_as_they_were,
+    ),
+    Test::helm(
+        "chart::values_that_cannot_be_are_refused",
+        values_that_cannot_be_are_refused,
+    ),
+    Test::helm(
+        "chart::helm_has_nothing_to_remark",
+        helm_has_nothing_to_remark,
+    ),
+];
+
+/// Sets of gates and variables, between them with every form that a value can take.
+fn matrix() -> Vec<Value> {
+    let gate = |name: &str, namespace: &str, holds: Value| {
+        let mut gate = json!({
+            "name": name, "namespace": namespace, "job": format!("{name}-migrate"),
+            "serviceAccount": format!("{name}-checker"),
+        });
+        if let (Some(gate), Some(holds)) = (gate.as_object_mut(), holds.as_object()) {
+            gate.extend(holds.clone());
+        }
+        gate
+    };
+    let labels = |expressions: Value| json!({"selector": {"matchExpressions": expressions}});
+    let part_of = "app.kubernetes.io/part-of";
+    vec![
+        json!({}),
+        // Unsorted and twice: the program keeps a set.
+        json!({"gates": [gate("a", "one", json!({"deployments": ["web", "api", "web", "a.b"]}))]}),
+        json!({"gates": [gate("a", "one", json!({"selector": {"matchLabels": {"tier": "web", part_of: "shop", "b": ""}}}))]}),
+        json!({"gates": [gate("a", "one", labels(json!([{"key": part_of, "operator": "In", "values": ["z", "a"]}])))]}),
+        json!({"gates": [gate("a", "one", labels(json!([{"key": "tier", "operator": "NotIn", "values": ["cache"]}])))]}),
+        json!({"gates": [gate("a", "one", labels(json!([{"key": "tier", "operator": "Exists"}])))]}),
+        json!({"gates": [gate("a", "one", labels(json!([{"key": "tier", "operator": "DoesNotExist"}])))]}),
+        // By name or by label, in several namespaces, two gates in one of them.
+        json!({"gates": [
+            gate("a", "one", json!({
+                "deployments": ["web"],
+                "selector": {
+                    "matchLabels": {"app": "x", "tier": "web"},
+                    "matchExpressions": [
+                        {"key": "canary", "operator": "DoesNotExist"},
+                        {"key": "region", "operator": "NotIn", "values": ["eu", "us"]},
+                    ],
+                },
+            })),
+            gate("b", "two", json!({"deployments": ["worker"], "timeout": "1h30m", "freshness": "any"})),
+            gate("c", "one", json!({"deployments": ["worker"], "timeout": "90s"})),
+        ]}),
+        json!({"forbiddenEnv": ["PIEFED_INIT_CONTAINER", "MIGRATE", "with.dots", "a-b", "<a&'b>\"\\c"], "mode": "warn"}),
+        json!({"forbiddenEnv": []}),
+    ]
+}
+
+/// The program's configuration, as the chart hands it over.
+fn configuration(objects: &[Value]) -> Result<Config> {
+    let text = objects
+        .iter()
+        .filter(|object| object["kind"] == "ConfigMap")
+        .find_map(|object| object["data"]["config.yaml"].as_str())
+        .context("a ConfigMap with config.yaml")?;
+    parse(text, "config.yaml").map_err(|error| anyhow!("{error}\n{text}"))
+}
+
+fn the_webhooks_are_the_programs_own(helm: &Path) -> Result<()> {
+    for values in matrix() {
+        let objects = objects(&template(helm, &values)?)?;
+        let config = configuration(&objects)?;
+        for (kind, prefilters) in [
+            ("MutatingWebhookConfiguration", mutating()),
+            ("ValidatingWebhookConfiguration", validating()),
+        ] {
+            let rendered = objects
+                .iter()
+                .find(|object| object["kind"] == kind)
+                .with_context(|| format!("a {kind}"))?;
+            let found: Vec<Value> = rendered["webhooks"]
+                .as_array()
+                .context("webhooks")?
+                .iter()
+                .map(|webhook| {
+                    json!([
+                        webhook["name"],
+                        webhook["rules"],
+                        webhook["matchConditions"]
+                    ])
+                })
+                .collect();
+            let wanted: Vec<Value> = prefilters
+                .into_iter()
+                .map(|prefilter| prefilter.of(&config))
+                .map(
+                    |Prefilter {
+                         name,
+                         rules,
+                         match_conditions,
+                     }| {
+                        json!([format!("{name}.migration-gate.io"), rules, match_conditions])
+                    },
+                )
+                .collect();
+            ensure!(
+                found == wanted,
+                "{values}\nthe chart renders\n{:#}\nand the program has\n{:#}",
+                json!(found),
+                json!(wanted)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn the_program_reads_the_configuration_as_the_values_say_it(helm: &Path) -> Result<()> {
+    for values in matrix() {
+        let found = configuration(&objects(&template(helm, &values)?)?)?;
+        let mut wanted = Config::default();
+        // The values have the configuration's own keys.
+        if let Some(gates) = values.get("gates") {
+            let text = json!({"gates": gates}).to_string();
+            wanted.gates = parse(&text, "values")?.gates;
+        }
+        if let Some(names) = values.get("forbiddenEnv") {
+            wanted.forbidden_env = serde_json::from_value(names.clone())?;
+        }
+        if let Some(mode) = values.get("mode") {
+            wanted.mode = serde_json::from_value(mode.clone())?;
+        }
+        ensure!(found == wanted, "{values}\n{found:#?}\n{wanted:#?}");
+    }
+    Ok(())
+}
+
+/// What the defaults render, in the repository, so that a change shows what it does to a cluster.
+const GOLDEN: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/cluster/chart/golden.yaml"
+);
+
+/// The kinds that an operator elsewhere defines, which no API server here could check.
+const GOLDEN_OPERATORS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/cluster/chart/golden-operators.yaml"
+);
+
+/// `GENERATE=1` writes the files.
+fn the_defaults_are_as_they_were(helm: &Path) -> Result<()> {
+    let operators = json!({
+        "certificates": {"source": "certManager"},
+        "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": true},
+        "dashboard": {"enabled": true},
+        "networkPolicy": {"enabled": true},
+    });
+    for (path, values) in [(GOLDEN, json!({})), (GOLDEN_OPERATORS, operators)] {
+        let rendered = template(helm, &values)?;
+        if std::env::var_os("GENERATE").is_some() {
+            fs::write(path, &rendered)?;
+        }
+        let golden = fs::read_to_string(path).unwrap_or_default();
+        let differs = rendered
+            .lines()
+            .zip(golden.lines().chain(std::iter::repeat("(the end)")))
+            .position(|(new, old)| new != old);
+        ensure!(
+            rendered == golden,
+            "the chart no longer renders {path}; they differ from line {} on. If that is meant, run the test with GENERATE=1 and commit the file",
+            differs.unwrap_or_else(|| rendered.lines().count()) + 1
+        );
+    }
+    Ok(())
+}
+
+fn values_that_cannot_be_are_refused(helm: &Path) -> Result<()> {
+    let gate = json!({
+        "name": "a", "namespace": "one", "job": "j", "serviceAccount": "s", "deployments": ["web"],
+    });
+    let gate_with = |key: &str, value: Value| {
+        let mut gate = gate.clone();
+        gate[key] = value;
+        json!({"gates": [gate]})
+    };
+    for (values, says) in [
+        (json!({"gates": []}), "/gates"),
+        (gate_with("selector", json!({})), "selector"),
+        (
+            gate_with("selector", json!({"matchLabels": {}})),
+            "matchLabels",
+        ),
+        (gate_with("typo", json!("x")), "typo"),
+        (gate_with("timeout", json!("soon")), "timeout"),
+        (
+            gate_with("namespace", json!("migration-gate")),
+            "in a namespace of its own",
+        ),
+        (json!({"mode": "audit"}), "mode"),
+        (json!({"replicas": 0}), "replicas"),
+        (json!({"image": {"digest": "sha256:abc"}}), "digest"),
+        (json!({"forbiddenEnv": ["A=B"]}), "forbiddenEnv"),
+        (
+            json!({"webhooks": {"timeoutSeconds": 31}}),
+            "timeoutSeconds",
+        ),
+        (
+            json!({"certificates": {"source": "existingSecret"}}),
+            "name the Secret",
+        ),
+        (json!({"unknown": true}), "unknown"),
+    ] {
+        let refusal = template(helm, &values)
+            .err()
+            .with_context(|| format!("the chart takes {values}"))?
+            .to_string();
+        ensure!(refusal.contains(says), "{values}: {refusal}");
+    }
+    Ok(())
+}
+
+fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
+    process::run(
+        Command::new(helm).args(["lint", "--strict", CHART]),
+        "",
+        Duration::from_mins(1),
+    )?
+    .success()
+    .map(drop)
+}
