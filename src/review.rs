@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// The configuration file; without it, the built-in gate for `PieFed`
+    /// The configuration file; without it, the built-in gate for PieFed
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 

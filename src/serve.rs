@@ -13,7 +13,6 @@ pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +148,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         "serving"
     );
 
-    tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
+    let mut keeper = tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
     let config = Arc::new(config);
     tokio::spawn(keep_records(
         Arc::clone(&config),
@@ -178,13 +177,17 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         }
         .run(),
     );
-    let webhooks = tokio::spawn(webhooks.run());
+    let mut webhooks = tokio::spawn(webhooks.run());
 
-    signals.next().await;
+    // Neither ends before it is told to. One that does is a bug, and a new process a way out.
+    tokio::select! {
+        () = signals.next() => {}
+        _ = &mut keeper => bail!("the keeper of the certificate ended by itself"),
+        _ = &mut webhooks => bail!("the webhooks' listener ended by itself"),
+    }
     let stopping = stop.run(drain_delay, drain_timeout, signals.next());
-    let mut webhooks = pin!(webhooks);
     let cut = tokio::select! {
-        ended = async { stop.closing().await; webhooks.as_mut().await } => {
+        ended = async { stop.closing().await; (&mut webhooks).await } => {
             ended.context("the webhooks' listener failed")?;
             false
         }

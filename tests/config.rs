@@ -117,7 +117,9 @@ fn unknown_keys_and_wrong_types() {
         ),
         (
             "gates:\n- name: on\n".to_owned(),
-            &["2:9: gates[0].name: invalid type: boolean `true`, expected a string"],
+            &[
+                "2:9: gates[0].name: invalid type: boolean `true`, expected a string; put it in quotes",
+            ],
         ),
         (
             gate("freshness: maybe"),

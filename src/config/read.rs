@@ -141,7 +141,9 @@ impl Reader<'_> {
     ) -> Problem {
         let field = field(error.path());
         let message = error.inner().to_string();
-        let key = document.find(field.steps()).key;
+        let yaml::Found {
+            key, value: found, ..
+        } = document.find(field.steps());
         Problem {
             at: match key.filter(|_| message.starts_with("unknown field")) {
                 Some(key) => self.lines.position(key.start()),
@@ -150,6 +152,10 @@ impl Reader<'_> {
             key: field.to_string(),
             message: match close_match(&message) {
                 Some(meant) => format!("{message}; did you mean `{meant}`?"),
+                // As YAML 1.1 has it, `n` and `on` are booleans, and Kubernetes reads YAML so.
+                None if message.ends_with("expected a string") && !found.is_null() => {
+                    format!("{message}; put it in quotes")
+                }
                 None => message,
             },
         }

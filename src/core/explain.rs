@@ -53,6 +53,18 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
     let said = moment.trouble.as_deref().unwrap_or("no reason given");
     Some(match waiting.trouble {
         None if waiting.what == What::Nothing => return None,
+        // Under Flux the new Job comes within a second. Whoever applies by hand has to do something,
+        // and had better not learn it from the deadline.
+        None if matches!(
+            waiting.what,
+            What::OldComplete { .. } | What::OldFailed { .. }
+        ) =>
+        {
+            format!(
+                "waiting: {sentence} ({gives_up}). {}",
+                advice(subject, &waiting.what)
+            )
+        }
         None if extras.is_empty() => format!("waiting: {sentence} ({gives_up})"),
         None => format!("waiting: {sentence} ({}; {gives_up})", extras.join(", ")),
         Some(kind) => {

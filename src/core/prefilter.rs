@@ -193,7 +193,7 @@ fn existing_counts() -> String {
         )
     };
     format!(
-        "request.operation == \"UPDATE\" && (request.subResource == \"ephemeralcontainers\" || {} || {})",
+        "request.operation == \"UPDATE\" && (request.?subResource.orValue(\"\") == \"ephemeralcontainers\" || {} || {})",
         controlled("object"),
         controlled("oldObject")
     )

@@ -126,3 +126,26 @@ pub const CODES: &[Code] = &[
         "Change both tags together, or set `freshness: any`.",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table in the documentation is this list; the test prints what it should say.
+    #[test]
+    fn every_code_is_documented() {
+        let docs = include_str!("../../docs/review.md");
+        for code in CODES {
+            let row = format!("| `{}` | {} | {} |", code.code, code.about, code.help);
+            assert!(docs.contains(&row), "docs/review.md lacks the row\n{row}");
+        }
+    }
+
+    #[test]
+    fn codes_are_unique_and_sorted_within_a_level() {
+        assert!(CODES.windows(2).all(|pair| {
+            (std::cmp::Reverse(pair[0].level), pair[0].code)
+                < (std::cmp::Reverse(pair[1].level), pair[1].code)
+        }));
+    }
+}

@@ -57,13 +57,15 @@ pub fn join(text: &str, edits: Vec<Edit>) -> Option<Vec<Edit>> {
             _ => joined.push(edit),
         }
     }
-    // A last line without a line feed gets one, so it changes too.
+    // A last line without a line feed gets one, so it changes too, unless it goes anyway.
+    let taken = joined.iter().rev().nth(1).map_or(0, |edit| edit.lines.end);
     if let Some(last) = joined.last_mut()
         && last.lines.is_empty()
         && !text.is_empty()
         && !text.ends_with('\n')
         && let Some((count, line)) = text.lines().enumerate().last()
         && last.lines.start == count + 1
+        && taken <= count
     {
         last.lines.start = count;
         last.new.insert(0, line.to_owned());

@@ -27,7 +27,7 @@ pub enum Format {
     Json,
     /// SARIF 2.1.0, for code scanning.
     Sarif,
-    /// `JUnit` XML, for test reports.
+    /// JUnit XML, for test reports.
     Junit,
     /// Workflow commands that annotate a pull request on GitHub.
     Github,

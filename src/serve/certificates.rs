@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use kube::Client;
 use tracing::info;
 
@@ -27,6 +27,7 @@ use super::limits::{duration, duration_or_zero};
 use super::metrics::Metrics;
 use super::stop::Stop;
 use super::tls::{Identity, Served};
+use crate::cluster;
 
 /// Where the certificate comes from: `--tls-cert` and `--tls-key`, or `--secret`.
 #[derive(Debug, Clone, clap::Args)]
@@ -193,9 +194,10 @@ impl Source {
 }
 
 async fn client() -> anyhow::Result<Client> {
-    Client::try_default()
+    cluster::config()
         .await
-        .context("cannot find a cluster, neither as a pod nor by a kubeconfig")
+        .and_then(cluster::client)
+        .map_err(|error| anyhow!("cannot find a cluster: {error}"))
 }
 
 /// Serves `identity`, and says so.

@@ -209,6 +209,11 @@ impl Reviewer {
             .map_err(|_| Rejection::TooBusy)
     }
 
+    /// Answers the review in `body`, or says why it is none.
+    pub fn answer(&self, webhook: Webhook, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        self.review(webhook, webhook.rules(), body, Duration::ZERO)
+    }
+
     /// Answers the review in `body`. A review that can be read is always answered with its uid.
     fn review(
         &self,

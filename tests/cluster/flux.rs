@@ -224,32 +224,40 @@ impl Kustomization {
 
     /// Reconciles once more, as `flux reconcile kustomization` does.
     pub(crate) fn reconcile(&self) -> Result<Outcome> {
-        let request = format!(
-            "request-{}",
-            self.flux.revisions.fetch_add(1, Ordering::Relaxed)
-        );
+        let request = self.request()?;
+        self.handled(&request)
+    }
+
+    /// Asks for one more reconciliation; gives the request's name.
+    pub(crate) fn request(&self) -> Result<String> {
+        let number = self.flux.revisions.fetch_add(1, Ordering::Relaxed);
+        let request = format!("request-{number}");
         self.flux.kubectl.run(&format!(
             "annotate kustomization {} --overwrite reconcile.fluxcd.io/requestedAt={request}",
             self.name
         ))?;
+        Ok(request)
+    }
+
+    /// Waits until Flux is through with a request, one way or the other.
+    pub(crate) fn handled(&self, request: &str) -> Result<Outcome> {
         self.outcome("to have reconciled once more", |status| {
-            status["lastHandledReconcileAt"] == *request
+            status["lastHandledReconcileAt"] == request
         })
     }
 
-    /// The events that Flux has written about this Kustomization, as `reason: message`.
-    pub(crate) fn events(&self) -> Result<Vec<String>> {
+    /// What Flux says it has changed, in its events about this Kustomization; that a reconciliation succeeded is none.
+    pub(crate) fn changes(&self) -> Result<Vec<String>> {
         let events = self.flux.kubectl.get(&format!(
             "events --field-selector=involvedObject.kind=Kustomization,involvedObject.name={}",
             self.name
         ))?;
-        let said =
-            |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
         Ok(events["items"]
             .as_array()
             .context("a list of events")?
             .iter()
-            .map(|event| format!("{}: {}", said(event, "reason"), said(event, "message")))
+            .filter(|event| event["reason"] != "ReconciliationSucceeded")
+            .map(|event| event["message"].to_string())
             .collect())
     }
 

@@ -3,6 +3,7 @@
 //! They boot a node in namespaces of their own (see `sandbox.rs`), or use the cluster of `KUBECONFIG`, where
 //! `IMAGE_LOAD` may say how an image archive gets there (`IMAGE_LOAD='kind load image-archive'`).
 
+mod admission;
 mod assets;
 mod chart;
 mod client;
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
     let tests = smoke::TESTS
         .into_iter()
         .chain(first_deployment::TESTS)
+        .chain(admission::TESTS)
         .chain(prefilter::TESTS)
         .chain(serve::TESTS)
         .chain(chart::tests())

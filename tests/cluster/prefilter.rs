@@ -205,19 +205,14 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
         "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "controller": true,
         "uid": namespace.kubectl.get("configmap owner")?["metadata"]["uid"],
     });
-    // Old objects first, while nothing holds them up; each kind has one that offends and is controlled.
+    // Old objects first, while nothing holds them up; of each kind two that offend, one of them controlled.
     for kind in &POD_KINDS {
         let main =
             json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
-        let old = object(
-            kind,
-            &json!([]),
-            &main,
-            &json!({"app": "x"}),
-            "old",
-            Some(&owner),
-        );
-        namespace.kubectl.apply(&old.to_string())?;
+        for (name, owner) in [("old", Some(&owner)), ("old-free", None)] {
+            let old = object(kind, &json!([]), &main, &json!({"app": "x"}), name, owner);
+            namespace.kubectl.apply(&old.to_string())?;
+        }
     }
     namespace
         .kubectl
@@ -225,15 +220,16 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     let outcome = (|| -> Result<()> {
         await_webhooks(cluster, name)?;
         for kind in &POD_KINDS {
-            for _ in 0..CASES {
+            for index in 0..CASES {
                 let object = objects(kind, &owner)
                     .new_tree(&mut runner)
                     .map_err(anyhow::Error::msg)?
                     .current();
                 counts.add(compare(cluster, &config, kind, name, &object, None)?);
                 let mut new = object;
-                new["metadata"]["name"] = json!("old");
-                counts.add(compare(cluster, &config, kind, name, &new, Some("old"))?);
+                let old = if index % 2 == 0 { "old" } else { "old-free" };
+                new["metadata"]["name"] = json!(old);
+                counts.add(compare(cluster, &config, kind, name, &new, Some(old))?);
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Namespace};
 use crate::image;
@@ -25,6 +25,16 @@ impl Release {
     pub(crate) fn install(cluster: &Cluster) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         release.helm("install", "--wait")?;
+        Ok(release)
+    }
+
+    /// The same, with values of the test's own.
+    pub(crate) fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
+        let release = Self::prepare(cluster)?;
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("values.json");
+        fs::write(&file, values.to_string())?;
+        release.helm("install", &format!("--wait --values={}", file.display()))?;
         Ok(release)
     }
 
@@ -76,7 +86,7 @@ impl Release {
             let configuration = format!("{kind}webhookconfiguration/{NAME}");
             let webhooks = self.kubectl.get(&configuration)?["webhooks"].clone();
             let count = webhooks.as_array().map_or(0, Vec::len);
-            let patch: serde_json::Value = (0..count)
+            let patch: Value = (0..count)
                 .map(|index| {
                     json!({
                         "op": "add",

@@ -17,7 +17,7 @@ use kube::api::{ObjectMeta, PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::client::block_on;
+use crate::client::{block_on, spawn};
 use crate::cluster::{Cluster, Namespace};
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Test;
@@ -162,7 +162,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
             .map(|index| replica(&kubeconfig, &logs, index))
             .collect::<Result<_>>()?;
         for (index, process) in (0..REPLICAS).zip(&replicas) {
-            process.await_ready("/readyz to say ok", Duration::from_secs(60), || {
+            process.await_ready("/readyz to say ok", Duration::from_mins(1), || {
                 let text = block_on(get(18500 + index, "/readyz"))?;
                 ensure!(text == "ok\n", "{text}");
                 Ok(())
@@ -308,7 +308,7 @@ impl Load {
         let shared = Arc::<Shared>::default();
         for _ in 0..CALLERS {
             let (maps, shared) = (maps.clone(), Arc::clone(&shared));
-            block_on(async { tokio::spawn(async move { shared.call(&maps).await }) });
+            spawn(async move { shared.call(&maps).await });
         }
         Self { shared }
     }

@@ -6,12 +6,22 @@
 //! `UNMIGRATED …`. The stories count these lines: none with migration-gate, some without it.
 
 mod application;
+mod day_after;
+mod failure;
+mod first_deployment;
+mod stage;
 mod traffic;
 mod ungated;
+mod upgrade;
 
 use crate::harness::Test;
 
 /// All of them.
 pub(crate) fn tests() -> impl Iterator<Item = Test> {
-    ungated::TESTS.into_iter()
+    ungated::TESTS
+        .into_iter()
+        .chain(first_deployment::TESTS)
+        .chain(upgrade::TESTS)
+        .chain(failure::TESTS)
+        .chain(day_after::TESTS)
 }

@@ -246,8 +246,8 @@ impl Api {
             let left = end.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero(),
-                "waited in vain for {what}: {:?}",
-                state.requests
+                "waited in vain for {what}; the last requests were {:#?}",
+                state.requests.iter().rev().take(9).collect::<Vec<_>>()
             );
             let waited = self.shared.changed.wait_timeout(state, left);
             state = waited.expect("the state").0;

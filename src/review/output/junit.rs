@@ -1,4 +1,4 @@
-//! `JUnit` XML: a suite a file, a case an object. Violations fail a case, warnings are told in its output.
+//! JUnit XML: a suite a file, a case an object. Violations fail a case, warnings are told in its output.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

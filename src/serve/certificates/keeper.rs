@@ -18,13 +18,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::install;
 use super::issue::{IssueError, Material, MaterialError};
 use super::state::{Action, State};
 use super::trust::{Callers, Configuration, ConfigurationName};
-use super::watches::{Seen, configurations, one};
+use super::watches::{self, Seen};
 use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::Served;
@@ -87,10 +87,12 @@ pub async fn run(
 ) {
     let secrets = Api::<Secret>::namespaced(client.clone(), &settings.namespace);
     let mut events = SelectAll::new();
-    events.push(one(secrets.clone(), &settings.secret, |secret| {
-        Seen::Secret(secret.map(Box::new))
-    }));
-    events.extend(configurations(&client, &callers));
+    events.push(watches::secret(
+        &client,
+        &settings.namespace,
+        &settings.secret,
+    ));
+    events.extend(watches::configurations(&client, &callers));
     let mut keeper = Keeper {
         state: State::new(
             settings.names.clone(),
@@ -124,7 +126,6 @@ pub async fn run(
         match seen {
             Some(Seen::Secret(secret)) => keeper.state.see_secret(secret.map(|s| content(*s))),
             Some(Seen::Configuration(name, seen)) => keeper.callers.see(&name, seen),
-            Some(Seen::Trouble(cause)) => warn!(cause, "a watch was cut; it will be resumed"),
             None => {}
         }
     }

@@ -8,21 +8,34 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource};
-use tracing::warn;
+use kube::Client;
+use tracing::{info, warn};
 
 use super::trust::{Callers, Configuration, ConfigurationName};
+use crate::observe::{self, Object, Pacing, Target, Trouble, Update};
 use crate::serve::stop::Stop;
 
 /// What a watch brings.
 pub(super) enum Seen {
     Secret(Option<Box<Secret>>),
     Configuration(ConfigurationName, Option<Configuration>),
-    Trouble(String),
 }
+
+macro_rules! object {
+    ($($kind:ty),+) => {$(
+        impl Object for $kind {
+            fn resource_version(&self) -> &str {
+                self.metadata.resource_version.as_deref().unwrap_or_default()
+            }
+        }
+    )+};
+}
+
+object!(
+    Secret,
+    MutatingWebhookConfiguration,
+    ValidatingWebhookConfiguration
+);
 
 /// Keeps `callers` right and nothing else, for a certificate that comes from elsewhere.
 pub(super) async fn observe(client: Client, callers: Arc<Callers>, stop: Stop) {
@@ -34,11 +47,19 @@ pub(super) async fn observe(client: Client, callers: Arc<Callers>, stop: Stop) {
         };
         match seen {
             Some(Seen::Configuration(name, seen)) => callers.see(&name, seen),
-            Some(Seen::Trouble(cause)) => warn!(cause, "a watch was cut; it will be resumed"),
             Some(Seen::Secret(_)) => {}
             None => return,
         }
     }
+}
+
+/// A watch of the Secret.
+pub(super) fn secret(client: &Client, namespace: &str, name: &str) -> BoxStream<'static, Seen> {
+    let target = Target {
+        path: format!("/api/v1/namespaces/{namespace}/secrets"),
+        name: name.to_owned(),
+    };
+    one(client, target, |secret| Seen::Secret(secret.map(Box::new)))
 }
 
 /// A watch of each of the callers.
@@ -46,18 +67,20 @@ pub(super) fn configurations(
     client: &Client,
     callers: &Callers,
 ) -> impl Iterator<Item = BoxStream<'static, Seen>> {
-    callers.names().into_iter().map(|name| match &name {
+    let target = |resource, name: &str| Target {
+        path: format!("/apis/admissionregistration.k8s.io/v1/{resource}"),
+        name: name.to_owned(),
+    };
+    callers.names().into_iter().map(move |name| match &name {
         ConfigurationName::Mutating(wanted) => {
-            let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
-            let wanted = wanted.clone();
-            one(api, &wanted, move |seen| {
+            let target = target("mutatingwebhookconfigurations", wanted);
+            one::<MutatingWebhookConfiguration>(client, target, move |seen| {
                 Seen::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
         ConfigurationName::Validating(wanted) => {
-            let api = Api::<ValidatingWebhookConfiguration>::all(client.clone());
-            let wanted = wanted.clone();
-            one(api, &wanted, move |seen| {
+            let target = target("validatingwebhookconfigurations", wanted);
+            one::<ValidatingWebhookConfiguration>(client, target, move |seen| {
                 Seen::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
@@ -65,32 +88,32 @@ pub(super) fn configurations(
 }
 
 /// A watch of one object by its name, which is as much as a Role with `resourceNames` permits.
-pub(super) fn one<K>(
-    api: Api<K>,
-    name: &str,
+fn one<K: Object>(
+    client: &Client,
+    target: Target,
     seen: impl Fn(Option<K>) -> Seen + Send + 'static,
-) -> BoxStream<'static, Seen>
-where
-    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-{
-    let mut listed = None;
-    let selector = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    watcher(api, selector)
-        .default_backoff()
-        .filter_map(move |event| {
-            future::ready(match event {
-                Ok(Event::Init) => {
-                    listed = None;
+) -> BoxStream<'static, Seen> {
+    let what = format!("{}/{}", target.path, target.name);
+    observe::observe(client.clone(), target, Pacing::default())
+        .filter_map(move |update| {
+            future::ready(match update {
+                Update::Present(object) => Some(seen(Some(object))),
+                Update::Absent(_) => Some(seen(None)),
+                Update::Resumed => {
+                    info!(object = what, "watched again");
                     None
                 }
-                Ok(Event::InitApply(object)) => {
-                    listed = Some(object);
+                Update::Trouble(Trouble::Denied(cause)) => {
+                    warn!(
+                        object = what,
+                        cause, "not permitted to list and watch; trying again"
+                    );
                     None
                 }
-                Ok(Event::InitDone) => Some(seen(listed.take())),
-                Ok(Event::Apply(object)) => Some(seen(Some(object))),
-                Ok(Event::Delete(_)) => Some(seen(None)),
-                Err(cause) => Some(Seen::Trouble(cause.to_string())),
+                Update::Trouble(Trouble::Unreachable(cause)) => {
+                    warn!(object = what, cause, "cannot watch; trying again");
+                    None
+                }
             })
         })
         .boxed()

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use crate::client::{await_object, block_on};
 use crate::cluster::{Cluster, Namespace};
 use crate::kubectl::Kubectl;
+use crate::poll::{Look, until};
 use crate::{dns, image, process};
 
 pub(crate) const WEB: &str = "piefed-web";
@@ -97,6 +99,12 @@ impl Application {
         Ok(())
     }
 
+    /// Makes the next migration of this release hold again.
+    pub(crate) fn forbid_migration(&self, tag: &str) -> Result<()> {
+        self.redis(&["del", &format!("go:{tag}"), &format!("holding:{tag}")])?;
+        Ok(())
+    }
+
     /// The lines that the application's processes have written on meeting a schema that wasn't migrated for them.
     pub(crate) fn unmigrated(&self) -> Result<Vec<String>> {
         let lines = self.redis(&["lrange", "unmigrated", "0", "-1"])?;
@@ -107,10 +115,26 @@ impl Application {
             .collect())
     }
 
+    /// An error that shows them, if there are any: in what was kept of all pods, or in the logs of those that are there.
+    pub(crate) fn met_no_unmigrated_schema(&self) -> Result<()> {
+        let kept = self.unmigrated()?;
+        let logs = self
+            .kubectl()
+            .run("logs --selector=app.kubernetes.io/part-of=piefed --all-containers --tail=-1")?;
+        let logged = logs.lines().filter(|line| line.contains("UNMIGRATED"));
+        let lines: Vec<&str> = kept.iter().map(String::as_str).chain(logged).collect();
+        ensure!(
+            lines.is_empty(),
+            "{} requests met an unmigrated schema: {lines:#?}",
+            lines.len()
+        );
+        Ok(())
+    }
+
     /// Waits until there is such a line.
     pub(crate) fn await_unmigrated(&self) -> Result<()> {
         let line = self.redis(&["brpoplpush", "unmigrated", "unmigrated", "120"])?;
-        anyhow::ensure!(
+        ensure!(
             line.starts_with("UNMIGRATED"),
             "no process met an unmigrated schema: {line}"
         );
@@ -177,24 +201,78 @@ impl Application {
         tag: &str,
         count: usize,
     ) -> Result<Vec<String>> {
-        let of_release = |object: &k8s_openapi::api::apps::v1::Deployment| {
-            let status = &json!(object)["status"];
-            json!(object)["metadata"]["generation"] == status["observedGeneration"]
-                && self
-                    .pods(deployment, tag)
-                    .is_ok_and(|pods| pods.len() >= count)
-        };
-        await_object(
-            &self.api(),
-            deployment,
-            &format!("to have {count} pods of {tag}"),
-            MINUTE,
-            of_release,
-        )?;
-        self.pods(deployment, tag)?
+        let what = format!("{deployment} to have {count} pods of {tag}");
+        let found = until(&what, MINUTE, || match self.pods(deployment, tag) {
+            Ok(pods) if pods.len() >= count => Look::Done(pods),
+            Ok(pods) => Look::Pending(format!("{} of them", pods.len())),
+            Err(error) => Look::Failed(error),
+        })?;
+        found
             .into_iter()
             .map(|pod| pod.metadata.name.context("a pod without a name"))
             .collect()
+    }
+
+    /// Watches one pod until `condition` holds of it.
+    pub(crate) fn await_pod(
+        &self,
+        name: &str,
+        what: &str,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let pod = await_object(&self.api::<Pod>(), name, what, MINUTE, |pod| {
+            condition(&json!(pod))
+        })?;
+        Ok(json!(pod))
+    }
+
+    /// Follows a waiter's log until it says something; gives all that it has said by then.
+    pub(crate) fn says(&self, pod: &str, what: &str) -> Result<String> {
+        until(
+            &format!("{WAITER} in {pod} to say `{what}`"),
+            MINUTE,
+            || match self.kubectl().logs(pod, WAITER) {
+                Ok(said) if said.contains(what) => Look::Done(said),
+                Ok(said) => Look::Pending(said),
+                Err(error) => Look::Pending(format!("{error:#}")),
+            },
+        )
+    }
+
+    /// Checks that each pod of a release was let go by the Job, and by nothing else; tells how long that took.
+    ///
+    /// Kubernetes notes these times in whole seconds.
+    pub(crate) fn started_after_the_migration(&self, tag: &str, count: usize) -> Result<String> {
+        let job = self.kubectl().get(&format!("job {JOB}"))?;
+        let completed = time(&job["status"]["completionTime"])?;
+        let (mut pods, mut delays) = (0, Vec::new());
+        for pod in [self.pods(WEB, tag)?, self.pods(WORKER, tag)?].concat() {
+            let pod = json!(pod);
+            let waiter = &pod["status"]["initContainerStatuses"][0];
+            let ended = &waiter["state"]["terminated"];
+            ensure!(
+                waiter["name"] == WAITER && ended["exitCode"] == 0,
+                "{waiter}"
+            );
+            let main =
+                time(&pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"])?;
+            let finished = time(&ended["finishedAt"])?;
+            ensure!(
+                completed <= finished && finished <= main,
+                "the Job completed at {completed}; {}",
+                pod["status"]
+            );
+            pods += 1;
+            // Those that a roll-out created later found the gate open.
+            if time(&ended["startedAt"])? < completed {
+                delays.push(main.duration_since(completed).as_secs());
+            }
+        }
+        ensure!(pods == count, "{pods} pods of {tag}, not {count}");
+        Ok(format!(
+            "{} of {count} pods waited, and started {delays:?} s after the Job's completion",
+            delays.len()
+        ))
     }
 
     pub(crate) fn api<K>(&self) -> Api<K>
@@ -216,6 +294,19 @@ impl Application {
             )?
             .success()
     }
+}
+
+fn time(value: &Value) -> Result<Timestamp> {
+    let text = value
+        .as_str()
+        .with_context(|| format!("a time, not {value}"))?;
+    text.parse().with_context(|| format!("reading {text}"))
+}
+
+/// A patch by which the first failure is the last: the back-off between attempts is Kubernetes' own and takes minutes.
+pub(crate) fn one_attempt() -> Value {
+    let once = json!([{"op": "replace", "path": "/spec/backoffLimit", "value": 0}]);
+    json!([patch("Job", JOB, &once)])
 }
 
 /// One of kustomize's patches: operations on one object.

@@ -122,10 +122,14 @@ fn round(pods: &Api<Pod>, seen: &mut Seen) {
         let Some(address) = address(pod) else {
             continue;
         };
-        match get(address) {
-            Ok((200, body)) => {
-                let release = body.split(':').next().unwrap_or_default();
-                *seen.pages.entry(release.to_owned()).or_default() += 1;
+        let answer = get(address);
+        let release = |body: &String| Some(body.split_once(':')?.0.to_owned());
+        match answer
+            .as_ref()
+            .map(|(status, body)| (*status, release(body)))
+        {
+            Ok((200, Some(release))) => {
+                *seen.pages.entry(release).or_default() += 1;
                 served = true;
             }
             Ok((500, _)) => seen.unmigrated += 1,

@@ -1,0 +1,22 @@
+//! What holds for any text that is read as manifests or as the configuration.
+
+use migration_gate::config::{self, Config};
+use migration_gate::yaml;
+
+/// Checks one text. That nothing panics, hangs or grows without bound is most of it.
+///
+/// # Panics
+///
+/// When something doesn't hold.
+pub fn check(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for document in yaml::documents(&text) {
+        if let Err(error) = document {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+    match config::parse(&text, "config.yaml") {
+        Ok(config) => assert!(!config.gates.is_empty() || config == Config::default()),
+        Err(error) => assert!(error.to_string().contains("config.yaml"), "{error}"),
+    }
+}

@@ -1,0 +1,103 @@
+//! The first deployment, and the quiet after it.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::application::{Application, JOB, WEB, WORKER, patch};
+use super::stage::Stage;
+use super::traffic::Traffic;
+use crate::cluster::Cluster;
+use crate::flux::Flux;
+use crate::harness::Test;
+
+pub(crate) const TESTS: [Test; 1] = [Test::shared(
+    "stories::first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused",
+    first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused,
+)];
+
+fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
+    cluster: &Cluster,
+) -> Result<()> {
+    let flux = Flux::of(cluster)?;
+    let stage = Stage::enter(cluster)?;
+    let application = stage.application(cluster, "story-first-deployment")?;
+    let kubectl = application.kubectl();
+    let kustomization = flux.kustomization(&application.namespace.name)?;
+    let traffic = Traffic::start(&application);
+
+    // Everything comes at once: account, Role, database, queue, Job, Deployments.
+    let revision = kustomization.publish(&application.at("1.0.0")?)?;
+    application.migration_holds("1.0.0")?;
+    application.waiting(WEB, "1.0.0", 2)?;
+    application.waiting(WORKER, "1.0.0", 1)?;
+    application.let_migrate("1.0.0")?;
+    kustomization.settled(&revision)?.success()?;
+    traffic.until("pages", |seen| seen.pages.contains_key("1.0.0"))?;
+    let order = application.started_after_the_migration("1.0.0", 3)?;
+    eprintln!("stories: first deployment: {order}");
+
+    // Flux applies the same manifests again and again; nobody may notice.
+    let before = footprint(&application)?;
+    let changes = kustomization.changes()?;
+    for _ in 0..20 {
+        kustomization.reconcile()?.success()?;
+    }
+    let after = footprint(&application)?;
+    ensure!(before == after, "{before:#}\nbecame\n{after:#}");
+    ensure!(after["deployments"][WEB]["generation"] == 1, "{after:#}");
+    let more = kustomization.changes()?;
+    ensure!(more == changes, "{changes:#?}\nbecame\n{more:#?}");
+
+    // Somebody puts the old switch back, everywhere.
+    let switch = json!([{
+        "op": "add", "path": "/spec/template/spec/containers/0/env",
+        "value": [{"name": "PIEFED_INIT_CONTAINER", "value": "true"}],
+    }]);
+    let old = json!([
+        patch("Deployment", WEB, &switch),
+        patch("Deployment", WORKER, &switch),
+        patch("Job", JOB, &switch),
+    ]);
+    let said = kustomization
+        .push(&application.patched("1.1.0", &old)?)?
+        .failure()?;
+    for part in [
+        "spec.template.spec.containers[0].env[0]",
+        "PIEFED_INIT_CONTAINER",
+    ] {
+        ensure!(said.contains(part), "{said}");
+    }
+    eprintln!("stories: the old setup in the source: {said}");
+    ensure!(footprint(&application)? == after, "what ran was changed");
+    kustomization.push(&application.at("1.0.0")?)?.success()?;
+    ensure!(footprint(&application)? == after, "what ran was changed");
+
+    let seen = traffic.stop()?;
+    ensure!(seen.unmigrated == 0 && seen.outages == 0, "{seen}");
+    application.met_no_unmigrated_schema()?;
+    let pods = kubectl.run("get pods")?;
+    ensure!(!pods.contains("Init"), "{pods}");
+    Ok(())
+}
+
+/// What a reconciliation must leave as it is.
+fn footprint(application: &Application) -> Result<Value> {
+    let mut found = json!({});
+    for kind in ["deployments", "statefulsets", "jobs", "pods", "replicasets"] {
+        let list = application.kubectl().get(kind)?;
+        for item in list["items"].as_array().into_iter().flatten() {
+            let metadata = &item["metadata"];
+            let restarts = &item["status"]["containerStatuses"][0]["restartCount"];
+            let name = metadata["name"].as_str().unwrap_or_default();
+            found[kind][name] = json!({
+                "uid": metadata["uid"], "generation": metadata["generation"], "restarts": restarts,
+            });
+        }
+    }
+    // What a controller did about them it has also said.
+    let events = application
+        .kubectl()
+        .get("events --field-selector=involvedObject.kind=Deployment")?;
+    found["events"] = json!(events["items"].as_array().map(Vec::len));
+    Ok(found)
+}

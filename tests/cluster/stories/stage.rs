@@ -1,0 +1,69 @@
+//! One release of migration-gate for the stories that leave it alone, with a gate for each of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::application::{Application, JOB, WEB, WORKER};
+use crate::cluster::{Cluster, Namespace};
+use crate::release::Release;
+
+/// The namespaces of the stories, each of which has a gate of that name.
+const NAMESPACES: [&str; 5] = [
+    "story-first-deployment",
+    "story-upgrade",
+    "story-upgrade-by-kubectl",
+    "story-failure",
+    "story-day-after",
+];
+
+/// The release; it is uninstalled when the last story that plays here is over.
+pub(crate) struct Stage {
+    // Dropped first: the release's objects lie in the namespaces.
+    _release: Release,
+    namespaces: Mutex<BTreeMap<String, Namespace>>,
+}
+
+impl Stage {
+    /// Joins the stories that are being played, or sets the stage for them.
+    pub(crate) fn enter(cluster: &Cluster) -> Result<Arc<Self>> {
+        static STAGE: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
+        let mut stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stage) = stage.upgrade() {
+            return Ok(stage);
+        }
+        let mut namespaces = BTreeMap::new();
+        for name in NAMESPACES {
+            namespaces.insert(name.to_owned(), cluster.namespace_named(name)?);
+        }
+        let gates: Vec<_> = NAMESPACES.into_iter().map(gate).collect();
+        let set = Arc::new(Self {
+            _release: Release::install_with(cluster, &json!({"gates": gates}))?,
+            namespaces: Mutex::new(namespaces),
+        });
+        *stage = Arc::downgrade(&set);
+        Ok(set)
+    }
+
+    /// The application in a story's namespace.
+    pub(crate) fn application(&self, cluster: &Cluster, name: &str) -> Result<Application> {
+        let mut namespaces = self
+            .namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let namespace = namespaces
+            .remove(name)
+            .with_context(|| format!("no namespace {name}"))?;
+        Application::new(cluster, namespace)
+    }
+}
+
+/// A gate as PieFed's, in another namespace.
+pub(crate) fn gate(namespace: &str) -> Value {
+    json!({
+        "name": namespace, "namespace": namespace, "job": JOB, "deployments": [WEB, WORKER],
+        "serviceAccount": "piefed-init-checker", "timeout": "10m", "freshness": "version",
+    })
+}

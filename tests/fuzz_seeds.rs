@@ -1,0 +1,35 @@
+//! What holds for any input holds for every seed, and so for everything that fuzzing has found.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../fuzz/checks/review.rs"]
+mod review;
+#[path = "../fuzz/checks/yaml.rs"]
+mod yaml;
+
+use std::fs;
+use std::path::Path;
+
+fn each(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(target);
+    let mut count = 0;
+    for seed in fs::read_dir(folder).unwrap() {
+        let path = seed.unwrap().path();
+        eprintln!("{}", path.display());
+        check(&fs::read(path).unwrap());
+        count += 1;
+    }
+    assert!(count > 5, "{count} seeds");
+}
+
+#[test]
+fn every_review_is_answered_rightly() {
+    each("review", review::check);
+}
+
+#[test]
+fn every_text_is_read_or_refused() {
+    each("yaml", yaml::check);
+}

@@ -1,0 +1,355 @@
+//! Diffs are of the author's own text, and what they lead to is what the API server would store.
+
+use migration_gate::config::Config;
+use migration_gate::review::check::review;
+use migration_gate::review::manifest::Loaded;
+use migration_gate::review::{render, review_text, rewrite};
+use migration_gate::yaml::documents;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{check_spans, loaded};
+
+/// What is shown for a text: how many objects changed, and whether their lines were edited.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Edited,
+    Rendered,
+}
+
+/// Reviews a text and checks all that must hold whatever is in it.
+fn check(text: &str) -> Shown {
+    let loaded = loaded(text);
+    let report = review(&Config::default(), &loaded, None);
+    check_spans(&report);
+    let wanted: Vec<Value> = report
+        .objects
+        .iter()
+        .map(|object| {
+            object
+                .patched
+                .clone()
+                .unwrap_or_else(|| object.manifest.request.object.clone())
+        })
+        .collect();
+    let stored: Vec<Value> = documents(&rewrite::yaml(&report, 0))
+        .map(|document| document.expect("what is printed can be read").value)
+        .flat_map(|value| match value.get("items").and_then(Value::as_array) {
+            Some(items) => items.clone(),
+            None => vec![value],
+        })
+        .collect();
+    assert_eq!(stored, wanted, "{text}");
+
+    let changes = rewrite::rewrite(&report, 0);
+    if let Some(new) = &changes.text {
+        let diff = rewrite::diffs(&report, 0).remove(0);
+        assert_eq!(&patched(text, &diff), new, "{diff}");
+    }
+    match (changes.text.is_some(), changes.rendered.is_empty()) {
+        (false, true) => Shown::Nothing,
+        (true, true) => Shown::Edited,
+        _ => Shown::Rendered,
+    }
+}
+
+/// What `patch` makes of a text and a unified diff, without any fuzz.
+fn patched(text: &str, diff: &str) -> String {
+    let mut old = text.split_inclusive('\n');
+    let mut at = 0;
+    let mut new = String::new();
+    let mut lines = diff.split_inclusive('\n').skip(2).peekable();
+    while let Some(line) = lines.next() {
+        if let Some(header) = line.strip_prefix("@@ -") {
+            let range = header.split(' ').next().expect("a range");
+            let (start, length) = range.split_once(',').unwrap_or((range, "1"));
+            let start: usize = start.parse().expect("a line");
+            // An empty range follows the line that it names.
+            let first = if length == "0" { start } else { start - 1 };
+            while at < first {
+                new.push_str(old.next().expect("a line before the hunk"));
+                at += 1;
+            }
+            continue;
+        }
+        let (sign, content) = line.split_at(1);
+        let unterminated = lines.next_if(|next| next.starts_with('\\')).is_some();
+        let content = if unterminated {
+            content
+                .strip_suffix('\n')
+                .expect("a line feed before the remark")
+        } else {
+            content
+        };
+        if sign != "+" {
+            assert_eq!(old.next(), Some(content), "the old line");
+            at += 1;
+        }
+        if sign != "-" {
+            new.push_str(content);
+        }
+    }
+    new.extend(old);
+    new
+}
+
+const DEPLOYMENT: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: piefed-web, namespace: piefed-application}
+spec:
+  template:
+    spec:
+      # The application.
+      containers:
+      - name: web
+        image: piefed/piefed:1.2.0 # pinned
+";
+
+#[test]
+fn block_yaml_is_edited_whatever_its_style() {
+    let check = |text: &str| assert_eq!(check(text), Shown::Edited, "{text}");
+    check(DEPLOYMENT);
+    check(&DEPLOYMENT.replace('\n', "\r\n"));
+    check(DEPLOYMENT.trim_end());
+    check(&format!(
+        "# A comment.\n---\n{DEPLOYMENT}---\n# nothing\n---\n{DEPLOYMENT}"
+    ));
+    check(&format!("{DEPLOYMENT}...\n"));
+    check(&format!("\u{feff}{DEPLOYMENT}"));
+    check(&format!("{DEPLOYMENT}\n\n  # the end\n"));
+    check(&DEPLOYMENT.replace(
+        "      - name: web\n        image",
+        "        - name: web\n          image",
+    ));
+    check(&DEPLOYMENT.replace(
+        "      - name: web\n        image",
+        "      -  name: web\n         image",
+    ));
+    check(&format!(
+        "{DEPLOYMENT}        args:\n        - |\n          text\n\n          more\n"
+    ));
+    check(&format!(
+        "{DEPLOYMENT}      initContainers:\n      - name: other\n        image: o\n"
+    ));
+    check(&format!(
+        "{DEPLOYMENT}      initContainers:\n      # first\n      -   image: o\n          name: other\n"
+    ));
+    check(&format!("{DEPLOYMENT}      initContainers: []\n"));
+    check(&format!(
+        "{DEPLOYMENT}      initContainers:\n      volumes: ~\n"
+    ));
+    check(&format!(
+        "{DEPLOYMENT}      initContainers:\n      - name: wait-for-migrations\n        command: [sh]\n"
+    ));
+    check(&format!(
+        "{DEPLOYMENT}      volumes:\n      - name: data\n        emptyDir: {{}}\n"
+    ));
+    check(&format!(
+        "{DEPLOYMENT}      serviceAccountName: default # to be replaced\n"
+    ));
+    check(&format!("{DEPLOYMENT}      serviceAccount: ''\n"));
+    check(&format!(
+        "{DEPLOYMENT}      automountServiceAccountToken:\n  replicas: 2\n"
+    ));
+}
+
+#[test]
+fn what_has_no_lines_of_its_own_is_rendered() {
+    let check = |text: &str| assert_eq!(check(text), Shown::Rendered, "{text}");
+    let object = documents(DEPLOYMENT)
+        .next()
+        .expect("one")
+        .expect("valid")
+        .value;
+    check(&object.to_string());
+    check(&serde_json::to_string_pretty(&object).expect("JSON"));
+    check(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: piefed-web, namespace: piefed-application}\nspec: {template: {spec: {containers: []}}}\n",
+    );
+    check(&format!(
+        "{DEPLOYMENT}      initContainers: [{{name: a, image: b}}]\n"
+    ));
+    // What follows `|+` belongs to the text, so no line can be put after it.
+    check(&format!(
+        "{DEPLOYMENT}        args:\n        - |+\n          text\n\n"
+    ));
+    let alias = DEPLOYMENT
+        .replace("  template:", "  other: &t")
+        .replace("DEPLOYMENT", "");
+    check(&format!("{alias}  template: *t\n"));
+}
+
+#[test]
+fn items_of_a_list_are_edited_in_place() {
+    let items = DEPLOYMENT.replace('\n', "\n  ");
+    let list = format!(
+        "apiVersion: v1\nkind: List\nitems:\n- {0}\n- {0}\n",
+        items.trim_end()
+    );
+    assert_eq!(check(&list), Shown::Edited);
+}
+
+#[test]
+fn what_is_refused_is_not_shown_as_stored() {
+    let text = format!("{DEPLOYMENT}        env: [{{name: PIEFED_INIT_CONTAINER}}]\n");
+    assert_eq!(check(&text), Shown::Nothing);
+}
+
+#[test]
+fn what_was_injected_is_not_injected_again() {
+    let loaded_once = loaded(DEPLOYMENT);
+    let report = review(&Config::default(), &loaded_once, None);
+    let once = rewrite::yaml(&report, 0);
+    assert_eq!(check(&once), Shown::Nothing);
+}
+
+#[test]
+fn many_objects_in_one_source() {
+    let text = format!("---\n{DEPLOYMENT}").repeat(200);
+    assert_eq!(check(&text), Shown::Edited);
+    let items = format!("- {}\n", DEPLOYMENT.replace('\n', "\n  ").trim_end()).repeat(200);
+    assert_eq!(
+        check(&format!("apiVersion: v1\nkind: List\nitems:\n{items}")),
+        Shown::Edited
+    );
+}
+
+proptest! {
+    /// Whatever text a manifest holds, what is printed for it says the same.
+    #[test]
+    fn a_rendering_says_what_it_renders(value in values()) {
+        let text = render::yaml(&value).expect("shallow");
+        let read: Vec<Value> = documents(&text).map(|d| d.expect("readable").value).collect();
+        prop_assert_eq!(read, vec![value], "{}", text);
+    }
+
+    /// Whatever else a held Deployment says, and however it is written.
+    #[test]
+    fn what_is_shown_is_what_is_stored(
+        extra in prop::collection::btree_map("[a-z]{1,3}|on|y", values(), 0..4),
+        volumes in prop::option::of(prop::collection::vec(values(), 0..3)),
+        account in prop::option::of(prop::sample::select(vec!["", "default", "own", "piefed-init-checker"])),
+        style in 0..5,
+    ) {
+        let mut spec = serde_json::Map::from_iter(extra);
+        spec.insert("containers".into(), json!([{"name": "web", "image": "piefed:1"}]));
+        if let Some(volumes) = volumes {
+            spec.insert("volumes".into(), json!(volumes));
+        }
+        if let Some(account) = account {
+            spec.insert("serviceAccountName".into(), json!(account));
+        }
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "piefed-web", "namespace": "piefed-application"},
+            "spec": {"template": {"spec": spec}},
+        });
+        let block = render::yaml(&object).expect("shallow");
+        let text = match style {
+            0 => block,
+            1 => block.replace('\n', "\r\n"),
+            2 => object.to_string(),
+            3 => serde_json::to_string_pretty(&object).expect("JSON"),
+            _ => block.trim_end().to_owned(),
+        };
+        // A text with CRLF in a block scalar is another text, so it is only seen not to break anything.
+        check(&text);
+    }
+
+    #[test]
+    fn no_text_makes_a_review_panic(text in "\\PC*") {
+        review_text(&Config::default(), &text);
+    }
+
+    #[test]
+    fn no_damaged_manifest_makes_a_review_panic(
+        cut in any::<prop::sample::Index>(),
+        insert in prop::sample::select(vec!["{", "[", "\n", "- ", ": ", "*a", "&a ", "'", "\"", "|", "\t", "---\n", "é", "\u{1b}[31m", "items", "List"]),
+        remove in 0..40usize,
+    ) {
+        let old = std::fs::read_to_string("examples/piefed-old/deployment-web.yaml").expect("example");
+        let text = format!("{old}---\n{DEPLOYMENT}");
+        let cut = text.floor_char_boundary(cut.index(text.len()));
+        let end = text.floor_char_boundary((cut + remove).min(text.len()));
+        let damaged = format!("{}{insert}{}", &text[..cut], &text[end..]);
+        let shown = review_text(&Config::default(), &damaged);
+        prop_assert!(!shown.contains('\u{1b}'), "an escape sequence reaches the terminal");
+        let loaded: [Loaded; 1] = loaded(&damaged);
+        check_spans(&review(&Config::default(), &loaded, None));
+    }
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    let words = prop::sample::select(vec![
+        "y",
+        "no",
+        "on",
+        "~",
+        "null",
+        "true",
+        "0755",
+        "0o7",
+        "1e3",
+        "1_000",
+        ".5",
+        "-",
+        "- a",
+        "a: b",
+        "#c",
+        "a #c",
+        "'",
+        "\"",
+        "|",
+        ">",
+        "*a",
+        "&a",
+        "!a",
+        "%a",
+        "@a",
+        "`a`",
+        "{",
+        "[",
+        "<<",
+        "=",
+        "---",
+        "...",
+        "? a",
+        ": a",
+        " a",
+        "a ",
+        "a\nb",
+        "a\n",
+        "\n",
+        "\na",
+        "a\n\n",
+        "a\r\n",
+        "\t",
+        "a\tb",
+        "",
+        "\u{85}",
+        "\u{2028}",
+        "\u{feff}",
+        "\u{7f}",
+        "é",
+        "😀",
+        "2001-01-01",
+        "12:30",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        words.prop_map(Value::from),
+        "\\PC{0,20}".prop_map(Value::from),
+        "[a-z \n:#'\"-]{0,20}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z]{1,5}|on|1|a b|<<|[-?:#]", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}

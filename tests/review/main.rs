@@ -1,0 +1,57 @@
+//! The offline review as a library: what it finds, and that what it shows is what would be stored.
+
+mod edits;
+mod inputs;
+mod lints;
+mod manifests;
+
+use migration_gate::config::Config;
+use migration_gate::review::check::{Report, review};
+use migration_gate::review::codes::CODES;
+use migration_gate::review::input::Source;
+use migration_gate::review::manifest::Loaded;
+
+/// A text as the only source.
+fn loaded(text: &str) -> [Loaded; 1] {
+    [Loaded::new(Source {
+        name: "app.yaml".to_owned(),
+        text: text.to_owned(),
+        namespace: None,
+    })]
+}
+
+/// What a review of one text finds, by `code line:column`.
+fn found(config: &Config, text: &str) -> Vec<String> {
+    let loaded = loaded(text);
+    let report = review(config, &loaded, None);
+    let mut found: Vec<String> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            let known = CODES.iter().find(|known| known.code == finding.code);
+            assert_eq!(
+                known.map(|known| known.level),
+                Some(finding.level),
+                "{finding:?}"
+            );
+            let start = report.span(finding).start();
+            let line = text[..start].matches('\n').count() + 1;
+            format!("{} {line}", finding.code)
+        })
+        .collect();
+    found.extend(report.bad_input.iter().map(|bad| bad.code.to_owned()));
+    found
+}
+
+/// What is to hold for every report: nothing it points at is outside of the text.
+fn check_spans(report: &Report<'_>) {
+    for finding in &report.findings {
+        let source = report.objects[finding.manifest].manifest.source;
+        let text = &report.loaded[source].source.text;
+        assert!(text.get(report.span(finding).range()).is_some());
+    }
+    for bad in &report.bad_input {
+        let text = &report.loaded[bad.source].source.text;
+        assert!(text.get(bad.span.range()).is_some(), "{bad:?}");
+    }
+}
