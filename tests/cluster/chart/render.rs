@@ -38,7 +38,7 @@ pub(crate) const TESTS: [Test; 5] = [
 ];
 
 /// Sets of gates and variables, between them with every form that a value can take.
-fn matrix() -> Vec<Value> {
+pub(super) fn matrix() -> Vec<Value> {
     let gate = |name: &str, namespace: &str, holds: Value| {
         let mut gate = json!({
             "name": name, "namespace": namespace, "job": format!("{name}-migrate"),

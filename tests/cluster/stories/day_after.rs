@@ -45,7 +45,7 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     ]
     .concat()
     .iter()
-    .map(ResourceExt::name_any)
+    .map(kube::ResourceExt::name_any)
     .collect();
     for name in &evicted {
         block_on(pods.evict(name, &EvictParams::default()))?;
