@@ -65,11 +65,13 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
          --selector=app.kubernetes.io/name=migration-gate --output=name",
     )?;
     ensure!(left.is_empty(), "helm uninstall left {left}");
-    let left = kubectl.run("get secrets,deployments,pods --namespace=migration-gate --output=name");
-    ensure!(
-        left.as_ref().is_ok_and(String::is_empty),
-        "helm uninstall left {left:?}"
-    );
+    let gate = cluster.kubectl().in_namespace("migration-gate");
+    let left = gate.run("get secrets,deployments --output=name")?;
+    ensure!(left.is_empty(), "helm uninstall left {left}");
+    let pods = gate.run("get pods --output=name")?;
+    if !pods.is_empty() {
+        gate.run("wait pods --all --for=delete --timeout=50s")?;
+    }
     kustomization.reconcile()?.success()?;
     ensure!(
         running(&application)? == before,
