@@ -52,7 +52,7 @@ fn documented(text: &str) -> Vec<Documented> {
 fn table(values: &Value, documented: &[Documented]) -> Result<String> {
     let mut table = "| value | default | what it does |\n|---|---|---|\n".to_owned();
     for (path, comment) in documented {
-        let pointer: String = path.iter().map(|key| format!("/{key}")).collect();
+        let pointer = format!("/{}", path.join("/"));
         let default = values
             .pointer(&pointer)
             .with_context(|| format!("values.yaml has no {pointer}"))?;
