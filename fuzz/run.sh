@@ -11,7 +11,7 @@ if ! cargo fuzz --version >/dev/null 2>&1 || ! cargo +nightly --version >/dev/nu
     echo "fuzz/run.sh: this takes a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)" >&2
     exit 1
 fi
-for target in review yaml; do
+for target in review yaml manifests; do
     echo "==> fuzzing $target for $seconds s"
     mkdir -p "fuzz/corpus/$target"
     # Larger inputs than these find nothing that smaller ones don't, and take longer to find it.

@@ -1,7 +1,7 @@
 //! The subcommand `review`: the webhooks' rules over manifests, before a cluster sees them.
 //!
 //! [`check`] asks the same engine as the webhooks what it would do with every object, and [`lint`] what will
-//! bite later. Neither reads or prints anything: [`input`] gathers the texts, [`manifest`] finds the objects in them, [`rewrite`]
+//! bite later. Neither reads or prints anything: [`input`] gathers the texts (or [`live`] the objects of a cluster), [`manifest`] finds the objects in them, [`rewrite`]
 //! shows changes as edits of the text, [`output`] prints.
 
 pub mod check;
@@ -10,6 +10,7 @@ pub mod diff;
 pub mod edit;
 pub mod input;
 pub mod lint;
+pub mod live;
 pub mod manifest;
 pub mod output;
 pub mod render;
@@ -37,14 +38,19 @@ What a kustomization makes of its resources (patches, generators, images) is rev
 )]
 pub struct Args {
     /// Files, folders (with all *.yaml, *.yml and *.json below them), or `-` for standard input
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "live", value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// Review what is in the cluster of the kubeconfig instead: what the next apply of it would do
+    #[arg(long, conflicts_with = "paths")]
+    live: bool,
 
     /// The configuration file; without it, the built-in gate for PieFed
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// The namespace of objects that name none [default: that of the kustomization beside the file]
+    /// The namespace of objects that name none [default: that of the kustomization beside the file];
+    /// with --live, the only one to look at
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
@@ -91,6 +97,7 @@ const BAD_INPUT: u8 = 2;
 pub fn main(args: Args) -> ExitCode {
     let Args {
         paths,
+        live,
         config,
         namespace,
         output,
@@ -104,7 +111,18 @@ pub fn main(args: Args) -> ExitCode {
             return ExitCode::from(BAD_INPUT);
         }
     };
-    let (sources, unreadable) = input::gather(&paths, io::stdin().lock());
+    let gathered = if live {
+        live::fetch(&config, namespace.as_deref())
+    } else {
+        Ok(input::gather(&paths, io::stdin().lock()))
+    };
+    let (sources, unreadable) = match gathered {
+        Ok(gathered) => gathered,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(BAD_INPUT);
+        }
+    };
     let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
     let report = check::review(&config, &loaded, namespace.as_deref());
     let mut sinks = Sinks {
@@ -145,7 +163,7 @@ pub fn review_text(config: &Config, text: &str) -> String {
     let source = input::Source {
         name: input::STDIN.to_owned(),
         text: text.to_owned(),
-        namespace: None,
+        ..input::Source::default()
     };
     let loaded = [Loaded::new(source)];
     let report = check::review(config, &loaded, None);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../fuzz/checks/manifests.rs"]
+mod manifests;
 #[path = "../fuzz/checks/review.rs"]
 mod review;
 #[path = "../fuzz/checks/yaml.rs"]
@@ -32,4 +34,14 @@ fn every_review_is_answered_rightly() {
 #[test]
 fn every_text_is_read_or_refused() {
     each("yaml", yaml::check);
+}
+
+#[test]
+fn every_text_is_reviewed_and_shown_as_it_would_be_stored() {
+    each("manifests", |text| {
+        manifests::check(text);
+    });
+    each("yaml", |text| {
+        manifests::check(text);
+    });
 }

@@ -45,6 +45,22 @@ pub fn edits(
     Some(edits)
 }
 
+/// Edits of a text as those of the part that starts with its line `first`, counted from 0.
+/// `None` if one of them stands before it.
+pub fn moved_up(mut edits: Vec<Edit>, first: usize) -> Option<Vec<Edit>> {
+    for edit in &mut edits {
+        edit.lines = edit.lines.start.checked_sub(first)?..edit.lines.end - first;
+    }
+    Some(edits)
+}
+
+impl Edit {
+    /// The opposite of [`moved_up`].
+    pub fn move_down(&mut self, first: usize) {
+        self.lines = self.lines.start + first..self.lines.end + first;
+    }
+}
+
 /// Joins edits of one text: `None` if they overlap.
 pub fn join(text: &str, edits: Vec<Edit>) -> Option<Vec<Edit>> {
     let mut joined: Vec<Edit> = Vec::new();

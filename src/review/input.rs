@@ -24,6 +24,8 @@ pub struct Source {
     pub text: String,
     /// The namespace of objects that name none, from the kustomization beside the file.
     pub namespace: Option<String>,
+    /// Whether a cluster has this already, so that what comes next is an update.
+    pub stored: bool,
 }
 
 /// Something that was to be reviewed and couldn't be read.
@@ -124,6 +126,7 @@ impl Reader {
                         name: name.to_owned(),
                         text,
                         namespace,
+                        stored: false,
                     }),
                     Err(message) => self.unreadable.push(Unreadable {
                         name: name.to_owned(),

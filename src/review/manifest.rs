@@ -149,13 +149,18 @@ impl<'l> Collector<'l> {
             document: place.document,
             at,
             request: Request {
-                operation: Operation::Create,
+                operation: if place.source.stored {
+                    Operation::Update
+                } else {
+                    Operation::Create
+                },
                 group: group(api_version),
                 kind,
                 subresource: "",
                 namespace,
                 object,
-                old: None,
+                // The next apply of what is there already, unchanged.
+                old: place.source.stored.then_some(object),
             },
             version: version(api_version),
             namespace_known,

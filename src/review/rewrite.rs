@@ -32,30 +32,14 @@ pub fn rewrite(report: &Report<'_>, source: usize) -> Rewrite {
         return Rewrite::default();
     }
     let lines = Lines::new(&loaded.source.text);
-    let mut plan: Vec<(usize, Option<Vec<Edit>>)> = Vec::new();
+    let mut edits = Vec::new();
+    let mut rendered = Vec::new();
     for group in changed.chunk_by(|a, b| document_of(report, *a) == document_of(report, *b)) {
-        let document = document_of(report, group[0]);
-        plan.push((document, edits_of(report, loaded, &lines, group)));
-    }
-    // An edit is kept only if what is read from the edited text is what the API server would store.
-    let rewritten = attempt(loaded, &plan);
-    for (document, edits) in &mut plan {
-        let as_expected = rewritten.as_ref().is_some_and(|documents| {
-            documents.get(*document) == Some(&Some(expected(report, source, *document)))
-        });
-        if !as_expected {
-            *edits = None;
+        match edits_of(report, loaded, &lines, group) {
+            Some(of_document) => edits.extend(of_document),
+            None => rendered.extend(group),
         }
     }
-    let rendered = changed
-        .into_iter()
-        .filter(|index| {
-            let document = document_of(report, *index);
-            plan.binary_search_by_key(&document, |(document, _)| *document)
-                .is_ok_and(|at| plan[at].1.is_none())
-        })
-        .collect();
-    let edits = all_edits(loaded, &plan).unwrap_or_default();
     Rewrite {
         text: (!edits.is_empty()).then(|| edit::apply(&loaded.source.text, &edits)),
         edits,
@@ -67,38 +51,40 @@ fn document_of(report: &Report<'_>, object: usize) -> usize {
     report.objects[object].manifest.document
 }
 
+/// The edits of one document, whose changed objects these are. `None` unless what is read from the edited text is what
+/// the API server would store.
 fn edits_of(
     report: &Report<'_>,
     loaded: &Loaded,
     lines: &Lines<'_>,
     objects: &[usize],
 ) -> Option<Vec<Edit>> {
-    let mut all = Vec::new();
-    for index in objects {
-        let object = &report.objects[*index];
-        let document = loaded.documents[object.manifest.document].as_ref().ok()?;
-        let text = &loaded.source.text;
-        all.extend(edit::edits(
-            text,
-            lines,
-            document,
-            &object.manifest.at,
-            &object.patch,
-        )?);
+    let text = &loaded.source.text;
+    let index = document_of(report, *objects.first()?);
+    let document = loaded.documents[index].as_ref().ok()?;
+    let start = lines.position(document.span.start());
+    if start.column != 1 {
+        return None;
     }
-    Some(all)
-}
-
-fn all_edits(loaded: &Loaded, plan: &[(usize, Option<Vec<Edit>>)]) -> Option<Vec<Edit>> {
-    let all = plan.iter().flat_map(|(_, edits)| edits.iter().flatten());
-    edit::join(&loaded.source.text, all.cloned().collect())
-}
-
-/// What the documents of the edited text say; `None` for one that can't be read.
-fn attempt(loaded: &Loaded, plan: &[(usize, Option<Vec<Edit>>)]) -> Option<Vec<Option<Value>>> {
-    let text = edit::apply(&loaded.source.text, &all_edits(loaded, plan)?);
-    let values = documents(&text).map(|document| document.ok().map(|document| document.value));
-    Some(values.collect())
+    let mut all = Vec::new();
+    for object in objects.iter().map(|index| &report.objects[*index]) {
+        let at = &object.manifest.at;
+        all.extend(edit::edits(text, lines, document, at, &object.patch)?);
+    }
+    // From lines of the source to lines of the document, and back.
+    let first = start.line - 1;
+    let part = &text[document.span.range()];
+    let mut edits = edit::join(part, edit::moved_up(all, first)?)?;
+    let mut reread = documents(&edit::apply(part, &edits)).collect::<Vec<_>>();
+    let value = match (reread.pop(), reread.is_empty()) {
+        (Some(Ok(document)), true) => document.value,
+        _ => return None,
+    };
+    for edit in &mut edits {
+        edit.move_down(first);
+    }
+    let source = report.objects[*objects.first()?].manifest.source;
+    (value == expected(report, source, index)).then_some(edits)
 }
 
 /// What a document says once its objects are patched.

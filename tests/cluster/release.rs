@@ -80,6 +80,11 @@ impl Release {
         ))
     }
 
+    /// `helm uninstall`.
+    pub(crate) fn uninstall(&self) -> Result<String> {
+        self.kubectl.helm(&format!("uninstall {NAME} --wait"))
+    }
+
     /// Puts the authority into the webhook configurations, as cert-manager's injector would.
     fn trust(&self, authority: &[u8]) -> Result<()> {
         for kind in ["mutating", "validating"] {
@@ -106,7 +111,7 @@ impl Release {
 impl Drop for Release {
     fn drop(&mut self) {
         // A failure has nobody to go to, and the next test that installs finds out.
-        let _ = self.kubectl.helm(&format!("uninstall {NAME} --wait"));
+        let _ = self.uninstall();
     }
 }
 

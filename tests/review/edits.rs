@@ -2,96 +2,17 @@
 
 use migration_gate::config::Config;
 use migration_gate::review::check::review;
-use migration_gate::review::manifest::Loaded;
-use migration_gate::review::{render, review_text, rewrite};
+use migration_gate::review::{render, rewrite};
 use migration_gate::yaml::documents;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{check_spans, loaded};
+use super::checks::{self, Shown};
+use super::loaded;
 
-/// What is shown for a text: how many objects changed, and whether their lines were edited.
-#[derive(Debug, PartialEq, Eq)]
-enum Shown {
-    Nothing,
-    Edited,
-    Rendered,
-}
-
-/// Reviews a text and checks all that must hold whatever is in it.
+/// What holds for any text, as the fuzz target has it.
 fn check(text: &str) -> Shown {
-    let loaded = loaded(text);
-    let report = review(&Config::default(), &loaded, None);
-    check_spans(&report);
-    let wanted: Vec<Value> = report
-        .objects
-        .iter()
-        .map(|object| {
-            object
-                .patched
-                .clone()
-                .unwrap_or_else(|| object.manifest.request.object.clone())
-        })
-        .collect();
-    let stored: Vec<Value> = documents(&rewrite::yaml(&report, 0))
-        .map(|document| document.expect("what is printed can be read").value)
-        .flat_map(|value| match value.get("items").and_then(Value::as_array) {
-            Some(items) => items.clone(),
-            None => vec![value],
-        })
-        .collect();
-    assert_eq!(stored, wanted, "{text}");
-
-    let changes = rewrite::rewrite(&report, 0);
-    if let Some(new) = &changes.text {
-        let diff = rewrite::diffs(&report, 0).remove(0);
-        assert_eq!(&patched(text, &diff), new, "{diff}");
-    }
-    match (changes.text.is_some(), changes.rendered.is_empty()) {
-        (false, true) => Shown::Nothing,
-        (true, true) => Shown::Edited,
-        _ => Shown::Rendered,
-    }
-}
-
-/// What `patch` makes of a text and a unified diff, without any fuzz.
-fn patched(text: &str, diff: &str) -> String {
-    let mut old = text.split_inclusive('\n');
-    let mut at = 0;
-    let mut new = String::new();
-    let mut lines = diff.split_inclusive('\n').skip(2).peekable();
-    while let Some(line) = lines.next() {
-        if let Some(header) = line.strip_prefix("@@ -") {
-            let range = header.split(' ').next().expect("a range");
-            let (start, length) = range.split_once(',').unwrap_or((range, "1"));
-            let start: usize = start.parse().expect("a line");
-            // An empty range follows the line that it names.
-            let first = if length == "0" { start } else { start - 1 };
-            while at < first {
-                new.push_str(old.next().expect("a line before the hunk"));
-                at += 1;
-            }
-            continue;
-        }
-        let (sign, content) = line.split_at(1);
-        let unterminated = lines.next_if(|next| next.starts_with('\\')).is_some();
-        let content = if unterminated {
-            content
-                .strip_suffix('\n')
-                .expect("a line feed before the remark")
-        } else {
-            content
-        };
-        if sign != "+" {
-            assert_eq!(old.next(), Some(content), "the old line");
-            at += 1;
-        }
-        if sign != "-" {
-            new.push_str(content);
-        }
-    }
-    new.extend(old);
-    new
+    checks::check(text.as_bytes())
 }
 
 const DEPLOYMENT: &str = "\
@@ -192,6 +113,17 @@ fn items_of_a_list_are_edited_in_place() {
 }
 
 #[test]
+fn init_containers_go_before_the_containers_and_their_comment() {
+    let loaded = loaded(DEPLOYMENT);
+    let report = review(&Config::default(), &loaded, None);
+    let new = rewrite::rewrite(&report, 0).text.expect("edited");
+    let at = |text: &str| new.find(text).expect("it is there");
+    assert!(at("initContainers:") < at("# The application."), "{new}");
+    assert!(at("# The application.") < at("      containers:"), "{new}");
+    assert!(at("# pinned") < at("      volumes:"), "{new}");
+}
+
+#[test]
 fn what_is_refused_is_not_shown_as_stored() {
     let text = format!("{DEPLOYMENT}        env: [{{name: PIEFED_INIT_CONTAINER}}]\n");
     assert_eq!(check(&text), Shown::Nothing);
@@ -260,7 +192,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_a_review_panic(text in "\\PC*") {
-        review_text(&Config::default(), &text);
+        check(&text);
     }
 
     #[test]
@@ -274,10 +206,7 @@ proptest! {
         let cut = text.floor_char_boundary(cut.index(text.len()));
         let end = text.floor_char_boundary((cut + remove).min(text.len()));
         let damaged = format!("{}{insert}{}", &text[..cut], &text[end..]);
-        let shown = review_text(&Config::default(), &damaged);
-        prop_assert!(!shown.contains('\u{1b}'), "an escape sequence reaches the terminal");
-        let loaded: [Loaded; 1] = loaded(&damaged);
-        check_spans(&review(&Config::default(), &loaded, None));
+        check(&damaged);
     }
 }
 

@@ -1,12 +1,16 @@
 //! The offline review as a library: what it finds, and that what it shows is what would be stored.
 
+#[path = "../../fuzz/checks/manifests.rs"]
+mod checks;
 mod edits;
 mod inputs;
 mod lints;
+mod live;
 mod manifests;
+mod output;
 
 use migration_gate::config::Config;
-use migration_gate::review::check::{Report, review};
+use migration_gate::review::check::review;
 use migration_gate::review::codes::CODES;
 use migration_gate::review::input::Source;
 use migration_gate::review::manifest::Loaded;
@@ -16,7 +20,7 @@ fn loaded(text: &str) -> [Loaded; 1] {
     [Loaded::new(Source {
         name: "app.yaml".to_owned(),
         text: text.to_owned(),
-        namespace: None,
+        ..Source::default()
     })]
 }
 
@@ -41,17 +45,4 @@ fn found(config: &Config, text: &str) -> Vec<String> {
         .collect();
     found.extend(report.bad_input.iter().map(|bad| bad.code.to_owned()));
     found
-}
-
-/// What is to hold for every report: nothing it points at is outside of the text.
-fn check_spans(report: &Report<'_>) {
-    for finding in &report.findings {
-        let source = report.objects[finding.manifest].manifest.source;
-        let text = &report.loaded[source].source.text;
-        assert!(text.get(report.span(finding).range()).is_some());
-    }
-    for bad in &report.bad_input {
-        let text = &report.loaded[bad.source].source.text;
-        assert!(text.get(bad.span.range()).is_some(), "{bad:?}");
-    }
 }

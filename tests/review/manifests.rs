@@ -86,6 +86,7 @@ fn where_an_object_goes_that_does_not_say() {
         name: "a.yaml".to_owned(),
         text: text.to_owned(),
         namespace: Some("kustomization".to_owned()),
+        ..Source::default()
     };
     let loaded = [Loaded::new(source)];
     let name = |namespace| {

@@ -208,7 +208,11 @@ fn clean(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\t' => ' ',
+            // Controls, and what turns the direction of text around so that it reads as something else.
             c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                char::REPLACEMENT_CHARACTER
+            }
             c => c,
         })
         .collect()

@@ -4,17 +4,21 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{Outcome, Place, Places};
-use crate::review::check::Level;
+use crate::review::check::{Finding, Level, Report};
 
 pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
     let report = outcome.report;
     let mut places = Places::new(report);
+    let mut by_object: Vec<Vec<&Finding>> = vec![Vec::new(); report.objects.len()];
+    for finding in &report.findings {
+        by_object[finding.manifest].push(finding);
+    }
     let cases = report.objects.len() + outcome.bad_input();
     writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
     writeln!(
         out,
         r#"<testsuites name="migration-gate review" tests="{cases}" failures="{}" errors="{}">"#,
-        failed(outcome, 0..report.objects.len()),
+        failed(&by_object),
         outcome.bad_input(),
     )?;
     for (source, loaded) in report.loaded.iter().enumerate() {
@@ -32,11 +36,11 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
             r#"  <testsuite name="{}" tests="{}" failures="{}" errors="{}">"#,
             escape(&loaded.source.name),
             objects.len() + bad.len(),
-            failed(outcome, objects.clone()),
+            failed(&by_object[objects.clone()]),
             bad.len(),
         )?;
         for index in objects {
-            case(outcome, index, &mut places, out)?;
+            case(report, index, &by_object[index], &mut places, out)?;
         }
         for bad in bad {
             let place = places.of(bad.source, bad.span);
@@ -62,26 +66,19 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
 }
 
 /// How many of these objects have a violation.
-fn failed(outcome: Outcome<'_>, objects: std::ops::Range<usize>) -> usize {
-    let mut failed: Vec<usize> = outcome
-        .report
-        .findings
-        .iter()
-        .filter(|f| f.level == Level::Error && objects.contains(&f.manifest))
-        .map(|f| f.manifest)
-        .collect();
-    failed.sort_unstable();
-    failed.dedup();
-    failed.len()
+fn failed(objects: &[Vec<&Finding>]) -> usize {
+    let is_violation = |finding: &&Finding| finding.level == Level::Error;
+    let failed = objects.iter().filter(|of| of.iter().any(is_violation));
+    failed.count()
 }
 
 fn case(
-    outcome: Outcome<'_>,
+    report: &Report<'_>,
     index: usize,
+    findings: &[&Finding],
     places: &mut Places<'_>,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let report = outcome.report;
     let manifest = &report.objects[index].manifest;
     let file = escape(&report.loaded[manifest.source].source.name);
     write!(
@@ -89,11 +86,6 @@ fn case(
         r#"    <testcase classname="{file}" name="{}""#,
         escape(&manifest.to_string())
     )?;
-    let findings: Vec<_> = report
-        .findings
-        .iter()
-        .filter(|f| f.manifest == index)
-        .collect();
     if findings.is_empty() {
         return writeln!(out, "/>");
     }

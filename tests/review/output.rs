@@ -1,0 +1,125 @@
+//! What reaches the terminal, the pipe and GitHub.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use migration_gate::config::Config;
+use migration_gate::review::review_text;
+use serde_json::{Value, json};
+
+fn run(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+        .args(["review", "-"])
+        .args(arguments)
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a run");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(input.as_bytes()).expect("it reads");
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
+}
+
+/// A Pod that is refused, with this name.
+fn refused(name: &str) -> String {
+    let spec = json!({"containers": [{"name": "a", "env": [{"name": "PIEFED_INIT_CONTAINER"}]}]});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}).to_string()
+}
+
+#[test]
+fn colours_only_where_they_are_wanted() {
+    let coloured = |arguments: &[&str]| {
+        let output = run(arguments, &refused("a"));
+        assert_eq!(output.status.code(), Some(1));
+        output.stdout.contains(&0x1b)
+    };
+    assert!(coloured(&["--color", "always"]));
+    assert!(!coloured(&["--color", "never"]));
+    assert!(!coloured(&[]), "this is no terminal");
+}
+
+#[test]
+fn findings_leave_standard_output_to_diffs_and_manifests() {
+    for form in ["diff", "yaml"] {
+        let output = run(&["--output", form], &refused("a"));
+        let out = String::from_utf8_lossy(&output.stdout);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(!out.contains("forbidden-env"), "{out}");
+        assert!(err.contains("error[forbidden-env]"), "{err}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let manifests =
+        std::fs::read_to_string("examples/piefed/deployment-web.yaml").expect("example");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+        .args(["review", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a run");
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = format!("{manifests}---\n").repeat(100);
+    stdin.write_all(input.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_manifest_cannot_speak_to_the_terminal_or_to_github() {
+    let name = "a\n::stop-commands::x\r\u{1b}[31m\u{202e}%0A,:";
+    let shown = review_text(&Config::default(), &refused(name));
+    assert!(!shown.contains(['\u{1b}', '\r', '\u{202e}']), "{shown:?}");
+    assert!(!shown.lines().any(|line| line.starts_with("::")), "{shown}");
+    let output = run(&["--output", "github"], &refused(name));
+    let out = String::from_utf8_lossy(&output.stdout);
+    let commands: Vec<&str> = out.lines().filter(|line| line.starts_with("::")).collect();
+    assert_eq!(commands.len(), 1, "{out}");
+    assert!(commands[0].contains("a%0A::stop-commands::x%0D"), "{out}");
+    assert!(commands[0].contains("%250A"), "{out}");
+}
+
+#[test]
+fn of_a_long_line_the_part_that_matters_is_shown() {
+    let object = refused(&"x".repeat(5000));
+    let shown = review_text(&Config::default(), &object);
+    let excerpt: Vec<&str> = shown
+        .lines()
+        .filter(|line| line.starts_with("1 |"))
+        .collect();
+    assert_eq!(excerpt.len(), 1, "{shown}");
+    assert!(
+        excerpt[0].contains("PIEFED_INIT_CONTAINER") && excerpt[0].len() < 200,
+        "{shown}"
+    );
+    let column = object.find("\"PIEFED").expect("it is there") + 1;
+    assert!(shown.contains(&format!("<stdin>:1:{column}")), "{shown}");
+}
+
+/// The JSON has what the other forms have, to the column.
+#[test]
+fn places_in_json_are_in_lines_and_characters() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: 'é😀', env: [{name: PIEFED_INIT_CONTAINER}]}]}\n";
+    let output = run(&["--output", "json"], text);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found = &report["findings"][0];
+    assert_eq!(found["file"], "<stdin>");
+    assert_eq!((&found["line"], &found["column"]), (&json!(4), &json!(47)));
+    assert_eq!(
+        (&found["endLine"], &found["endColumn"]),
+        (&json!(4), &json!(68))
+    );
+    assert_eq!(report["schema"], "migration-gate.review/v1");
+}
