@@ -8,6 +8,7 @@
 //! `ARCHITECTURE.md` has the code map and the invariants.
 
 pub mod admission;
+pub mod check;
 pub mod cluster;
 pub mod config;
 pub mod core;

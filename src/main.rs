@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use migration_gate::{eject, review, serve, wait};
+use migration_gate::{check, eject, review, serve, wait};
 
 /// Makes a Kubernetes cluster enforce migration ordering.
 #[derive(Parser)]
@@ -19,6 +19,7 @@ enum Command {
     Wait(wait::Args),
     Review(review::Args),
     Eject(eject::Args),
+    Check(check::Args),
 }
 
 fn main() -> ExitCode {
@@ -27,5 +28,6 @@ fn main() -> ExitCode {
         Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),
         Command::Eject(args) => eject::main(&args),
+        Command::Check(args) => check::main(&args),
     }
 }

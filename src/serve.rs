@@ -21,6 +21,9 @@ use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::certificates::Source;
 use self::connections::Server;
@@ -85,7 +88,10 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 fn start(args: Args) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
+    // Not an `EnvFilter`: nothing here filters by spans, and it would bring a regex engine along.
+    let filter: Targets = args
+        .log
+        .parse()
         .with_context(|| format!("--log {}", args.log))?;
     let config = match &args.config {
         // Its message holds its cause already.
@@ -97,8 +103,10 @@ fn start(args: Args) -> anyhow::Result<()> {
         .flatten_event(true)
         .with_current_span(false)
         .with_target(false)
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
+        .finish()
+        .with(filter)
         .init();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,6 +1,7 @@
 //! What is served as a certificate, and how TLS is spoken.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -11,7 +12,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// ALPN's name of HTTP/2.
 pub(super) const H2: &[u8] = b"h2";
@@ -66,6 +67,30 @@ impl Identity {
     /// When the leaf expires.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
+    }
+
+    /// The DNS names and addresses that the leaf is for.
+    pub fn names(&self) -> Vec<String> {
+        let Some((_, leaf)) = self
+            .chain()
+            .first()
+            .and_then(|leaf| X509Certificate::from_der(leaf).ok())
+        else {
+            return Vec::new();
+        };
+        let Ok(Some(names)) = leaf.subject_alternative_name() else {
+            return Vec::new();
+        };
+        let name = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
+                .map(IpAddr::from)
+                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
+                .ok()
+                .map(|address| address.to_string()),
+            _ => None,
+        };
+        names.value.general_names.iter().filter_map(name).collect()
     }
 
     /// The leaf and what a client needs besides it to find its CA.

@@ -1,5 +1,7 @@
 //! The chart: what it renders, and how it arrives, changes and leaves.
 
+mod lifecycle;
+mod readme;
 mod render;
 
 use std::path::Path;
@@ -15,7 +17,10 @@ use crate::process;
 
 /// All of them.
 pub(crate) fn tests() -> impl Iterator<Item = Test> {
-    render::TESTS.into_iter()
+    render::TESTS
+        .into_iter()
+        .chain(readme::TESTS)
+        .chain(lifecycle::TESTS)
 }
 
 /// Where the chart is.

@@ -22,6 +22,11 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
+/// Starts a future on that runtime and leaves it to run.
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    drop(RUNTIME.spawn(future));
+}
+
 /// A client of the cluster that a kubeconfig names.
 pub(crate) fn client(kubeconfig: &Path) -> Result<kube::Client> {
     block_on(async {

@@ -188,6 +188,11 @@ impl Cluster {
         self.own()?.node.import(archive)
     }
 
+    /// Gives an image that the node has a second name. Skips the test on a given cluster.
+    pub(crate) fn tag(&self, image: &str, name: &str) -> Result<()> {
+        self.own()?.node.tag(image, name)
+    }
+
     /// Where the cluster's components run. Skips the test on a given cluster.
     pub(crate) fn sandbox(&self) -> Result<&Sandbox> {
         Ok(&self.own()?.sandbox)

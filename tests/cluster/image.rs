@@ -15,6 +15,8 @@ use crate::process;
 pub(crate) const BUSYBOX: &str = "migration-gate.test/busybox:1";
 /// migration-gate as it is released.
 pub(crate) const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
+/// The same under another name, for the tests that upgrade.
+pub(crate) const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:test-next";
 /// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what it does.
 pub(crate) const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -45,14 +46,20 @@ impl Runtime {
 
     /// Makes the images in an archive available to pods.
     pub(crate) fn import(&self, archive: &Path) -> Result<()> {
-        let mut ctr = self.sandbox.assets.command("ctr");
-        ctr.arg("--address")
-            .arg(&self.socket)
-            .args(["--namespace=k8s.io", "images", "import"])
-            .arg(archive);
+        let mut ctr = self.ctr();
+        ctr.args(["images", "import"]).arg(archive);
         process::run(&mut ctr, "", Duration::from_mins(2))?
             .success()
             .map(drop)
+    }
+
+    /// containerd's own client, where kubelet keeps its images.
+    fn ctr(&self) -> Command {
+        let mut ctr = self.sandbox.assets.command("ctr");
+        ctr.arg("--address")
+            .arg(&self.socket)
+            .arg("--namespace=k8s.io");
+        ctr
     }
 }
 
@@ -83,6 +90,15 @@ impl Node {
             .arg(format!("--root-dir={}", state.join("root").display()));
         let kubelet = Process::spawn("kubelet", &sandbox.logs("node")?, &mut command)?;
         Ok(Self { kubelet, runtime })
+    }
+
+    /// Gives an image that the node has a second name.
+    pub(crate) fn tag(&self, image: &str, name: &str) -> Result<()> {
+        let mut ctr = self.runtime.ctr();
+        ctr.args(["images", "tag", "--force", image, name]);
+        process::run(&mut ctr, "", Duration::from_secs(30))?
+            .success()
+            .map(drop)
     }
 
     /// What [`Runtime::import`] does.

@@ -209,8 +209,9 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     for kind in &POD_KINDS {
         let main =
             json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
-        for (name, owner) in [("old", Some(&owner)), ("old-free", None)] {
-            let old = object(kind, &json!([]), &main, &json!({"app": "x"}), name, owner);
+        // Without the label that selectors here go by, what is free isn't adopted.
+        for (name, label, owner) in [("old", "app", Some(&owner)), ("old-free", "free", None)] {
+            let old = object(kind, &json!([]), &main, &json!({ label: "x" }), name, owner);
             namespace.kubectl.apply(&old.to_string())?;
         }
     }

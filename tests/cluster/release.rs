@@ -61,7 +61,8 @@ impl Release {
         Ok(release)
     }
 
-    fn prepare(cluster: &Cluster) -> Result<Self> {
+    /// The namespace for it, and nothing in there yet.
+    pub(crate) fn prepare(cluster: &Cluster) -> Result<Self> {
         let namespace = cluster.namespace_named(NAME)?;
         Ok(Self {
             kubectl: namespace.kubectl.clone(),
@@ -78,6 +79,16 @@ impl Release {
             "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag} --timeout=90s {options}",
             chart().display(),
         ))
+    }
+
+    /// `helm uninstall`.
+    pub(crate) fn uninstall(&self) -> Result<String> {
+        self.kubectl.helm(&format!("uninstall {NAME} --wait"))
+    }
+
+    /// kubectl and Helm in the release's namespace.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
     }
 
     /// Puts the authority into the webhook configurations, as cert-manager's injector would.
@@ -106,7 +117,7 @@ impl Release {
 impl Drop for Release {
     fn drop(&mut self) {
         // A failure has nobody to go to, and the next test that installs finds out.
-        let _ = self.kubectl.helm(&format!("uninstall {NAME} --wait"));
+        let _ = self.uninstall();
     }
 }
 

@@ -17,7 +17,7 @@ use kube::api::{ObjectMeta, PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::client::block_on;
+use crate::client::{block_on, spawn};
 use crate::cluster::{Cluster, Namespace};
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Test;
@@ -308,9 +308,7 @@ impl Load {
         let shared = Arc::<Shared>::default();
         for _ in 0..CALLERS {
             let (maps, shared) = (maps.clone(), Arc::clone(&shared));
-            let call = async move { shared.call(&maps).await };
-            // Spawned from inside the runtime, and left to run.
-            drop(block_on(async { tokio::spawn(call) }));
+            spawn(async move { shared.call(&maps).await });
         }
         Self { shared }
     }

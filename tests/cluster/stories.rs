@@ -9,6 +9,7 @@ mod application;
 mod day_after;
 mod failure;
 mod first_deployment;
+mod operations;
 mod stage;
 mod traffic;
 mod ungated;
@@ -24,4 +25,5 @@ pub(crate) fn tests() -> impl Iterator<Item = Test> {
         .chain(upgrade::TESTS)
         .chain(failure::TESTS)
         .chain(day_after::TESTS)
+        .chain(operations::TESTS)
 }

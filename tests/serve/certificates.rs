@@ -1,12 +1,15 @@
 //! Certificates of the server's own making, with several replicas on one (fake) API server.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::{Method, StatusCode};
 use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use migration_gate::serve::certificates::keeper::{self, Settings};
 use migration_gate::serve::certificates::trust::{Callers, ConfigurationName};
 use migration_gate::serve::metrics::Metrics;
@@ -283,18 +286,56 @@ async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
     assert!(bundle(&api).unwrap().len() > 2);
 }
 
+/// As in a roll-out that changes the server's name, where old and new replicas run side by side.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_name_gets_a_new_certificate() {
+async fn a_new_name_gets_a_certificate_that_old_replicas_keep() {
     let api = cluster();
     let old = Replica::start(&api, settings());
-    let previous = old.serves(None).await;
-    drop(old);
+    let first = old.serves(None).await;
     let mut renamed = settings();
-    renamed.names.push("127.0.0.1".to_owned());
-    let replica = Replica::start(&api, renamed);
-    let identity = replica.serves(Some(&previous)).await;
-    assert_eq!(replica.why_not_ready(), "");
-    assert_ne!(identity.chain(), previous.chain());
+    renamed.names = vec!["gate.gate.svc".to_owned(), "127.0.0.1".to_owned()];
+    let new = Replica::start(&api, renamed);
+    let second = new.serves(None).await;
+    assert_eq!(second.names(), ["gate.gate.svc", "127.0.0.1"]);
+    assert_eq!(old.serves(Some(&first)).await.chain(), second.chain());
+
+    let mut other = settings();
+    other.names = vec!["127.0.0.2".to_owned()];
+    let other = Replica::start(&api, other);
+    let third = new.serves(Some(&second)).await;
+    assert_eq!(third.names(), ["127.0.0.2", "gate.gate.svc", "127.0.0.1"]);
+    for replica in [&old, &other] {
+        until("agreement", || {
+            let served = replica.served.get()?;
+            (served.chain() == third.chain()).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(api.count(&Method::PATCH, SECRET, StatusCode::OK), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarrel_over_the_bundle_is_no_busy_loop() {
+    let api = cluster();
+    let replica = Replica::start(&api, settings());
+    replica.serves(None).await;
+    let before = api.count(&Method::PATCH, MUTATING, StatusCode::OK);
+    // Takes the bundle away as often as it is put back.
+    let mut changes = api.changes();
+    let quarrel = async {
+        loop {
+            let written = api.get(MUTATING).unwrap();
+            if written["webhooks"][0]["clientConfig"]["caBundle"].is_string() {
+                api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let _ = timeout(Duration::from_secs(2), quarrel).await;
+    let writes = api.count(&Method::PATCH, MUTATING, StatusCode::OK) - before;
+    assert!((1..50).contains(&writes), "{writes} writes");
+    // When the other gives up, all is well again.
+    until("the bundle", || bundle(&api)).await;
 }
 
 /// Rotation after rotation with three replicas, seen by an API server that learns of every change
@@ -313,34 +354,24 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
         replica.serves(None).await;
     }
 
-    let lagging = Arc::new(Callers::new([
-        ConfigurationName::Mutating("gate".to_owned()),
-        ConfigurationName::Validating("gate".to_owned()),
-    ]));
     let mut served = Vec::new();
-    let mut seen = std::collections::VecDeque::new();
     let mut bundles = Vec::new();
     let watch = async {
         // Three rotations of each replica: more than two bundles of two CAs each.
         while served.len() < 4 * replicas.len() {
-            let now = tokio::time::Instant::now();
-            seen.push_back((
-                now,
-                api.get(MUTATING).unwrap(),
-                api.get(VALIDATING).unwrap(),
-            ));
-            while seen.get(1).is_some_and(|(at, ..)| *at + lag <= now) {
-                seen.pop_front();
-            }
-            let (_, mutating, validating) = seen.front().unwrap();
-            lagging.show(mutating.clone(), validating.clone());
-            for replica in &replicas {
+            for (number, replica) in replicas.iter().enumerate() {
                 let identity = replica.served.get().unwrap();
-                for callers in [&lagging, &fresh(&api)] {
-                    callers.accept(&identity, Timestamp::now()).unwrap();
+                for ago in [Duration::ZERO, lag] {
+                    let verdict = callers(&api, Instant::now().checked_sub(ago).unwrap())
+                        .accept(&identity, Timestamp::now());
+                    // Unless it was replaced just now, it must do.
+                    let still = replica.served.get().unwrap();
+                    assert!(
+                        verdict.is_ok() || still.chain() != identity.chain(),
+                        "{ago:?} ago: {verdict:?}"
+                    );
                 }
-                let chain = identity.chain().to_vec();
-                let known = (Arc::as_ptr(&replica.served) as usize, chain);
+                let known = (number, identity.chain().to_vec());
                 if !served.contains(&known) {
                     served.push(known);
                 }
@@ -360,35 +391,16 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
     assert_eq!(api.count(&Method::POST, SECRETS, StatusCode::CREATED), 1);
 }
 
-/// The configurations as they are now.
-fn fresh(api: &FakeApi) -> Arc<Callers> {
-    let callers = Callers::new([
-        ConfigurationName::Mutating("gate".to_owned()),
-        ConfigurationName::Validating("gate".to_owned()),
-    ]);
-    callers.show(api.get(MUTATING).unwrap(), api.get(VALIDATING).unwrap());
-    Arc::new(callers)
-}
-
-/// Shows callers what an API server holds.
-trait Show {
-    fn show(&self, mutating: Value, validating: Value);
-}
-
-impl Show for Callers {
-    fn show(&self, mutating: Value, validating: Value) {
-        let name = "gate".to_owned();
-        let mutating: k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration =
-            serde_json::from_value(mutating).unwrap();
-        let validating: k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration =
-            serde_json::from_value(validating).unwrap();
-        self.see(
-            &ConfigurationName::Mutating(name.clone()),
-            Some(mutating.into()),
-        );
-        self.see(
-            &ConfigurationName::Validating(name),
-            Some(validating.into()),
-        );
-    }
+/// The configurations as an API server sees them that has learnt of all changes until then.
+fn callers(api: &FakeApi, at: Instant) -> Callers {
+    let mutating = ConfigurationName::Mutating("gate".to_owned());
+    let validating = ConfigurationName::Validating("gate".to_owned());
+    let callers = Callers::new([mutating.clone(), validating.clone()]);
+    let object = api.get_as_of(MUTATING, at).unwrap();
+    let object: MutatingWebhookConfiguration = serde_json::from_value(object).unwrap();
+    callers.see(&mutating, Some(object.into()));
+    let object = api.get_as_of(VALIDATING, at).unwrap();
+    let object: ValidatingWebhookConfiguration = serde_json::from_value(object).unwrap();
+    callers.see(&validating, Some(object.into()));
+    callers
 }

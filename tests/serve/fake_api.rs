@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axum::body::Body;
 use futures::stream;
@@ -30,6 +31,8 @@ struct State {
     objects: BTreeMap<String, Value>,
     /// The path, version and event of every change.
     history: Vec<(String, u64, Value)>,
+    /// When each was.
+    times: Vec<Instant>,
     /// Method, path and status of every request that is no watch.
     requests: Vec<(Method, String, StatusCode)>,
     /// Paths whose writes are refused with 403.
@@ -60,6 +63,15 @@ impl FakeApi {
 
     pub fn get(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// What an object was at a time.
+    pub fn get_as_of(&self, path: &str, at: Instant) -> Option<Value> {
+        let state = self.state.lock().unwrap();
+        let changes = state.times.iter().zip(&state.history).rev();
+        let mut until = changes.filter(|(time, (p, ..))| **time <= at && p == path);
+        let (_, (_, _, event)) = until.next()?;
+        (event["type"] != "DELETED").then(|| event["object"].clone())
     }
 
     /// Stores an object as an administrator would, whatever is there.
@@ -101,6 +113,7 @@ impl FakeApi {
         state.objects.insert(path.to_owned(), object.clone());
         let event = json!({"type": kind, "object": object});
         state.history.push((path.to_owned(), state.version, event));
+        state.times.push(Instant::now());
         self.events.send_replace(state.history.len());
         object
     }

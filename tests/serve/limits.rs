@@ -123,7 +123,12 @@ async fn a_body_too_large_gets_413() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_without_end_is_cut() {
-    let server = Running::start(limits(|limits| limits.max_body = 64 * 1024)).await;
+    let server = Running::start(limits(|limits| {
+        limits.max_body = 64 * 1024;
+        // It isn't for its time that it is cut.
+        limits.request_timeout = Duration::from_hours(1);
+    }))
+    .await;
     let mut stream = server.tls(&["http/1.1"]).await;
     let head = "POST /validate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -266,7 +271,12 @@ async fn a_thousand_idle_connections_keep_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn for_one_connection_too_many_the_least_missed_is_closed() {
-    let server = Running::start(limits(|limits| limits.max_connections = 8)).await;
+    let server = Running::start(limits(|limits| {
+        limits.max_connections = 8;
+        // Nothing but the want of room closes one.
+        limits.handshake_timeout = Duration::from_hours(1);
+    }))
+    .await;
     let mut caller = server.http1().await;
     let (status, _) = send1(&mut caller, pod_review("before")).await;
     assert_eq!(status, StatusCode::OK);

@@ -12,6 +12,7 @@
 mod certificates;
 mod fake_api;
 mod limits;
+mod monitoring;
 mod process;
 mod stopping;
 mod support;

@@ -175,8 +175,13 @@ impl Running {
 
     /// A review on a connection of its own.
     pub async fn answers(&self) -> bool {
-        let mut client = self.http1().await;
-        let (status, answer) = send1(&mut client, pod_review("probe")).await;
+        let ask = async {
+            let mut client = self.http1().await;
+            send1(&mut client, pod_review("probe")).await
+        };
+        let Ok((status, answer)) = tokio::time::timeout(PATIENCE, ask).await else {
+            return false;
+        };
         status == StatusCode::OK && answer["response"]["uid"] == "probe"
     }
 }

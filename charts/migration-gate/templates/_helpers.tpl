@@ -18,6 +18,20 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
+{{/* Not the server's selector labels: the test's pod must get no webhook calls, and no disruption budget. */}}
+{{- define "migration-gate.testLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "migration-gate.testRights" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: "-1"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
 {{- define "migration-gate.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
@@ -28,13 +42,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The program's own configuration file. */}}
 {{- define "migration-gate.config" -}}
-gates: {{ toYaml .Values.gates | nindent 0 }}
+gates: {{- toYaml .Values.gates | nindent 0 }}
 forbiddenEnv: {{ toRawJson .Values.forbiddenEnv }}
 mode: {{ .Values.mode }}
 waiter:
   image: {{ .Values.waiter.image | default (include "migration-gate.image" .) }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
-  resources: {{ toYaml .Values.waiter.resources | nindent 4 }}
+  resources: {{- toYaml .Values.waiter.resources | nindent 4 }}
 {{- end -}}
 
 {{/* One requirement of a label selector, as CEL. The program's prefilter writes the same. */}}

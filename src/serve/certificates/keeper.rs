@@ -4,9 +4,10 @@
 //! carries out what [`state`](super::state) says. No replica leads: each does the same, and writes
 //! on the condition that what it saw is still so.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::SelectAll;
 use futures::{StreamExt, future};
@@ -41,6 +42,9 @@ const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 /// How long to leave a write alone that failed, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// This many bundles written to one configuration in such a time are a quarrel with somebody else.
+const CONTENTION: (usize, Duration) = (5, Duration::from_secs(1));
+
 /// What the keeper keeps, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -63,6 +67,10 @@ enum KeepError {
     Issue(#[from] IssueError),
     #[error("{what}: {cause}{}", hint(.cause))]
     Api { what: String, cause: kube::Error },
+    #[error(
+        "the caBundle of {0} is changed again and again; something else than migration-gate sets it (an annotation of cert-manager's, an applier that renders it?) and must not"
+    )]
+    Contended(ConfigurationName),
     #[error("{what}: no answer within {REQUEST_TIMEOUT:?}")]
     Timeout { what: String },
 }
@@ -107,6 +115,7 @@ pub async fn run(
         metrics,
         retry: RETRY.0,
         blocked: None,
+        announced: VecDeque::new(),
     };
     // In flight calls still trust this certificate while the server drains, so it goes on.
     let mut closing = pin!(stop.closing());
@@ -166,6 +175,8 @@ struct Keeper {
     retry: Duration,
     /// Until when no write is tried.
     blocked: Option<Timestamp>,
+    /// When a bundle was written, of late.
+    announced: VecDeque<Instant>,
 }
 
 impl Keeper {
@@ -206,11 +217,14 @@ impl Keeper {
     /// knows more afterwards.
     async fn write(&mut self, action: Action) -> Result<(), KeepError> {
         match action {
-            Action::Issue { keep, base, why } => {
-                let Settings {
-                    names, lifetime, ..
-                } = &self.settings;
-                let material = Material::issue(names, *lifetime, Timestamp::now(), keep)?;
+            Action::Issue {
+                names,
+                keep,
+                base,
+                why,
+            } => {
+                let lifetime = self.settings.lifetime;
+                let material = Material::issue(&names, lifetime, Timestamp::now(), keep)?;
                 info!(
                     secret = self.settings.secret,
                     why, "making a new CA and certificate"
@@ -307,6 +321,18 @@ impl Keeper {
         if self.refresh().await? {
             return Ok(());
         }
+        let now = Instant::now();
+        while self
+            .announced
+            .front()
+            .is_some_and(|at| now - *at > CONTENTION.1)
+        {
+            self.announced.pop_front();
+        }
+        if self.announced.len() >= CONTENTION.0 * self.callers.names().len() {
+            return Err(KeepError::Contended(name));
+        }
+        self.announced.push_back(now);
         let now = match &name {
             ConfigurationName::Mutating(object) => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());

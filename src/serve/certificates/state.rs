@@ -23,6 +23,9 @@ use crate::serve::tls::Identity;
 /// How many times the propagation delay old a certificate is that every API server must know.
 const LONG_KNOWN: u32 = 5;
 
+/// The most names that a certificate gets, those of earlier settings among them.
+const MOST_NAMES: usize = 16;
+
 /// What one replica wants and has seen.
 pub(super) struct State {
     names: Vec<String>,
@@ -59,6 +62,8 @@ enum Secret {
 pub(super) enum Action {
     /// Make a new CA and certificate, and write them to the Secret.
     Issue {
+        /// What the certificate is for.
+        names: Vec<String>,
         /// The CAs that must be trusted on for now.
         keep: Vec<CertificateDer<'static>>,
         /// The Secret's version that this replaces; `None` if there is no Secret.
@@ -168,6 +173,7 @@ impl State {
             Secret::Unknown => return None,
             Secret::Absent => {
                 return Some(Action::Issue {
+                    names: self.names.clone(),
                     keep: unexpired(&self.last_bundle, now),
                     base: None,
                     why: "there is no Secret yet".to_owned(),
@@ -178,6 +184,7 @@ impl State {
                 cause,
             } => {
                 return Some(Action::Issue {
+                    names: self.names.clone(),
                     keep: unexpired(&self.last_bundle, now),
                     base: Some(resource_version.clone()),
                     why: cause.to_string(),
@@ -188,8 +195,9 @@ impl State {
                 material,
             } => (resource_version, material),
         };
-        let issue = |why: String| {
+        let issue = |names: Vec<String>, why: String| {
             Some(Action::Issue {
+                names,
                 keep: unexpired(&material.bundle, now),
                 base: Some(resource_version.clone()),
                 why,
@@ -197,11 +205,21 @@ impl State {
         };
         // It could be read once, when it was seen.
         let Ok(identity) = material.identity() else {
-            return issue("it can't be read".to_owned());
+            return issue(self.names.clone(), "it can't be read".to_owned());
         };
         for name in &self.names {
             if let Err(cause) = verify_for(&identity, &material.bundle, name, now) {
-                return issue(format!("its ca.crt {cause}"));
+                // In a roll-out that changes the names, the other replicas still go by the old ones.
+                // Without those they would issue in their turn, and so on.
+                let mut names = self.names.clone();
+                names.extend(
+                    identity
+                        .names()
+                        .into_iter()
+                        .filter(|n| !self.names.contains(n)),
+                );
+                names.truncate(MOST_NAMES);
+                return issue(names, format!("its ca.crt {cause}"));
             }
         }
         let renewal = identity
@@ -209,7 +227,8 @@ impl State {
             .checked_sub(self.lifetime / 3)
             .unwrap_or(now);
         if now >= renewal {
-            return issue(format!("it expires at {}", identity.not_after()));
+            let why = format!("it expires at {}", identity.not_after());
+            return issue(self.names.clone(), why);
         }
         step.wake_at(renewal);
         let kept = material.without_expired(now);

@@ -1,7 +1,7 @@
 //! The day after a deployment: the Job is gone, and pods come and go.
 
 use anyhow::{Result, ensure};
-use kube::api::{EvictParams, ResourceExt as _};
+use kube::api::{EvictParams, ResourceExt};
 use serde_json::json;
 
 use super::application::{JOB, WAITER, WEB, WORKER, patch};
@@ -23,26 +23,16 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     let application = stage.application(cluster, "story-day-after")?;
     let kubectl = application.kubectl();
     let kustomization = flux.kustomization(&application.namespace.name)?;
-    // A day passes in a second; how many web pods there are is for the autoscaler to say.
-    let day = json!([
-        patch(
-            "Job",
-            JOB,
-            &json!([{"op": "replace", "path": "/spec/ttlSecondsAfterFinished", "value": 1}])
-        ),
-        patch(
-            "Deployment",
-            WEB,
-            &json!([{"op": "remove", "path": "/spec/replicas"}])
-        ),
-    ]);
-    let folder = application.patched("1.0.0", &day)?;
+    // How many web pods there are is for the autoscaler to say.
+    let scaled = json!([{"op": "remove", "path": "/spec/replicas"}]);
+    let folder = application.patched("1.0.0", &json!([patch("Deployment", WEB, &scaled)]))?;
     let revision = kustomization.publish(&folder)?;
     application.let_migrate("1.0.0")?;
-    // Flux may find the Job gone before it has found it complete, and that is not what this is about.
-    application.rolled_out()?;
-    kubectl.wait(&format!("job/{JOB}"), "delete", 60)?;
-    kustomization.settled(&revision)?;
+    kustomization.settled(&revision)?.success()?;
+    // A day passes.
+    kubectl.run(&format!(
+        r#"patch job {JOB} --type=merge --patch={{"spec":{{"ttlSecondsAfterFinished":1}}}}"#
+    ))?;
     kubectl.wait(&format!("job/{JOB}"), "delete", 60)?;
     let traffic = Traffic::start(&application);
     traffic.until("a page", |seen| !seen.pages.is_empty())?;
@@ -55,7 +45,7 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     ]
     .concat()
     .iter()
-    .map(ResourceExt::name_any)
+    .map(kube::ResourceExt::name_any)
     .collect();
     for name in &evicted {
         block_on(pods.evict(name, &EvictParams::default()))?;
@@ -105,7 +95,7 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
         "a pod was restarted"
     );
     application.let_migrate("1.0.0")?;
-    kustomization.handled(&annotated)?;
+    kustomization.handled(&annotated)?.success()?;
     ensure!(
         (running(WEB)?, running(WORKER)?) == before,
         "a pod was restarted"

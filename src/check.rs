@@ -1,0 +1,445 @@
+//! The subcommand `check`: whether the webhooks of an installed release do their work.
+//!
+//! Asks the API server to dry-run what each gate is about, a held Deployment and one that sets a
+//! forbidden variable. Nothing is stored, and no pod is started. `helm test` runs it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt as _;
+use kube::Client;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::client::Body;
+use kube::core::Request;
+use serde_json::{Value, json};
+
+use crate::cluster::{self, ClusterError};
+use crate::config::{self, Config, ConfigError, Gate, LabelOperator, LabelSelector, Mode};
+use crate::core::names::WAITER_CONTAINER;
+
+/// The Deployment that is only ever dry-run.
+const NAME: &str = "migration-gate-check";
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Dry-runs a held Deployment and an offender for each gate, and says what the webhooks made of them.
+///
+/// Nothing is stored. Needs the rights to create and patch Deployments in the gates' namespaces.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration; without it, the built-in `PieFed` gate.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How long to try again what is not as it should be: a release that was just installed needs a moment.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = config::parse_duration)]
+    timeout: Duration,
+}
+
+/// Why nothing could be asked.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("cannot start the async runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+}
+
+/// Runs `migration-gate check` and answers with its exit code: 0 if all is as it should be, 1 otherwise.
+pub fn main(args: &Args) -> ExitCode {
+    let findings = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CheckError::Runtime)
+        .and_then(|runtime| runtime.block_on(run(args)));
+    match findings {
+        Ok(findings) => {
+            for finding in &findings {
+                println!("{finding}");
+            }
+            let failed = findings.iter().filter(|f| f.result.is_err()).count();
+            if failed == 0 {
+                println!("All is as it should be.");
+                return ExitCode::SUCCESS;
+            }
+            println!("{failed} of {} failed.", findings.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<Vec<Finding>, CheckError> {
+    let config = match &args.config {
+        Some(path) => config::load(path)?,
+        None => Config::default(),
+    };
+    let client = cluster::client(cluster::config().await?)?;
+    let end = Instant::now() + args.timeout;
+    loop {
+        let findings = look(&client, &config).await;
+        if findings.iter().all(|f| f.result.is_ok()) || Instant::now() + PAUSE > end {
+            return Ok(findings);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What was asked for, and in words what came of it.
+struct Finding {
+    about: String,
+    result: Result<String, String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mark, words) = match &self.result {
+            Ok(words) => ("ok  ", words),
+            Err(words) => ("FAIL", words),
+        };
+        write!(f, "{mark}  {}: {words}", self.about)
+    }
+}
+
+async fn look(client: &Client, config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for gate in &config.gates {
+        for (name, labels) in examples(gate) {
+            let result = match labels {
+                Some(labels) => match held(client, gate, &name, &labels).await {
+                    Ok(answer) => judge_held(gate, &answer),
+                    Err(error) => Err(unanswered(&error)),
+                },
+                None => {
+                    Err("no Deployment can match its selector, which contradicts itself".into())
+                }
+            };
+            let about = format!(
+                "gate {}: held Deployment {}/{name}",
+                gate.name, gate.namespace
+            );
+            findings.push(Finding { about, result });
+        }
+        if let Some(variable) = config.forbidden_env.first() {
+            let object = deployment(NAME, &BTreeMap::new(), Some(variable));
+            let result = match create(client, &gate.namespace, &object).await {
+                Ok(answer) => judge_offender(gate, config.mode, variable, &answer),
+                Err(error) => Err(unanswered(&error)),
+            };
+            let about = format!(
+                "gate {}: a Deployment in {} that sets {variable}",
+                gate.name, gate.namespace
+            );
+            findings.push(Finding { about, result });
+        }
+    }
+    findings
+}
+
+/// Deployments that a gate holds: those that it names, and one that its selector matches, with the
+/// labels for that; none if nothing can match it.
+fn examples(gate: &Gate) -> Vec<(String, Option<BTreeMap<String, String>>)> {
+    let mut examples: Vec<_> = gate
+        .deployments
+        .iter()
+        .map(|name| (name.clone(), Some(BTreeMap::new())))
+        .collect();
+    if let Some(selector) = &gate.selector {
+        examples.push((NAME.to_owned(), matching(selector)));
+    }
+    examples
+}
+
+/// Labels that a selector matches.
+fn matching(selector: &LabelSelector) -> Option<BTreeMap<String, String>> {
+    let mut labels = selector.match_labels.clone();
+    for requirement in &selector.match_expressions {
+        let value = match requirement.operator {
+            LabelOperator::In => requirement.values.first()?.clone(),
+            LabelOperator::Exists => "any".to_owned(),
+            LabelOperator::NotIn | LabelOperator::DoesNotExist => continue,
+        };
+        labels.entry(requirement.key.clone()).or_insert(value);
+    }
+    selector
+        .matches(|key| labels.get(key).map(String::as_str))
+        .then_some(labels)
+}
+
+fn deployment(name: &str, labels: &BTreeMap<String, String>, forbidden: Option<&str>) -> Value {
+    let env: Vec<Value> = forbidden
+        .map(|name| json!({"name": name, "value": "true"}))
+        .into_iter()
+        .collect();
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": {"app.kubernetes.io/name": NAME}},
+            "template": {
+                "metadata": {"labels": {"app.kubernetes.io/name": NAME}},
+                "spec": {"containers": [{"name": "main", "image": "example.invalid/check:1", "env": env}]},
+            },
+        },
+    })
+}
+
+/// What the API server answered.
+struct Answer {
+    code: u16,
+    /// The object, or a `Status`.
+    body: Value,
+    warnings: Vec<String>,
+}
+
+impl Answer {
+    fn message(&self) -> &str {
+        self.body["message"].as_str().unwrap_or("no reason given")
+    }
+}
+
+/// The Deployment as it would be stored: a new one, or, where there is one of that name, that one.
+async fn held(
+    client: &Client,
+    gate: &Gate,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<Answer, kube::Error> {
+    let answer = create(client, &gate.namespace, &deployment(name, labels, None)).await?;
+    if answer.code != 409 {
+        return Ok(answer);
+    }
+    // A patch that changes nothing passes admission all the same.
+    let params = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let request = Request::new(path(&gate.namespace))
+        .patch(name, &params, &Patch::Merge(json!({})))
+        .map_err(kube::Error::BuildRequest)?;
+    send(client, request).await
+}
+
+async fn create(client: &Client, namespace: &str, object: &Value) -> Result<Answer, kube::Error> {
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let request = Request::new(path(namespace))
+        .create(&params, object.to_string().into_bytes())
+        .map_err(kube::Error::BuildRequest)?;
+    send(client, request).await
+}
+
+fn path(namespace: &str) -> String {
+    format!("/apis/apps/v1/namespaces/{namespace}/deployments")
+}
+
+/// A library's client would drop the warnings, which are all that there is in `warn` mode.
+async fn send(client: &Client, request: hyper::Request<Vec<u8>>) -> Result<Answer, kube::Error> {
+    let response = client.send(request.map(Body::from)).await?;
+    let code = response.status().as_u16();
+    let warnings = response
+        .headers()
+        .get_all(hyper::header::WARNING)
+        .iter()
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
+    let body = response.into_body().collect().await?.to_bytes();
+    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    Ok(Answer {
+        code,
+        body,
+        warnings,
+    })
+}
+
+fn judge_held(gate: &Gate, answer: &Answer) -> Result<String, String> {
+    if answer.code >= 300 {
+        return Err(refused(&gate.namespace, answer));
+    }
+    let containers = answer.body.pointer("/spec/template/spec/initContainers");
+    let first = containers.and_then(|containers| containers[0]["name"].as_str());
+    if first == Some(WAITER_CONTAINER) {
+        Ok(format!("waits for Job {}", gate.job))
+    } else {
+        Err(format!(
+            "it would start without waiting for Job {}: the webhook was not called; see `kubectl get mutatingwebhookconfigurations`, its namespaceSelector, and the labels of namespace {}",
+            gate.job, gate.namespace
+        ))
+    }
+}
+
+fn judge_offender(
+    gate: &Gate,
+    mode: Mode,
+    variable: &str,
+    answer: &Answer,
+) -> Result<String, String> {
+    const FIELD: &str = "spec.template.spec.containers[0].env[0]";
+    let passed = answer.code < 300;
+    let warned = answer
+        .warnings
+        .iter()
+        .any(|warning| warning.contains(variable));
+    let ours = answer.code == 403 && answer.message().contains(FIELD);
+    match mode {
+        Mode::Enforce if ours => Ok(format!("is refused, for {FIELD}")),
+        Mode::Warn if passed && warned => Ok("is let through with a warning".to_owned()),
+        _ if passed => Err(
+            "it would be stored, and nothing said: the webhook was not called; see `kubectl get validatingwebhookconfigurations` and its namespaceSelector"
+                .to_owned(),
+        ),
+        _ => Err(refused(&gate.namespace, answer)),
+    }
+}
+
+/// In words, why the API server refused what it should have taken, or with other words than it should have.
+fn refused(namespace: &str, answer: &Answer) -> String {
+    let message = answer.message();
+    let next = if message.contains("failed calling webhook") {
+        "no replica answered; see `kubectl get pods -A -l app.kubernetes.io/name=migration-gate` and their logs".to_owned()
+    } else if answer.code == 404 {
+        format!(
+            "create it, or the application, which brings it: `kubectl create namespace {namespace}`"
+        )
+    } else if answer.code == 401 || (answer.code == 403 && message.contains("cannot ")) {
+        format!(
+            "see `kubectl auth can-i create deployments -n {namespace}` as this account; `helm test` makes one that may"
+        )
+    } else {
+        "that is no word of migration-gate's; see what else the cluster enforces".to_owned()
+    };
+    format!("the API server answered {}: {message}; {next}", answer.code)
+}
+
+fn unanswered(error: &kube::Error) -> String {
+    format!("the API server gave no answer: {error}; see whether this pod's network reaches it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: u16, body: Value, warnings: &[&str]) -> Answer {
+        Answer {
+            code,
+            body,
+            warnings: warnings.iter().map(|w| (*w).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn an_example_matches_its_gate() {
+        let config = config::parse(
+            "gates: [{name: a, namespace: b, job: c, serviceAccount: d, deployments: [web, api], selector: {matchLabels: {p: q}, \
+             matchExpressions: [{key: e, operator: Exists}, {key: i, operator: In, values: [j, k]}, \
+             {key: m, operator: NotIn, values: [o]}, {key: z, operator: DoesNotExist}]}}]",
+            "test",
+        )
+        .unwrap();
+        let gate = &config.gates[0];
+        let examples = examples(gate);
+        let names: Vec<&str> = examples.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["api", "web", NAME]);
+        let labels = examples[2].1.as_ref().unwrap();
+        assert_eq!(json!(labels), json!({"p": "q", "e": "any", "i": "j"}));
+    }
+
+    #[test]
+    fn nothing_matches_a_contradiction() {
+        let selector = |values: &str| {
+            let text = format!(
+                "gates: [{{name: a, namespace: b, job: c, serviceAccount: d, selector: {{matchLabels: {{p: q}}, matchExpressions: [{{key: p, operator: In, values: [{values}]}}]}}}}]"
+            );
+            config::parse(&text, "test").unwrap().gates[0]
+                .selector
+                .clone()
+                .unwrap()
+        };
+        assert_eq!(matching(&selector("r")), None);
+        assert!(matching(&selector("r, q")).is_some());
+    }
+
+    #[test]
+    fn a_held_deployment_must_wait() {
+        let gate = &Config::default().gates[0];
+        let with = |names: &[&str]| {
+            let containers: Vec<Value> = names.iter().map(|n| json!({"name": n})).collect();
+            answer(
+                201,
+                json!({"spec": {"template": {"spec": {"initContainers": containers}}}}),
+                &[],
+            )
+        };
+        assert!(judge_held(gate, &with(&[WAITER_CONTAINER, "x"])).is_ok());
+        for without in [with(&["x"]), with(&[]), answer(201, json!({}), &[])] {
+            let said = judge_held(gate, &without).unwrap_err();
+            assert!(said.contains("was not called"), "{said}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_next_step() {
+        let gate = &Config::default().gates[0];
+        for (code, message, step) in [
+            (
+                500,
+                "Internal error occurred: failed calling webhook \"x\"",
+                "no replica answered",
+            ),
+            (
+                404,
+                "namespaces \"x\" not found",
+                "kubectl create namespace",
+            ),
+            (
+                403,
+                "deployments.apps is forbidden: User \"x\" cannot create resource",
+                "auth can-i",
+            ),
+            (403, "exceeded quota", "what else the cluster enforces"),
+            (
+                403,
+                "admission webhook \"y\" denied the request",
+                "what else the cluster enforces",
+            ),
+        ] {
+            let refused = answer(code, json!({"message": message}), &[]);
+            for said in [
+                judge_held(gate, &refused).unwrap_err(),
+                judge_offender(gate, Mode::Enforce, "V", &refused).unwrap_err(),
+            ] {
+                assert!(said.contains(message) && said.contains(step), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_offender_is_refused_or_warned_of() {
+        let gate = &Config::default().gates[0];
+        let judge = |mode, answer: &Answer| judge_offender(gate, mode, "V", answer).is_ok();
+        let denied = answer(
+            403,
+            json!({"message": "denied: spec.template.spec.containers[0].env[0]: V"}),
+            &[],
+        );
+        let warned = answer(201, json!({}), &["299 - \"spec: V\""]);
+        let silent = answer(201, json!({}), &["299 - \"something else\""]);
+        assert!(judge(Mode::Enforce, &denied));
+        assert!(!judge(Mode::Warn, &denied));
+        assert!(judge(Mode::Warn, &warned));
+        assert!(!judge(Mode::Enforce, &warned));
+        assert!(!judge(Mode::Warn, &silent));
+        assert!(!judge(Mode::Enforce, &silent));
+    }
+}

@@ -1,0 +1,260 @@
+//! migration-gate itself is upgraded, uninstalled and ejected, or is down, under an application that runs.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kube::api::{EvictParams, ResourceExt};
+use serde_json::{Value, json};
+
+use super::application::{Application, JOB, WAITER, WEB, WORKER};
+use super::traffic::Traffic;
+use crate::client::block_on;
+use crate::cluster::Cluster;
+use crate::flux::Flux;
+use crate::harness::Test;
+use crate::release::Release;
+use crate::{image, process};
+
+pub(crate) const TESTS: [Test; 2] = [
+    Test::exclusive(
+        "stories::migration_gate_is_upgraded_then_uninstalled_then_ejected",
+        migration_gate_is_upgraded_then_uninstalled_then_ejected,
+    ),
+    Test::exclusive("stories::every_replica_is_down", every_replica_is_down),
+];
+
+/// The built-in gate's.
+const NAMESPACE: &str = "piefed-application";
+
+fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -> Result<()> {
+    let flux = Flux::of(cluster)?;
+    let application = Application::new(cluster, cluster.namespace_named(NAMESPACE)?)?;
+    let kubectl = application.kubectl();
+    let release = Release::install(cluster)?;
+    let kustomization = flux.kustomization(NAMESPACE)?;
+    // The account and the Role are the chart's alone, so that it shows who takes them away.
+    let chart_owns_rbac: Vec<_> = ["ServiceAccount", "Role", "RoleBinding"]
+        .map(|kind| json!({"target": {"kind": kind}, "patch": format!("{{\"$patch\": \"delete\", \"kind\": \"{kind}\", \"metadata\": {{\"name\": \"piefed-init-checker\"}}}}")}))
+        .into();
+    let folder = application.patched("1.0.0", &json!(chart_owns_rbac))?;
+    let revision = kustomization.publish(&folder)?;
+    application.let_migrate("1.0.0")?;
+    kustomization.settled(&revision)?.success()?;
+    let traffic = Traffic::start(&application);
+    traffic.until("a page", |seen| !seen.pages.is_empty())?;
+    let before = running(&application)?;
+
+    // Another release of migration-gate would inject another waiter.
+    let (_, tag) = image::MIGRATION_GATE_NEXT
+        .rsplit_once(':')
+        .context("a tag")?;
+    cluster.tag(image::MIGRATION_GATE, image::MIGRATION_GATE_NEXT)?;
+    release.helm("upgrade", &format!("--wait --set=image.tag={tag}"))?;
+    kustomization.reconcile()?.success()?;
+    ensure!(
+        running(&application)? == before,
+        "upgrading migration-gate restarted a pod"
+    );
+    let waiter = waiter_image(&application)?;
+    ensure!(waiter == image::MIGRATION_GATE, "{waiter}");
+
+    release.uninstall()?;
+    let left = kubectl.run(
+        "get mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings \
+         --selector=app.kubernetes.io/name=migration-gate --output=name",
+    )?;
+    ensure!(left.is_empty(), "helm uninstall left {left}");
+    let gate = cluster.kubectl().in_namespace("migration-gate");
+    let left = gate.run("get secrets,deployments --output=name")?;
+    ensure!(left.is_empty(), "helm uninstall left {left}");
+    let pods = gate.run("get pods --output=name")?;
+    if !pods.is_empty() {
+        gate.run("wait pods --all --for=delete --timeout=50s")?;
+    }
+    kustomization.reconcile()?.success()?;
+    ensure!(
+        running(&application)? == before,
+        "uninstalling migration-gate restarted a pod"
+    );
+
+    // A day later the Job is gone, and a node is drained.
+    day_passes(&application)?;
+    evict(&application)?;
+    for pod in application.pods(WEB, "1.0.0")? {
+        application.says(&pod.name_any(), "open: the record has version 1.0.0")?;
+    }
+
+    // Gone for good, in one roll-out.
+    let shown = eject(cluster, &[])?;
+    ensure!(shown.contains("Nothing was changed"), "{shown}");
+    let generation = |deployment: &str| -> Result<i64> {
+        let found = kubectl.get(&format!("deployment {deployment}"))?;
+        found["metadata"]["generation"]
+            .as_i64()
+            .context("a generation")
+    };
+    let generations = (generation(WEB)?, generation(WORKER)?);
+    let said = eject(cluster, &["--yes"])?;
+    ensure!(
+        (generation(WEB)?, generation(WORKER)?) == (generations.0 + 1, generations.1 + 1),
+        "{said}"
+    );
+    application.rolled_out()?;
+    let left = kubectl.run(
+        "get serviceaccounts,roles,rolebindings,configmaps,secrets,deployments,jobs --output=yaml",
+    )?;
+    for trace in [
+        WAITER,
+        "migration-gate.io",
+        "piefed-init-checker",
+        "migration-gate-piefed",
+    ] {
+        ensure!(!left.contains(trace), "eject left `{trace}` in\n{left}");
+    }
+    kustomization.reconcile()?.success()?;
+    ensure!((generation(WEB)?, generation(WORKER)?) == (generations.0 + 1, generations.1 + 1));
+
+    let seen = traffic.stop()?;
+    eprintln!("stories: migration-gate upgraded, uninstalled and ejected: {seen}");
+    ensure!(seen.unmigrated == 0, "{seen}");
+    application.met_no_unmigrated_schema()
+}
+
+fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
+    let flux = Flux::of(cluster)?;
+    let application = Application::new(cluster, cluster.namespace_named(NAMESPACE)?)?;
+    let kubectl = application.kubectl();
+    let other = cluster.namespace("bystander")?;
+    let _release = Release::install(cluster)?;
+    let kustomization = flux.kustomization(NAMESPACE)?;
+    let revision = kustomization.publish(&application.at("1.0.0")?)?;
+    application.let_migrate("1.0.0")?;
+    kustomization.settled(&revision)?.success()?;
+    let traffic = Traffic::start(&application);
+    traffic.until("a page", |seen| !seen.pages.is_empty())?;
+
+    let gate = cluster.kubectl().in_namespace("migration-gate");
+    gate.run("scale deployment/migration-gate --replicas=0")?;
+    gate.run(
+        "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=50s",
+    )?;
+
+    // What no rule concerns.
+    for namespace in [&other.kubectl, kubectl] {
+        namespace.apply(&deployment("bystander", "[]"))?;
+        namespace.run("scale deployment/bystander --replicas=1")?;
+        namespace.apply(
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: bystander}, data: {A: b}}",
+        )?;
+        namespace.run("wait --for=condition=Available deployment/bystander --timeout=50s")?;
+        namespace.run("delete deployment,configmap bystander")?;
+    }
+    // What a rule would refuse, and what can't be injected.
+    let switch = "[{name: PIEFED_INIT_CONTAINER, value: 'true'}]";
+    let refused = other
+        .kubectl
+        .apply_refused(&deployment("offender", switch))?;
+    ensure!(refused.contains("failed calling webhook"), "{refused}");
+    let refused = kubectl.refused(&format!(
+        "set image deployment/{WEB} web=migration-gate.test/piefed:1.1.0"
+    ))?;
+    ensure!(refused.contains("failed calling webhook"), "{refused}");
+    let said = kustomization.reconcile()?.failure()?;
+    ensure!(said.contains("failed calling webhook"), "{said}");
+    eprintln!("stories: every replica is down: Flux says: {said}");
+
+    // The application goes on: what it has, what is rescheduled, what is added.
+    evict(&application)?;
+    kubectl.run(&format!("scale deployment/{WEB} --replicas=3"))?;
+    kubectl.wait(
+        &format!("deployment/{WEB}"),
+        "jsonpath={.status.readyReplicas}=3",
+        60,
+    )?;
+    let seen = traffic.until("pages", |seen| !seen.pages.is_empty())?;
+    let pages = seen.pages["1.0.0"];
+    traffic.until("more pages", |seen| seen.pages["1.0.0"] >= pages + 10)?;
+
+    gate.run("scale deployment/migration-gate --replicas=2")?;
+    gate.wait("deployment/migration-gate", "condition=Available", 60)?;
+    kustomization.reconcile()?.success()?;
+    kubectl.wait(
+        &format!("deployment/{WEB}"),
+        "jsonpath={.status.replicas}=2",
+        60,
+    )?;
+    let seen = traffic.stop()?;
+    eprintln!("stories: every replica is down: {seen}");
+    ensure!(seen.unmigrated == 0, "{seen}");
+    application.met_no_unmigrated_schema()
+}
+
+/// Lets the Job's time to live be over.
+fn day_passes(application: &Application) -> Result<()> {
+    let kubectl = application.kubectl();
+    kubectl.run(&format!(
+        r#"patch job {JOB} --type=merge --patch={{"spec":{{"ttlSecondsAfterFinished":1}}}}"#
+    ))?;
+    kubectl.wait(&format!("job/{JOB}"), "delete", 60)
+}
+
+/// Evicts a pod of each held Deployment, and waits until there are as many as before again.
+fn evict(application: &Application) -> Result<()> {
+    let pods = application.api::<k8s_openapi::api::core::v1::Pod>();
+    for deployment in [WEB, WORKER] {
+        let pod = application
+            .pods(deployment, "1.0.0")?
+            .first()
+            .map(ResourceExt::name_any);
+        let pod = pod.with_context(|| format!("{deployment} has no pod"))?;
+        block_on(pods.evict(&pod, &EvictParams::default()))?;
+        application
+            .kubectl()
+            .wait(&format!("pod/{pod}"), "delete", 60)?;
+    }
+    application.rolled_out()
+}
+
+/// The application's pods, and how often each has restarted.
+fn running(application: &Application) -> Result<Vec<Value>> {
+    Ok([
+        application.pods(WEB, "1.0.0")?,
+        application.pods(WORKER, "1.0.0")?,
+    ]
+    .concat()
+    .iter()
+    .map(|pod| {
+        let pod = json!(pod);
+        json!([
+            pod["metadata"]["uid"],
+            pod["status"]["containerStatuses"][0]["restartCount"]
+        ])
+    })
+    .collect())
+}
+
+fn waiter_image(application: &Application) -> Result<String> {
+    let found = application.kubectl().get(&format!("deployment {WEB}"))?;
+    let waiter = &found["spec"]["template"]["spec"]["initContainers"][0];
+    Ok(waiter["image"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Runs `migration-gate eject` as the cluster's administrator.
+fn eject(cluster: &Cluster, options: &[&str]) -> Result<String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+    command
+        .arg("eject")
+        .args(options)
+        .env("KUBECONFIG", &cluster.kubectl().kubeconfig);
+    process::run(&mut command, "", Duration::from_mins(2))?.success()
+}
+
+fn deployment(name: &str, env: &str) -> String {
+    format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
+         template: {{metadata: {{labels: {{app: {name}}}}}, spec: {{terminationGracePeriodSeconds: 0, \
+         containers: [{{name: main, image: {}, env: {env}}}]}}}}}}}}",
+        image::BUSYBOX
+    )
+}
