@@ -191,3 +191,25 @@ fn a_reserved_name_is_the_only_thing_told_of_the_waiter() {
     assert!(codes.contains(&"reserved-name 1".to_owned()), "{codes:?}");
     assert!(!codes.contains(&"waiter-missing 1".to_owned()), "{codes:?}");
 }
+
+/// What a cluster has already is reviewed as an update: the waiter of another release is kept, as on the next apply.
+#[test]
+fn what_is_stored_is_reviewed_as_an_update() {
+    use migration_gate::core::decision::Outcome;
+    use migration_gate::review::rewrite;
+    let text = std::fs::read_to_string("examples/piefed/deployment-web.yaml").expect("example");
+    let fresh = loaded(&text);
+    let injected = rewrite::yaml(&review(&Config::default(), &fresh, None), 0);
+    let mut newer = Config::default();
+    newer.waiter.image = "migration-gate/migration-gate:99".to_owned();
+    for (stored, expect) in [(true, Outcome::Kept), (false, Outcome::Replaced)] {
+        let loaded = [Loaded::new(Source {
+            text: injected.clone(),
+            stored,
+            ..Source::default()
+        })];
+        let report = review(&newer, &loaded, None);
+        assert_eq!(report.objects[0].outcome, expect);
+        assert_eq!(report.objects[0].patched.is_none(), stored);
+    }
+}

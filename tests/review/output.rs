@@ -80,8 +80,13 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 #[test]
 fn a_manifest_cannot_speak_to_the_terminal_or_to_github() {
     let name = "a\n::stop-commands::x\r\u{1b}[31m\u{202e}%0A,:";
-    let shown = review_text(&Config::default(), &refused(name));
-    assert!(!shown.contains(['\u{1b}', '\r', '\u{202e}']), "{shown:?}");
+    // A text with a raw C1 control is no YAML, and its line is shown all the same.
+    let text = format!("{}\n---\n{}", refused(name), refused("\u{9b}31m"));
+    let shown = review_text(&Config::default(), &text);
+    assert!(
+        !shown.contains(['\u{1b}', '\u{9b}', '\r', '\u{202e}']),
+        "{shown:?}"
+    );
     assert!(!shown.lines().any(|line| line.starts_with("::")), "{shown}");
     let output = run(&["--output", "github"], &refused(name));
     let out = String::from_utf8_lossy(&output.stdout);

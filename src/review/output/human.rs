@@ -7,7 +7,9 @@ use annotate_snippets::renderer::{
     DEFAULT_ADDITION_STYLE, DEFAULT_CONTEXT_STYLE, DEFAULT_EMPHASIS_STYLE, DEFAULT_REMOVAL_STYLE,
     Style,
 };
-use annotate_snippets::{AnnotationKind, Level as Severity, Origin, Renderer, Snippet, Title};
+use annotate_snippets::{
+    AnnotationKind, Group, Level as Severity, Origin, Renderer, Snippet, Title,
+};
 
 use super::{Outcome, Paint};
 use crate::review::check::{Finding, Level, Report};
@@ -145,7 +147,8 @@ impl<W: Write> Printer<'_, W> {
                 .primary_title(clean(&unreadable.message))
                 .id("unreadable");
             let origin = Origin::path(clean(&unreadable.name));
-            self.print(title.element(origin))?;
+            let printed = self.render(title.element(origin));
+            writeln!(self.out, "{printed}\n")?;
         }
         Ok(())
     }
@@ -161,46 +164,44 @@ impl<W: Write> Printer<'_, W> {
     ) -> io::Result<()> {
         let at = lines.position(span.start());
         let line = lines.range(at.line, at.line);
-        let label = (!label.is_empty()).then(|| clean(label));
         let shown = text[line.clone()].trim_end();
-        if shown.chars().count() > MAX_LINE {
-            // A line of minified JSON, say: what matters is where on it.
-            let (excerpt, mark) = cut(shown, span.start() - line.start, span.end() - line.start);
-            let snippet = Snippet::source(excerpt)
-                .line_start(at.line)
-                .annotation(AnnotationKind::Primary.span(mark).label(label));
-            let origin = Origin::path(clean(name))
-                .line(at.line)
-                .char_column(at.column);
-            return self.print(title.element(origin).element(snippet));
-        }
-        let start = span.start() - line.start;
-        let end = (span.end() - line.start).clamp(start, shown.len().max(start));
-        let snippet = Snippet::source(shown)
+        let start = shown.floor_char_boundary(span.start() - line.start);
+        let end = shown.floor_char_boundary((span.end() - line.start).max(start));
+        let window = window(shown, start);
+        let end = end.clamp(start, window.end.max(start));
+        let before = clean(&shown[window.start..start]);
+        let marked = clean(&shown[start..end]);
+        let after = clean(&shown[end..window.end.max(end)]);
+        let mark = before.len()..before.len() + marked.len();
+        let label = (!label.is_empty()).then(|| clean(label));
+        let name = clean(name);
+        let snippet = Snippet::source([before.as_str(), &marked, &after].concat())
             .line_start(at.line)
-            .path(clean(name))
-            .annotation(AnnotationKind::Primary.span(start..end).label(label));
-        self.print(title.element(snippet))
+            .path(name.as_str())
+            .annotation(AnnotationKind::Primary.span(mark).label(label));
+        let printed = self.render(title.element(snippet));
+        // The renderer counts columns in what it is given, which may be but a part of the line.
+        let counted = format!("{name}:{}:{}", at.line, before.chars().count() + 1);
+        let meant = format!("{name}:{}:{}", at.line, at.column);
+        writeln!(self.out, "{}\n", printed.replacen(&counted, &meant, 1))
     }
 
-    fn print(&mut self, group: annotate_snippets::Group<'_>) -> io::Result<()> {
-        let renderer = match self.paint {
+    fn render(&self, group: Group<'_>) -> String {
+        match self.paint {
             Paint::Plain => Renderer::plain(),
             Paint::Coloured => Renderer::styled(),
-        };
-        writeln!(self.out, "{}\n", renderer.render(&[group]))
+        }
+        .render(&[group])
     }
 }
 
-/// The part of a long line around a place, and the place in it.
-fn cut(line: &str, start: usize, end: usize) -> (String, Range<usize>) {
+/// The part of a line that is shown: all, or of a line of minified JSON, say, what is around the place.
+fn window(line: &str, start: usize) -> Range<usize> {
+    if line.chars().count() <= MAX_LINE {
+        return 0..line.len();
+    }
     let from = line.floor_char_boundary(start.saturating_sub(MAX_LINE / 4));
-    let to = line.ceil_char_boundary((start + MAX_LINE / 2).min(line.len()));
-    let end = line.floor_char_boundary(end.min(to));
-    (
-        line[from..to].to_owned(),
-        start - from..end.max(start) - from,
-    )
+    from..line.ceil_char_boundary((start + MAX_LINE / 2).min(line.len()))
 }
 
 /// Text from a manifest without what a terminal would obey.
