@@ -21,7 +21,7 @@ use crate::core::verdict::{Limits, Wanted};
 pub use output::LogFormat;
 use output::Output;
 
-/// The arguments of `migration-gate wait`.
+/// Waits until a migration Job has completed; runs as the injected init container
 ///
 /// The injected container sets all but the log format, so what it does can be tried by hand with
 /// the arguments that the pod shows.

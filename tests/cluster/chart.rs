@@ -1,5 +1,6 @@
 //! The chart: what it renders, and how it arrives, changes and leaves.
 
+mod lifecycle;
 mod readme;
 mod render;
 
@@ -16,7 +17,10 @@ use crate::process;
 
 /// All of them.
 pub(crate) fn tests() -> impl Iterator<Item = Test> {
-    render::TESTS.into_iter().chain(readme::TESTS)
+    render::TESTS
+        .into_iter()
+        .chain(readme::TESTS)
+        .chain(lifecycle::TESTS)
 }
 
 /// Where the chart is.

@@ -61,7 +61,8 @@ impl Release {
         Ok(release)
     }
 
-    fn prepare(cluster: &Cluster) -> Result<Self> {
+    /// The namespace for it, and nothing in there yet.
+    pub(crate) fn prepare(cluster: &Cluster) -> Result<Self> {
         let namespace = cluster.namespace_named(NAME)?;
         Ok(Self {
             kubectl: namespace.kubectl.clone(),
@@ -83,6 +84,11 @@ impl Release {
     /// `helm uninstall`.
     pub(crate) fn uninstall(&self) -> Result<String> {
         self.kubectl.helm(&format!("uninstall {NAME} --wait"))
+    }
+
+    /// kubectl and Helm in the release's namespace.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
     }
 
     /// Puts the authority into the webhook configurations, as cert-manager's injector would.

@@ -236,7 +236,12 @@ fn job_failed_of_the_wanted_version() {
         &seen(job("latest", &condition("Failed")), record(&["init"])),
     );
     fails(&Wanted::Any, &seen(failed(), record(&["init:2"])));
-    // The record might know better, so it is heard first…
+    // Where the record has no say while there is a Job, it isn't waited for.
+    fails(
+        &mutable(),
+        &seen(job("latest", &condition("Failed")), Sight::Unknown),
+    );
+    // Otherwise it might know better, so it is heard first…
     let mut unread = seen(failed(), Sight::Unknown);
     waits(&version_2(), &unread, &What::Nothing);
     unread.record.trouble = trouble(TroubleKind::Unreachable, 31);

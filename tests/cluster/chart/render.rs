@@ -14,7 +14,7 @@ use super::{CHART, objects, template};
 use crate::harness::Test;
 use crate::process;
 
-pub(crate) const TESTS: [Test; 5] = [
+pub(crate) const TESTS: [Test; 6] = [
     Test::helm(
         "chart::the_webhooks_are_the_programs_own",
         the_webhooks_are_the_programs_own,
@@ -30,6 +30,10 @@ pub(crate) const TESTS: [Test; 5] = [
     Test::helm(
         "chart::values_that_cannot_be_are_refused",
         values_that_cannot_be_are_refused,
+    ),
+    Test::helm(
+        "chart::the_examples_for_cert_manager_fit",
+        the_examples_for_cert_manager_fit,
     ),
     Test::helm(
         "chart::helm_has_nothing_to_remark",
@@ -251,4 +255,51 @@ fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
     )?
     .success()
     .map(drop)
+}
+
+/// The examples in `certs/`: the chart's Certificate asks for an issuer that they make, for the name that the API server
+/// calls, and the configurations ask for the CA of that very Certificate.
+fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
+    let example = |name: &str| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/certs/cert-manager/");
+        objects(&fs::read_to_string(format!("{path}{name}"))?)
+    };
+    let issuers = example("issuer.yaml")?;
+    let values = example("values.yaml")?.pop().context("values")?;
+    let rendered = objects(&template(helm, &values)?)?;
+    let own = example("certificate.yaml")?;
+    let certificate = rendered
+        .iter()
+        .find(|object| object["kind"] == "Certificate")
+        .context("a Certificate")?;
+    for certificate in [certificate, &own[0]] {
+        let wanted = &certificate["spec"]["issuerRef"];
+        ensure!(
+            issuers.iter().any(|issuer| issuer["kind"] == wanted["kind"]
+                && issuer["metadata"]["name"] == wanted["name"]
+                && issuer["metadata"]["namespace"] == certificate["metadata"]["namespace"]),
+            "nobody makes the issuer {wanted}"
+        );
+        ensure!(
+            certificate["spec"]["dnsNames"] == json!(["migration-gate.migration-gate.svc"]),
+            "{certificate}"
+        );
+    }
+    let source = format!(
+        "migration-gate/{}",
+        certificate["metadata"]["name"].as_str().context("a name")?
+    );
+    let configurations = rendered.iter().filter(|object| {
+        object["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("WebhookConfiguration"))
+    });
+    let mut count = 0;
+    for configuration in configurations {
+        let found = &configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
+        ensure!(*found == json!(source), "{found}");
+        count += 1;
+    }
+    ensure!(count == 2, "{count} configurations");
+    Ok(())
 }
