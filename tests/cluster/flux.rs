@@ -23,7 +23,7 @@ use crate::process::{self, Process};
 
 const NAMESPACE: &str = "flux-system";
 /// How long a reconciliation may take on a busy machine of two cores; health checks end before that.
-const DEADLINE: Duration = Duration::from_mins(3);
+const DEADLINE: Duration = Duration::from_mins(6);
 
 /// A running kustomize-controller, which all tests of a run share.
 pub(crate) struct Flux {
@@ -122,7 +122,7 @@ spec:
   wait: true
   interval: 10m
   retryInterval: 5s
-  timeout: 2m
+  timeout: 5m
   # The test deletes the namespace, and everything in it.
   deletionPolicy: Orphan
 "
