@@ -80,8 +80,20 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
 
     // A day later the Job is gone, and a node is drained.
     day_passes(&application)?;
+    let drained: Vec<_> = application
+        .pods(WEB, "1.0.0")?
+        .iter()
+        .map(ResourceExt::name_any)
+        .collect();
     evict(&application)?;
-    for pod in application.pods(WEB, "1.0.0")? {
+    let mut pods = application.pods(WEB, "1.0.0")?;
+    pods.retain(|pod| !drained.contains(&pod.name_any()));
+    ensure!(
+        pods.len() == 1,
+        "one pod was evicted, {} are new",
+        pods.len()
+    );
+    for pod in pods {
         application.says(&pod.name_any(), "open: the record has version 1.0.0")?;
     }
 
