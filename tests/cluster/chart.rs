@@ -27,7 +27,7 @@ pub(crate) fn tests() -> impl Iterator<Item = Test> {
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate");
 
 /// Renders the chart with `values` over its own, as a release `migration-gate` in a namespace of that name.
-fn template(helm: &Path, values: &Value) -> Result<String> {
+pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {
     process::run(
         Command::new(helm).args([
             "template",
@@ -45,7 +45,7 @@ fn template(helm: &Path, values: &Value) -> Result<String> {
 }
 
 /// The objects in rendered manifests.
-fn objects(manifests: &str) -> Result<Vec<Value>> {
+pub(crate) fn objects(manifests: &str) -> Result<Vec<Value>> {
     yaml::documents(manifests)
         .map(|document| document.map(|found| found.value))
         .filter(|value| !matches!(value, Ok(Value::Null)))

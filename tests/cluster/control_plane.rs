@@ -176,8 +176,22 @@ impl ControlPlane {
             .stop(STOP)
     }
 
+    /// Ends the API server as a crash would. One that is asked to stop goes on for up to a minute for the watches that it
+    /// still serves.
+    pub(crate) fn kill_api_server(&mut self) -> Result<()> {
+        self.api_server
+            .take()
+            .map(drop)
+            .context("the API server is stopped already")
+    }
+
     /// The requests that the API server has answered or begun to answer, as audit events, oldest first.
     pub(crate) fn audit_events(&self) -> Result<Vec<Value>> {
+        self.audit_events_with("")
+    }
+
+    /// Those of them that have this word somewhere: most of a long log needn't be parsed.
+    pub(crate) fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
         let path = self.audit_log();
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -185,6 +199,7 @@ impl ControlPlane {
         let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
         whole
             .lines()
+            .filter(|line| line.contains(word))
             .map(|line| serde_json::from_str(line).map_err(|error| anyhow!("{error} in {line}")))
             .collect()
     }

@@ -25,6 +25,7 @@ mod sandbox;
 mod serve;
 mod smoke;
 mod stories;
+mod waiter;
 
 fn main() -> std::process::ExitCode {
     let tests = smoke::TESTS
@@ -34,6 +35,7 @@ fn main() -> std::process::ExitCode {
         .chain(prefilter::TESTS)
         .chain(serve::TESTS)
         .chain(chart::tests())
+        .chain(waiter::tests())
         .chain(stories::tests());
     harness::run(tests.collect())
 }

@@ -1,0 +1,174 @@
+//! What can happen to a watch.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::batch::v1::Job;
+use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use serde_json::Value;
+
+use super::proxy::Proxy;
+use super::scene::{JOB, Plane, Scene, V2, complete, running};
+use crate::client::block_on;
+use crate::harness::Test;
+use crate::poll::{Look, until};
+use crate::sandbox::Sandbox;
+
+pub(super) const TESTS: [Test; 2] = [
+    Test::standalone(
+        "waiter::connection::a_version_that_is_gone_and_an_outage_of_30_s_are_survived",
+        a_version_that_is_gone_and_an_outage_of_30_s_are_survived,
+    ),
+    Test::standalone(
+        "waiter::connection::a_watch_that_is_cut_20_times_still_sees_the_completion",
+        a_watch_that_is_cut_20_times_still_sees_the_completion,
+    ),
+];
+
+const CUTS: usize = 20;
+const OUTAGE: Duration = Duration::from_secs(30);
+
+/// The requests with this verb, for Jobs or ConfigMaps, that the API server has answered or begun to answer.
+fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usize {
+    requests
+        .iter()
+        .filter(|event| {
+            event["verb"] == verb
+                && event["objectRef"]["resource"] == resource
+                && event["stage"] == stage
+        })
+        .count()
+}
+
+/// Waits until the API server has begun to answer that many watches of each kind in all.
+fn await_watches(plane: &Plane, namespace: &str, each: usize) -> Result<()> {
+    until(
+        &format!("{each} watches of Job and record"),
+        Duration::from_mins(1),
+        || match plane.requests(namespace) {
+            Err(error) => Look::Failed(error),
+            Ok(requests) => {
+                let begun = ["jobs", "configmaps"]
+                    .map(|resource| count(&requests, "watch", resource, "ResponseStarted"));
+                if begun.iter().all(|&begun| begun >= each) {
+                    Look::Done(())
+                } else {
+                    Look::Pending(format!("{begun:?}"))
+                }
+            }
+        },
+    )
+}
+
+fn a_watch_that_is_cut_20_times_still_sees_the_completion(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "cut")?;
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = folder.path().join("kubeconfig");
+    let proxy = Proxy::start(plane.control_plane.admin(), &kubeconfig)?;
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter_as(&kubeconfig, &[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    for cut in 1..=CUTS {
+        await_watches(plane, &scene.namespace, cut)?;
+        proxy.cut();
+    }
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    // A cut is nothing to speak of.
+    ensure!(ended.output.lines().count() == 2, "{}", ended.output);
+    Ok(())
+}
+
+fn a_version_that_is_gone_and_an_outage_of_30_s_are_survived(sandbox: &Sandbox) -> Result<()> {
+    let mut plane = Plane::start(sandbox, "waiter-outage", 5)?;
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = folder.path().join("kubeconfig");
+    let proxy = Proxy::start(plane.control_plane.admin(), &kubeconfig)?;
+    a_version_that_is_gone_is_listed_anew(&mut plane, &proxy, &kubeconfig)?;
+    an_outage_is_waited_out(&mut plane)
+}
+
+/// An API server that has just started remembers no change from before its start, so it answers a watch that goes on
+/// from there with 410 Gone.
+fn a_version_that_is_gone_is_listed_anew(
+    plane: &mut Plane,
+    proxy: &Proxy,
+    kubeconfig: &std::path::Path,
+) -> Result<()> {
+    let scene = Scene::on(plane, "gone")?;
+    scene.create("2")?;
+    scene.status(&running())?;
+    let jobs: Api<Job> = Api::namespaced(plane.client.clone(), &scene.namespace);
+    let version = block_on(jobs.list(&ListParams::default()))?
+        .metadata
+        .resource_version
+        .unwrap_or_default();
+    let mut waiter = scene.waiter_as(kubeconfig, &[V2, "--timeout=1h"])?;
+    waiter.says("waiting: Job db-init is running");
+    await_watches(plane, &scene.namespace, 1)?;
+    // The waiter goes on by resuming its watch, so it must not notice that there is no API server for a while.
+    proxy.hold();
+    proxy.cut();
+    plane.control_plane.stop_api_server()?;
+    plane.control_plane.start_api_server()?;
+    // The test's own watch shows that the version is gone.
+    let gone = block_on(async {
+        use futures::StreamExt as _;
+        let events = jobs.watch(&WatchParams::default(), &version).await?;
+        anyhow::Ok(Box::pin(events).next().await)
+    })?;
+    match gone {
+        Some(Ok(WatchEvent::Error(status))) if status.code == 410 => {}
+        other => anyhow::bail!("the version {version} isn't gone: {other:?}"),
+    }
+    let lists = |plane: &Plane| -> Result<usize> {
+        let requests = plane.requests(&scene.namespace)?;
+        let own: Vec<Value> = requests.into_iter().filter(is_narrow).collect();
+        Ok(count(&own, "list", "jobs", "ResponseComplete"))
+    };
+    ensure!(lists(plane)? == 1, "{}", lists(plane)?);
+    proxy.release();
+    until("another list", Duration::from_mins(1), || {
+        match lists(plane) {
+            Ok(2) => Look::Done(()),
+            Ok(lists) => Look::Pending(format!("{lists}")),
+            Err(error) => Look::Failed(error),
+        }
+    })?;
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    Ok(())
+}
+
+/// A waiter's request, as it asks for its Job by name.
+fn is_narrow(event: &Value) -> bool {
+    let uri = event["requestURI"].as_str().unwrap_or_default();
+    uri.contains(&format!("fieldSelector=metadata.name%3D{JOB}"))
+}
+
+fn an_outage_is_waited_out(plane: &mut Plane) -> Result<()> {
+    let scene = Scene::on(plane, "outage")?;
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    await_watches(plane, &scene.namespace, 1)?;
+    let stopped = Instant::now();
+    plane.control_plane.kill_api_server()?;
+    waiter.says("waiting: the API server does not answer: ");
+    // An outage of that length is what this is about; nothing else would end it.
+    sleep(OUTAGE.saturating_sub(stopped.elapsed()));
+    plane.control_plane.start_api_server()?;
+    waiter.says("waiting: Job db-init is running");
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    ensure!(ended.output.lines().count() == 4, "{}", ended.output);
+    Ok(())
+}

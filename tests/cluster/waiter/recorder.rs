@@ -1,0 +1,304 @@
+//! The record, kept by replicas of `serve` that are killed at any time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, PostParams, ResourceExt as _};
+use serde_json::{Value, json};
+
+use super::scene::{COMPLETED, JOB, Plane, Scene, V2, complete, entry, job, set_status};
+use crate::client::block_on;
+use crate::harness::Test;
+use crate::poll::{Look, until};
+use crate::process::Process;
+use crate::sandbox::Sandbox;
+
+pub(super) const TESTS: [Test; 2] = [
+    Test::standalone(
+        "waiter::recorder::two_replicas_killed_at_random_miss_none_of_200_completions",
+        two_replicas_killed_at_random_miss_none_of_200_completions,
+    ),
+    Test::standalone(
+        "waiter::recorder::a_corrupt_record_is_reported_and_replaced_and_not_obeyed",
+        a_corrupt_record_is_reported_and_replaced_and_not_obeyed,
+    ),
+];
+
+const GATES: usize = 20;
+const ROUNDS: usize = 10;
+/// Set it to what a failed run printed.
+const SEED: &str = "MIGRATION_GATE_TEST_SEED";
+
+/// Replicas of `serve`, as processes that keep records and that nobody calls.
+struct Replicas<'a> {
+    plane: &'a Plane,
+    logs: PathBuf,
+    config: tempfile::TempDir,
+    /// The first of the ports, of which each replica has two.
+    port: u16,
+    running: Vec<Option<Process>>,
+    kills: usize,
+}
+
+impl<'a> Replicas<'a> {
+    /// None of them runs yet.
+    fn new(
+        sandbox: &Sandbox,
+        plane: &'a Plane,
+        name: &str,
+        port: u16,
+        count: usize,
+        gates: &[Value],
+    ) -> Result<Self> {
+        let config = tempfile::tempdir()?;
+        let text = json!({ "gates": gates }).to_string();
+        fs::write(config.path().join("config.yaml"), text)?;
+        Ok(Self {
+            plane,
+            logs: sandbox.logs(name)?,
+            config,
+            port,
+            running: (0..count).map(|_| None).collect(),
+            kills: 0,
+        })
+    }
+
+    /// Starts those that don't run.
+    fn revive(&mut self) -> Result<()> {
+        let certificate =
+            self.plane
+                .control_plane
+                .authority()
+                .server("serve", &["localhost"], &[])?;
+        for index in 0..self.running.len() {
+            if self.running[index].is_some() {
+                continue;
+            }
+            let port = self.port + 2 * u16::try_from(index)?;
+            let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+            command
+                .env("KUBECONFIG", self.plane.control_plane.admin())
+                .arg("serve")
+                .arg("--config")
+                .arg(self.config.path().join("config.yaml"))
+                .arg("--tls-cert")
+                .arg(&certificate.certificate)
+                .arg("--tls-key")
+                .arg(&certificate.key)
+                .arg(format!("--listen=127.0.0.1:{port}"))
+                .arg(format!("--health-listen=127.0.0.1:{}", port + 1));
+            self.running[index] = Some(Process::spawn(&log(index), &self.logs, &mut command)?);
+        }
+        Ok(())
+    }
+
+    /// By SIGKILL.
+    fn kill(&mut self, index: usize) {
+        self.kills += usize::from(self.running[index].take().is_some());
+    }
+
+    fn log(&self, index: usize) -> Result<String> {
+        let path = self.logs.join(format!("{}.log", log(index)));
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    fn check(&self) -> Result<()> {
+        self.running.iter().flatten().try_for_each(Process::check)
+    }
+}
+
+fn log(index: usize) -> String {
+    format!("serve-{index}")
+}
+
+fn gate(name: &str, namespace: &str, job: &str) -> Value {
+    json!({
+        "name": name, "namespace": namespace, "job": job, "deployments": [format!("web-{name}")],
+        "serviceAccount": "waiter",
+    })
+}
+
+/// Splitmix64: the same numbers for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn seeded() -> Result<Self> {
+        let seed = match std::env::var(SEED) {
+            Ok(seed) => seed.parse().context(SEED)?,
+            Err(_) => u64::from(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos()),
+        };
+        eprintln!("waiter: the replicas are killed with {SEED}={seed}");
+        Ok(Self(seed))
+    }
+
+    /// True one time in so many.
+    fn one_in(&mut self, times: u64) -> bool {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)).is_multiple_of(times)
+    }
+}
+
+/// What the records must hold: for each record's key, the uid of the Job that completed.
+type Completions = BTreeMap<(String, String), String>;
+
+/// Which of the completions the records lack.
+fn missing(records: &Api<ConfigMap>, completions: &Completions) -> Result<Vec<String>> {
+    let records: BTreeMap<String, BTreeMap<String, String>> =
+        block_on(records.list(&ListParams::default()))?
+            .into_iter()
+            .map(|record| (record.name_any(), record.data.unwrap_or_default()))
+            .collect();
+    Ok(completions
+        .iter()
+        .filter(|((record, version), uid)| {
+            let entry = records.get(record).and_then(|data| data.get(version));
+            let entry = entry.and_then(|text| serde_json::from_str::<Value>(text).ok());
+            entry.is_none_or(|entry| entry["uid"] != json!(uid))
+        })
+        .map(|((record, version), _)| format!("{record} lacks {version}"))
+        .collect())
+}
+
+fn await_all(
+    replicas: &Replicas<'_>,
+    records: &Api<ConfigMap>,
+    completions: &Completions,
+) -> Result<()> {
+    until(
+        &format!("{} completions to be recorded", completions.len()),
+        Duration::from_secs(30),
+        || match replicas
+            .check()
+            .and_then(|()| missing(records, completions))
+        {
+            Ok(missing) if missing.is_empty() => Look::Done(()),
+            Ok(missing) => Look::Pending(missing.join(", ")),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}
+
+/// A Job is replaced only once some replica ran while it was there and complete: what came and went while none looked
+/// is lost by design.
+fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let namespace = "recorder";
+    plane
+        .kubectl
+        .run(&format!("create namespace {namespace}"))?;
+    let jobs: Api<Job> = Api::namespaced(plane.client.clone(), namespace);
+    let records: Api<ConfigMap> = Api::namespaced(plane.client.clone(), namespace);
+    let names: Vec<String> = (0..GATES).map(|gate| format!("g{gate}")).collect();
+    let gates: Vec<Value> = names
+        .iter()
+        .map(|name| gate(name, namespace, name))
+        .collect();
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-recorder", 18600, 2, &gates)?;
+    let mut random = Random::seeded()?;
+    let mut completions = Completions::new();
+    for round in 0..ROUNDS {
+        for name in &names {
+            let version = format!("1.{round}");
+            if round > 0 {
+                block_on(jobs.delete(name, &DeleteParams::background()))?;
+            }
+            let object = serde_json::from_value(job(name, &version))?;
+            let created = block_on(jobs.create(&PostParams::default(), &object))?;
+            set_status(&jobs, name, &complete())?;
+            completions.insert(
+                (format!("migration-gate-{name}"), version),
+                created.metadata.uid.context("a uid")?,
+            );
+            if random.one_in(3) {
+                replicas.kill(usize::from(random.one_in(2)));
+            }
+            if random.one_in(3) {
+                replicas.revive()?;
+            }
+            // Or they would be killed before they have done anything.
+            if random.one_in(8) {
+                replicas.revive()?;
+                await_all(&replicas, &records, &completions)?;
+            }
+        }
+        replicas.revive()?;
+        await_all(&replicas, &records, &completions)?;
+    }
+    eprintln!(
+        "waiter: {} completions, {} replicas killed, none missed",
+        completions.len(),
+        replicas.kills
+    );
+    Ok(())
+}
+
+fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "corrupt")?;
+    let gates = [gate("g", &scene.namespace, JOB)];
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-corrupt", 18610, 1, &gates)?;
+    let garbage = [
+        // It speaks for another version than its key.
+        ("2".to_owned(), entry("1")),
+        ("3".to_owned(), "{\"image\":\"init:3\"".to_owned()),
+        ("1".to_owned(), entry("1")),
+    ];
+    scene.record_as(garbage.into())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: ");
+    waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
+
+    replicas.revive()?;
+    await_record(&replicas, &scene, &["1"])?;
+    let log = replicas.log(0)?;
+    for part in [
+        r#""record":"corrupt/migration-gate-g","key":"2","cause":"its image `init:1` is of version `1`""#,
+        r#""record":"corrupt/migration-gate-g","key":"3","cause":"EOF while parsing"#,
+    ] {
+        ensure!(
+            log.lines()
+                .any(|line| line.contains(part) && line.contains(r#""level":"ERROR""#)),
+            "no {part} in\n{log}"
+        );
+    }
+
+    scene.create("2")?;
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    await_record(&replicas, &scene, &["1", "2"])?;
+    // Corrupted while the Job is there, the entry is written anew.
+    scene.record_as([("2".to_owned(), "garbage".to_owned())].into())?;
+    until("a new entry", Duration::from_secs(30), || {
+        match scene.recorded() {
+            Ok(data) if data.get("2").is_some_and(|text| text.contains(COMPLETED)) => {
+                Look::Done(())
+            }
+            Ok(data) => Look::Pending(format!("{data:?}")),
+            Err(error) => Look::Failed(error),
+        }
+    })
+}
+
+/// Waits until the record has these versions, and no other.
+fn await_record(replicas: &Replicas<'_>, scene: &Scene, versions: &[&str]) -> Result<()> {
+    until(
+        &format!("a record of {versions:?}"),
+        Duration::from_secs(30),
+        || match replicas.check().and_then(|()| scene.recorded()) {
+            Ok(data) if data.keys().eq(versions) => Look::Done(()),
+            Ok(data) => Look::Pending(format!("{data:?}")),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}

@@ -1,0 +1,221 @@
+//! What the waiter is allowed to do.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::scene::{JOB, Plane, RECORD, Scene, V2, complete, failed, running};
+use crate::chart;
+use crate::harness::Test;
+use crate::kubectl::Kubectl;
+use crate::sandbox::Sandbox;
+
+pub(super) const TESTS: [Test; 3] = [
+    Test::standalone(
+        "waiter::rights::the_charts_role_is_enough_and_nothing_wider",
+        the_charts_role_is_enough_and_nothing_wider,
+    ),
+    Test::standalone(
+        "waiter::rights::rights_that_never_come_end_the_wait",
+        rights_that_never_come_end_the_wait,
+    ),
+    Test::standalone(
+        "waiter::rights::without_the_right_to_read_the_record_the_job_decides",
+        without_the_right_to_read_the_record_the_job_decides,
+    ),
+];
+
+/// The rules of the waiter's Role as the chart makes it, for a gate in this namespace.
+pub(super) fn rules(kubectl: &Kubectl, namespace: &str) -> Result<Value> {
+    let gate = json!({
+        "name": "g", "namespace": namespace, "job": JOB, "deployments": ["web"],
+        "serviceAccount": "waiter",
+    });
+    let rendered = chart::template(&kubectl.helm, &json!({"gates": [gate]}))?;
+    let role = chart::objects(&rendered)?
+        .into_iter()
+        .find(|object| {
+            object["kind"] == "Role"
+                && object["metadata"]["name"]
+                    .as_str()
+                    .is_some_and(|name| name.ends_with("-g-wait"))
+        })
+        .context("the chart has no Role for the waiter")?;
+    Ok(role["rules"].clone())
+}
+
+/// Gives a user these rights in the namespace, and no others.
+fn grant(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": user}, "rules": rules,
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    });
+    kubectl.apply(&format!("{role}\n---\n{binding}"))?;
+    Ok(())
+}
+
+/// A user who may do nothing, and kubectl as the administrator in the scene's namespace.
+fn stranger(plane: &Plane, scene: &Scene) -> Result<(PathBuf, Kubectl)> {
+    Ok((
+        plane.user(&scene.namespace)?,
+        plane.kubectl.in_namespace(&scene.namespace),
+    ))
+}
+
+fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "right-role")?;
+    let (user, kubectl) = stranger(plane, &scene)?;
+    grant(&kubectl, "right-role", &rules(&kubectl, &scene.namespace)?)?;
+
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter_as(&user, &[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    ensure!(ended.output.lines().count() == 2, "{}", ended.output);
+    scene.record(&["3"])?;
+    let ended = scene.waiter_as(&user, &["--image=web:3"])?.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    scene.delete()?;
+    scene.create("2")?;
+    scene.status(&failed())?;
+    let ended = scene.waiter_as(&user, &[V2])?.ends();
+    ensure!(ended.code == Some(3), "{}", ended.output);
+    ensure!(!ended.output.contains("not permitted"), "{}", ended.output);
+
+    // No other Job or ConfigMap can be seen with it, and nothing be written.
+    let own = kubectl.with_kubeconfig(&user);
+    for allowed in [
+        format!("watch jobs.batch/{JOB}"),
+        format!("watch configmaps/{RECORD}"),
+    ] {
+        let said = own.run(&format!("auth can-i {allowed}"))?;
+        ensure!(said.trim() == "yes", "{allowed}: {said}");
+    }
+    for refused in [
+        "list jobs.batch",
+        "watch jobs.batch/another",
+        "list configmaps",
+        "get configmaps/another",
+        "get secrets",
+        &format!("delete jobs.batch/{JOB}"),
+        &format!("update configmaps/{RECORD}"),
+        "create configmaps",
+        "create pods",
+    ] {
+        let output = own.output(
+            &[
+                &["auth", "can-i"][..],
+                &refused.split(' ').collect::<Vec<_>>(),
+            ]
+            .concat(),
+            "",
+            std::time::Duration::from_mins(1),
+        )?;
+        ensure!(output.stdout.trim() == "no", "{refused}: {}", output.stdout);
+    }
+    Ok(())
+}
+
+fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "right-none")?;
+    let (user, kubectl) = stranger(plane, &scene)?;
+    scene.create("2")?;
+    let ended = scene
+        .waiter_as(&user, &[V2, "--permission-timeout=1s"])?
+        .ends();
+    ensure!(ended.code == Some(5), "{}", ended.output);
+    let can_i = "kubectl auth can-i watch jobs.batch/db-init --as=right-none -n right-none";
+    let expect = format!(
+        "not permitted to watch Job db-init for 1s: jobs.batch \"db-init\" is forbidden: User \"right-none\" cannot list resource \
+         \"jobs\" in API group \"batch\" in the namespace \"right-none\"; look whether Role and RoleBinding are \
+         there: {can_i}"
+    );
+    ensure!(ended.termination == expect, "{}", ended.termination);
+    ensure!(ended.output.ends_with(&expect), "{}", ended.output);
+
+    // The command that it names tells the same, before and after.
+    let run = || -> Result<String> {
+        let words: Vec<&str> = can_i.split(' ').skip(1).collect();
+        let output = kubectl.output(&words, "", std::time::Duration::from_mins(1))?;
+        Ok(output.stdout.trim().to_owned())
+    };
+    ensure!(run()? == "no");
+    let mut waiter = scene.waiter_as(&user, &[V2, "--permission-timeout=1h"])?;
+    waiter
+        .says("waiting: not permitted to watch Job db-init: jobs.batch \"db-init\" is forbidden: ");
+    grant(&kubectl, "right-none", &rules(&kubectl, &scene.namespace)?)?;
+    waiter.says("waiting: Job db-init has no pod yet");
+    ensure!(run()? == "yes");
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+
+    // A token that the API server doesn't know.
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&user)?)?;
+    config["users"][0]["user"] = json!({"token": "nobody's"});
+    let folder = tempfile::tempdir()?;
+    let unknown = folder.path().join("kubeconfig");
+    fs::write(&unknown, config.to_string())?;
+    let ended = scene
+        .waiter_as(&unknown, &[V2, "--permission-timeout=1s"])?
+        .ends();
+    ensure!(ended.code == Some(5), "{}", ended.output);
+    ensure!(
+        ended
+            .termination
+            .starts_with("not permitted to watch Job db-init for 1s: Unauthorized; "),
+        "{}",
+        ended.termination
+    );
+    Ok(())
+}
+
+fn without_the_right_to_read_the_record_the_job_decides(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "right-job")?;
+    let (user, kubectl) = stranger(plane, &scene)?;
+    let rules = rules(&kubectl, &scene.namespace)?;
+    let jobs: Value = rules
+        .as_array()
+        .context("rules")?
+        .iter()
+        .filter(|rule| rule["resources"] == json!(["jobs"]))
+        .cloned()
+        .collect();
+    grant(&kubectl, "right-job", &jobs)?;
+    scene.record(&["2"])?;
+    scene.create("2")?;
+    let mut waiter = scene.waiter_as(&user, &[V2])?;
+    waiter.says(
+        "not permitted to read the record, going on with the Job alone: configmaps \"migration-gate-g\" is forbidden: ",
+    );
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    scene.delete()?;
+    scene.create("2")?;
+    scene.status(&failed())?;
+    let ended = scene.waiter_as(&user, &[V2])?.ends();
+    ensure!(ended.code == Some(3), "{}", ended.output);
+    ensure!(
+        ended
+            .output
+            .contains("not permitted to list the Job's pods: pods is forbidden: "),
+        "{}",
+        ended.output
+    );
+    Ok(())
+}
