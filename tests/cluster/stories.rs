@@ -10,7 +10,7 @@ mod day_after;
 mod failure;
 mod first_deployment;
 mod operations;
-mod stage;
+pub(crate) mod stage;
 mod traffic;
 mod ungated;
 mod upgrade;

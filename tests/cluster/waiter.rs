@@ -4,13 +4,13 @@
 //! what a Job can look like, who may see it and how a watch ends.
 
 mod connection;
-// mod node;
+mod node;
 #[path = "../waiter/process.rs"]
 mod process;
 mod proxy;
 mod recorder;
 mod rights;
-// mod rollout;
+mod rollout;
 mod rows;
 mod scene;
 
@@ -24,6 +24,6 @@ pub(crate) fn tests() -> impl Iterator<Item = Test> {
         .chain(rows::TESTS)
         .chain(rights::TESTS)
         .chain(recorder::TESTS)
-    // .chain(node::TESTS)
-    // .chain(rollout::TESTS)
+        .chain(node::TESTS)
+        .chain(rollout::TESTS)
 }

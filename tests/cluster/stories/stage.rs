@@ -1,4 +1,4 @@
-//! One release of migration-gate for the stories that leave it alone, with a gate for each of them.
+//! One release of migration-gate for the stories and tests that leave it alone, with a gate for each of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,12 +11,14 @@ use crate::cluster::{Cluster, Namespace};
 use crate::release::Release;
 
 /// The namespaces of the stories, each of which has a gate of that name.
-const NAMESPACES: [&str; 5] = [
+const NAMESPACES: [&str; 7] = [
     "story-first-deployment",
     "story-upgrade",
     "story-upgrade-by-kubectl",
     "story-failure",
     "story-day-after",
+    "waiter-ttl",
+    "waiter-versions",
 ];
 
 /// The release; it is uninstalled when the last story that plays here is over.
@@ -49,14 +51,18 @@ impl Stage {
 
     /// The application in a story's namespace.
     pub(crate) fn application(&self, cluster: &Cluster, name: &str) -> Result<Application> {
+        Application::new(cluster, self.namespace(name)?)
+    }
+
+    /// A namespace with a gate, for whoever asks first.
+    pub(crate) fn namespace(&self, name: &str) -> Result<Namespace> {
         let mut namespaces = self
             .namespaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let namespace = namespaces
+        namespaces
             .remove(name)
-            .with_context(|| format!("no namespace {name}"))?;
-        Application::new(cluster, namespace)
+            .with_context(|| format!("no namespace {name}"))
     }
 }
 

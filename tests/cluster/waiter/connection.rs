@@ -30,7 +30,7 @@ pub(super) const TESTS: [Test; 2] = [
 const CUTS: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// The requests with this verb, for Jobs or ConfigMaps, that the API server has answered or begun to answer.
+/// The requests with this verb, for one kind of object, that the API server has answered or begun to answer.
 fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usize {
     requests
         .iter()
@@ -67,7 +67,7 @@ fn a_watch_that_is_cut_20_times_still_sees_the_completion(sandbox: &Sandbox) -> 
     let scene = Scene::on(plane, "cut")?;
     let folder = tempfile::tempdir()?;
     let kubeconfig = folder.path().join("kubeconfig");
-    let proxy = Proxy::start(plane.control_plane.admin(), &kubeconfig)?;
+    let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
     scene.create("2")?;
     scene.status(&running())?;
     let mut waiter = scene.waiter_as(&kubeconfig, &[V2])?;
@@ -88,7 +88,7 @@ fn a_version_that_is_gone_and_an_outage_of_30_s_are_survived(sandbox: &Sandbox) 
     let mut plane = Plane::start(sandbox, "waiter-outage", 5)?;
     let folder = tempfile::tempdir()?;
     let kubeconfig = folder.path().join("kubeconfig");
-    let proxy = Proxy::start(plane.control_plane.admin(), &kubeconfig)?;
+    let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
     a_version_that_is_gone_is_listed_anew(&mut plane, &proxy, &kubeconfig)?;
     an_outage_is_waited_out(&mut plane)
 }
@@ -114,8 +114,8 @@ fn a_version_that_is_gone_is_listed_anew(
     // The waiter goes on by resuming its watch, so it must not notice that there is no API server for a while.
     proxy.hold();
     proxy.cut();
-    plane.control_plane.stop_api_server()?;
-    plane.control_plane.start_api_server()?;
+    plane.server.stop_api_server()?;
+    plane.server.start_api_server()?;
     // The test's own watch shows that the version is gone.
     let gone = block_on(async {
         use futures::StreamExt as _;
@@ -160,11 +160,11 @@ fn an_outage_is_waited_out(plane: &mut Plane) -> Result<()> {
     waiter.says("waiting: Job db-init is running");
     await_watches(plane, &scene.namespace, 1)?;
     let stopped = Instant::now();
-    plane.control_plane.kill_api_server()?;
+    plane.server.kill_api_server()?;
     waiter.says("waiting: the API server does not answer: ");
     // An outage of that length is what this is about; nothing else would end it.
     sleep(OUTAGE.saturating_sub(stopped.elapsed()));
-    plane.control_plane.start_api_server()?;
+    plane.server.start_api_server()?;
     waiter.says("waiting: Job db-init is running");
     scene.status(&complete())?;
     let ended = waiter.ends();

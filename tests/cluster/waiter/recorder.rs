@@ -72,11 +72,11 @@ impl<'a> Replicas<'a> {
 
     /// Starts those that don't run.
     fn revive(&mut self) -> Result<()> {
-        let certificate =
-            self.plane
-                .control_plane
-                .authority()
-                .server("serve", &["localhost"], &[])?;
+        let certificate = self
+            .plane
+            .server
+            .authority()
+            .server("serve", &["localhost"], &[])?;
         for index in 0..self.running.len() {
             if self.running[index].is_some() {
                 continue;
@@ -84,7 +84,7 @@ impl<'a> Replicas<'a> {
             let port = self.port + 2 * u16::try_from(index)?;
             let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
             command
-                .env("KUBECONFIG", self.plane.control_plane.admin())
+                .env("KUBECONFIG", self.plane.server.admin())
                 .arg("serve")
                 .arg("--config")
                 .arg(self.config.path().join("config.yaml"))
@@ -253,7 +253,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
         ("3".to_owned(), "{\"image\":\"init:3\"".to_owned()),
         ("1".to_owned(), entry("1")),
     ];
-    scene.record_as(garbage.into())?;
+    scene.record_as(&garbage.into())?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: ");
     waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
@@ -278,7 +278,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     ensure!(ended.code == Some(0), "{}", ended.output);
     await_record(&replicas, &scene, &["1", "2"])?;
     // Corrupted while the Job is there, the entry is written anew.
-    scene.record_as([("2".to_owned(), "garbage".to_owned())].into())?;
+    scene.record_as(&[("2".to_owned(), "garbage".to_owned())].into())?;
     until("a new entry", Duration::from_secs(30), || {
         match scene.recorded() {
             Ok(data) if data.get("2").is_some_and(|text| text.contains(COMPLETED)) => {

@@ -47,7 +47,13 @@ pub(super) fn rules(kubectl: &Kubectl, namespace: &str) -> Result<Value> {
 }
 
 /// Gives a user these rights in the namespace, and no others.
-fn grant(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
+fn grant_user(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
+    let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user});
+    grant(kubectl, user, &subject, rules)
+}
+
+/// Gives a subject these rights, by a Role and a RoleBinding of this name.
+pub(super) fn grant(kubectl: &Kubectl, user: &str, subject: &Value, rules: &Value) -> Result<()> {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
         "metadata": {"name": user}, "rules": rules,
@@ -56,7 +62,7 @@ fn grant(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
         "metadata": {"name": user},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        "subjects": [subject],
     });
     kubectl.apply(&format!("{role}\n---\n{binding}"))?;
     Ok(())
@@ -74,7 +80,7 @@ fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> 
     let plane = Plane::shared(sandbox)?;
     let scene = Scene::on(plane, "right-role")?;
     let (user, kubectl) = stranger(plane, &scene)?;
-    grant(&kubectl, "right-role", &rules(&kubectl, &scene.namespace)?)?;
+    grant_user(&kubectl, "right-role", &rules(&kubectl, &scene.namespace)?)?;
 
     scene.create("2")?;
     scene.status(&running())?;
@@ -156,7 +162,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     let mut waiter = scene.waiter_as(&user, &[V2, "--permission-timeout=1h"])?;
     waiter
         .says("waiting: not permitted to watch Job db-init: jobs.batch \"db-init\" is forbidden: ");
-    grant(&kubectl, "right-none", &rules(&kubectl, &scene.namespace)?)?;
+    grant_user(&kubectl, "right-none", &rules(&kubectl, &scene.namespace)?)?;
     waiter.says("waiting: Job db-init has no pod yet");
     ensure!(run()? == "yes");
     scene.status(&complete())?;
@@ -195,7 +201,7 @@ fn without_the_right_to_read_the_record_the_job_decides(sandbox: &Sandbox) -> Re
         .filter(|rule| rule["resources"] == json!(["jobs"]))
         .cloned()
         .collect();
-    grant(&kubectl, "right-job", &jobs)?;
+    grant_user(&kubectl, "right-job", &jobs)?;
     scene.record(&["2"])?;
     scene.create("2")?;
     let mut waiter = scene.waiter_as(&user, &[V2])?;

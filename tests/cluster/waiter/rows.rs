@@ -279,7 +279,7 @@ fn the_deadline_tells_what_was_last_seen(sandbox: &Sandbox) -> Result<()> {
          migration Job; look whether it is there: kubectl get job db-init -n row-deadline",
     )?;
     // An entry that says another version than its key does is none.
-    scene.record_as([("2".to_owned(), entry("1"))].into())?;
+    scene.record_as(&[("2".to_owned(), entry("1"))].into())?;
     scene.create("1")?;
     scene.status(&complete())?;
     let ended = gives_up(

@@ -31,24 +31,24 @@ pub(super) const COMPLETED: &str = "2026-01-01T00:01:00Z";
 
 /// An API server without controllers.
 pub(super) struct Plane {
-    pub(super) control_plane: ControlPlane,
+    pub(super) server: ControlPlane,
     pub(super) kubectl: Kubectl,
     pub(super) client: kube::Client,
 }
 
 impl Plane {
     pub(super) fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
-        let control_plane = ControlPlane::start(sandbox, Settings::bare(name, index)?)?;
+        let server = ControlPlane::start(sandbox, Settings::bare(name, index)?)?;
         let kubectl = Kubectl {
             program: sandbox.assets.program("kubectl"),
             helm: sandbox.assets.program("helm"),
-            kubeconfig: control_plane.admin().to_owned(),
+            kubeconfig: server.admin().to_owned(),
             namespace: None,
             cache: sandbox.state(&format!("{name}-kubectl"))?,
         };
-        let client = client(control_plane.admin())?;
+        let client = client(server.admin())?;
         Ok(Self {
-            control_plane,
+            server,
             kubectl,
             client,
         })
@@ -65,12 +65,12 @@ impl Plane {
 
     /// The kubeconfig of a user of this name, who may do nothing yet.
     pub(super) fn user(&self, name: &str) -> Result<PathBuf> {
-        self.control_plane.user(name, name, None)
+        self.server.user(name, name, None)
     }
 
     /// The requests about a namespace, as audit events, oldest first; a watch is in there as soon as it is answered.
     pub(super) fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
-        let events = self.control_plane.audit_events_with(namespace)?;
+        let events = self.server.audit_events_with(namespace)?;
         Ok(events
             .into_iter()
             .filter(|event| event["objectRef"]["namespace"] == namespace)
@@ -101,7 +101,7 @@ impl Scene {
             .with_context(|| format!("creating the namespace {namespace}"))?;
         Ok(Self {
             namespace: namespace.to_owned(),
-            kubeconfig: plane.control_plane.admin().to_owned(),
+            kubeconfig: plane.server.admin().to_owned(),
             jobs: Api::namespaced(plane.client.clone(), namespace),
             records: Api::namespaced(plane.client.clone(), namespace),
             folder: tempfile::tempdir()?,
@@ -179,11 +179,11 @@ impl Scene {
             .iter()
             .map(|&tag| (tag.to_owned(), entry(tag)))
             .collect();
-        self.record_as(entries)
+        self.record_as(&entries)
     }
 
     /// Makes the record hold exactly this.
-    pub(super) fn record_as(&self, data: BTreeMap<String, String>) -> Result<()> {
+    pub(super) fn record_as(&self, data: &BTreeMap<String, String>) -> Result<()> {
         let record = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD}, "data": data});
         let params = PatchParams::apply("test").force();
         block_on(self.records.patch(RECORD, &params, &Patch::Apply(record)))?;

@@ -1,0 +1,241 @@
+//! The rows that need pods: a Job that a real controller runs, and what its pods leave behind.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::process::Waiter;
+use super::rights;
+use super::scene::JOB;
+use crate::cluster::{Cluster, Namespace};
+use crate::harness::Test;
+use crate::image;
+use crate::kubectl::Kubectl;
+use crate::poll::{Look, until};
+
+pub(super) const TESTS: [Test; 2] = [
+    Test::shared(
+        "waiter::node::a_job_is_followed_from_its_suspension_to_its_last_attempts_logs",
+        a_job_is_followed_from_its_suspension_to_its_last_attempts_logs,
+    ),
+    Test::shared(
+        "waiter::node::the_charts_role_reads_logs_and_without_it_the_exit_code_stays",
+        the_charts_role_reads_logs_and_without_it_the_exit_code_stays,
+    ),
+];
+
+const PASSWORD: &str = "s3cr3t-p4ssw0rd";
+
+/// A waiter's place: a namespace on the node, and a folder for termination messages.
+struct Place {
+    namespace: Namespace,
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(cluster: &Cluster, stem: &str) -> Result<Self> {
+        Ok(Self {
+            namespace: cluster.namespace(stem)?,
+            folder: tempfile::tempdir()?,
+        })
+    }
+
+    /// A waiter for an image of version 1.2.0, as a user whom a kubectl speaks for.
+    fn waiter(&self, user: &Kubectl) -> Waiter {
+        let namespace = format!("--namespace={}", self.namespace.name);
+        let job = format!("--job={JOB}");
+        let args = ["--gate=g", "--image=web:1.2.0", &namespace, &job];
+        Waiter::spawn(&user.kubeconfig, self.folder.path(), args)
+    }
+}
+
+/// A Job whose containers run these commands.
+fn job(spec: &Value, containers: &[(&str, &str, &[&str])]) -> Value {
+    let containers: Vec<Value> = containers
+        .iter()
+        .map(|(name, image, command)| json!({"name": name, "image": image, "command": command}))
+        .collect();
+    let mut job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": JOB},
+        "spec": {"template": {"spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": false, "containers": containers,
+        }}},
+    });
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        job["spec"][field] = value.clone();
+    }
+    job
+}
+
+fn a_job_is_followed_from_its_suspension_to_its_last_attempts_logs(
+    cluster: &Cluster,
+) -> Result<()> {
+    let place = Place::new(cluster, "waiter-node")?;
+    let kubectl = &place.namespace.kubectl;
+    // A quota keeps the Job from having a pod for as long as the test wants.
+    kubectl.run("create quota pods --hard=pods=0")?;
+    kubectl.wait("quota/pods", "jsonpath={.status.hard.pods}=0", 30)?;
+    let piefed = "piefed/piefed:1.2.0";
+    let migration = ("migrate", piefed, &["flask", "db", "upgrade"][..]);
+    let spec = json!({"suspend": true, "backoffLimit": 1});
+    kubectl.apply(&job(&spec, &[migration]).to_string())?;
+    let mut waiter = place.waiter(kubectl);
+    waiter.says("waiting: Job db-init is suspended");
+    kubectl.run(&format!(
+        r#"patch job {JOB} --type=merge --patch={{"spec":{{"suspend":false}}}}"#
+    ))?;
+    waiter.says("waiting: Job db-init has no pod yet");
+    kubectl.run("delete quota pods")?;
+    waiter.says("waiting: Job db-init is running (attempt 1 of 2, ");
+    kubectl.wait(&format!("job/{JOB}"), "jsonpath={.status.ready}=1", 60)?;
+    kubectl.exec(&format!("job/{JOB}"), &["finish-migration", "failure"])?;
+    waiter.says("waiting: Job db-init is about to try again (attempt 2 of 2, ");
+    waiter.says("waiting: Job db-init is running (attempt 2 of 2, ");
+    let second = await_running_pod(kubectl)?;
+    kubectl.exec(&second, &["finish-migration", "failure"])?;
+    waiter.says("waiting: Job db-init is failing, and its pods are ending");
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(3), "{}", ended.output);
+
+    // Newest attempt first, and of each all that it printed.
+    let second = second.trim_start_matches("pod/");
+    let headings: Vec<&str> = ended
+        .output
+        .lines()
+        .filter(|line| line.starts_with("--- "))
+        .collect();
+    ensure!(
+        headings.len() == 2
+            && headings[0]
+                == format!("--- attempt 2 of 2, pod {second}, container migrate: exit code 1")
+            && headings[1].starts_with("--- attempt 1 of 2, pod db-init-"),
+        "{headings:?}"
+    );
+    for printed in [
+        "INFO  [alembic.runtime.migration] Running upgrade",
+        "could not connect with postgresql://piefed:***@piefed-db:5432/piefed",
+    ] {
+        ensure!(
+            ended.output.matches(printed).count() == 2,
+            "{}",
+            ended.output
+        );
+    }
+    ensure!(
+        ended.termination.starts_with(
+            "Job db-init has failed (BackoffLimitExceeded: Job has reached the specified backoff limit), "
+        ) && ended.termination.ends_with("@piefed-db:5432/piefed"),
+        "{}",
+        ended.termination
+    );
+    for shown in [&ended.output, &ended.termination] {
+        ensure!(!shown.contains(PASSWORD), "{shown}");
+    }
+    Ok(())
+}
+
+/// The Job's pod that runs, as `pod/NAME`.
+fn await_running_pod(kubectl: &Kubectl) -> Result<String> {
+    kubectl.wait(&format!("job/{JOB}"), "jsonpath={.status.ready}=1", 60)?;
+    let pods = kubectl.run(&format!(
+        "get pods --selector=batch.kubernetes.io/job-name={JOB} --field-selector=status.phase=Running --output=name"
+    ))?;
+    let mut pods = pods.lines();
+    let pod = pods.next().context("no pod runs")?;
+    ensure!(pods.next().is_none(), "more than one pod runs");
+    Ok(pod.to_owned())
+}
+
+fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Cluster) -> Result<()> {
+    let place = Place::new(cluster, "waiter-role")?;
+    let Namespace { name, kubectl } = &place.namespace;
+    let rules = rights::rules(kubectl, name)?;
+    kubectl.run("create serviceaccount waiter")?;
+    let grant = |rules: &Value| -> Result<()> {
+        let subject = json!({"kind": "ServiceAccount", "name": "waiter", "namespace": name});
+        rights::grant(kubectl, "waiter", &subject, rules)
+    };
+    grant(&rules)?;
+    let user = cluster.kubectl_as(name, "waiter")?;
+
+    let print = |text: &str| format!("echo {text}; exit ");
+    let (good, bad) = (print("connected") + "0", print("no-such-table") + "7");
+    let containers: [(&str, &str, &[&str]); 2] = [
+        ("proxy", image::BUSYBOX, &["sh", "-c", &good]),
+        ("migrate", "piefed/piefed:1.2.0", &["sh", "-c", &bad]),
+    ];
+    let mut failing = job(&json!({"backoffLimit": 0}), &containers);
+    failing["spec"]["template"]["metadata"] =
+        json!({"annotations": {"kubectl.kubernetes.io/default-container": "migrate"}});
+    kubectl.apply(&failing.to_string())?;
+    let ended = place.waiter(&user).ends();
+    ensure!(ended.code == Some(3), "{}", ended.output);
+    ensure!(!ended.output.contains("not permitted"), "{}", ended.output);
+    for part in [
+        "container proxy: exit code 0\nconnected\n",
+        "container migrate: exit code 7\nno-such-table\n",
+    ] {
+        ensure!(ended.output.contains(part), "{}", ended.output);
+    }
+    // The log of the container that failed, not of the other.
+    ensure!(
+        ended.termination.ends_with("\nno-such-table"),
+        "{}",
+        ended.termination
+    );
+
+    // Each of the rights to read logs taken away.
+    for (resource, says) in [
+        (
+            "pods/log",
+            "not permitted to read this log: pods \"db-init-",
+        ),
+        (
+            "pods",
+            "not permitted to list the Job's pods: pods is forbidden: User \"system:serviceaccount:",
+        ),
+    ] {
+        let fewer: Value = rules
+            .as_array()
+            .context("rules")?
+            .iter()
+            .filter(|rule| rule["resources"] != json!([resource]))
+            .cloned()
+            .collect();
+        ensure!(fewer != rules, "the Role has no {resource}");
+        grant(&fewer)?;
+        await_refusal(&user, resource)?;
+        let ended = place.waiter(&user).ends();
+        ensure!(ended.code == Some(3), "{}", ended.output);
+        ensure!(ended.output.contains(says), "{}", ended.output);
+        ensure!(
+            ended.termination.starts_with("Job db-init has failed ("),
+            "{}",
+            ended.termination
+        );
+    }
+    Ok(())
+}
+
+/// Waits until the authorizer has heard of a smaller Role.
+fn await_refusal(user: &Kubectl, resource: &str) -> Result<()> {
+    let (verb, resource) = match resource {
+        "pods/log" => ("get", resource),
+        _ => ("list", resource),
+    };
+    until(
+        "the right to be gone",
+        Duration::from_secs(30),
+        || match user.output(
+            &["auth", "can-i", verb, resource],
+            "",
+            Duration::from_mins(1),
+        ) {
+            Ok(output) if output.stdout.trim() == "no" => Look::Done(()),
+            Ok(output) => Look::Pending(output.stdout),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}
