@@ -68,8 +68,25 @@ impl Assets {
     }
 }
 
+/// How the variables begin that cargo sets for the package whose tests it runs.
+const PACKAGE: [&str; 4] = [
+    "CARGO_PKG_",
+    "CARGO_MANIFEST_",
+    "CARGO_CRATE_",
+    "CARGO_BIN_EXE_",
+];
+
 /// Runs a script that reports progress on standard error, and gives the one line that it prints.
 pub(crate) fn printed(mut command: Command) -> Result<String> {
+    // What cargo tells a test about its package would make another cargo believe that dependencies have changed.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| PACKAGE.iter().any(|prefix| name.starts_with(prefix)))
+        {
+            command.env_remove(name);
+        }
+    }
     let output = command
         .stderr(Stdio::inherit())
         .output()

@@ -118,9 +118,15 @@ impl Application {
     /// An error that shows them, if there are any: in what was kept of all pods, or in the logs of those that are there.
     pub(crate) fn met_no_unmigrated_schema(&self) -> Result<()> {
         let kept = self.unmigrated()?;
-        let logs = self
-            .kubectl()
-            .run("logs --selector=app.kubernetes.io/part-of=piefed --all-containers --tail=-1")?;
+        // Where a container has only just started, the kubelet may have no log yet.
+        let logs = until("all pods' logs", MINUTE, || {
+            let logs =
+                "logs --selector=app.kubernetes.io/part-of=piefed --all-containers --tail=-1";
+            match self.kubectl().run(logs) {
+                Ok(logs) => Look::Done(logs),
+                Err(error) => Look::Pending(format!("{error:#}")),
+            }
+        })?;
         let logged = logs.lines().filter(|line| line.contains("UNMIGRATED"));
         let lines: Vec<&str> = kept.iter().map(String::as_str).chain(logged).collect();
         ensure!(
