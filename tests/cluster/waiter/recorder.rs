@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::scene::{COMPLETED, JOB, Plane, Scene, V2, complete, entry, job, set_status};
 use crate::client::block_on;
 use crate::harness::Test;
+use crate::pki::Pair;
 use crate::poll::{Look, until};
 use crate::process::Process;
 use crate::sandbox::Sandbox;
@@ -41,6 +42,8 @@ struct Replicas<'a> {
     plane: &'a Plane,
     logs: PathBuf,
     config: tempfile::TempDir,
+    /// Made once: a replica that is starting must not find it half written.
+    certificate: Pair,
     /// The first of the ports, of which each replica has two.
     port: u16,
     running: Vec<Option<Process>>,
@@ -64,6 +67,7 @@ impl<'a> Replicas<'a> {
             plane,
             logs: sandbox.logs(name)?,
             config,
+            certificate: plane.server.authority().server(name, &["localhost"], &[])?,
             port,
             running: (0..count).map(|_| None).collect(),
             kills: 0,
@@ -72,11 +76,6 @@ impl<'a> Replicas<'a> {
 
     /// Starts those that don't run.
     fn revive(&mut self) -> Result<()> {
-        let certificate = self
-            .plane
-            .server
-            .authority()
-            .server("serve", &["localhost"], &[])?;
         for index in 0..self.running.len() {
             if self.running[index].is_some() {
                 continue;
@@ -89,9 +88,9 @@ impl<'a> Replicas<'a> {
                 .arg("--config")
                 .arg(self.config.path().join("config.yaml"))
                 .arg("--tls-cert")
-                .arg(&certificate.certificate)
+                .arg(&self.certificate.certificate)
                 .arg("--tls-key")
-                .arg(&certificate.key)
+                .arg(&self.certificate.key)
                 .arg(format!("--listen=127.0.0.1:{port}"))
                 .arg(format!("--health-listen=127.0.0.1:{}", port + 1));
             self.running[index] = Some(Process::spawn(&log(index), &self.logs, &mut command)?);
