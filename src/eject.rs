@@ -7,18 +7,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures::StreamExt as _;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::runtime::wait::await_condition;
-use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::ApiResource;
+use kube::{Client, ResourceExt as _};
+use serde::Deserialize;
 
+use crate::cluster;
 use crate::config::{self, Config, Gate, parse_duration};
 use crate::core::eject::eject;
 use crate::core::names;
+use crate::observe::{Object, Pacing, Target, Trouble, Update, observe};
 
 /// What the chart labels its objects with.
 const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
@@ -60,9 +63,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         Some(path) => config::load(path)?,
         None => Config::default(),
     };
-    let client = Client::try_default()
-        .await
-        .context("no cluster is configured; set KUBECONFIG or run in a pod")?;
+    let client = cluster::client(cluster::config().await?)?;
     refuse_while_installed(&client).await?;
     let mut plans = Vec::new();
     for gate in &config.gates {
@@ -84,7 +85,8 @@ async fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The webhook would put back what is taken out.
 async fn refuse_while_installed(client: &Client) -> anyhow::Result<()> {
-    let installed = Api::<MutatingWebhookConfiguration>::all(client.clone())
+    let kind = ApiResource::erase::<MutatingWebhookConfiguration>(&());
+    let installed = Api::<DynamicObject>::all_with(client.clone(), &kind)
         .list(&ListParams::default().labels(CHART_LABEL))
         .await
         .context("cannot list mutatingwebhookconfigurations")?;
@@ -106,73 +108,52 @@ struct Plan {
     namespace: String,
     /// Each Deployment with its patch.
     deployments: Vec<(String, json_patch::Patch)>,
-    /// Kind and name of what is deleted once no pod needs it.
+    /// What is deleted once no pod needs it.
     leftovers: Vec<Leftover>,
 }
 
-enum Leftover {
-    Record(String),
-    RoleBinding(String),
-    Role(String),
-    ServiceAccount(String),
-}
-
-impl Leftover {
-    fn describe(&self) -> String {
-        match self {
-            Self::Record(name) => format!("ConfigMap {name} (the record of completed migrations)"),
-            Self::RoleBinding(name) => format!("RoleBinding {name}"),
-            Self::Role(name) => format!("Role {name}"),
-            Self::ServiceAccount(name) => format!("ServiceAccount {name}"),
-        }
-    }
-
-    async fn delete(&self, client: &Client, namespace: &str) -> Result<(), kube::Error> {
-        match self {
-            Self::Record(name) => delete::<ConfigMap>(client, namespace, name).await,
-            Self::RoleBinding(name) => delete::<RoleBinding>(client, namespace, name).await,
-            Self::Role(name) => delete::<Role>(client, namespace, name).await,
-            Self::ServiceAccount(name) => delete::<ServiceAccount>(client, namespace, name).await,
-        }
-    }
+struct Leftover {
+    kind: ApiResource,
+    name: String,
 }
 
 impl Plan {
     async fn make(client: &Client, gate: &Gate) -> anyhow::Result<Self> {
         let namespace = gate.namespace.as_str();
-        let deployments = Api::<Deployment>::namespaced(client.clone(), namespace)
-            .list(&ListParams::default())
-            .await
-            .with_context(|| format!("cannot list deployments in {namespace}"))?;
-        let deployments = deployments
-            .items
-            .into_iter()
-            .map(|deployment| {
-                let name = deployment.name_any();
-                let value = serde_json::to_value(&deployment)?;
-                Ok((name, json_patch::Patch(eject(gate, &value))))
-            })
-            .collect::<Result<Vec<_>, serde_json::Error>>()?
-            .into_iter()
-            .filter(|(_, patch)| !patch.0.is_empty())
-            .collect();
+        let mut deployments = Vec::new();
+        let kind = ApiResource::erase::<Deployment>(&());
+        for deployment in list(client, namespace, &kind, &ListParams::default()).await? {
+            let name = deployment.name_any();
+            let patch = eject(gate, &serde_json::to_value(&deployment)?);
+            if !patch.is_empty() {
+                deployments.push((name, json_patch::Patch(patch)));
+            }
+        }
 
         let mut leftovers = Vec::new();
-        let record = names::record(&gate.name);
-        if Api::<ConfigMap>::namespaced(client.clone(), namespace)
-            .get_opt(&record)
+        let kind = ApiResource::erase::<ConfigMap>(&());
+        let name = names::record(&gate.name);
+        if Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind)
+            .get_metadata_opt(&name)
             .await
-            .with_context(|| format!("cannot get ConfigMap {namespace}/{record}"))?
+            .with_context(|| format!("cannot get ConfigMap {namespace}/{name}"))?
             .is_some()
         {
-            leftovers.push(Leftover::Record(record));
+            leftovers.push(Leftover { kind, name });
         }
-        let labelled = labelled::<RoleBinding>(client, namespace).await?;
-        leftovers.extend(labelled.into_iter().map(Leftover::RoleBinding));
-        let labelled = self::labelled::<Role>(client, namespace).await?;
-        leftovers.extend(labelled.into_iter().map(Leftover::Role));
-        let labelled = self::labelled::<ServiceAccount>(client, namespace).await?;
-        leftovers.extend(labelled.into_iter().map(Leftover::ServiceAccount));
+        let ours = ListParams::default().labels(CHART_LABEL);
+        for kind in [
+            ApiResource::erase::<RoleBinding>(&()),
+            ApiResource::erase::<Role>(&()),
+            ApiResource::erase::<ServiceAccount>(&()),
+        ] {
+            for found in list(client, namespace, &kind, &ours).await? {
+                leftovers.push(Leftover {
+                    kind: kind.clone(),
+                    name: found.name_any(),
+                });
+            }
+        }
         Ok(Self {
             namespace: namespace.to_owned(),
             deployments,
@@ -191,8 +172,8 @@ impl Plan {
                 }
             }
         }
-        for leftover in &self.leftovers {
-            let _ = writeln!(text, "{namespace}: delete {}", leftover.describe());
+        for Leftover { kind, name } in &self.leftovers {
+            let _ = writeln!(text, "{} {namespace}/{name}: deleted", kind.kind);
         }
         if text.is_empty() {
             let _ = writeln!(text, "{namespace}: nothing of migration-gate is left");
@@ -203,7 +184,8 @@ impl Plan {
     /// Deletes only when every roll-out is through: until then a pod may still ask for its Job.
     async fn carry_out(&self, client: &Client, timeout: Duration) -> anyhow::Result<()> {
         let namespace = self.namespace.as_str();
-        let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+        let kind = ApiResource::erase::<Deployment>(&());
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
         for (name, patch) in &self.deployments {
             println!("Deployment {namespace}/{name}: taking the waiter out");
             api.patch(
@@ -212,74 +194,116 @@ impl Plan {
                 &Patch::<()>::Json(patch.clone()),
             )
             .await
-            .with_context(|| format!("cannot patch Deployment {namespace}/{name}"))?;
+            .with_context(|| {
+                format!("cannot patch Deployment {namespace}/{name}; if it was changed meanwhile, run this again")
+            })?;
         }
         for (name, _) in &self.deployments {
             println!("Deployment {namespace}/{name}: waiting for its roll-out");
-            tokio::time::timeout(
-                timeout,
-                await_condition(api.clone(), name, only_new_pods),
-            )
-            .await
-            .with_context(|| {
-                format!("the roll-out of Deployment {namespace}/{name} is not through after {timeout:?}; nothing was deleted: see `kubectl -n {namespace} rollout status deployment/{name}`, then run this again")
-            })??;
-        }
-        for leftover in &self.leftovers {
-            println!("{namespace}: deleting {}", leftover.describe());
-            leftover
-                .delete(client, namespace)
+            tokio::time::timeout(timeout, rolled_out(client, namespace, name))
                 .await
-                .with_context(|| format!("cannot delete {namespace}: {}", leftover.describe()))?;
+                .with_context(|| {
+                    format!("the roll-out of Deployment {namespace}/{name} is not through after {timeout:?}; nothing was deleted: see `kubectl -n {namespace} rollout status deployment/{name}`, then run this again")
+                })??;
+        }
+        for Leftover { kind, name } in &self.leftovers {
+            println!("{} {namespace}/{name}: deleting it", kind.kind);
+            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind);
+            match api.delete(name, &DeleteParams::default()).await {
+                // Somebody may have been faster.
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("cannot delete {} {namespace}/{name}", kind.kind)
+                    });
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// Whether every pod is of the template as it is now, and the controller has seen that template.
-fn only_new_pods(deployment: Option<&Deployment>) -> bool {
-    // One that was deleted meanwhile has no pod that waits.
-    let Some(deployment) = deployment else {
-        return true;
+async fn list(
+    client: &Client,
+    namespace: &str,
+    kind: &ApiResource,
+    params: &ListParams,
+) -> anyhow::Result<Vec<DynamicObject>> {
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind);
+    let found = api
+        .list(params)
+        .await
+        .with_context(|| format!("cannot list {} in {namespace}", kind.plural))?;
+    Ok(found.items)
+}
+
+/// Watches a Deployment until no pod of an earlier template is left.
+async fn rolled_out(client: &Client, namespace: &str, name: &str) -> anyhow::Result<()> {
+    let target = Target {
+        path: format!("/apis/apps/v1/namespaces/{namespace}/deployments"),
+        name: name.to_owned(),
     };
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
-    deployment.status.as_ref().is_some_and(|status| {
-        let updated = status.updated_replicas.unwrap_or(0);
-        status.observed_generation >= deployment.metadata.generation
-            && updated >= wanted.unwrap_or(1)
-            && status.replicas.unwrap_or(0) == updated
-    })
+    let mut updates = std::pin::pin!(observe::<Rollout>(
+        client.clone(),
+        target,
+        Pacing::default()
+    ));
+    while let Some(update) = updates.next().await {
+        match update {
+            Update::Present(rollout) if rollout.is_over() => break,
+            // One that was deleted meanwhile has no pod that waits.
+            Update::Absent(_) => break,
+            Update::Trouble(Trouble::Denied(cause)) => {
+                bail!("cannot watch Deployment {namespace}/{name}: {cause}")
+            }
+            Update::Present(_) | Update::Resumed | Update::Trouble(Trouble::Unreachable(_)) => {}
+        }
+    }
+    Ok(())
 }
 
-/// The names of the chart's objects of one kind.
-async fn labelled<K>(client: &Client, namespace: &str) -> anyhow::Result<Vec<String>>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
-    let found = Api::<K>::namespaced(client.clone(), namespace)
-        .list(&ListParams::default().labels(CHART_LABEL))
-        .await
-        .with_context(|| format!("cannot list {} in {namespace}", K::plural(&())))?;
-    Ok(found.items.iter().map(ResourceExt::name_any).collect())
+/// As much of a Deployment as tells how far its roll-out is.
+#[derive(Debug, Clone, Deserialize)]
+struct Rollout {
+    metadata: Metadata,
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
 }
 
-async fn delete<K>(client: &Client, namespace: &str, name: &str) -> Result<(), kube::Error>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
-    match Api::<K>::namespaced(client.clone(), namespace)
-        .delete(name, &kube::api::DeleteParams::default())
-        .await
-    {
-        Ok(_) => Ok(()),
-        // Somebody was faster.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error),
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    resource_version: String,
+    generation: i64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Spec {
+    replicas: i32,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    observed_generation: i64,
+    replicas: i32,
+    updated_replicas: i32,
+}
+
+impl Object for Rollout {
+    fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+}
+
+impl Rollout {
+    /// Whether every pod is of the template as it is now, and the controller has seen that template.
+    fn is_over(&self) -> bool {
+        let status = &self.status;
+        status.observed_generation >= self.metadata.generation
+            && status.updated_replicas >= self.spec.replicas
+            && status.replicas == status.updated_replicas
     }
 }
