@@ -10,21 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output=${1:-target/image/migration-gate.tar}
 reference=${2:-docker.io/library/migration-gate:dev}
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-case $host in
-*-linux-*) ;;
-*)
-    echo "build/image.sh: this builds a Linux binary for the machine's own processor, and this machine is $host;" \
-        "use the Dockerfile here" >&2
-    exit 1
-    ;;
-esac
-
-# The image holds no libc, so the binary must bring its own. Naming the target keeps the flag from the build scripts
-# and procedural macros, which can't be linked so.
-target=${CARGO_TARGET_DIR:-target}
-RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static" cargo build --release --locked --target "$host" >&2
-binary=$target/$host/release/migration-gate
+binary=$(build/binary.sh)
 
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs"' EXIT

@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for a while, starting from the seeds.
+# Runs each fuzz target for a while, starting from the seeds and from what earlier runs found to be of interest.
 #
-#   fuzz/run.sh [SECONDS]      default: 60
+#   fuzz/run.sh [SECONDS]      default: 60; `make fuzz` brings cargo-fuzz along
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${1:-60}
 
-if ! cargo fuzz --version >/dev/null 2>&1 || ! cargo +nightly --version >/dev/null 2>&1; then
-    echo "fuzz/run.sh: this takes a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)" >&2
+command -v cargo-fuzz >/dev/null || {
+    echo "fuzz/run.sh: this takes cargo-fuzz; run 'make fuzz', or 'cargo install cargo-fuzz'" >&2
     exit 1
+}
+# Instrumentation takes unstable flags. Where there is no nightly toolchain, the stable one is told to take them.
+cargo=(cargo)
+if cargo +nightly --version >/dev/null 2>&1; then
+    cargo+=(+nightly)
+else
+    export RUSTC_BOOTSTRAP=1
 fi
 for target in review yaml manifests; do
     echo "==> fuzzing $target for $seconds s"
     mkdir -p "fuzz/corpus/$target"
     # Larger inputs than these find nothing that smaller ones don't, and take longer to find it.
-    cargo +nightly fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024
+    "${cargo[@]}" fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
+        -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0
 done

@@ -82,6 +82,11 @@ fn what_is_no_configuration_at_all() {
             "gates: []\n---\ngates: []\n".to_owned(),
             &["2:1: a configuration is one YAML document"],
         ),
+        // A file that can't be read whole is not taken for what could be read of it.
+        (
+            format!("{}---\n[\n", gate("timeout: 1m")),
+            &["unclosed bracket"],
+        ),
         (
             "mode: warn\nmode: enforce\n".to_owned(),
             &["2:1: the key `mode` occurs twice"],

@@ -120,9 +120,13 @@ impl Reader<'_> {
             Some(document) => document.map_err(|error| whole(error.offset, error.message))?,
             None => return Err(whole(0, EMPTY.to_owned())),
         };
-        if let Some(Ok(Document { span, .. })) = documents.next() {
-            let message = "a configuration is one YAML document, and here a second one starts";
-            return Err(whole(span.start(), message.to_owned()));
+        match documents.next() {
+            None => {}
+            Some(Ok(Document { span, .. })) => {
+                let message = "a configuration is one YAML document, and here a second one starts";
+                return Err(whole(span.start(), message.to_owned()));
+            }
+            Some(Err(error)) => return Err(whole(error.offset, error.message)),
         }
         match &document.value {
             Value::Object(_) => Ok(document),

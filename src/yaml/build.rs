@@ -219,11 +219,12 @@ impl<'t> Builder<'t> {
         depth: usize,
     ) -> Result<Built, SyntaxError> {
         let mut collection = Collection::new(start, style);
-        let mut members = Map::new();
+        let mut members = Members::default();
         loop {
             let (event, key_span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                return Ok(collection.finish(Value::Object(members), key_span));
+                collection.children = members.children;
+                return Ok(collection.finish(Value::Object(members.map), key_span));
             }
             let merge =
                 matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
@@ -232,29 +233,12 @@ impl<'t> Builder<'t> {
             let member = self.value(event, span, depth + 1)?;
             if merge {
                 collection.measure(&member, 0);
-                merge_into(&mut members, &mut collection.children, member, span)?;
+                members.merge(member, span)?;
                 continue;
             }
             let key = key_text(key.value).map_err(|message| error(message, key_span))?;
             collection.measure(&member, key.len());
-            let child = Child {
-                key: Some(key_span),
-                node: member.node,
-            };
-            match index_of(&members, &key) {
-                // As in Go, what a merge brought gives way to what follows.
-                Some(index) if collection.children[index].key.is_none() => {
-                    collection.children[index] = child;
-                }
-                Some(_) => {
-                    return Err(error(
-                        format!("the key `{key}` occurs twice in this mapping"),
-                        key_span,
-                    ));
-                }
-                None => collection.children.push(child),
-            }
-            members.insert(key, member.value);
+            members.define(key, key_span, member)?;
         }
     }
 }
@@ -310,55 +294,81 @@ impl Collection {
     }
 }
 
-/// A merge key's value: a mapping, or a sequence of them of which the first one counts most. As in
-/// Go, it also overrides what stands before it.
-fn merge_into(
-    members: &mut Map<String, Value>,
-    children: &mut Vec<Child>,
-    merged: Built,
-    span: Span,
-) -> Result<(), SyntaxError> {
-    let sources = match merged.value {
-        Value::Object(map) => vec![(map, merged.node)],
-        Value::Array(elements) => {
-            let mut sources = Vec::new();
-            for (element, child) in elements.into_iter().zip(merged.node.children).rev() {
-                let Value::Object(map) = element else {
-                    return Err(error(
-                        "a merge key takes a mapping or a list of mappings",
-                        span,
-                    ));
-                };
-                sources.push((map, child.node));
-            }
-            sources
-        }
-        _ => {
-            return Err(error(
-                "a merge key takes a mapping or a list of mappings",
-                span,
-            ));
-        }
-    };
-    for (map, node) in sources {
-        for ((key, value), child) in map.into_iter().zip(node.children) {
-            let child = Child { key: None, ..child };
-            match index_of(members, &key) {
-                Some(index) => children[index] = child,
-                None => children.push(child),
-            }
-            members.insert(key, value);
-        }
-    }
-    Ok(())
+/// A mapping's members while it is read, and where each of them is.
+#[derive(Default)]
+struct Members {
+    map: Map<String, Value>,
+    /// In the map's order.
+    children: Vec<Child>,
+    /// The index of each key, which `serde_json` keeps to itself. Only merged members can be
+    /// replaced, so only a merge needs it.
+    places: Option<HashMap<String, usize>>,
 }
 
-/// The index of a member; `serde_json` keeps it to itself.
-fn index_of(members: &Map<String, Value>, key: &str) -> Option<usize> {
-    members
-        .contains_key(key)
-        .then(|| members.keys().position(|k| k == key))
-        .flatten()
+impl Members {
+    fn define(&mut self, key: String, key_span: Span, member: Built) -> Result<(), SyntaxError> {
+        let child = Child {
+            key: Some(key_span),
+            node: member.node,
+        };
+        if self.map.contains_key(&key) {
+            // As in Go, what a merge brought gives way to what follows.
+            match self.places.as_ref().and_then(|places| places.get(&key)) {
+                Some(&index) if self.children[index].key.is_none() => {
+                    self.children[index] = child;
+                }
+                _ => {
+                    return Err(error(
+                        format!("the key `{key}` occurs twice in this mapping"),
+                        key_span,
+                    ));
+                }
+            }
+        } else {
+            if let Some(places) = &mut self.places {
+                places.insert(key.clone(), self.children.len());
+            }
+            self.children.push(child);
+        }
+        self.map.insert(key, member.value);
+        Ok(())
+    }
+
+    /// Takes in a merge key's value: a mapping, or a sequence of them of which the first one counts
+    /// most. As in Go, it also overrides what stands before it.
+    fn merge(&mut self, merged: Built, span: Span) -> Result<(), SyntaxError> {
+        let wrong = || error("a merge key takes a mapping or a list of mappings", span);
+        let sources = match merged.value {
+            Value::Object(map) => vec![(map, merged.node)],
+            Value::Array(elements) => elements
+                .into_iter()
+                .zip(merged.node.children)
+                .rev()
+                .map(|(element, child)| match element {
+                    Value::Object(map) => Ok((map, child.node)),
+                    _ => Err(wrong()),
+                })
+                .collect::<Result<_, _>>()?,
+            _ => return Err(wrong()),
+        };
+        let places = self.places.get_or_insert_with(|| {
+            let keys = self.map.keys().cloned();
+            keys.enumerate().map(|(index, key)| (key, index)).collect()
+        });
+        for (map, node) in sources {
+            for ((key, value), child) in map.into_iter().zip(node.children) {
+                let child = Child { key: None, ..child };
+                if let Some(&index) = places.get(&key) {
+                    self.children[index] = child;
+                } else {
+                    places.insert(key.clone(), self.children.len());
+                    self.children.push(child);
+                }
+                self.map.insert(key, value);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn plain_or_tagged(

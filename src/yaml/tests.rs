@@ -286,6 +286,23 @@ fn depth_is_bounded() {
 }
 
 #[test]
+fn many_merged_keys_are_no_hang() {
+    const KEYS: usize = 50_000;
+    let base: String = (0..KEYS).fold(String::new(), |mut text, i| {
+        let _ = write!(text, "k{i}: 0, ");
+        text
+    });
+    let own: String = (0..KEYS).rev().fold(String::new(), |mut text, i| {
+        let _ = writeln!(text, "  k{i}: 1");
+        text
+    });
+    let text = format!("a: &a {{{base}}}\nb:\n  <<: *a\n{own}");
+    let value = read(&text).expect("valid").remove(0);
+    assert_eq!(value["b"].as_object().map(serde_json::Map::len), Some(KEYS));
+    assert_eq!(value["b"]["k49999"], 1);
+}
+
+#[test]
 fn aliases_cannot_blow_up() {
     let mut laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
     for i in 1..12 {

@@ -1,6 +1,7 @@
 //! The cluster that the tests share: a node booted here, or one that the user has.
 
 use std::fs;
+use std::iter::once;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Skip;
@@ -18,12 +20,43 @@ use crate::process;
 use crate::sandbox::Sandbox;
 use crate::{client, image};
 
+/// A cluster that is not ours.
+pub(crate) struct Given {
+    /// As the user's `KUBECONFIG` has it, which may be a list of files.
+    pub(crate) kubeconfig: PathBuf,
+    /// The command that brings an image archive to its nodes, if they don't have the images yet.
+    pub(crate) loader: Option<String>,
+}
+
+impl Given {
+    /// What `KUBECONFIG` and `IMAGE_LOAD` say, if they name one.
+    pub(crate) fn from_environment() -> Result<Option<Self>> {
+        let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty())
+        else {
+            return Ok(None);
+        };
+        let loader = match std::env::var("IMAGE_LOAD") {
+            Ok(none) if none == "none" => None,
+            Ok(loader) if !loader.is_empty() => Some(loader),
+            _ => bail!(
+                "KUBECONFIG is set, so the tests run on that cluster, and it needs their images: set IMAGE_LOAD to the command that brings an image archive to its nodes (IMAGE_LOAD='kind load image-archive'), or to `none` if they are there already; unset KUBECONFIG to boot a node here"
+            ),
+        };
+        Ok(Some(Self {
+            kubeconfig: kubeconfig.into(),
+            loader,
+        }))
+    }
+}
+
 /// What every test of a running cluster gets.
 pub(crate) struct Cluster {
     kubectl: Kubectl,
     client: kube::Client,
     own: Option<Own>,
     folder: PathBuf,
+    /// The same folder, where it is this cluster's to remove.
+    _temporary: Option<TempDir>,
     names: AtomicU32,
 }
 
@@ -75,6 +108,7 @@ impl Cluster {
             client,
             own: Some(own),
             folder,
+            _temporary: None,
             names: AtomicU32::new(0),
         };
         this.kubectl
@@ -88,17 +122,30 @@ impl Cluster {
     }
 
     /// The cluster of the user's `KUBECONFIG`.
-    pub(crate) fn given(kubeconfig: &Path, archives: &[PathBuf]) -> Result<Self> {
-        let folder = tempfile::tempdir()?.keep();
-        let kubectl = Kubectl {
+    pub(crate) fn given(given: &Given) -> Result<Self> {
+        let temporary = tempfile::tempdir()?;
+        let folder = temporary.path().to_owned();
+        let mut kubectl = Kubectl {
             program: "kubectl".into(),
             helm: "helm".into(),
-            kubeconfig: kubeconfig.to_owned(),
+            kubeconfig: given.kubeconfig.clone(),
             namespace: None,
             cache: folder.join("cache"),
         };
-        if let Ok(loader) = std::env::var("IMAGE_LOAD") {
-            for archive in image::stand_ins(&folder)?.iter().chain(archives) {
+        // One file, whose context stays what it is now, whatever list of files the user has.
+        let text = kubectl.run("config view --minify --flatten --raw -o=json")?;
+        let config: Value = serde_json::from_str(&text)?;
+        kubectl.kubeconfig = folder.join("kubeconfig");
+        fs::write(&kubectl.kubeconfig, text)?;
+        eprintln!(
+            "cluster: on the cluster of KUBECONFIG: context {}, {}",
+            config["current-context"], config["clusters"][0]["cluster"]["server"]
+        );
+        if let Some(loader) = &given.loader {
+            for archive in image::stand_ins(&folder)?
+                .iter()
+                .chain(once(&image::migration_gate()?))
+            {
                 let mut command = Command::new("sh");
                 command
                     .args(["-c", &format!("{loader} \"$1\""), "sh"])
@@ -108,12 +155,13 @@ impl Cluster {
                     .context("running IMAGE_LOAD")?;
             }
         }
-        let client = client::client(kubeconfig)?;
+        let client = client::client(&kubectl.kubeconfig)?;
         Ok(Self {
             kubectl,
             client,
             own: None,
             folder,
+            _temporary: Some(temporary),
             names: AtomicU32::new(0),
         })
     }

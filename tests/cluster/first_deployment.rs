@@ -154,7 +154,8 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
         ensure!(pod["status"]["phase"] == "Pending", "{}", pod["status"]);
         ensure!(main["state"].get("waiting").is_some(), "{main}");
         ensure!(main["restartCount"] == 0, "{main}");
-        let logs = kubectl.logs(name, "wait-for-migrations")?;
+        // The one that has ended: the next one may not have come to the end yet.
+        let logs = kubectl.run(&format!("logs {name} -c wait-for-migrations --previous"))?;
         for part in [
             "Running upgrade 4a3f2c1b0d9e -> 7c6d5e4f3a2b",
             "could not connect with postgresql://piefed:",

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::assets::Assets;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Given};
 use crate::image;
 use crate::sandbox::{self, Sandbox};
 
@@ -27,6 +27,10 @@ enum Body {
 }
 
 impl Test {
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// A test that keeps to its own namespace, so others may run at the same time.
     pub(crate) const fn shared(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Self {
         Self {
@@ -51,6 +55,11 @@ impl Test {
         }
     }
 
+    /// A benchmark, which starts what it needs by itself.
+    pub(crate) const fn bench(name: &'static str, body: fn(&Sandbox) -> Result<()>) -> Self {
+        Self::standalone(name, body)
+    }
+
     /// A test that needs Helm, whose path it gets, and no cluster.
     pub(crate) const fn helm(name: &'static str, body: fn(&Path) -> Result<()>) -> Self {
         Self {
@@ -72,13 +81,14 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
-/// Runs the tests that the command line selects.
-pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
+/// Runs the tests that the command line selects, or the benchmarks.
+pub(crate) fn run(tests: Vec<Test>, benches: Vec<Test>) -> ExitCode {
     let arguments = Arguments::from_args();
+    let tests = if arguments.bench { benches } else { tests };
     if arguments.list {
         return conclude(&arguments, tests, Place::Nowhere("only listed".to_owned()));
     }
-    match place() {
+    match place(arguments.bench) {
         Ok(Where::Here(place)) => conclude(&arguments, tests, place),
         Ok(Where::Child(code)) => code,
         Err(error) => {
@@ -91,7 +101,7 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
 /// Where the tests run.
 enum Place {
     Sandbox(Sandbox, Vec<PathBuf>),
-    Given(PathBuf, Vec<PathBuf>),
+    Given(Given),
     Nowhere(String),
 }
 
@@ -105,17 +115,13 @@ enum Where {
 /// The archive of migration-gate's image, for the process inside.
 const IMAGE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
 
-fn place() -> Result<Where> {
+fn place(bench: bool) -> Result<Where> {
     if let Some(sandbox) = Sandbox::current()? {
         let image = std::env::var_os(IMAGE).context("the sandbox was entered without an image")?;
         return Ok(Where::Here(Place::Sandbox(sandbox, vec![image.into()])));
     }
-    if let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
-        let archives = match std::env::var_os("IMAGE_LOAD") {
-            Some(_) => vec![image::migration_gate()?],
-            None => Vec::new(),
-        };
-        return Ok(Where::Here(Place::Given(kubeconfig.into(), archives)));
+    if let Some(given) = Given::from_environment()? {
+        return Ok(Where::Here(Place::Given(given)));
     }
     if let Some(obstacle) = sandbox::obstacle() {
         return Ok(Where::Here(Place::Nowhere(obstacle)));
@@ -125,12 +131,16 @@ fn place() -> Result<Where> {
     let image = image::migration_gate()?;
     let applications = image::applications()?;
     let (name, bin) = assets.announce();
-    sandbox::run_inside(&[
+    let mut environment = vec![
         (name, bin.as_os_str()),
         (IMAGE, image.as_os_str()),
         (image::APPLICATIONS, applications.as_os_str()),
-    ])
-    .map(Where::Child)
+    ];
+    let binary = bench.then(image::release).transpose()?;
+    if let Some(binary) = &binary {
+        environment.push((image::RELEASED_BINARY, binary.as_os_str()));
+    }
+    sandbox::run_inside(&environment).map(Where::Child)
 }
 
 /// What the tests of one run share.
@@ -151,6 +161,10 @@ fn conclude(arguments: &Arguments, tests: Vec<Test>, place: Place) -> ExitCode {
         .into_iter()
         .map(|test| {
             let run = Arc::clone(&run);
+            if arguments.bench {
+                // They print their figures by themselves: one number each would say too little.
+                return Trial::bench(test.name, move |_| run.verdict(&test.body).map(|_| None));
+            }
             Trial::ignorable_test(test.name, move || run.verdict(&test.body))
         })
         .collect();
@@ -183,14 +197,14 @@ impl Run {
             }
             Body::Standalone(body) => match &self.place {
                 Place::Sandbox(sandbox, _) => body(sandbox),
-                Place::Given(..) => {
+                Place::Given(_) => {
                     Err(Skip("needs a sandbox, and KUBECONFIG is set".to_owned()).into())
                 }
                 Place::Nowhere(reason) => Err(Skip(reason.clone()).into()),
             },
             Body::Helm(body) => match &self.place {
                 Place::Sandbox(sandbox, _) => body(&sandbox.assets.program("helm")),
-                Place::Given(..) => body(Path::new("helm")),
+                Place::Given(_) => body(Path::new("helm")),
                 Place::Nowhere(reason) => Err(Skip(reason.clone()).into()),
             },
         }
@@ -200,7 +214,7 @@ impl Run {
     fn with_cluster(&self, body: fn(&Cluster) -> Result<()>) -> Result<()> {
         let boot = || match &self.place {
             Place::Sandbox(sandbox, archives) => Cluster::boot(sandbox, archives),
-            Place::Given(kubeconfig, archives) => Cluster::given(kubeconfig, archives),
+            Place::Given(given) => Cluster::given(given),
             Place::Nowhere(_) => Err(anyhow!("there is no place for a cluster")),
         };
         if let Place::Nowhere(reason) = &self.place {

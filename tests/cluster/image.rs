@@ -31,6 +31,21 @@ pub(crate) fn migration_gate() -> Result<PathBuf> {
     printed(script).map(PathBuf::from)
 }
 
+/// The released binary's path, for the process inside.
+pub(crate) const RELEASED_BINARY: &str = "MIGRATION_GATE_CLUSTER_BINARY";
+
+/// Builds migration-gate's binary as it is released; gives its path.
+pub(crate) fn release() -> Result<PathBuf> {
+    printed(Command::new(repository().join("build/binary.sh"))).map(PathBuf::from)
+}
+
+/// What [`release`] has built.
+pub(crate) fn released_binary() -> Result<PathBuf> {
+    std::env::var_os(RELEASED_BINARY)
+        .map(PathBuf::from)
+        .context("the sandbox was entered without a released binary")
+}
+
 /// The archive of the images that [`applications`] builds, for the process inside.
 pub(crate) const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
 
@@ -85,7 +100,8 @@ fn busybox(rootfs: &Path) -> Result<()> {
         Command::new("busybox").arg("--list"),
         "",
         Duration::from_secs(10),
-    )?
+    )
+    .context("the stand-ins' images are made of a static busybox (Debian: busybox-static)")?
     .success()?;
     let found = process::run(
         Command::new("sh").args(["-c", "command -v busybox"]),

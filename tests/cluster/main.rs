@@ -1,10 +1,11 @@
-//! Tests on a real cluster: `cargo test --test cluster [FILTER]`.
+//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; and figures, with `-- --bench`.
 //!
 //! They boot a node in namespaces of their own (see `sandbox.rs`), or use the cluster of `KUBECONFIG`, where
-//! `IMAGE_LOAD` may say how an image archive gets there (`IMAGE_LOAD='kind load image-archive'`).
+//! `IMAGE_LOAD` says how an image archive gets there (`IMAGE_LOAD='kind load image-archive'`).
 
 mod admission;
 mod assets;
+mod bench;
 mod chart;
 mod client;
 mod cluster;
@@ -15,6 +16,7 @@ mod flux;
 mod harness;
 mod image;
 mod kubectl;
+mod machine;
 mod node;
 mod pki;
 mod poll;
@@ -28,8 +30,9 @@ mod stories;
 mod waiter;
 
 fn main() -> std::process::ExitCode {
-    let tests = smoke::TESTS
+    let tests = machine::TESTS
         .into_iter()
+        .chain(smoke::TESTS)
         .chain(first_deployment::TESTS)
         .chain(admission::TESTS)
         .chain(prefilter::TESTS)
@@ -37,5 +40,5 @@ fn main() -> std::process::ExitCode {
         .chain(chart::tests())
         .chain(waiter::tests())
         .chain(stories::tests());
-    harness::run(tests.collect())
+    harness::run(tests.collect(), bench::benches().collect())
 }

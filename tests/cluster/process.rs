@@ -96,10 +96,7 @@ impl Process {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        indent(&lines[lines.len().saturating_sub(20)..].join(
-            "
-",
-        ))
+        indent(&lines[lines.len().saturating_sub(20)..].join("\n"))
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -155,14 +152,7 @@ impl Output {
 
 /// Sets text off from the message that quotes it.
 pub(crate) fn indent(text: &str) -> String {
-    text.lines()
-        .flat_map(|line| {
-            [
-                "    ", line, "
-",
-            ]
-        })
-        .collect()
+    text.lines().flat_map(|line| ["    ", line, "\n"]).collect()
 }
 
 /// Runs a command to its end, with `input` as its standard input.

@@ -25,7 +25,10 @@ pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 /// Where they look for DNS.
 pub(crate) const DNS_ADDRESS: &str = "10.96.0.10";
 
-const RUN_FOLDER: &str = "MIGRATION_GATE_CLUSTER_RUN";
+/// What is new inside, in the words of unshare.
+const NAMESPACES: [&str; 4] = ["--net", "--mount", "--pid", "--mount-proc"];
+
+pub(crate) const RUN_FOLDER: &str = "MIGRATION_GATE_CLUSTER_RUN";
 
 /// The inside of the namespaces, and what a node is made from there.
 #[derive(Clone)]
@@ -84,26 +87,30 @@ pub(crate) fn obstacle() -> Option<String> {
         Ok(0) => {}
         _ => return Some("booting a node takes root (namespaces, mounts, cgroups)".to_owned()),
     }
-    let trial = Command::new("unshare")
-        .args([
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "true",
-        ])
+    let trial = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare"])
+        .args(NAMESPACES)
+        .args(["--fork", "true"])
         .output();
     match trial {
-        Ok(output) if output.status.success() => None,
-        Ok(output) => Some(format!(
-            "this machine allows no namespaces of one's own: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
-        Err(error) => Some(format!(
-            "unshare (Debian: util-linux) can't be run: {error}"
-        )),
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            return Some(format!(
+                "this machine allows no namespaces of one's own: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ));
+        }
+        Err(error) => {
+            return Some(format!(
+                "setpriv (Debian: util-linux) can't be run: {error}"
+            ));
+        }
     }
+    let name = format!("migration-gate-trial-{}", std::process::id());
+    create_cgroups(&name)
+        .and_then(|()| remove_cgroups(&name))
+        .err()
+        .map(|error| format!("this machine allows no cgroups of one's own: {error:#}"))
 }
 
 /// Runs this program again, inside; gives what it exits with.
@@ -115,26 +122,11 @@ pub(crate) fn run_inside(environment: &[(&str, &OsStr)]) -> Result<ExitCode> {
     let (folder, lock) = claim(&runs)?;
     drop(turn);
 
-    // Each link of the chain dies with the one before it: this process, unshare, PID 1, everything else.
-    let status = Command::new("setpriv")
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--mount-proc",
-        ])
-        .args(["--fork", "--kill-child=SIGKILL", "sh"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/sandbox.sh"))
+    let status = inside()
         .arg(std::env::current_exe().context("finding this program's own path")?)
         .args(std::env::args_os().skip(1))
         .envs(environment.iter().copied())
         .env(RUN_FOLDER, &folder)
-        .env("NODE_ADDRESS", NODE_ADDRESS)
-        .env("SERVICE_ADDRESS", SERVICE_ADDRESS)
-        .env("DNS_ADDRESS", DNS_ADDRESS)
         .status()
         .context("starting setpriv (Debian: util-linux)")?;
 
@@ -155,6 +147,21 @@ pub(crate) fn run_inside(environment: &[(&str, &OsStr)]) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
+/// The beginning of a command that runs in namespaces of its own; program and arguments are still to come.
+pub(crate) fn inside() -> Command {
+    // Each link of the chain dies with the one before it: this process, unshare, PID 1, everything else.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "unshare"])
+        .args(NAMESPACES)
+        .args(["--fork", "--kill-child=SIGKILL", "sh"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/sandbox.sh"))
+        .env("NODE_ADDRESS", NODE_ADDRESS)
+        .env("SERVICE_ADDRESS", SERVICE_ADDRESS)
+        .env("DNS_ADDRESS", DNS_ADDRESS);
+    command
+}
+
 /// One run at a time claims a folder or cleans up, so that none takes a folder that isn't locked yet for a dead one.
 fn take_turn(runs: &Path) -> Result<File> {
     let turn = File::create(runs.join("turn"))?;
@@ -165,7 +172,7 @@ fn take_turn(runs: &Path) -> Result<File> {
 /// A new folder for this run, and the lock that tells others that the run is alive.
 ///
 /// A lock rather than a process id, which another process may have by now.
-fn claim(runs: &Path) -> Result<(PathBuf, File)> {
+pub(crate) fn claim(runs: &Path) -> Result<(PathBuf, File)> {
     let folder = tempfile::Builder::new()
         .prefix("run-")
         .tempdir_in(runs)
@@ -177,7 +184,7 @@ fn claim(runs: &Path) -> Result<(PathBuf, File)> {
     Ok((folder, lock))
 }
 
-fn cgroup(folder: &Path) -> String {
+pub(crate) fn cgroup(folder: &Path) -> String {
     format!(
         "migration-gate-{}",
         folder.file_name().unwrap_or_default().to_string_lossy()
@@ -185,7 +192,7 @@ fn cgroup(folder: &Path) -> String {
 }
 
 /// Removes what ended runs left behind.
-fn clean_up(runs: &Path) -> Result<()> {
+pub(crate) fn clean_up(runs: &Path) -> Result<()> {
     for entry in fs::read_dir(runs)? {
         let folder = entry?.path();
         if !folder.is_dir() {
@@ -232,7 +239,7 @@ fn remove_cgroups(name: &str) -> Result<()> {
 }
 
 /// The mounted cgroup hierarchies: one in version 2, one for each controller in version 1.
-fn hierarchies() -> Result<Vec<PathBuf>> {
+pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
         return Ok(vec![root.to_owned()]);

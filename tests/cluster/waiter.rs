@@ -12,7 +12,7 @@ mod recorder;
 mod rights;
 mod rollout;
 mod rows;
-mod scene;
+pub(crate) mod scene;
 
 use crate::harness::Test;
 

@@ -16,20 +16,30 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
         .iter()
         .map(|finding| {
             let manifest = &report.objects[finding.manifest].manifest;
+            // A finding about the whole object has no field.
+            let field = finding.field.to_string();
+            let (name, about) = if field.is_empty() {
+                (manifest.to_string(), manifest.to_string())
+            } else {
+                (
+                    format!("{manifest} {field}"),
+                    format!("{manifest}: {field}"),
+                )
+            };
             let mut location = location(places.of_finding(finding));
             location["logicalLocations"] = json!([{
-                "fullyQualifiedName": format!("{manifest} {}", finding.field),
+                "fullyQualifiedName": name,
                 "kind": "member",
             }]);
             json!({
                 "ruleId": finding.code,
                 "ruleIndex": CODES.iter().position(|code| code.code == finding.code),
                 "level": level(finding.level),
-                "message": {"text": format!("{manifest}: {}: {}", finding.field, finding.message)},
+                "message": {"text": format!("{about}: {}", finding.message)},
                 "locations": [location],
                 // The place by name, so that a finding is known again when lines have moved.
                 "partialFingerprints": {
-                    "objectField/v1": format!("{manifest}#{}", finding.field),
+                    "objectField/v1": format!("{manifest}#{field}"),
                 },
             })
         })

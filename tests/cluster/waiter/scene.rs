@@ -20,24 +20,24 @@ use crate::control_plane::{ControlPlane, Settings};
 use crate::kubectl::Kubectl;
 use crate::sandbox::Sandbox;
 
-pub(super) const JOB: &str = "db-init";
+pub(crate) const JOB: &str = "db-init";
 pub(super) const RECORD: &str = "migration-gate-g";
 /// A waiter for an image of version 2.
-pub(super) const V2: &str = "--image=web:2";
+pub(crate) const V2: &str = "--image=web:2";
 
 /// Fixed, as the API server lets no Job's start change.
 const STARTED: &str = "2026-01-01T00:00:00Z";
 pub(super) const COMPLETED: &str = "2026-01-01T00:01:00Z";
 
 /// An API server without controllers.
-pub(super) struct Plane {
-    pub(super) server: ControlPlane,
-    pub(super) kubectl: Kubectl,
-    pub(super) client: kube::Client,
+pub(crate) struct Plane {
+    pub(crate) server: ControlPlane,
+    pub(crate) kubectl: Kubectl,
+    pub(crate) client: kube::Client,
 }
 
 impl Plane {
-    pub(super) fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
+    pub(crate) fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
         let server = ControlPlane::start(sandbox, Settings::bare(name, index)?)?;
         let kubectl = Kubectl {
             program: sandbox.assets.program("kubectl"),
@@ -69,7 +69,7 @@ impl Plane {
     }
 
     /// The requests about a namespace, as audit events, oldest first; a watch is in there as soon as it is answered.
-    pub(super) fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
+    pub(crate) fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
         let events = self.server.audit_events_with(namespace)?;
         Ok(events
             .into_iter()
@@ -79,8 +79,8 @@ impl Plane {
 }
 
 /// A namespace with a gate `g`.
-pub(super) struct Scene {
-    pub(super) namespace: String,
+pub(crate) struct Scene {
+    pub(crate) namespace: String,
     kubeconfig: PathBuf,
     jobs: Api<Job>,
     records: Api<ConfigMap>,
@@ -94,7 +94,7 @@ impl Scene {
         Self::on(Plane::shared(sandbox)?, namespace)
     }
 
-    pub(super) fn on(plane: &Plane, namespace: &str) -> Result<Self> {
+    pub(crate) fn on(plane: &Plane, namespace: &str) -> Result<Self> {
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
         let namespaces = Api::all(plane.client.clone());
         block_on(namespaces.create(&PostParams::default(), &object))
@@ -128,7 +128,7 @@ impl Scene {
     }
 
     /// Creates the Job, of an image with this tag.
-    pub(super) fn create(&self, tag: &str) -> Result<()> {
+    pub(crate) fn create(&self, tag: &str) -> Result<()> {
         self.create_with(tag, &json!({}))
     }
 
@@ -151,7 +151,7 @@ impl Scene {
     }
 
     /// Merges into the Job's status.
-    pub(super) fn status(&self, status: &Value) -> Result<()> {
+    pub(crate) fn status(&self, status: &Value) -> Result<()> {
         set_status(&self.jobs, JOB, status)
     }
 
@@ -221,7 +221,7 @@ pub(super) fn set_status(jobs: &Api<Job>, name: &str, status: &Value) -> Result<
     Ok(())
 }
 
-pub(super) fn running() -> Value {
+pub(crate) fn running() -> Value {
     json!({"startTime": STARTED, "active": 1, "ready": 1})
 }
 
@@ -235,7 +235,7 @@ pub(super) fn failing() -> Value {
     ending(&["FailureTarget"])
 }
 
-pub(super) fn complete() -> Value {
+pub(crate) fn complete() -> Value {
     let mut status = over(&["SuccessCriteriaMet", "Complete"]);
     status["completionTime"] = json!(COMPLETED);
     status["succeeded"] = json!(1);
