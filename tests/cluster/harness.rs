@@ -83,12 +83,18 @@ impl std::error::Error for Skip {}
 
 /// Runs the tests that the command line selects, or the benchmarks.
 pub(crate) fn run(tests: Vec<Test>, benches: Vec<Test>) -> ExitCode {
-    let arguments = Arguments::from_args();
-    let tests = if arguments.bench { benches } else { tests };
+    let mut arguments = Arguments::from_args();
+    // They print their figures by themselves: the one number that this option is about would say too little.
+    let bench = std::mem::take(&mut arguments.bench);
+    let tests = if bench { benches } else { tests };
+    if bench {
+        // Side by side they would measure each other.
+        arguments.test_threads = Some(1);
+    }
     if arguments.list {
         return conclude(&arguments, tests, Place::Nowhere("only listed".to_owned()));
     }
-    match place(arguments.bench) {
+    match place(bench) {
         Ok(Where::Here(place)) => conclude(&arguments, tests, place),
         Ok(Where::Child(code)) => code,
         Err(error) => {
@@ -161,10 +167,6 @@ fn conclude(arguments: &Arguments, tests: Vec<Test>, place: Place) -> ExitCode {
         .into_iter()
         .map(|test| {
             let run = Arc::clone(&run);
-            if arguments.bench {
-                // They print their figures by themselves: one number each would say too little.
-                return Trial::bench(test.name, move |_| run.verdict(&test.body).map(|_| None));
-            }
             Trial::ignorable_test(test.name, move || run.verdict(&test.body))
         })
         .collect();
