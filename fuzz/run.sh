@@ -18,10 +18,12 @@ if cargo +nightly --version >/dev/null 2>&1; then
 else
     export RUSTC_BOOTSTRAP=1
 fi
+# A folder of its own: instrumented builds and others would replace each other.
+[ -z "${CARGO_TARGET_DIR-}" ] || export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/fuzz
 for target in review yaml manifests; do
     echo "==> fuzzing $target for $seconds s"
     mkdir -p "fuzz/corpus/$target"
     # Larger inputs than these find nothing that smaller ones don't, and take longer to find it.
     "${cargo[@]}" fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0
+        -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -print_funcs=0
 done

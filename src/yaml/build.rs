@@ -24,6 +24,7 @@ pub(super) fn documents(
         anchors: HashMap::new(),
         copied: 0,
         position: chunk.start,
+        ahead: None,
     });
     let mut start = chunk.start;
     std::iter::from_fn(move || {
@@ -55,6 +56,8 @@ struct Builder<'t> {
     copied: usize,
     /// The start of the event that was read last.
     position: usize,
+    /// An event that was read to see what it is.
+    ahead: Option<Next<'t>>,
 }
 
 #[derive(Clone)]
@@ -91,7 +94,11 @@ impl<'t> Builder<'t> {
         let span = match event {
             // An explicit end, `...`, has a length.
             Event::DocumentEnd if end.end() > end.start() => Span::new(part.start, end.end()),
-            _ => Span::new(part.start, part.end),
+            _ => {
+                // What comes after it without a separator is part of it, and so is what is wrong there.
+                self.ahead = Some(self.next()?);
+                Span::new(part.start, part.end)
+            }
         };
         Ok(Document {
             value: built.value,
@@ -101,6 +108,9 @@ impl<'t> Builder<'t> {
     }
 
     fn next(&mut self) -> Result<Next<'t>, SyntaxError> {
+        if let Some(ahead) = self.ahead.take() {
+            return Ok(ahead);
+        }
         match self.parser.next() {
             Some(Ok((event, span))) => {
                 let offset = |marker: granit_parser::Marker| {

@@ -286,6 +286,14 @@ fn depth_is_bounded() {
 }
 
 #[test]
+fn a_document_with_rubbish_behind_it_is_not_taken_for_a_whole_one() {
+    let mut found = documents("{a: 1}, rubbish: }\n---\nb: 1\n");
+    assert!(found.next().unwrap().is_err());
+    assert_eq!(found.next().unwrap().unwrap().value, json!({"b": 1}));
+    assert!(found.next().is_none());
+}
+
+#[test]
 fn many_merged_keys_are_no_hang() {
     const KEYS: usize = 50_000;
     let base: String = (0..KEYS).fold(String::new(), |mut text, i| {
