@@ -378,6 +378,8 @@ impl Keeper {
 
 fn said(trouble: Trouble) -> String {
     match trouble {
-        Trouble::Denied(message) | Trouble::Unreachable(message) => message,
+        Trouble::Denied(message) | Trouble::Failing(message) | Trouble::Unreachable(message) => {
+            message
+        }
     }
 }
