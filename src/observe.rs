@@ -248,9 +248,7 @@ impl<T: Object> Watch<T> {
                     since: Instant::now(),
                 };
                 // One after so many that came to nothing has to show first that it lasts.
-                (self.cuts < CUTS_BORNE)
-                    .then(|| self.resumed())
-                    .flatten()
+                (self.cuts < CUTS_BORNE).then(|| self.resumed()).flatten()
             }
             Err(failure) if failure.dropped => self.cut(version, Instant::now()),
             Err(failure) => {
@@ -338,7 +336,13 @@ impl<T: Object> Watch<T> {
         self.pause = (self.cuts > 0)
             .then(|| self.backoff.next())
             .flatten()
-            .map(|pause| if hopeless { pause } else { pause.min(CUT_PAUSE) });
+            .map(|pause| {
+                if hopeless {
+                    pause
+                } else {
+                    pause.min(CUT_PAUSE)
+                }
+            });
         self.cuts = self.cuts.saturating_add(1);
         if !self.cuts.is_multiple_of(RESUME_ATTEMPTS) {
             self.phase = Phase::Resume { version };

@@ -178,7 +178,7 @@ pub fn misused(command_line: impl IntoIterator<Item = OsString>, refusal: &str) 
         return;
     }
     let words: Vec<OsString> = words.collect();
-    let (reason, _) = refusal.split_once("\n\nUsage:").unwrap_or((refusal, ""));
+    let (reason, _) = refusal.split_once("\n\n").unwrap_or((refusal, ""));
     let reason = reason.trim_start_matches("error: ").trim_end();
     let message = format!("cannot wait: {reason}");
     // Whoever can't be told there reads it on standard error.

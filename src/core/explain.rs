@@ -135,10 +135,7 @@ pub fn timed_out(
             trouble.message,
             advice(subject, &waiting.what)
         ),
-        None => format!(
-            "{gave_up}: {seen_last}. {}",
-            advice(subject, &waiting.what)
-        ),
+        None => format!("{gave_up}: {seen_last}. {}", advice(subject, &waiting.what)),
     }
 }
 

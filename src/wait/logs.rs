@@ -82,8 +82,7 @@ impl Reader {
 
     async fn fill(&self, uid: &str, kept: &mut Kept) {
         let fields = "status.phase!=Succeeded";
-        let Ok(Listed { pods, .. }) =
-            pods::list(&self.client, &self.path, uid, fields, PODS).await
+        let Ok(Listed { pods, .. }) = pods::list(&self.client, &self.path, uid, fields, PODS).await
         else {
             return;
         };

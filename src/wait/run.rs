@@ -315,9 +315,7 @@ async fn finish(
             let refusal = seen.job.trouble.as_ref().map(|t| t.message.as_str());
             let user = identity::user(refusal.unwrap_or_default());
             let timeout = plan.limits.timeout;
-            output.give_up(&explain::timed_out(
-                subject, &waiting, seen, timeout, &user,
-            ));
+            output.give_up(&explain::timed_out(subject, &waiting, seen, timeout, &user));
             Exit::TimedOut
         }
         // Never an end; if it were one, the pod must not start.

@@ -20,6 +20,11 @@ struct Recorder {
 
 impl Recorder {
     fn start(api: &Api) -> Self {
+        Self::start_with(api, |_| {})
+    }
+
+    /// Calls `before` with each state that it reports.
+    fn start_with(api: &Api, before: impl Fn(GateState) + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -35,6 +40,7 @@ impl Recorder {
             let states = Arc::clone(&states);
             move |gate: &str, state| {
                 assert_eq!(gate, "g");
+                before(state);
                 states.lock().expect("the states").push(state);
             }
         };
@@ -207,6 +213,54 @@ fn a_record_that_is_deleted_is_begun_anew() {
     api.await_watches(2);
     api.delete("configmaps", RECORD);
     api.await_object("configmaps", RECORD, has(&["1"]));
+}
+
+#[test]
+fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
+    let api = Api::start();
+    api.put("configmaps", RECORD, record(&["1"]));
+    api.forget_writes(true);
+    api.put("jobs", JOB, job("2", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_watches(2);
+    for _ in 0..3 {
+        api.await_request("patch configmaps");
+    }
+    api.forget_writes(false);
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    // Without pauses there would be hundreds.
+    assert!(writes(&api) < 10, "{:#?}", api.requests());
+}
+
+#[test]
+fn an_immutable_record_is_left_alone_until_it_is_replaced() {
+    let api = Api::start();
+    let mut immutable = record(&["1"]);
+    immutable["immutable"] = json!(true);
+    api.put("configmaps", RECORD, immutable);
+    api.put("jobs", JOB, job("2", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_watches(2);
+    api.put("configmaps", RECORD, record(&["1"]));
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    assert_eq!(writes(&api), 1, "{:#?}", api.requests());
+}
+
+#[test]
+fn a_recorder_that_panics_is_started_again() {
+    let api = Api::start();
+    let panicked = std::sync::atomic::AtomicBool::new(false);
+    let recorder = Recorder::start_with(&api, move |state| {
+        if state == Running && !panicked.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            panic!("as a bug would");
+        }
+    });
+    api.await_watches(2);
+    api.put("jobs", JOB, job("1", running()));
+    api.await_request("watch jobs");
+    api.put("jobs", JOB, job("1", complete()));
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    assert!(recorder.states().contains(&Complete));
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn all() -> Vec<(What, &'static str, &'static str)> {
     let image = || Some("piefed/init:1".to_owned());
     let immutable = "A Job's template is immutable, so an apply with a new image fails on the old Job. \
                      Delete it and apply again: kubectl delete job piefed-db-init -n ns";
-    let apply = "Apply the migration Job; look whether it is there: kubectl get job piefed-db-init -n ns";
+    let apply =
+        "Apply the migration Job; look whether it is there: kubectl get job piefed-db-init -n ns";
     let logs = "Look what it does: kubectl logs -n ns -l batch.kubernetes.io/job-name=piefed-db-init \
                 --all-containers";
     vec![

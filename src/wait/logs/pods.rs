@@ -168,12 +168,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
         ) => before
             .iter()
             .map(|end| ended(end, true, ", then restarted"))
-            .chain([run(
-                "it was running".to_owned(),
-                false,
-                true,
-                Blame::Some,
-            )])
+            .chain([run("it was running".to_owned(), false, true, Blame::Some)])
             .collect(),
         (
             ContainerState {
@@ -370,7 +365,13 @@ mod tests {
                 "state": {"running": {}}}]}),
             &[
                 unknown("init"),
-                ("main", "exit code 1, then restarted", true, true, Blame::All),
+                (
+                    "main",
+                    "exit code 1, then restarted",
+                    true,
+                    true,
+                    Blame::All,
+                ),
                 ("main", "it was running", false, true, Blame::Some),
                 unknown("debug"),
             ],
@@ -384,7 +385,8 @@ mod tests {
             pod.reason()
         };
         assert_eq!(
-            reason(json!({"reason": "Evicted", "message": "The node was low on memory."})).as_deref(),
+            reason(json!({"reason": "Evicted", "message": "The node was low on memory."}))
+                .as_deref(),
             Some("Evicted: The node was low on memory.")
         );
         assert_eq!(

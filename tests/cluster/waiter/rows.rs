@@ -1,7 +1,5 @@
 //! What the waiter does for what it sees, row by row of the design's table.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -303,8 +301,7 @@ fn a_signal_ends_the_wait(sandbox: &Sandbox) -> Result<()> {
     let scene = Scene::shared(sandbox, "row-signal")?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("waiting: there is no Job");
-    let mut kill = Command::new("kill");
-    ensure!(kill.arg(waiter.pid().to_string()).status()?.success());
+    waiter.signal("-TERM");
     gives_up(waiter, 143, "stopped by SIGTERM before the gate opened")?;
     Ok(())
 }
