@@ -131,6 +131,10 @@ struct Wire {
     #[serde(default)]
     data: Option<BTreeMap<String, String>>,
     #[serde(default, rename = "binaryData")]
+    #[allow(
+        clippy::zero_sized_map_values,
+        reason = "it is read from a map, and the values are skipped"
+    )]
     binary_data: Option<BTreeMap<String, IgnoredAny>>,
     #[serde(default)]
     immutable: Option<bool>,

@@ -75,8 +75,8 @@ fn only_the_newest_pods_and_the_last_lines_are_shown() {
     for minute in 0..120 {
         let name = format!("p{minute:03}");
         api.put("pods", &name, pod(minute, UID));
-        let lines: String = (0..300).map(|i| format!("{name} line {i:03}\n")).collect();
-        api.log(&name, "migrate", &lines);
+        let lines: Vec<_> = (0..300).map(|i| format!("{name} line {i:03}\n")).collect();
+        api.log(&name, "migrate", &lines.concat());
     }
     api.put("jobs", JOB, job("2", failed(120)));
     let ended = start(&api).ends();

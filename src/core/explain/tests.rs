@@ -1,5 +1,6 @@
 //! The words, whole lines of them, as they are part of what users see.
 
+use super::TroubleKind::{Denied, Unreachable};
 use super::*;
 use crate::core::verdict::Source;
 
@@ -162,7 +163,6 @@ fn a_line_tells_of_trouble_what_it_is() {
         let line = line(&subject(), &waiting(what), &moment);
         assert_eq!(line.as_deref(), Some(expect));
     };
-    use TroubleKind::{Denied, Unreachable};
     check(
         What::Nothing,
         trouble(Denied, true, "jobs.batch is forbidden"),
