@@ -232,7 +232,18 @@ impl Keeper {
     fn record(&mut self, update: Update<Record>) {
         match update {
             Update::Present(record) => self.saw(Sight::Present(record)),
-            Update::Absent(_) => self.saw(Sight::Absent { vanished: None }),
+            Update::Absent(_) => {
+                // Somebody did as they were told, and what they had to delete is not to be lost.
+                if let Sight::Present(record) = &self.record
+                    && record.immutable
+                {
+                    for (key, entry) in &record.entries {
+                        let completed = self.completed.entry(key.clone());
+                        completed.or_insert_with(|| entry.clone());
+                    }
+                }
+                self.saw(Sight::Absent { vanished: None });
+            }
             Update::Resumed => self.solved("record"),
             Update::Trouble(trouble) => {
                 let what = format!("cannot watch the record {}", self.name());

@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::{Freshness, parse_duration};
+use crate::config::{Freshness, LogFormat, parse_duration};
 use crate::core::explain::Subject;
 use crate::core::names;
 use crate::core::verdict::{Limits, Wanted};
-pub use output::LogFormat;
 use output::Output;
 
 /// Kubernetes' default for a container's `terminationMessagePath`.
@@ -27,8 +26,8 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// Waits until a migration Job has completed; runs as the injected init container
 ///
-/// The injected container sets all but the log format, so what it does can be tried by hand with
-/// the arguments that the pod shows.
+/// The injected container sets what its gate says, so what it does can be tried by hand with the
+/// arguments that the pod shows.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
     /// The gate's name, for messages and the record's name.

@@ -97,8 +97,8 @@ impl Keeper {
     fn is_immutable(&mut self) {
         let what = format!("cannot write the record {}", self.name());
         let cause = format!(
-            "it is immutable; replace it by a copy that is not: kubectl get configmap {name} -n \
-             {namespace} -o yaml | sed '/^immutable:/d' | kubectl replace --force -f -",
+            "it is immutable; delete it, and what it says is written to a new one: kubectl delete \
+             configmap {name} -n {namespace}",
             name = names::record(&self.gate.name),
             namespace = self.gate.namespace,
         );

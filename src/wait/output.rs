@@ -7,18 +7,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::config::LogFormat;
+
 /// The kubelet reads no more of a termination message.
 const TERMINATION_LIMIT: usize = 4096;
-
-/// How lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Plain text, for people.
-    #[default]
-    Human,
-    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
-    Json,
-}
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

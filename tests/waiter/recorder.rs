@@ -287,7 +287,7 @@ fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
 }
 
 #[test]
-fn an_immutable_record_is_left_alone_until_it_is_replaced() {
+fn an_immutable_record_is_left_alone_until_it_is_deleted() {
     let log = Log::shared();
     let api = Api::start();
     let mut immutable = record(&["1"]);
@@ -296,10 +296,11 @@ fn an_immutable_record_is_left_alone_until_it_is_replaced() {
     api.put("jobs", JOB, job("2", complete()));
     let _recorder = Recorder::start(&api);
     api.await_watches(2);
-    api.put("configmaps", RECORD, record(&["1"]));
+    api.delete("configmaps", RECORD);
+    // With what the old one said.
     api.await_object("configmaps", RECORD, has(&["1", "2"]));
     assert_eq!(writes(&api), 1, "{:#?}", api.requests());
-    assert_eq!(log.count("it is immutable; replace it by a copy"), 1);
+    assert_eq!(log.count("it is immutable; delete it, and what it says"), 1);
 }
 
 #[test]
