@@ -156,6 +156,8 @@ pub struct WaiterConfig {
     pub image_pull_policy: PullPolicy,
     /// What the init container asks for and may use. Quantities as Kubernetes writes them.
     pub resources: Resources,
+    /// How its lines look.
+    pub log_format: LogFormat,
 }
 
 impl Default for WaiterConfig {
@@ -164,6 +166,28 @@ impl Default for WaiterConfig {
             image: concat!("migration-gate/migration-gate:", env!("CARGO_PKG_VERSION")).to_owned(),
             image_pull_policy: PullPolicy::IfNotPresent,
             resources: Resources::default(),
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+/// How the waiter's lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Plain text, for people.
+    #[default]
+    Human,
+    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
+    Json,
+}
+
+impl LogFormat {
+    /// The value of the waiter's argument.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
         }
     }
 }

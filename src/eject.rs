@@ -257,7 +257,9 @@ async fn rolled_out(client: &Client, namespace: &str, name: &str) -> anyhow::Res
             Update::Trouble(Trouble::Denied(cause)) => {
                 bail!("cannot watch Deployment {namespace}/{name}: {cause}")
             }
-            Update::Present(_) | Update::Resumed | Update::Trouble(Trouble::Unreachable(_)) => {}
+            Update::Present(_)
+            | Update::Resumed
+            | Update::Trouble(Trouble::Unreachable(_) | Trouble::Failing(_)) => {}
         }
     }
     Ok(())

@@ -23,7 +23,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() {
+            wait::misused(std::env::args_os(), &error.to_string());
+        }
+        error.exit()
+    });
+    match cli.command {
         Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),

@@ -5,21 +5,21 @@
 //! (410, or 504 "too large" after etcd came back from a backup) is asked for again for ever, and
 //! it decodes whole objects.
 
-use std::pin::Pin;
+mod server;
+
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{Stream, StreamExt};
-use hyper_util::client::legacy;
 use kube::Client;
-use kube::api::{ListParams, WatchParams};
-use kube::core::{Request, WatchEvent};
-use serde::Deserialize;
+use kube::core::WatchEvent;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use crate::core::job::Job;
 use crate::core::record::Record;
+pub use server::chain;
+use server::{Events, Failure, Server};
 
 /// Which object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,9 @@ pub enum Update<T> {
 pub enum Trouble {
     /// 401 or 403, with what the server says.
     Denied(String),
-    /// Anything else, with the causes down to the last.
+    /// Any other answer that isn't a watch, with what the server says.
+    Failing(String),
+    /// No answer, with the causes down to the last.
     Unreachable(String),
 }
 
@@ -99,8 +101,11 @@ pub struct Pacing {
     pub longest: Duration,
     /// How long the server may take to answer a list, or to begin a watch.
     pub answer: Duration,
-    /// After which the server ends a watch by itself. Whole seconds.
+    /// After which the server ends a watch by itself, and it is begun anew. Whole seconds.
     pub watch: Duration,
+    /// A watch that has been silent for so long is dead: an API server sends a bookmark about every
+    /// minute, whatever happens.
+    pub idle: Duration,
 }
 
 impl Default for Pacing {
@@ -110,6 +115,7 @@ impl Default for Pacing {
             longest: Duration::from_secs(5),
             answer: Duration::from_secs(10),
             watch: Duration::from_secs(290),
+            idle: Duration::from_secs(150),
         }
     }
 }
@@ -120,10 +126,12 @@ const RESUME_ATTEMPTS: u32 = 3;
 /// The longest pause after a watch that was ended, not refused.
 const CUT_PAUSE: Duration = Duration::from_millis(250);
 
+/// Watches in a row that may end as soon as they have begun before that is told, and met with longer
+/// pauses. A load balancer that restarts cuts a few.
+const CUTS_BORNE: u32 = 24;
+
 /// The server may ask for a pause; beyond this it isn't believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
-
-type Events<T> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<T>>> + Send>>;
 
 /// Follows the object, for ever. Starts with a list; each state of the object that the server
 /// tells is passed on, in order.
@@ -146,6 +154,7 @@ where
         failures: 0,
         cuts: 0,
         in_trouble: false,
+        next: None,
         backoff: backoff(pacing),
     };
     futures::stream::unfold(watch, |mut watch| async move {
@@ -164,13 +173,6 @@ pub fn backoff(pacing: Pacing) -> ExponentialBackoff {
         .build()
 }
 
-/// Where the object is, without what is known of it.
-struct Server {
-    client: Client,
-    target: Target,
-    pacing: Pacing,
-}
-
 struct Watch<T> {
     server: Server,
     phase: Phase<T>,
@@ -182,6 +184,8 @@ struct Watch<T> {
     cuts: u32,
     /// Trouble was told, and not yet that it is over.
     in_trouble: bool,
+    /// To be told before anything else happens.
+    next: Option<Update<T>>,
     backoff: ExponentialBackoff,
 }
 
@@ -197,45 +201,12 @@ enum Phase<T> {
     },
 }
 
-impl Server {
-    async fn list<T: Object>(&self) -> Result<List<T>, Failure> {
-        let params = ListParams::default().fields(&self.selector());
-        let request = Request::new(&self.target.path)
-            .list(&params)
-            .map_err(|error| Failure::other(&error))?;
-        let list: List<T> = timeout(self.pacing.answer, self.client.request(request))
-            .await
-            .map_err(|_| Failure::late(self.pacing.answer))?
-            .map_err(Failure::of)?;
-        if list.metadata.resource_version.is_empty() {
-            return Err(Failure::text("the list has no resourceVersion"));
-        }
-        Ok(list)
-    }
-
-    async fn watch<T: Object>(&self, version: &str) -> Result<Events<T>, Failure> {
-        let seconds = u32::try_from(self.pacing.watch.as_secs()).unwrap_or(u32::MAX);
-        let params = WatchParams::default()
-            .fields(&self.selector())
-            .timeout(seconds);
-        let request = Request::new(&self.target.path)
-            .watch(&params, version)
-            .map_err(|error| Failure::other(&error))?;
-        let events = timeout(self.pacing.answer, self.client.request_events::<T>(request))
-            .await
-            .map_err(|_| Failure::late(self.pacing.answer))?
-            .map_err(Failure::of)?;
-        Ok(events.boxed())
-    }
-
-    fn selector(&self) -> String {
-        format!("metadata.name={}", self.target.name)
-    }
-}
-
 impl<T: Object> Watch<T> {
     async fn next(&mut self) -> Update<T> {
         loop {
+            if let Some(update) = self.next.take() {
+                return update;
+            }
             if let Some(pause) = self.pause.take() {
                 tokio::time::sleep(pause).await;
             }
@@ -276,12 +247,10 @@ impl<T: Object> Watch<T> {
                     events,
                     since: Instant::now(),
                 };
-                std::mem::take(&mut self.in_trouble).then_some(Update::Resumed)
+                // One after so many that came to nothing has to show first that it lasts.
+                (self.cuts < CUTS_BORNE).then(|| self.resumed()).flatten()
             }
-            Err(failure) if failure.dropped => {
-                self.cut(version, Instant::now());
-                None
-            }
+            Err(failure) if failure.dropped => self.cut(version, Instant::now()),
             Err(failure) => {
                 if failure.code != Some(410) && self.failures < RESUME_ATTEMPTS {
                     self.phase = Phase::Resume { version };
@@ -297,9 +266,20 @@ impl<T: Object> Watch<T> {
         mut events: Events<T>,
         since: Instant,
     ) -> Option<Update<T>> {
-        // The server ends the watch after `watch`; if not even that comes, the connection is dead.
-        let idle = self.server.pacing.watch + self.server.pacing.answer;
-        let event = timeout(idle, events.next()).await.unwrap_or_default();
+        let event = match timeout(self.patience(since), events.next()).await {
+            Ok(event) => event,
+            Err(_) if self.in_trouble => {
+                // It has lasted, at last.
+                self.phase = Phase::Watching {
+                    version,
+                    events,
+                    since,
+                };
+                self.works();
+                return self.resumed();
+            }
+            Err(_) => None,
+        };
         let (version, update) = match event {
             Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => (
                 object.resource_version().to_owned(),
@@ -313,10 +293,7 @@ impl<T: Object> Watch<T> {
             Some(Ok(WatchEvent::Error(status))) => {
                 return self.breaks(version, Failure::of(kube::Error::Api(status)));
             }
-            Some(Err(_)) | None => {
-                self.cut(version, since);
-                return None;
-            }
+            Some(Err(_)) | None => return self.cut(version, since),
         };
         self.works();
         self.phase = Phase::Watching {
@@ -324,23 +301,58 @@ impl<T: Object> Watch<T> {
             events,
             since,
         };
-        update
+        match self.resumed() {
+            Some(resumed) => {
+                self.next = update;
+                Some(resumed)
+            }
+            None => update,
+        }
+    }
+
+    /// How long to wait for an event.
+    fn patience(&self, since: Instant) -> Duration {
+        if self.in_trouble {
+            CUT_PAUSE.saturating_sub(since.elapsed())
+        } else {
+            self.server.pacing.idle
+        }
+    }
+
+    /// Tells the end of trouble, if any was told.
+    fn resumed(&mut self) -> Option<Update<T>> {
+        std::mem::take(&mut self.in_trouble).then_some(Update::Resumed)
     }
 
     /// The connection of a watch has ended, which is nothing to speak of: the first one is resumed
     /// at once, so that a cut hides nothing, and a server that ends every watch as soon as it has
-    /// begun is met with pauses that stay short enough for what it hides.
-    fn cut(&mut self, version: String, since: Instant) {
+    /// begun is met with pauses that stay short enough for what it hides, until it is clear that it
+    /// won't do anything else.
+    fn cut(&mut self, version: String, since: Instant) -> Option<Update<T>> {
         if since.elapsed() >= CUT_PAUSE {
             self.works();
         }
+        let hopeless = self.cuts >= CUTS_BORNE;
         self.pause = (self.cuts > 0)
-            .then(|| self.backoff.next().map(|pause| pause.min(CUT_PAUSE)))
-            .flatten();
+            .then(|| self.backoff.next())
+            .flatten()
+            .map(|pause| {
+                if hopeless {
+                    pause
+                } else {
+                    pause.min(CUT_PAUSE)
+                }
+            });
         self.cuts = self.cuts.saturating_add(1);
         if !self.cuts.is_multiple_of(RESUME_ATTEMPTS) {
             self.phase = Phase::Resume { version };
         }
+        if !hopeless || std::mem::replace(&mut self.in_trouble, true) {
+            return None;
+        }
+        let cuts = self.cuts;
+        let message = format!("{cuts} watches in a row have ended as soon as they had begun");
+        Some(Update::Trouble(Trouble::Failing(message)))
     }
 
     /// The server says that something is wrong with the watch.
@@ -369,91 +381,6 @@ impl<T: Object> Watch<T> {
         self.in_trouble = true;
         let pause = self.backoff.next().unwrap_or(self.server.pacing.longest);
         self.pause = Some(pause.max(failure.retry_after.min(LONGEST_RETRY_AFTER)));
-        Update::Trouble(match failure.code {
-            Some(401 | 403) => Trouble::Denied(failure.message),
-            _ => Trouble::Unreachable(failure.message),
-        })
+        Update::Trouble(failure.into_trouble())
     }
-}
-
-struct Failure {
-    code: Option<u16>,
-    message: String,
-    retry_after: Duration,
-    /// There was a connection, and it ended before an answer came.
-    dropped: bool,
-}
-
-impl Failure {
-    fn text(message: &str) -> Self {
-        Self {
-            code: None,
-            message: message.to_owned(),
-            retry_after: Duration::ZERO,
-            dropped: false,
-        }
-    }
-
-    fn other(error: &dyn std::error::Error) -> Self {
-        Self::text(&chain(error))
-    }
-
-    fn late(limit: Duration) -> Self {
-        Self::text(&format!("no answer within {}s", limit.as_secs_f32()))
-    }
-
-    fn of(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self {
-                code: Some(status.code),
-                retry_after: Duration::from_secs(
-                    status
-                        .details
-                        .as_ref()
-                        .map_or(0, |details| details.retry_after_seconds.into()),
-                ),
-                message: if status.message.is_empty() {
-                    format!("HTTP {} {}", status.code, status.reason)
-                } else {
-                    status.message
-                },
-                dropped: false,
-            },
-            kube::Error::Service(error) => Self {
-                dropped: error
-                    .downcast_ref::<legacy::Error>()
-                    .is_some_and(|error| !error.is_connect()),
-                ..Self::other(error.as_ref())
-            },
-            error => Self::other(&error),
-        }
-    }
-}
-
-/// An error with its causes, each told once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[derive(Deserialize)]
-struct List<T> {
-    #[serde(default)]
-    metadata: ListMeta,
-    items: Vec<T>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ListMeta {
-    resource_version: String,
 }

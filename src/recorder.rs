@@ -2,12 +2,14 @@
 //!
 //! Any number of replicas do this at the same time, and none of them leads. Each brings the record
 //! to the state that it wants, by writes that can't undo another's (see
-//! [`Write`]), for as long as the record doesn't show it; so one that dies in
+//! [`Write`](crate::core::record::Write)), for as long as the record doesn't show it; so one that dies in
 //! between leaves nothing that another, or its own successor, doesn't finish. What completed while
 //! nobody looked is recorded by whoever looks next, as long as the Job is there. Jobs get no
 //! finalizer: one that nobody removes would be worse than a missing entry.
 
-use std::collections::BTreeMap;
+mod write;
+
+use std::collections::{BTreeMap, HashMap};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +18,15 @@ use backon::ExponentialBackoff;
 use futures::StreamExt;
 use jiff::Timestamp;
 use kube::Client;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::Request;
-use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Gate};
 use crate::core::job::{Job, JobState};
 use crate::core::names;
-use crate::core::record::{Entry, HISTORY, Record, Write, next_write};
+use crate::core::record::{Entry, HISTORY, Record};
 use crate::core::verdict::Sight;
-use crate::observe::{Pacing, Target, Trouble, Update, backoff, chain, observe};
-
-/// Who wrote, in `managedFields`.
-const FIELD_MANAGER: &str = "migration-gate";
-
-/// How long the API server may take to answer a write.
-const WRITE: Duration = Duration::from_secs(10);
+use crate::observe::{Pacing, Target, Trouble, Update, backoff, observe};
 
 /// What a gate's Job is doing, for metrics: few values, whatever happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,19 +66,41 @@ pub async fn run(
     let report: Report = Arc::new(report);
     // Dropped at the end, which ends the tasks.
     let mut keepers = JoinSet::new();
+    let mut gates: HashMap<task::Id, Gate> = HashMap::new();
     for gate in &config.gates {
-        let keeper = Keeper::new(client.clone(), gate.clone(), Arc::clone(&report));
-        keepers.spawn(keeper.run());
+        let keeper = keep(&client, gate, &report, Duration::ZERO);
+        gates.insert(keepers.spawn(keeper).id(), gate.clone());
     }
+    let mut pauses = backoff(Pacing::default());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return,
-            // A keeper has no end of its own; if one panicked, the others go on.
-            Some(ended) = keepers.join_next() => {
-                error!(?ended, "a gate's record is not kept any more");
+            // A keeper has no end of its own. One that panicked has met a bug, and the next one
+            // finds out by itself what there is to do.
+            Some(ended) = keepers.join_next_with_id() => {
+                let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+                if let Some(gate) = gates.remove(&id) {
+                    error!(gate = gate.name, ?ended, "keeping the record has stopped, which is a bug; starting again");
+                    let pause = pauses.next().unwrap_or_default();
+                    let keeper = keep(&client, &gate, &report, pause);
+                    gates.insert(keepers.spawn(keeper).id(), gate);
+                }
             }
         }
+    }
+}
+
+fn keep(
+    client: &Client,
+    gate: &Gate,
+    report: &Report,
+    pause: Duration,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (client, gate, report) = (client.clone(), gate.clone(), Arc::clone(report));
+    async move {
+        tokio::time::sleep(pause).await;
+        Keeper::new(client, gate, report).run().await;
     }
 }
 
@@ -217,7 +232,18 @@ impl Keeper {
     fn record(&mut self, update: Update<Record>) {
         match update {
             Update::Present(record) => self.saw(Sight::Present(record)),
-            Update::Absent(_) => self.saw(Sight::Absent { vanished: None }),
+            Update::Absent(_) => {
+                // Somebody did as they were told, and what they had to delete is not to be lost.
+                if let Sight::Present(record) = &self.record
+                    && record.immutable
+                {
+                    for (key, entry) in &record.entries {
+                        let completed = self.completed.entry(key.clone());
+                        completed.or_insert_with(|| entry.clone());
+                    }
+                }
+                self.saw(Sight::Absent { vanished: None });
+            }
             Update::Resumed => self.solved("record"),
             Update::Trouble(trouble) => {
                 let what = format!("cannot watch the record {}", self.name());
@@ -227,6 +253,25 @@ impl Keeper {
     }
 
     fn saw(&mut self, record: Sight<Record>) {
+        // Whatever a write stumbled over may have changed, and if it hasn't, a pause is in order.
+        let content = |sight: &Sight<Record>| match sight {
+            Sight::Present(record) => Some(Record {
+                resource_version: String::new(),
+                ..record.clone()
+            }),
+            _ => None,
+        };
+        if content(&self.record) != content(&record) {
+            self.pause = None;
+        }
+        self.knows(record);
+        if self.state == GateState::Absent {
+            self.reports(GateState::Absent);
+        }
+    }
+
+    /// Takes a state of the record in, and tells what is new and corrupt in it.
+    fn knows(&mut self, record: Sight<Record>) {
         let before = std::mem::replace(&mut self.record, record);
         let corrupt = |record| match record {
             &Sight::Present(Record { ref corrupt, .. }) => Some(corrupt),
@@ -242,115 +287,6 @@ impl Keeper {
                     cause,
                     "an entry of the record is corrupt; it is not obeyed, and is removed"
                 );
-            }
-        }
-        // Whatever a write stumbled over may have changed.
-        self.pause = None;
-        if self.state == GateState::Absent {
-            self.reports(GateState::Absent);
-        }
-    }
-
-    /// Writes until there is nothing to write, or a write fails.
-    async fn write(&mut self) {
-        while self.pause.is_none() {
-            let record = match &self.record {
-                Sight::Unknown => return,
-                Sight::Absent { .. } => None,
-                Sight::Present(record) => Some(record),
-            };
-            if let Some(entry) = &self.current {
-                self.completed.insert(entry.key(), entry.clone());
-            }
-            let Some(write) = next_write(record, &mut self.completed, HISTORY) else {
-                return;
-            };
-            let answer = match tokio::time::timeout(WRITE, self.send(&write)).await {
-                Ok(answer) => answer.map_err(Some),
-                Err(_) => Err(None),
-            };
-            match answer {
-                Ok(record) => {
-                    self.log(&write);
-                    self.solved("write");
-                    self.pauses = backoff(Pacing::default());
-                    self.record = Sight::Present(record);
-                }
-                Err(error) => self.failed(error),
-            }
-        }
-    }
-
-    async fn send(&self, write: &Write) -> kube::Result<Record> {
-        let name = names::record(&self.gate.name);
-        let collection = Request::new(Target::config_map(&self.gate.namespace, &name).path);
-        let request = match write.patch() {
-            None => {
-                let Write::Create(data) = write else {
-                    return Err(kube::Error::Service("a write without a body".into()));
-                };
-                let object = json!({
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {
-                        "name": name,
-                        "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
-                    },
-                    "data": data,
-                });
-                let params = PostParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..PostParams::default()
-                };
-                collection.create(&params, object.to_string().into_bytes())
-            }
-            Some(patch) => {
-                let params = PatchParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                collection.patch(&name, &params, &Patch::Merge(patch))
-            }
-        };
-        self.client
-            .request(request.map_err(kube::Error::BuildRequest)?)
-            .await
-    }
-
-    /// `None` for an answer that never came.
-    fn failed(&mut self, error: Option<kube::Error>) {
-        self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
-        let cause = match error {
-            // Another replica was faster: there already, changed since, or just deleted. The watch
-            // brings what it is now.
-            Some(kube::Error::Api(status))
-                if matches!(status.code, 404 | 409) && self.is_race(&status) =>
-            {
-                return;
-            }
-            Some(kube::Error::Api(status)) => status.message,
-            Some(error) => chain(&error),
-            None => format!("no answer within {}s", WRITE.as_secs()),
-        };
-        let what = format!("cannot write the record {}", self.name());
-        self.problem("write", &what, &cause);
-    }
-
-    /// A 404 may also mean that the namespace isn't there, and that should be said.
-    fn is_race(&self, status: &kube::core::Status) -> bool {
-        status.code == 409 || matches!(self.record, Sight::Present(_))
-    }
-
-    fn log(&self, write: &Write) {
-        let (gate, record) = (&self.gate.name, self.name());
-        match write {
-            Write::Create(data) | Write::Put(data) => {
-                for version in data.keys() {
-                    info!(gate, record, version, "recorded a completion");
-                }
-            }
-            Write::Remove { keys, .. } => {
-                info!(gate, record, ?keys, "removed entries from the record");
             }
         }
     }
@@ -378,6 +314,8 @@ impl Keeper {
 
 fn said(trouble: Trouble) -> String {
     match trouble {
-        Trouble::Denied(message) | Trouble::Unreachable(message) => message,
+        Trouble::Denied(message) | Trouble::Failing(message) | Trouble::Unreachable(message) => {
+            message
+        }
     }
 }

@@ -10,21 +10,24 @@ mod output;
 mod run;
 mod tail;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::{Freshness, parse_duration};
+use crate::config::{Freshness, LogFormat, parse_duration};
 use crate::core::explain::Subject;
 use crate::core::names;
 use crate::core::verdict::{Limits, Wanted};
-pub use output::LogFormat;
 use output::Output;
+
+/// Kubernetes' default for a container's `terminationMessagePath`.
+const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// Waits until a migration Job has completed; runs as the injected init container
 ///
-/// The injected container sets all but the log format, so what it does can be tried by hand with
-/// the arguments that the pod shows.
+/// The injected container sets what its gate says, so what it does can be tried by hand with the
+/// arguments that the pod shows.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
     /// The gate's name, for messages and the record's name.
@@ -52,7 +55,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
     /// Where the kubelet looks for a container's last words.
-    #[arg(long, hide = true, default_value = "/dev/termination-log")]
+    #[arg(long, hide = true, default_value = TERMINATION_LOG)]
     termination_log: PathBuf,
     /// How long missing rights are borne with.
     #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration)]
@@ -60,6 +63,9 @@ pub struct Args {
     /// How long a Job that was deleted is expected to be created anew.
     #[arg(long, hide = true, default_value = "5s", value_parser = parse_duration)]
     settle: Duration,
+    /// How long the logs of a failed Job may take.
+    #[arg(long, hide = true, default_value = "20s", value_parser = parse_duration)]
+    log_timeout: Duration,
 }
 
 fn freshness(text: &str) -> Result<Freshness, String> {
@@ -89,6 +95,7 @@ struct Plan {
     subject: Subject,
     record: String,
     limits: Limits,
+    log_timeout: Duration,
 }
 
 impl Plan {
@@ -126,16 +133,14 @@ impl Plan {
                 denied: args.permission_timeout,
                 settle: args.settle,
             },
+            log_timeout: args.log_timeout,
         })
     }
 }
 
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "the same signature for every subcommand"
-)]
 /// Runs `migration-gate wait` and answers with its exit code.
 pub fn main(args: &Args) -> ExitCode {
+    exit_on_panic(args);
     let mut output = Output::new(args.log_format, &args.gate, args.termination_log.clone());
     let exit = match Plan::new(args) {
         Ok(plan) => run::to_the_end(&plan, &mut output),
@@ -145,4 +150,120 @@ pub fn main(args: &Args) -> ExitCode {
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// A bug ends the wait as other bad ends do: told where people look, with an exit code of the
+/// waiter's own. A hook does that however the program was built to panic.
+fn exit_on_panic(args: &Args) {
+    let Args {
+        log_format, gate, ..
+    } = args.clone();
+    let termination_log = args.termination_log.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        let output = Output::new(log_format, &gate, termination_log.clone());
+        let panic = panic.to_string().replace('\n', " ");
+        output.give_up(&format!(
+            "cannot wait any more, which is a bug of migration-gate; please report it: {panic}"
+        ));
+        std::process::exit(Exit::Internal as i32);
+    }));
+}
+
+/// Leaves the reason why a command line was refused in the termination message too, if it is one
+/// of `wait`.
+pub fn misused(command_line: impl IntoIterator<Item = OsString>, refusal: &str) {
+    let mut words = command_line.into_iter().skip(1);
+    if words.next().is_none_or(|subcommand| subcommand != "wait") {
+        return;
+    }
+    let words: Vec<OsString> = words.collect();
+    let (reason, _) = refusal.split_once("\n\n").unwrap_or((refusal, ""));
+    let reason = reason.trim_start_matches("error: ").trim_end();
+    let message = format!("cannot wait: {reason}");
+    // Whoever can't be told there reads it on standard error.
+    let _ = output::write_termination_message(termination_log(&words), &message);
+}
+
+fn termination_log(words: &[OsString]) -> &Path {
+    const OPTION: &str = "--termination-log";
+    let joined = words
+        .iter()
+        .find_map(|word| word.to_str()?.strip_prefix(OPTION)?.strip_prefix('='));
+    let apart = || words.iter().skip_while(|word| *word != OPTION).nth(1);
+    joined
+        .map(Path::new)
+        .or_else(|| apart().map(Path::new))
+        .unwrap_or(Path::new(TERMINATION_LOG))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(args: &[&str]) -> Args {
+        let required = ["wait", "--gate=g", "--namespace=ns", "--job=j"];
+        Cli::parse_from(required.iter().chain(args)).args
+    }
+
+    #[test]
+    fn limits_that_nobody_sets_are_those_of_the_documentation() {
+        let plan = Plan::new(&parse(&["--image=web:2"])).expect("a plan");
+        assert_eq!(
+            plan.limits,
+            Limits {
+                timeout: Duration::from_mins(10),
+                denied: Duration::from_secs(30),
+                settle: Duration::from_secs(5),
+            }
+        );
+        assert_eq!(plan.log_timeout, Duration::from_secs(20));
+        assert_eq!(plan.record, "migration-gate-g");
+        assert_eq!(plan.subject.wanted, Wanted::Version("web:2".into()));
+    }
+
+    #[test]
+    fn the_termination_log_is_found_in_words_that_are_refused() {
+        let check = |words: &[&str], expect: &str| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            assert_eq!(termination_log(&words), Path::new(expect), "{words:?}");
+        };
+        check(&["--timeout=abc"], "/dev/termination-log");
+        check(&["--termination-log=/a", "--timeout=abc"], "/a");
+        check(&["--timeout", "abc", "--termination-log", "/a"], "/a");
+        check(&["--termination-log"], "/dev/termination-log");
+    }
+
+    /// The process that is to panic is this test in another process.
+    #[test]
+    fn a_panic_ends_the_wait_with_a_message_and_code_1() {
+        const CHILD: &str = "MIGRATION_GATE_TEST_PANIC";
+        if let Ok(termination_log) = std::env::var(CHILD) {
+            exit_on_panic(&parse(&[&format!("--termination-log={termination_log}")]));
+            panic!("of a bug");
+        }
+        let termination_log = tempfile::NamedTempFile::new().expect("a file");
+        let name = "wait::tests::a_panic_ends_the_wait_with_a_message_and_code_1";
+        let ended = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, termination_log.path())
+            .output()
+            .expect("the other process");
+        assert_eq!(ended.status.code(), Some(1));
+        let message = std::fs::read_to_string(termination_log.path()).expect("a message");
+        assert!(
+            message.starts_with("cannot wait any more, which is a bug of migration-gate; ")
+                && message.ends_with(" of a bug"),
+            "{message}"
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use migration_gate::config::{Config, Freshness, Mode, PullPolicy, load, parse};
+use migration_gate::config::{Config, Freshness, LogFormat, Mode, PullPolicy, load, parse};
 
 const FULL: &str = "\
 gates:
@@ -20,6 +20,7 @@ waiter:
   image: mirror.example:5000/migration-gate:1.0
   imagePullPolicy: Always
   resources: {requests: {cpu: 0.05, memory: 16Mi}, limits: {cpu: 1, memory: 1e8}}
+  logFormat: json
 ";
 
 const GATE: &str = "gates:\n- {name: a, namespace: b, job: c, serviceAccount: d, deployments: [e]";
@@ -34,6 +35,7 @@ fn every_key_is_read() {
     assert_eq!(config.waiter.image_pull_policy, PullPolicy::Always);
     assert_eq!(config.waiter.resources.requests["cpu"], "0.05");
     assert_eq!(config.waiter.resources.limits["cpu"], "1");
+    assert_eq!(config.waiter.log_format, LogFormat::Json);
 }
 
 #[test]

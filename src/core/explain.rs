@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::image::Version;
 use super::job::Attempt;
-use super::verdict::{TroubleKind, Waiting, Wanted, What, Why};
+use super::verdict::{Seen, Trouble, TroubleKind, Waiting, Wanted, What, Why};
 
 /// What the words are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Moment {
     pub running: Option<Duration>,
     /// How long the waiter goes on.
     pub remaining: Duration,
-    /// What the API server or the connection said last, while there is trouble.
-    pub trouble: Option<String>,
+    /// The trouble there is.
+    pub trouble: Option<Trouble>,
 }
 
 /// A duration as people write it: `1m12s`. Seconds are the smallest unit.
@@ -41,7 +41,18 @@ pub fn duration(duration: Duration) -> String {
 
 /// The line for a change; `None` while there is nothing to tell.
 pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<String> {
-    let sentence = sentence(subject, &waiting.what);
+    let sentence = sentence(subject, waiting);
+    let gives_up = format!("gives up in {}", duration(moment.remaining));
+    if let Some(trouble) = &moment.trouble {
+        let last = match waiting.what {
+            What::Nothing => String::new(),
+            _ => format!("; last seen: {sentence}"),
+        };
+        let problem = problem(subject, trouble);
+        return Some(format!(
+            "waiting: {problem}{last} (trying again; {gives_up})"
+        ));
+    }
     let mut extras = Vec::new();
     if let Some(Attempt { number, of }) = attempt(&waiting.what) {
         extras.push(format!("attempt {number} of {of}"));
@@ -49,38 +60,28 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
     if let Some(running) = moment.running.filter(|_| is_active(&waiting.what)) {
         extras.push(duration(running));
     }
-    let gives_up = format!("gives up in {}", duration(moment.remaining));
-    let said = moment.trouble.as_deref().unwrap_or("no reason given");
-    Some(match waiting.trouble {
-        None if waiting.what == What::Nothing => return None,
+    Some(match waiting.what {
+        What::Nothing => return None,
         // Under Flux the new Job comes within a second. Whoever applies by hand has to do something,
         // and had better not learn it from the deadline.
-        None if matches!(
-            waiting.what,
-            What::OldComplete { .. } | What::OldFailed { .. }
-        ) =>
-        {
-            format!(
-                "waiting: {sentence} ({gives_up}). {}",
-                advice(subject, &waiting.what)
-            )
-        }
-        None if extras.is_empty() => format!("waiting: {sentence} ({gives_up})"),
-        None => format!("waiting: {sentence} ({}; {gives_up})", extras.join(", ")),
-        Some(kind) => {
-            let problem = match kind {
-                TroubleKind::Denied => {
-                    format!("not permitted to watch Job {}: {said}", subject.job)
-                }
-                TroubleKind::Unreachable => format!("the API server does not answer: {said}"),
-            };
-            let last = match waiting.what {
-                What::Nothing => String::new(),
-                _ => format!("; last seen: {sentence}"),
-            };
-            format!("waiting: {problem}{last} (trying again; {gives_up})")
-        }
+        What::OldComplete { .. } | What::OldFailed { .. } => format!(
+            "waiting: {sentence} ({gives_up}). {}",
+            advice(subject, &waiting.what)
+        ),
+        _ if extras.is_empty() => format!("waiting: {sentence} ({gives_up})"),
+        _ => format!("waiting: {sentence} ({}; {gives_up})", extras.join(", ")),
     })
+}
+
+fn problem(subject: &Subject, trouble: &Trouble) -> String {
+    let said = &trouble.message;
+    match trouble.kind {
+        TroubleKind::Denied => format!("not permitted to watch Job {}: {said}", subject.job),
+        TroubleKind::Unreachable if trouble.answered => {
+            format!("the API server answers with an error: {said}")
+        }
+        TroubleKind::Unreachable => format!("the API server does not answer: {said}"),
+    }
 }
 
 /// Why the gate is open.
@@ -105,19 +106,37 @@ pub fn opened(subject: &Subject, why: &Why) -> String {
 pub fn timed_out(
     subject: &Subject,
     waiting: &Waiting,
-    trouble: Option<&str>,
+    seen: &Seen,
     timeout: Duration,
+    user: &str,
 ) -> String {
-    let mut text = format!("gave up after {}: ", duration(timeout));
-    if let Some(trouble) = trouble {
-        text.push_str("the API server did not answer at the end: ");
-        text.push_str(trouble);
-        text.push_str("; last seen: ");
+    let gave_up = format!("gave up after {}", duration(timeout));
+    let last = sentence(subject, waiting);
+    let record = match &seen.record.trouble {
+        Some(trouble) if waiting.record_unread && tells_of_record(&waiting.what) => {
+            format!(" ({})", trouble.message)
+        }
+        _ => String::new(),
+    };
+    let seen_last = format!("{last}{record}");
+    match &seen.job.trouble {
+        Some(trouble) if trouble.kind == TroubleKind::Denied => format!(
+            "{gave_up}: {}; last seen: {seen_last}. Look {}",
+            problem(subject, trouble),
+            rights(subject, &trouble.message, user)
+        ),
+        Some(trouble) => format!(
+            "{gave_up}: the API server {}: {}; last seen: {seen_last}. {}",
+            if trouble.answered {
+                "answered with an error at the end"
+            } else {
+                "did not answer at the end"
+            },
+            trouble.message,
+            advice(subject, &waiting.what)
+        ),
+        None => format!("{gave_up}: {seen_last}. {}", advice(subject, &waiting.what)),
     }
-    text.push_str(&sentence(subject, &waiting.what));
-    text.push_str(". ");
-    text.push_str(&advice(subject, &waiting.what));
-    text
 }
 
 /// The end of a failed Job, in one line.
@@ -136,15 +155,31 @@ pub fn job_failed(subject: &Subject, reason: &str, message: &str) -> String {
 
 /// What was refused for how long, and the line to run as somebody who may impersonate `user`.
 pub fn not_permitted(subject: &Subject, message: &str, user: &str, borne: Duration) -> String {
-    let Subject { namespace, job, .. } = subject;
     format!(
-        "not permitted to watch Job {job} for {}: {message}; look whether Role and RoleBinding are there: \
-         kubectl auth can-i watch jobs.batch/{job} --as={user} -n {namespace}",
-        duration(borne)
+        "not permitted to watch Job {} for {}: {message}; look {}",
+        subject.job,
+        duration(borne),
+        rights(subject, message, user)
     )
 }
 
-fn sentence(subject: &Subject, what: &What) -> String {
+fn rights(subject: &Subject, refusal: &str, user: &str) -> String {
+    let Subject { namespace, job, .. } = subject;
+    let verb = refused_verb(refusal).unwrap_or("watch");
+    format!(
+        "whether Role and RoleBinding are there: \
+         kubectl auth can-i {verb} jobs.batch/{job} --as={user} -n {namespace}"
+    )
+}
+
+/// `jobs.batch is forbidden: User "a" cannot list resource …`
+fn refused_verb(refusal: &str) -> Option<&str> {
+    let (_, rest) = refusal.split_once(" cannot ")?;
+    let (verb, _) = rest.split_once(' ')?;
+    (!verb.is_empty() && verb.bytes().all(|b| b.is_ascii_lowercase())).then_some(verb)
+}
+
+fn sentence(subject: &Subject, waiting: &Waiting) -> String {
     let job = format!("Job {}", subject.job);
     let version = |image: &Option<String>| match image {
         Some(image) => format!("version {} (image {image})", Version::of(image)),
@@ -154,12 +189,18 @@ fn sentence(subject: &Subject, what: &What) -> String {
         Wanted::Any => "any version".to_owned(),
         Wanted::Version(image) => format!("version {}", Version::of(image)),
     };
-    match what {
+    let unread = "what the record says is not known";
+    match &waiting.what {
         What::Nothing => format!("{job} has not been seen yet"),
+        What::NoJob if waiting.record_unread => format!(
+            "there is no {job} in namespace {}, and {unread}",
+            subject.namespace
+        ),
         What::NoJob => format!(
             "there is no {job} in namespace {}, and no record of {wanted}",
             subject.namespace
         ),
+        What::Vanished if waiting.record_unread => format!("{job} was deleted, and {unread}"),
         What::Vanished => format!("{job} was deleted, and there is no record of {wanted}"),
         What::Deleting => format!("{job} is being deleted"),
         What::OldComplete { image } => format!(
@@ -220,6 +261,13 @@ fn advice(subject: &Subject, what: &What) -> String {
     }
 }
 
+fn tells_of_record(what: &What) -> bool {
+    matches!(
+        what,
+        What::NoJob | What::Vanished | What::FailedUnlessRecorded
+    )
+}
+
 fn attempt(what: &What) -> Option<Attempt> {
     match what {
         What::BetweenAttempts { attempt }
@@ -239,3 +287,6 @@ fn is_active(what: &What) -> bool {
             | What::Failing
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::image::{same_through_mirror, same_version};
 use super::names::{self, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{default_container, list, name};
-use crate::config::{Gate, WaiterConfig};
+use crate::config::{Gate, LogFormat, WaiterConfig};
 
 /// The argument that tells the waiter which image it guards.
 const IMAGE_ARGUMENT: &str = "--image=";
@@ -52,20 +52,25 @@ impl Injection {
 }
 
 fn container(gate: &Gate, waiter: &WaiterConfig, image: &str) -> Value {
+    let mut args = vec![
+        "wait".to_owned(),
+        format!("--gate={}", gate.name),
+        format!("--namespace={}", gate.namespace),
+        format!("--job={}", gate.job),
+        format!("--record={}", names::record(&gate.name)),
+        format!("{IMAGE_ARGUMENT}{image}"),
+        format!("--timeout={}s", gate.timeout.as_secs()),
+        format!("--freshness={}", gate.freshness.as_str()),
+    ];
+    // The default goes without saying, as it did before it could be said.
+    if waiter.log_format != LogFormat::default() {
+        args.push(format!("--log-format={}", waiter.log_format.as_str()));
+    }
     json!({
         "name": WAITER_CONTAINER,
         "image": waiter.image,
         "imagePullPolicy": waiter.image_pull_policy.as_str(),
-        "args": [
-            "wait",
-            format!("--gate={}", gate.name),
-            format!("--namespace={}", gate.namespace),
-            format!("--job={}", gate.job),
-            format!("--record={}", names::record(&gate.name)),
-            format!("{IMAGE_ARGUMENT}{image}"),
-            format!("--timeout={}s", gate.timeout.as_secs()),
-            format!("--freshness={}", gate.freshness.as_str()),
-        ],
+        "args": args,
         "resources": {
             "requests": waiter.resources.requests,
             "limits": waiter.resources.limits,

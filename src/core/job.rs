@@ -26,7 +26,7 @@ pub struct Job {
     pub deleting: bool,
     /// When its first pod was allowed to start.
     pub started: Option<Timestamp>,
-    /// Which attempt this is, and how many there can be, where failed pods tell.
+    /// Which attempt this is, or was the last, and how many there can be, where failed pods tell.
     pub attempt: Option<Attempt>,
 }
 
@@ -132,16 +132,17 @@ impl From<Wire> for Job {
             spec,
             status,
         } = wire;
+        let state = state(&spec, &status);
         Self {
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             image: default_container(&spec.template)
                 .and_then(|container| container.get("image")?.as_str())
                 .map(str::to_owned),
-            state: state(&spec, &status),
             deleting: metadata.deletion_timestamp.is_some(),
             started: status.start_time,
-            attempt: attempt(&spec, &status),
+            attempt: attempt(&spec, &status, &state),
+            state,
         }
     }
 }
@@ -187,7 +188,7 @@ fn state(spec: &Spec, status: &Status) -> JobState {
 
 /// With several pods at once, or pods whose containers restart in place, the number of failed
 /// pods says nothing about attempts.
-fn attempt(spec: &Spec, status: &Status) -> Option<Attempt> {
+fn attempt(spec: &Spec, status: &Status, state: &JobState) -> Option<Attempt> {
     let restarts_in_place = spec
         .template
         .get("spec")
@@ -198,8 +199,14 @@ fn attempt(spec: &Spec, status: &Status) -> Option<Attempt> {
         .backoff_limit
         .unwrap_or(DEFAULT_BACKOFF_LIMIT)
         .saturating_add(1);
+    let failed = status.failed.unwrap_or_default();
+    let number = match state {
+        // There won't be another one.
+        JobState::Failed { .. } => failed,
+        _ => failed.saturating_add(1),
+    };
     (single && !restarts_in_place).then(|| Attempt {
-        number: status.failed.unwrap_or_default().saturating_add(1).min(of),
+        number: number.clamp(1, of),
         of,
     })
 }
@@ -291,6 +298,12 @@ mod tests {
         check(json!({}), 0, Some((1, 7)));
         check(json!({"completions": 3}), 0, None);
         check(json!({"parallelism": 2}), 0, None);
+        // After the last one there is no next.
+        let mut over = condition("Failed");
+        over["reason"] = json!("DeadlineExceeded");
+        let over = json!({"failed": 2, "conditions": [over]});
+        let last = job(&json!({"backoffLimit": 3}), &over).attempt;
+        assert_eq!(last, Some(Attempt { number: 2, of: 4 }));
     }
 
     #[test]

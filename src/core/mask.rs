@@ -1,58 +1,140 @@
 //! Hides passwords in URLs before a log goes anywhere else.
+//!
+//! What can't be told from a password is taken for one: a log that shows too little is a
+//! nuisance, one that shows too much is a leak.
+
+use std::ops::Range;
 
 /// What stands in a password's place.
 const MASK: &str = "***";
 
-/// The line with every `scheme://user:PASSWORD@` masked.
+/// A parameter whose name has one of these in it, in whatever case, has a secret for its value.
+const SECRETS: [&str; 12] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "token",
+    "credential",
+    "signature",
+    "apikey",
+    "api_key",
+    "api-key",
+    "access_key",
+];
+
+/// The line with the passwords of its URLs masked: in `scheme://user:PASSWORD@host`, and in
+/// parameters such as `?password=PASSWORD` (JDBC, and the key-value form of `PostgreSQL`).
 ///
-/// Passwords that should have been percent-encoded and weren't (`/`, `#`, `@`) are found as well:
-/// everything up to the last `@` of the URL is taken for the password, unless what follows the
-/// colon is a port. White space, quotes and angle brackets end a URL.
+/// In each run of text without white space, everything from the first colon after `://` to the
+/// last `@` is masked. So a password may hold whatever should have been percent-encoded and
+/// wasn't; the price is that in a list of URLs, and where a path has an `@`, more than the
+/// password goes. Slashes may be escaped as in JSON (`:\/\/`). A parameter's value ends at `&` or
+/// white space, and at its closing quote if it begins with a quote.
 ///
-/// `cut` says that the line goes on beyond the text, so a URL at its end may have lost its `@`.
+/// `cut` says that the line goes on beyond the text, so that the last URL may have lost its `@`.
 pub fn passwords(line: &str, cut: bool) -> String {
+    let mut hidden: Vec<Range<usize>> = runs(line)
+        .filter_map(|run| {
+            let last = cut && run.end == line.len();
+            let found = user_password(&line[run.clone()], last)?;
+            Some(run.start + found.start..run.start + found.end)
+        })
+        .chain(parameters(line, cut))
+        .collect();
+    hidden.sort_by_key(|range| range.start);
     let mut masked = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(colon) = rest.find("://") {
-        let (before, after) = rest.split_at(colon + 3);
-        masked.push_str(before);
-        let end = after
-            .find(|c: char| {
-                c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`' | '<' | '>')
-            })
-            .unwrap_or(after.len());
-        // The next URL begins with its scheme, which is never a password's last part.
-        let end = after[..end].find("://").unwrap_or(end);
-        let (url, next) = after.split_at(end);
-        match password(url, cut && next.is_empty()) {
-            Some((from, to)) => {
-                masked.push_str(&url[..from]);
-                masked.push_str(MASK);
-                masked.push_str(&url[to..]);
-            }
-            None => masked.push_str(url),
+    let mut shown = 0;
+    for Range { start, end } in hidden {
+        // Of two that overlap, one mask is enough.
+        if start >= shown {
+            masked.push_str(&line[shown..start]);
+            masked.push_str(MASK);
         }
-        rest = next;
+        shown = shown.max(end);
     }
-    masked.push_str(rest);
+    masked.push_str(&line[shown..]);
     masked
 }
 
-/// Where the password is in what follows `://`.
-fn password(url: &str, cut: bool) -> Option<(usize, usize)> {
-    let authority = &url[..url.find(['/', '?', '#']).unwrap_or(url.len())];
-    let colon = authority.find(':')?;
-    let from = colon + 1;
-    if let Some(at) = authority.rfind('@') {
-        // `user@host:port` has no password.
-        return (at > colon).then_some((from, at));
+/// The runs of text without white space.
+fn runs(line: &str) -> impl Iterator<Item = Range<usize>> {
+    let ends_run = |c: char| c.is_whitespace() || c.is_control();
+    let mut from = 0;
+    line.split_inclusive(ends_run).map(move |run| {
+        let start = from;
+        from += run.len();
+        start..start + run.trim_end_matches(ends_run).len()
+    })
+}
+
+/// Where the password is in a run with a URL in it.
+fn user_password(run: &str, cut: bool) -> Option<Range<usize>> {
+    let authority = after_scheme(run)?;
+    let from = authority + run[authority..].find(':')? + 1;
+    let to = match run.rfind('@') {
+        // There may be another one beyond the cut.
+        _ if cut => run.len(),
+        Some(at) if at >= from => at,
+        // `user@host:port`, or no user at all.
+        _ => return None,
+    };
+    Some(from..to)
+}
+
+/// Where the first `://` ends, with its slashes as they are or escaped, however often.
+fn after_scheme(run: &str) -> Option<usize> {
+    run.match_indices(':').find_map(|(colon, _)| {
+        let rest = &run[colon + 1..];
+        let rest = slash(slash(rest)?)?;
+        Some(run.len() - rest.len())
+    })
+}
+
+/// What follows a slash.
+fn slash(text: &str) -> Option<&str> {
+    text.trim_start_matches('\\').strip_prefix('/')
+}
+
+/// Where the values of secret parameters are.
+fn parameters(line: &str, cut: bool) -> impl Iterator<Item = Range<usize>> {
+    line.match_indices('=').filter_map(move |(equals, _)| {
+        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '%');
+        let name = line[..equals].rsplit(|c| !is_name(c)).next()?;
+        let name = name.to_ascii_lowercase();
+        SECRETS.iter().find(|part| name.contains(*part))?;
+        let start = equals + 1;
+        let end = start + value_length(&line[start..], cut);
+        (end > start).then_some(start..end)
+    })
+}
+
+fn value_length(text: &str, cut: bool) -> usize {
+    let quoted = match text.chars().next() {
+        Some(quote @ ('"' | '\'')) => match quoted_length(text, quote) {
+            Some(length) => length,
+            // The closing quote may be beyond the cut.
+            None if cut => text.len(),
+            None => 0,
+        },
+        _ => 0,
+    };
+    let ends_value = |c: char| c == '&' || c.is_whitespace() || c.is_control();
+    let rest = &text[quoted..];
+    quoted + rest.find(ends_value).unwrap_or(rest.len())
+}
+
+/// Up to and with the closing quote. One that is never closed is part of the value.
+fn quoted_length(text: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    for (index, c) in text.char_indices().skip(1) {
+        if c == quote && !escaped {
+            return Some(index + c.len_utf8());
+        }
+        escaped = c == '\\' && !escaped;
     }
-    let is_port = authority[from..].parse::<u16>().is_ok();
-    match url.rfind('@') {
-        Some(at) if !is_port => Some((from, at)),
-        None if cut && (!is_port || authority.len() == url.len()) => Some((from, url.len())),
-        _ => None,
-    }
+    None
 }
 
 #[cfg(test)]
@@ -74,18 +156,13 @@ mod tests {
             r#"could not connect to "amqp://u:p%40@mq", retrying"#,
             r#"could not connect to "amqp://u:***@mq", retrying"#,
         );
-        check(
-            "a://u:p@h1,b://v:q@h2 c://w:r@h3",
-            "a://u:***@h1,b://v:***@h2 c://w:***@h3",
-        );
-        // Not encoded, as people do.
-        check("postgres://u:se@cr@et@db/x", "postgres://u:***@db/x");
-        check("postgres://u:se/cr#et@db/x", "postgres://u:***@db/x");
-        check("postgres://u:pässwörd@db", "postgres://u:***@db");
-        check("postgres://u:@db", "postgres://u:***@db");
+        check("a://u:p@h1 b://v:q@h2", "a://u:***@h1 b://v:***@h2");
+        // Escaped as in JSON, and twice.
+        check(r"a:\/\/u:pw@h\/x", r"a:\/\/u:***@h\/x");
+        check(r"a:\\/\\/u:pw@h", r"a:\\/\\/u:***@h");
         // No password.
         check("https://user@host:443/x", "https://user@host:443/x");
-        check("http://web:8080/@alice", "http://web:8080/@alice");
+        check("http://web:8080/x", "http://web:8080/x");
         check(
             "https://piefed.example/u/a@b",
             "https://piefed.example/u/a@b",
@@ -93,7 +170,53 @@ mod tests {
         check("at 10:30 mail a@b", "at 10:30 mail a@b");
         check("://", "://");
         check("x://:@", "x://:***@");
-        check("://://a:b@c", "://://a:***@c");
+    }
+
+    #[test]
+    fn what_should_have_been_encoded_and_was_not_is_masked_too() {
+        let check = |line: &str, expect: &str| assert_eq!(passwords(line, false), expect, "{line}");
+        check("postgres://u:se@cr@et@db/x", "postgres://u:***@db/x");
+        check("postgres://u:se/cr#et@db/x", "postgres://u:***@db/x");
+        check("postgres://u:p@ss/word@db/x", "postgres://u:***@db/x");
+        check("postgres://u:123/abc@db", "postgres://u:***@db");
+        check("postgres://u:a://b@db", "postgres://u:***@db");
+        check("amqp://ten/user:pw@h", "amqp://ten/user:***@h");
+        check("amqp://ten?us#er:pw@h", "amqp://ten?us#er:***@h");
+        check("postgres://u:p\"w<o>r`d'@db", "postgres://u:***@db");
+        check("postgres://u:pässwörd@db", "postgres://u:***@db");
+        check("postgres://u:@db", "postgres://u:***@db");
+        // More than the password, as nobody can tell.
+        check("http://web:8080/@alice", "http://web:***@alice");
+        check("a://u:p@h1,b://v:q@h2", "a://u:***@h2");
+    }
+
+    #[test]
+    fn passwords_in_parameters_are_masked() {
+        let check = |line: &str, expect: &str| assert_eq!(passwords(line, false), expect, "{line}");
+        check(
+            "jdbc:postgresql://db/x?user=u&password=p@ss&ssl=true",
+            "jdbc:postgresql://db/x?user=u&password=***&ssl=true",
+        );
+        check(
+            "jdbc:sqlserver://db;user=u;password=pw;encrypt=true",
+            "jdbc:sqlserver://db;user=u;password=***",
+        );
+        check("?sslpassword=a&x=y", "?sslpassword=***&x=y");
+        check("/hook?Access_Token=a", "/hook?Access_Token=***");
+        check("?client_secret=a=b", "?client_secret=***");
+        check(
+            "host=db password='a \\' b' dbname=x",
+            "host=db password=*** dbname=x",
+        );
+        check("password='never closed", "password=*** closed");
+        check("PGPASSWORD=pw psql", "PGPASSWORD=*** psql");
+        check("a://u:p@h?token=t", "a://u:***@h?token=***");
+        // Both at once, in either order, leave nothing of either.
+        check("a://u:Xpassword=Y@h", "a://u:***");
+        check("a://db:5432/?password=X@Y", "a://db:***");
+        // No secret.
+        check("?user=u&sslmode=require", "?user=u&sslmode=require");
+        check("password=", "password=");
     }
 
     #[test]
@@ -102,24 +225,42 @@ mod tests {
         check("postgres://u:secr", "postgres://u:***");
         check("postgres://u:se/cr", "postgres://u:***");
         check("postgres://u:123", "postgres://u:***");
-        check("postgres://u:secret@d", "postgres://u:***@d");
+        check("postgres://u:sec@ret", "postgres://u:***");
         check("postgres://us", "postgres://us");
         check("postgres://u:secr and more", "postgres://u:secr and more");
-        check("http://web:8080/pa", "http://web:8080/pa");
+        check("http://web:8080/pa", "http://web:***");
+        check("?password=sec", "?password=***");
+        check("password='se cr", "password=***");
     }
 
     proptest! {
         #[test]
-        fn a_password_without_white_space_or_quotes_never_shows(
+        fn neither_end_of_a_password_ever_shows(
             before in ".{0,20}",
             scheme in "[a-z][a-z+]{0,8}",
-            user in "[a-z0-9_.%]{0,8}",
-            secret in "SECRET[a-zA-Z0-9/#?@:%!$&*+,;=._~-]{0,12}",
+            slashes in prop_oneof![Just("://"), Just(r":\/\/")],
+            user in r#"[a-z0-9_.%/?#"<>]{0,8}"#,
+            secret in r"\PC{0,12}",
             after in "[a-z.]{1,8}(:[0-9]{1,4})?(/.{0,20})?",
         ) {
-            prop_assume!(!secret.contains("://"));
-            let line = format!("{before} {scheme}://{user}:{secret}@{after}");
-            prop_assert!(!passwords(&line, false).contains("SECRET"), "{line}");
+            let secret = secret.replace(char::is_whitespace, "");
+            let line = format!("{before} {scheme}{slashes}{user}:FIRST{secret}LAST@{after}");
+            let masked = passwords(&line, false);
+            prop_assert!(!masked.contains("FIRST") && !masked.contains("LAST"), "{line}: {masked}");
+        }
+
+        #[test]
+        fn neither_end_of_a_parameter_ever_shows(
+            before in ".{0,20}",
+            url in "([a-z]{1,8}://)?[a-z0-9:@/]{0,12}",
+            name in "[?&; ][a-z_]{0,4}(password|Token|SECRET|pwd)",
+            secret in r"\PC{0,12}",
+            after in "(&.{0,20})?",
+        ) {
+            let secret = secret.replace(|c: char| c.is_whitespace() || c == '&', "");
+            let line = format!("{before}{url}{name}=FIRST{secret}LAST{after}");
+            let masked = passwords(&line, false);
+            prop_assert!(!masked.contains("FIRST") && !masked.contains("LAST"), "{line}: {masked}");
         }
 
         #[test]

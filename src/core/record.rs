@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -119,6 +120,8 @@ pub struct Record {
     pub entries: BTreeMap<String, Entry>,
     /// The keys that can't be obeyed, with the reason.
     pub corrupt: BTreeMap<String, String>,
+    /// Somebody has made it immutable, so nothing can be written.
+    pub immutable: bool,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +130,14 @@ struct Wire {
     metadata: Metadata,
     #[serde(default)]
     data: Option<BTreeMap<String, String>>,
+    #[serde(default, rename = "binaryData")]
+    #[allow(
+        clippy::zero_sized_map_values,
+        reason = "it is read from a map, and the values are skipped"
+    )]
+    binary_data: Option<BTreeMap<String, IgnoredAny>>,
+    #[serde(default)]
+    immutable: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -139,8 +150,13 @@ impl From<Wire> for Record {
     fn from(wire: Wire) -> Self {
         let mut record = Self {
             resource_version: wire.metadata.resource_version,
+            immutable: wire.immutable.unwrap_or_default(),
             ..Self::default()
         };
+        for key in wire.binary_data.into_iter().flatten().map(|(key, _)| key) {
+            let cause = "it is binary data, and an entry is text".to_owned();
+            record.corrupt.insert(key, cause);
+        }
         for (key, value) in wire.data.into_iter().flatten() {
             match Entry::parse(&key, &value) {
                 Ok(entry) => {
@@ -202,13 +218,29 @@ impl Write {
                 Some(json!({
                     "metadata": {"resourceVersion": resource_version},
                     "data": keys,
+                    "binaryData": keys,
                 }))
             }
         }
     }
+
+    /// Whether it shows in a record that was read after it, or something newer does.
+    pub fn shows_in(&self, record: &Record) -> bool {
+        match self {
+            Self::Create(data) | Self::Put(data) => data.iter().all(|(key, value)| {
+                let written = Entry::parse(key, value);
+                let shown = record.entries.get(key);
+                written.is_ok_and(|written| shown.is_some_and(|shown| shown.age() >= written.age()))
+            }),
+            Self::Remove { keys, .. } => keys
+                .iter()
+                .all(|key| !record.entries.contains_key(key) && !record.corrupt.contains_key(key)),
+        }
+    }
 }
 
-/// The next write, if any is needed: first what is missing, then what is too much.
+/// The next write, if any is needed: first what is too much, then what is missing. Garbage may fill
+/// the ConfigMap to its last byte, and then nothing can be added before it is gone.
 ///
 /// `record` is the ConfigMap as last seen (`None` if there is none), `completed` what this writer
 /// has seen complete and not yet seen in the record. Entries of `completed` that the record has,
@@ -237,22 +269,21 @@ pub fn next_write(
         .iter()
         .map(|(key, entry)| (key.clone(), entry.to_value()))
         .collect();
-    match record {
-        None if missing.is_empty() => None,
-        None => Some(Write::Create(missing)),
-        Some(_) if !missing.is_empty() => Some(Write::Put(missing)),
-        Some(record) => {
-            let mut keys: Vec<_> = record.corrupt.keys().cloned().collect();
-            let mut by_age: Vec<_> = record.entries.iter().collect();
-            by_age.sort_by(|(_, a), (_, b)| a.age().cmp(&b.age()));
-            let surplus = by_age.len().saturating_sub(limit);
-            keys.extend(by_age.iter().take(surplus).map(|(key, _)| (*key).clone()));
-            (!keys.is_empty()).then(|| Write::Remove {
-                keys,
-                resource_version: record.resource_version.clone(),
-            })
-        }
+    let Some(record) = record else {
+        return (!missing.is_empty()).then_some(Write::Create(missing));
+    };
+    let mut keys: Vec<_> = record.corrupt.keys().cloned().collect();
+    let mut by_age: Vec<_> = record.entries.iter().collect();
+    by_age.sort_by(|(_, a), (_, b)| a.age().cmp(&b.age()));
+    let surplus = by_age.len().saturating_sub(limit);
+    keys.extend(by_age.iter().take(surplus).map(|(key, _)| (*key).clone()));
+    if !keys.is_empty() {
+        return Some(Write::Remove {
+            keys,
+            resource_version: record.resource_version.clone(),
+        });
     }
+    (!missing.is_empty()).then_some(Write::Put(missing))
 }
 
 #[cfg(test)]

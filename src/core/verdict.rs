@@ -3,6 +3,8 @@
 //! [`verdict`] is the whole of it. Nothing here watches, prints or sleeps; times are durations
 //! since the waiter's start.
 
+mod seen;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +12,7 @@ use jiff::Timestamp;
 use super::image::{Version, same_version};
 use super::job::{Attempt, Job, JobState};
 use super::record::{Entry, Record};
+pub use seen::{Seen, Sight, Source, Trouble, TroubleKind};
 
 /// What has to have happened before the gate opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,84 +66,6 @@ pub struct Limits {
     pub settle: Duration,
 }
 
-/// What is known of an object that is being watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sight<T> {
-    /// Nothing yet.
-    Unknown,
-    /// It isn't there.
-    Absent {
-        /// When it was seen to vanish, if it was ever there.
-        vanished: Option<Duration>,
-    },
-    /// This, last.
-    Present(T),
-}
-
-/// Why an object can't be watched at the moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// When it began.
-    pub since: Duration,
-    /// What kind.
-    pub kind: TroubleKind,
-    /// What the API server or the connection said last.
-    pub message: String,
-}
-
-/// The kinds of trouble.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TroubleKind {
-    /// 401 or 403.
-    Denied,
-    /// Everything else: no connection, a time-out, an error of the server's.
-    Unreachable,
-}
-
-/// An object that is being watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source<T> {
-    /// What was seen last.
-    pub sight: Sight<T>,
-    /// Set while the watch doesn't work.
-    pub trouble: Option<Trouble>,
-}
-
-impl<T> Default for Source<T> {
-    fn default() -> Self {
-        Self {
-            sight: Sight::Unknown,
-            trouble: None,
-        }
-    }
-}
-
-impl<T> Source<T> {
-    fn present(&self) -> Option<&T> {
-        match &self.sight {
-            Sight::Present(object) => Some(object),
-            _ => None,
-        }
-    }
-
-    /// When the present trouble began, if it is of that kind.
-    fn in_trouble(&self, kind: TroubleKind) -> Option<Duration> {
-        self.trouble
-            .as_ref()
-            .filter(|trouble| trouble.kind == kind)
-            .map(|trouble| trouble.since)
-    }
-}
-
-/// Everything that the waiter watches.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The gate's Job.
-    pub job: Source<Job>,
-    /// The gate's record.
-    pub record: Source<Record>,
-}
-
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -154,6 +79,8 @@ pub enum Verdict {
         reason: String,
         /// What the Job controller says.
         message: String,
+        /// Its last attempt.
+        attempt: Option<Attempt>,
     },
     /// Give up: the Job may not be watched.
     NotPermitted {
@@ -196,6 +123,8 @@ pub struct Waiting {
     pub what: What,
     /// Whether that may be out of date, and why.
     pub trouble: Option<TroubleKind>,
+    /// The record has never been read, so what it says isn't known.
+    pub record_unread: bool,
 }
 
 /// What a waiter sees of its Job.
@@ -258,6 +187,7 @@ pub fn verdict(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Duration) -> 
     let waiting = Waiting {
         what: what(seen, wanted),
         trouble: seen.job.trouble.as_ref().map(|trouble| trouble.kind),
+        record_unread: seen.record.sight == Sight::Unknown,
     };
     if now >= limits.timeout {
         return Verdict::TimedOut(waiting);
@@ -320,6 +250,7 @@ fn failed(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Duration) -> Optio
         uid: job.uid.clone(),
         reason: reason.clone(),
         message: message.clone(),
+        attempt: job.attempt,
     })
 }
 

@@ -1,19 +1,27 @@
 //! The logs of a failed Job: of its failed pods, newest attempt first, every container.
+//!
+//! Where a Job is stopped (`activeDeadlineSeconds`, `backoffLimit` of containers that restart in
+//! place), its controller deletes the pods that still run before it says that the Job has failed.
+//! So their logs are read, and kept, as soon as the Job is sure to fail.
 
+mod pods;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::AsyncBufReadExt;
-use jiff::Timestamp;
 use kube::Client;
-use kube::api::{ListParams, LogParams};
+use kube::api::LogParams;
 use kube::core::Request;
-use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::identity;
 use super::output::{Level, Output};
 use super::tail::Tail;
 use crate::core::explain::Subject;
+use crate::core::job::Attempt;
 use crate::observe::chain;
+use pods::{Blame, Listed, Pod, Run};
 
 /// Attempts whose logs are shown, the newest ones.
 const PODS: usize = 4;
@@ -21,280 +29,265 @@ const PODS: usize = 4;
 const LINES: usize = 200;
 /// …of at most so much text.
 const BYTES: usize = 32 * 1024;
-/// For all of it. The Job has failed already, and nobody should wait long to hear it.
-const TIME: Duration = Duration::from_secs(20);
+/// What is kept of all pods until the Job has failed.
+const KEPT: usize = 256 * 1024;
 
-/// Prints the logs as well as it can; what it can't, it says.
-pub(super) async fn print(client: &Client, subject: &Subject, uid: &str, output: &mut Output) {
-    if timeout(TIME, print_all(client, subject, uid, output))
-        .await
-        .is_err()
-    {
-        output.say(
-            Level::Warn,
-            &format!(
-                "the logs are not complete: the API server took longer than {}s",
-                TIME.as_secs()
-            ),
-        );
-    }
+/// Where the logs are, and how long all of it may take: the Job has failed already, and nobody
+/// should wait long to hear it.
+#[derive(Clone)]
+pub(super) struct Reader {
+    client: Client,
+    namespace: String,
+    path: String,
+    limit: Duration,
 }
 
-async fn print_all(client: &Client, subject: &Subject, uid: &str, output: &mut Output) {
-    let path = format!("/api/v1/namespaces/{}/pods", subject.namespace);
-    // The uid, not the name: an older Job of the same name may have pods yet.
-    let selector = format!("batch.kubernetes.io/controller-uid={uid}");
-    let list = match Request::new(&path).list(&ListParams::default().labels(&selector)) {
-        Ok(request) => client.request::<Pods>(request).await,
-        Err(error) => Err(kube::Error::BuildRequest(error)),
-    };
-    let pods = match list {
-        Ok(pods) => attempts(pods.items),
-        Err(error) => {
-            let what = format!("list pods -n {}", subject.namespace);
-            return output.say(Level::Warn, &cannot("list the Job's pods", &what, &error));
+/// A run's log: pod, container, and whether it is that of the run before.
+type Key = (String, String, bool);
+
+/// Pods and logs that were read while they were there.
+#[derive(Default)]
+pub(super) struct Kept {
+    pods: Vec<Pod>,
+    logs: BTreeMap<Key, Log>,
+}
+
+/// The end of a log.
+#[derive(Default)]
+struct Log {
+    lines: Vec<String>,
+    /// There was more before these lines.
+    cut: bool,
+    /// Why there may be more after them.
+    error: Option<kube::Error>,
+}
+
+impl Reader {
+    pub(super) fn new(client: Client, namespace: &str, limit: Duration) -> Self {
+        Self {
+            client,
+            path: format!("/api/v1/namespaces/{namespace}/pods"),
+            namespace: namespace.to_owned(),
+            limit,
         }
-    };
-    if pods.is_empty() {
-        return output.say(
-            Level::Warn,
-            &format!(
-                "Job {} has no pod left, so there are no logs to show",
-                subject.job
-            ),
-        );
     }
-    let total = pods.len();
-    for (index, pod) in pods.iter().take(PODS).enumerate() {
-        for container in pod.containers() {
-            let heading = format!(
-                "--- attempt {} of {total}, pod {}, container {}: {}",
-                total - index,
-                pod.metadata.name,
-                container.name,
-                container.end,
-            );
-            output.say(Level::Error, &heading);
-            if !container.started {
-                continue;
+
+    /// Reads what may be gone soon of the Job with that uid. What can't be read now is read, and
+    /// told of, when the Job has failed.
+    pub(super) async fn keep(self, uid: String) -> Kept {
+        let mut kept = Kept::default();
+        let _ = timeout(self.limit, self.fill(&uid, &mut kept)).await;
+        kept
+    }
+
+    async fn fill(&self, uid: &str, kept: &mut Kept) {
+        let fields = "status.phase!=Succeeded";
+        let Ok(Listed { pods, .. }) = pods::list(&self.client, &self.path, uid, fields, PODS).await
+        else {
+            return;
+        };
+        kept.pods = pods;
+        let mut room = KEPT;
+        for pod in &kept.pods {
+            for run in pod.runs().into_iter().filter(|run| run.started) {
+                let log = self.read(pod, &run, room.min(BYTES)).await;
+                room -= log.lines.iter().map(String::len).sum::<usize>().min(room);
+                kept.logs.insert(key(pod, &run), log);
             }
-            let lines = match fetch(client, &path, &pod.metadata.name, &container.name).await {
-                Ok((lines, dropped)) => {
-                    if dropped > 0 {
-                        output.say(
-                            Level::Warn,
-                            &format!("(only the last {} lines)", lines.len()),
-                        );
-                    }
-                    lines
+        }
+    }
+
+    /// Prints the logs as well as it can; what it can't, it says.
+    pub(super) async fn print(
+        &self,
+        subject: &Subject,
+        uid: &str,
+        attempt: Option<Attempt>,
+        kept: impl Future<Output = Kept>,
+        output: &mut Output,
+    ) {
+        let all = async {
+            let kept = kept.await;
+            self.print_all(subject, uid, attempt, kept, output).await;
+        };
+        if timeout(self.limit, all).await.is_err() {
+            output.say(
+                Level::Warn,
+                &format!(
+                    "the logs are not complete: the API server took longer than {}s",
+                    self.limit.as_secs()
+                ),
+            );
+        }
+    }
+
+    async fn print_all(
+        &self,
+        subject: &Subject,
+        uid: &str,
+        attempt: Option<Attempt>,
+        mut kept: Kept,
+        output: &mut Output,
+    ) {
+        let Listed {
+            mut pods,
+            mut total,
+        } = match self.failed(uid).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                let verb = "list pods";
+                output.say(
+                    Level::Warn,
+                    &self.cannot("list the Job's pods", verb, &error),
+                );
+                if kept.pods.is_empty() {
+                    return;
                 }
-                Err(error) => {
-                    let what = format!("get pods/log -n {}", subject.namespace);
-                    output.say(Level::Warn, &cannot("read this log", &what, &error));
+                Listed {
+                    pods: Vec::new(),
+                    total: 0,
+                }
+            }
+        };
+        for pod in kept.pods.drain(..) {
+            if !pods.iter().any(|p| p.metadata.uid == pod.metadata.uid) {
+                pods.push(pod);
+                total += 1;
+            }
+        }
+        pods::newest(&mut pods, PODS);
+        if pods.is_empty() {
+            return output.say(
+                Level::Warn,
+                &format!(
+                    "Job {} has no pod left, so there are no logs to show",
+                    subject.job
+                ),
+            );
+        }
+        // With a pod missing nobody knows which attempt is which.
+        let attempt = attempt.filter(|last| u32::try_from(total) == Ok(last.number));
+        let mut blame = Blame::None;
+        for (index, pod) in pods.iter().enumerate() {
+            let name = &pod.metadata.name;
+            let heading = match attempt {
+                Some(Attempt { of, .. }) => {
+                    format!("--- attempt {} of {of}, pod {name}", total - index)
+                }
+                None => format!("--- pod {name}"),
+            };
+            if let Some(reason) = pod.reason() {
+                output.say(Level::Error, &format!("{heading}: {reason}"));
+            }
+            for run in pod.runs() {
+                let line = format!("{heading}, container {}: {}", run.container, run.end);
+                output.say(Level::Error, &line);
+                if !run.started {
                     continue;
                 }
-            };
-            for line in &lines {
-                output.quote(&pod.metadata.name, &container.name, line);
-            }
-            // The termination message has room for one log: the newest that ended badly.
-            if index == 0 && (container.failed || output.tail.is_empty()) {
-                output.tail = lines;
+                let lines = self.show(pod, &run, &mut kept, output).await;
+                // The termination message has room for one log: the newest that ended badly.
+                if index == 0 && !lines.is_empty() && run.blame >= blame {
+                    blame = run.blame;
+                    output.tail = lines;
+                }
             }
         }
-    }
-    if total > PODS {
-        output.say(
-            Level::Warn,
-            &format!("--- {} older attempts are not shown", total - PODS),
-        );
-    }
-}
-
-fn cannot(what: &str, verb: &str, error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => format!(
-            "not permitted to {what}: {}; grant it, or look yourself: kubectl auth can-i {verb}",
-            status.message
-        ),
-        kube::Error::Api(status) => format!("cannot {what}: {}", status.message),
-        error => format!("cannot {what}: {}", chain(error)),
-    }
-}
-
-async fn fetch(
-    client: &Client,
-    path: &str,
-    pod: &str,
-    container: &str,
-) -> kube::Result<(Vec<String>, u64)> {
-    let params = LogParams {
-        container: Some(container.to_owned()),
-        // `limitBytes` would keep the beginning of these lines, and the end is what matters.
-        tail_lines: i64::try_from(LINES).ok(),
-        ..LogParams::default()
-    };
-    let request = Request::new(path)
-        .logs(pod, &params)
-        .map_err(kube::Error::BuildRequest)?;
-    let mut log = Box::pin(client.request_stream(request).await?);
-    let mut tail = Tail::new(LINES, BYTES);
-    loop {
-        let piece = log.fill_buf().await.map_err(kube::Error::ReadEvents)?;
-        if piece.is_empty() {
-            return Ok(tail.finish());
+        if total > pods.len() {
+            output.say(
+                Level::Warn,
+                &format!("--- {} older attempts are not shown", total - pods.len()),
+            );
         }
-        tail.push(piece);
-        let length = piece.len();
-        log.consume_unpin(length);
     }
-}
 
-/// The failed pods, or whatever pods there are if none is marked as failed; newest first.
-fn attempts(mut pods: Vec<Pod>) -> Vec<Pod> {
-    if pods.iter().any(|pod| pod.status.phase == "Failed") {
-        pods.retain(|pod| pod.status.phase == "Failed");
+    /// The failed pods, or whatever pods there are if none is marked as failed.
+    async fn failed(&self, uid: &str) -> kube::Result<Listed> {
+        let list = |fields| pods::list(&self.client, &self.path, uid, fields, PODS);
+        let failed = list("status.phase=Failed").await?;
+        if failed.total > 0 {
+            return Ok(failed);
+        }
+        list("").await
     }
-    pods.sort_by(|a, b| {
-        let key = |pod: &Pod| (pod.metadata.creation_timestamp, pod.metadata.name.clone());
-        key(b).cmp(&key(a))
-    });
-    pods
-}
 
-/// A container that may have a log.
-#[derive(Debug, PartialEq, Eq)]
-struct Container {
-    name: String,
-    /// How it ended, for people.
-    end: String,
-    started: bool,
-    failed: bool,
-}
+    /// Prints one log, as it is now or else as it was kept.
+    async fn show(&self, pod: &Pod, run: &Run, kept: &mut Kept, output: &Output) -> Vec<String> {
+        let mut log = self.read(pod, run, BYTES).await;
+        if log.error.is_some()
+            && let Some(before) = kept.logs.remove(&key(pod, run))
+            && before.lines.len() >= log.lines.len()
+        {
+            log = before;
+        }
+        if log.cut {
+            let only = format!("(only the last {} lines)", log.lines.len());
+            output.say(Level::Warn, &only);
+        }
+        for line in &log.lines {
+            output.quote(&pod.metadata.name, &run.container, line);
+        }
+        if let Some(error) = &log.error {
+            let verb = "get pods --subresource=log";
+            output.say(Level::Warn, &self.cannot("read this log", verb, error));
+        }
+        log.lines
+    }
 
-impl Pod {
-    /// In the order in which they ran.
-    fn containers(&self) -> Vec<Container> {
-        let spec = &self.spec;
-        let status = &self.status;
-        let of = |names: &[Named], statuses: &Option<Vec<ContainerStatus>>| -> Vec<Container> {
-            names
-                .iter()
-                .map(|Named { name }| {
-                    let status = statuses
-                        .iter()
-                        .flatten()
-                        .find(|status| status.name == *name);
-                    Container::new(name, status.map(|status| &status.state))
-                })
-                .collect()
+    async fn read(&self, pod: &Pod, run: &Run, bytes: usize) -> Log {
+        let mut tail = Tail::new(LINES, bytes);
+        let error = self.read_into(&mut tail, pod, run).await.err();
+        let (lines, dropped) = tail.finish();
+        Log {
+            lines,
+            cut: dropped > 0,
+            error,
+        }
+    }
+
+    async fn read_into(&self, tail: &mut Tail, pod: &Pod, run: &Run) -> kube::Result<()> {
+        let params = LogParams {
+            container: Some(run.container.clone()),
+            previous: run.previous,
+            // One more than is shown, to know whether there are more. `limitBytes` would keep the
+            // beginning of these lines, and the end is what matters.
+            tail_lines: i64::try_from(LINES + 1).ok(),
+            ..LogParams::default()
         };
-        let mut containers = of(
-            spec.init_containers.as_deref().unwrap_or_default(),
-            &status.init_container_statuses,
-        );
-        containers.extend(of(&spec.containers, &status.container_statuses));
-        containers
+        let request = Request::new(&self.path)
+            .logs(&pod.metadata.name, &params)
+            .map_err(kube::Error::BuildRequest)?;
+        let mut log = Box::pin(self.client.request_stream(request).await?);
+        loop {
+            let piece = log.fill_buf().await.map_err(kube::Error::ReadEvents)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            tail.push(piece);
+            let length = piece.len();
+            log.consume_unpin(length);
+        }
     }
-}
 
-impl Container {
-    fn new(name: &str, state: Option<&ContainerState>) -> Self {
-        let (end, started, failed) = match state {
-            Some(ContainerState {
-                terminated: Some(end),
-                ..
-            }) => (
-                match (end.exit_code, end.reason.as_str()) {
-                    (code, "" | "Completed" | "Error") => format!("exit code {code}"),
-                    (code, reason) => format!("{reason}, exit code {code}"),
-                },
-                true,
-                end.exit_code != 0,
+    fn cannot(&self, what: &str, verb: &str, error: &kube::Error) -> String {
+        match error {
+            kube::Error::Api(status) if matches!(status.code, 401 | 403) => format!(
+                "not permitted to {what}: {message}; grant it, or look yourself: \
+                 kubectl auth can-i {verb} --as={user} -n {namespace}",
+                message = status.message,
+                user = identity::user(&status.message),
+                namespace = self.namespace,
             ),
-            Some(ContainerState {
-                waiting: Some(waiting),
-                ..
-            }) => (format!("not started ({})", waiting.reason), false, false),
-            Some(ContainerState {
-                running: Some(_), ..
-            }) => ("still running".to_owned(), true, false),
-            // The kubelet didn't get round to it; there may be a log all the same.
-            _ => ("its end is not known".to_owned(), true, false),
-        };
-        Self {
-            name: name.to_owned(),
-            end,
-            started,
-            failed,
+            kube::Error::Api(status) => format!("cannot {what}: {}", status.message),
+            error => format!("cannot {what}: {}", chain(error)),
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Pods {
-    items: Vec<Pod>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Pod {
-    metadata: Metadata,
-    spec: Spec,
-    status: Status,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Metadata {
-    name: String,
-    creation_timestamp: Option<Timestamp>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    init_containers: Option<Vec<Named>>,
-    containers: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Status {
-    phase: String,
-    init_container_statuses: Option<Vec<ContainerStatus>>,
-    container_statuses: Option<Vec<ContainerStatus>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ContainerStatus {
-    name: String,
-    state: ContainerState,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ContainerState {
-    waiting: Option<Reason>,
-    running: Option<serde::de::IgnoredAny>,
-    terminated: Option<End>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Reason {
-    reason: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct End {
-    exit_code: i64,
-    reason: String,
+fn key(pod: &Pod, run: &Run) -> Key {
+    (
+        pod.metadata.uid.clone(),
+        run.container.clone(),
+        run.previous,
+    )
 }

@@ -2,23 +2,15 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::config::LogFormat;
+
 /// The kubelet reads no more of a termination message.
 const TERMINATION_LIMIT: usize = 4096;
-
-/// How lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Plain text, for people.
-    #[default]
-    Human,
-    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
-    Json,
-}
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,18 +90,11 @@ impl Output {
     }
 
     /// Says the reason for a bad end, here and in the container's termination message, which
-    /// `kubectl describe pod` shows. Outside of a container there is no such file, and none is made.
+    /// `kubectl describe pod` shows.
     pub(crate) fn give_up(&self, reason: &str) {
         self.say(Level::Error, reason);
         let message = termination_message(reason, &self.tail);
-        let written = OpenOptions::new()
-            .write(true)
-            .truncate(true)
-            .open(&self.termination_log)
-            .and_then(|mut file| file.write_all(message.as_bytes()));
-        if let Err(error) = written
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = write_termination_message(&self.termination_log, &message) {
             self.say(
                 Level::Warn,
                 &format!(
@@ -121,6 +106,15 @@ impl Output {
     }
 }
 
+/// Outside of a container there is no such file, and none is made.
+pub(super) fn write_termination_message(path: &Path, message: &str) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).truncate(true).open(path);
+    match file.and_then(|mut file| file.write_all(clip(message, TERMINATION_LIMIT).as_bytes())) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
+}
+
 /// The reason, and as many of the last lines as there is room for.
 fn termination_message(reason: &str, tail: &[String]) -> String {
     let mut message = clip(reason, TERMINATION_LIMIT).to_owned();
@@ -129,6 +123,15 @@ fn termination_message(reason: &str, tail: &[String]) -> String {
     while from > 0 && tail[from - 1].len() < room {
         from -= 1;
         room -= tail[from].len() + 1;
+    }
+    // Of a last line that is too long, its beginning is better than nothing.
+    if from == tail.len()
+        && let Some(line) = tail.last()
+        && room > "\n…".len()
+    {
+        message.push('\n');
+        message.push_str(clip(line, room - "\n…".len()));
+        message.push('…');
     }
     for line in &tail[from..] {
         message.push('\n');
@@ -171,5 +174,13 @@ mod tests {
             termination_message(&exact, &["abc".into()]).len(),
             TERMINATION_LIMIT - 3
         );
+    }
+
+    #[test]
+    fn of_a_last_line_that_is_too_long_the_beginning_is_told() {
+        let tail = ["one".to_owned(), "ä".repeat(TERMINATION_LIMIT)];
+        let message = termination_message("failed", &tail);
+        assert!(message.starts_with("failed\nää") && message.ends_with("ä…"));
+        assert!(message.len() <= TERMINATION_LIMIT && message.len() > TERMINATION_LIMIT - 2);
     }
 }

@@ -1,21 +1,21 @@
 //! The waiter's loop.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use super::logs::{Kept, Reader};
 use super::output::{Level, Output};
-use super::{Exit, Plan, identity, logs};
+use super::{Exit, Plan, identity};
 use crate::cluster;
 use crate::core::explain::{self, Moment};
 use crate::core::job::Job;
 use crate::core::record::Record;
-use crate::core::verdict::{Seen, Sight, Source, Trouble, TroubleKind, Verdict, Waiting, verdict};
+use crate::core::verdict::{Seen, Sight, Source, TroubleKind, Verdict, Waiting, verdict};
 use crate::observe::{self, Pacing, Target, Update, observe};
 
 /// Waits, and stops at once at a signal.
@@ -64,6 +64,9 @@ fn stopped() -> std::io::Result<impl Future<Output = (&'static str, Exit)>> {
     })
 }
 
+/// How much longer than the wait its watches may last, so that it is the wait that ends.
+const WATCH_MARGIN: Duration = Duration::from_mins(1);
+
 async fn wait(plan: &Plan, output: &mut Output) -> Exit {
     let start = Instant::now();
     let client = match cluster::config().await.and_then(cluster::client) {
@@ -74,22 +77,29 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
         }
     };
     let subject = &plan.subject;
-    let pacing = Pacing::default();
+    let pacing = Pacing {
+        // One watch for the whole wait.
+        watch: plan.limits.timeout + WATCH_MARGIN,
+        ..Pacing::default()
+    };
     let job = Target::job(&subject.namespace, &subject.job);
     let record = Target::config_map(&subject.namespace, &plan.record);
     let mut jobs = pin!(observe::<Job>(client.clone(), job, pacing));
     let mut records = pin!(observe::<Record>(client.clone(), record, pacing));
     let mut seen = Seen::default();
     let mut told = Told::default();
+    let reader = Reader::new(client, &subject.namespace, plan.log_timeout);
+    let mut logs = Logs::default();
     loop {
         let now = start.elapsed();
         let until = match verdict(&seen, &subject.wanted, &plan.limits, now) {
             Verdict::Wait { waiting, until } => {
                 told.waiting(plan, &seen, waiting, now, output);
                 told.record(plan, &seen, output);
+                logs.prepare(&reader, seen.about_to_fail(&subject.wanted));
                 until
             }
-            end => return finish(plan, &seen, end, &client, output).await,
+            end => return finish(plan, &seen, end, &reader, logs, output).await,
         };
         tokio::select! {
             Some(update) = jobs.next() => {
@@ -98,44 +108,76 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
                     seen.job.sight = Sight::Present(last.clone());
                     let last = verdict(&seen, &subject.wanted, &plan.limits, start.elapsed());
                     if matches!(last, Verdict::Open(_)) {
-                        return finish(plan, &seen, last, &client, output).await;
+                        return finish(plan, &seen, last, &reader, logs, output).await;
                     }
                 }
                 apply(&mut seen.job, update, start.elapsed());
             }
             Some(update) = records.next() => apply(&mut seen.record, update, start.elapsed()),
             () = tokio::time::sleep_until(start + until) => {}
+            () = logs.read() => {}
         }
+    }
+}
+
+/// The logs of a Job that is sure to fail, read while it is still there.
+#[derive(Default)]
+struct Logs {
+    /// Of the Job with this uid.
+    uid: String,
+    reading: Option<Pin<Box<dyn Future<Output = Kept>>>>,
+    kept: Kept,
+}
+
+impl Logs {
+    /// Begins to read, once for each Job.
+    fn prepare(&mut self, reader: &Reader, failing: Option<&str>) {
+        if let Some(uid) = failing
+            && uid != self.uid
+        {
+            *self = Self {
+                uid: uid.to_owned(),
+                reading: Some(Box::pin(reader.clone().keep(uid.to_owned()))),
+                kept: Kept::default(),
+            };
+        }
+    }
+
+    /// Goes on reading; never ends while there is nothing to read.
+    async fn read(&mut self) {
+        match &mut self.reading {
+            Some(reading) => self.kept = reading.await,
+            None => std::future::pending().await,
+        }
+        self.reading = None;
+    }
+
+    /// What was read of that Job.
+    async fn of(mut self, uid: &str) -> Kept {
+        if uid != self.uid {
+            return Kept::default();
+        }
+        if self.reading.is_some() {
+            self.read().await;
+        }
+        self.kept
     }
 }
 
 fn apply<T>(source: &mut Source<T>, update: Update<T>, now: Duration) {
     match update {
         Update::Present(object) => source.sight = Sight::Present(object),
-        Update::Absent(_) => {
-            let vanished = match source.sight {
-                Sight::Unknown => None,
-                Sight::Present(_) => Some(now),
-                Sight::Absent { vanished } => vanished,
-            };
-            source.sight = Sight::Absent { vanished };
-        }
+        Update::Absent(_) => source.is_absent(now),
         Update::Resumed => source.trouble = None,
         Update::Trouble(trouble) => {
-            let (kind, message) = match trouble {
-                observe::Trouble::Denied(message) => (TroubleKind::Denied, message),
-                observe::Trouble::Unreachable(message) => (TroubleKind::Unreachable, message),
+            let (kind, message, answered) = match trouble {
+                observe::Trouble::Denied(message) => (TroubleKind::Denied, message, true),
+                observe::Trouble::Failing(message) => (TroubleKind::Unreachable, message, true),
+                observe::Trouble::Unreachable(message) => {
+                    (TroubleKind::Unreachable, message, false)
+                }
             };
-            let since = source
-                .trouble
-                .take()
-                .filter(|before| before.kind == kind)
-                .map_or(now, |before| before.since);
-            source.trouble = Some(Trouble {
-                since,
-                kind,
-                message,
-            });
+            source.is_in_trouble(kind, message, answered, now);
         }
     }
 }
@@ -144,7 +186,7 @@ fn apply<T>(source: &mut Source<T>, update: Update<T>, now: Duration) {
 #[derive(Default)]
 struct Told {
     waiting: Option<Waiting>,
-    record_denied: bool,
+    record: Vec<TroubleKind>,
     corrupt: Vec<String>,
 }
 
@@ -163,7 +205,7 @@ impl Told {
         let moment = Moment {
             running: running(seen),
             remaining: plan.limits.timeout.saturating_sub(now),
-            trouble: job_trouble(seen),
+            trouble: seen.job.trouble.clone(),
         };
         if let Some(line) = explain::line(&plan.subject, &waiting, &moment) {
             let level = match waiting.trouble {
@@ -177,13 +219,22 @@ impl Told {
 
     fn record(&mut self, plan: &Plan, seen: &Seen, output: &Output) {
         if let Some(trouble) = &seen.record.trouble
-            && trouble.kind == TroubleKind::Denied
-            && !std::mem::replace(&mut self.record_denied, true)
+            && !self.record.contains(&trouble.kind)
+            && let Some(problem) = match trouble.kind {
+                TroubleKind::Denied => Some("not permitted to read the record"),
+                // What was read before is good enough, and where the API server is away altogether,
+                // the Job's line says so.
+                TroubleKind::Unreachable => (seen.record.sight == Sight::Unknown
+                    && seen.job.sight != Sight::Unknown
+                    && seen.job.trouble.is_none())
+                .then_some("cannot read the record yet"),
+            }
         {
+            self.record.push(trouble.kind);
             output.say(
                 Level::Warn,
                 &format!(
-                    "not permitted to read the record, going on with the Job alone: {}",
+                    "{problem}, going on with the Job alone: {}",
                     trouble.message
                 ),
             );
@@ -220,18 +271,12 @@ fn running(seen: &Seen) -> Option<Duration> {
     )
 }
 
-fn job_trouble(seen: &Seen) -> Option<String> {
-    seen.job
-        .trouble
-        .as_ref()
-        .map(|trouble| trouble.message.clone())
-}
-
 async fn finish(
     plan: &Plan,
     seen: &Seen,
     end: Verdict,
-    client: &Client,
+    reader: &Reader,
+    logs: Logs,
     output: &mut Output,
 ) -> Exit {
     let subject = &plan.subject;
@@ -244,12 +289,15 @@ async fn finish(
             uid,
             reason,
             message,
+            attempt,
         } => {
             output.say(
                 Level::Error,
                 &format!("Job {} has failed; its logs:", subject.job),
             );
-            logs::print(client, subject, &uid, output).await;
+            reader
+                .print(subject, &uid, attempt, logs.of(&uid), output)
+                .await;
             output.give_up(&explain::job_failed(subject, &reason, &message));
             Exit::JobFailed
         }
@@ -264,16 +312,16 @@ async fn finish(
             Exit::NotPermitted
         }
         Verdict::TimedOut(waiting) => {
-            let trouble = job_trouble(seen);
-            output.give_up(&explain::timed_out(
-                subject,
-                &waiting,
-                trouble.as_deref(),
-                plan.limits.timeout,
-            ));
+            let refusal = seen.job.trouble.as_ref().map(|t| t.message.as_str());
+            let user = identity::user(refusal.unwrap_or_default());
+            let timeout = plan.limits.timeout;
+            output.give_up(&explain::timed_out(subject, &waiting, seen, timeout, &user));
             Exit::TimedOut
         }
         // Never an end; if it were one, the pod must not start.
-        Verdict::Wait { .. } => Exit::Internal,
+        Verdict::Wait { .. } => {
+            output.give_up("cannot wait: the wait ended without a reason");
+            Exit::Internal
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Held Deployments get their waiter.
 
-use migration_gate::config::{Config, LabelSelector, parse};
+use migration_gate::config::{Config, LabelSelector, LogFormat, parse};
 use migration_gate::core::decision::Outcome;
 use serde_json::{Value, json};
 
@@ -67,6 +67,15 @@ fn the_waiter_is_injected_with_its_token_and_account() {
         assert!(waiter["resources"]["requests"][resource].is_string());
         assert!(waiter["resources"]["limits"][resource].is_string());
     }
+}
+
+#[test]
+fn the_log_format_is_an_argument_where_it_is_not_the_default() {
+    let mut config = Config::default();
+    config.waiter.log_format = LogFormat::Json;
+    let (result, _) = mutated(&config, &deployment(json!({})), None);
+    let args = waiter(&result)["args"].as_array().expect("arguments");
+    assert_eq!(args.last(), Some(&json!("--log-format=json")));
 }
 
 #[test]

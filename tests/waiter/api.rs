@@ -2,24 +2,21 @@
 //! every way in which a connection to it can fail. What Kubernetes itself does is not tested
 //! against this, but against the real one.
 
+mod answer;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use futures::{StreamExt, stream};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::{Bytes, Frame, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::process::PATIENCE;
-
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+use answer::answer;
 
 /// One change, as a watch tells it.
 struct Event {
@@ -43,7 +40,11 @@ struct State {
     unauthorized: bool,
     /// How many of the next watches end at once.
     watches_that_end: usize,
-    /// `pod/container` to text.
+    /// Requests that are never answered, as `denied`.
+    held: BTreeSet<(String, String)>,
+    /// Requests that are answered with 500, as `denied`.
+    failing: BTreeSet<(String, String)>,
+    /// `pod/container`, or `pod/container/previous`, to text.
     logs: BTreeMap<String, String>,
     requests: Vec<String>,
     /// How many watches are open.
@@ -53,6 +54,8 @@ struct State {
     ended: usize,
     /// How many of the next writes are answered with 500.
     fail_writes: usize,
+    /// Writes are answered well, and nothing is written.
+    forget_writes: bool,
 }
 
 struct Shared {
@@ -161,15 +164,33 @@ impl Api {
         self.state().logs.insert(key, text.to_owned());
     }
 
+    /// The log of a container's run before its last restart.
+    pub(crate) fn previous_log(&self, pod: &str, container: &str, text: &str) {
+        self.log(pod, &format!("{container}/previous"), text);
+    }
+
+    /// Leaves such requests without an answer, with their connections open.
+    pub(crate) fn hold(&self, verb: &str, resource: &str) {
+        let rule = (verb.to_owned(), resource.to_owned());
+        self.state().held.insert(rule);
+    }
+
     /// Refuses with 403.
     pub(crate) fn deny(&self, verb: &str, resource: &str) {
         let rule = (verb.to_owned(), resource.to_owned());
         self.state().denied.insert(rule);
     }
 
+    /// Fails with 500.
+    pub(crate) fn fail(&self, verb: &str, resource: &str) {
+        let rule = (verb.to_owned(), resource.to_owned());
+        self.state().failing.insert(rule);
+    }
+
     pub(crate) fn allow_all(&self) {
         let mut state = self.state();
         state.denied.clear();
+        state.failing.clear();
         state.unauthorized = false;
     }
 
@@ -197,6 +218,11 @@ impl Api {
     /// The next writes fail with 500.
     pub(crate) fn fail_writes(&self, number: usize) {
         self.state().fail_writes = number;
+    }
+
+    /// Writes have no effect from now on, or have one again.
+    pub(crate) fn forget_writes(&self, forget: bool) {
+        self.state().forget_writes = forget;
     }
 
     /// Breaks every open watch in the middle of its stream.
@@ -276,6 +302,9 @@ fn put(state: &mut State, resource: &str, name: &str, mut object: Value) {
     let version = state.version;
     object["metadata"]["name"] = json!(name);
     object["metadata"]["resourceVersion"] = json!(version.to_string());
+    if object["metadata"]["uid"].is_null() {
+        object["metadata"]["uid"] = json!(format!("uid-of-{name}"));
+    }
     let key = (resource.to_owned(), name.to_owned());
     let before = state.objects.insert(key, object.clone());
     let kind = if before.is_some() {
@@ -319,231 +348,4 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 .await;
         });
     }
-}
-
-async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
-    let method = request.method().clone();
-    let uri = request.uri().clone();
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .map(|body| serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null))
-        .unwrap_or_default();
-    let query: BTreeMap<_, _> = uri
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| {
-            (
-                key.to_owned(),
-                value.replace("%3D", "=").replace("%2F", "/"),
-            )
-        })
-        .collect();
-    // …/namespaces/NS/RESOURCE[/NAME[/log]]
-    let (_, rest) = uri.path().split_once("/namespaces/").unwrap_or_default();
-    let parts: Vec<_> = rest.split('/').skip(1).collect();
-    let resource = parts.first().copied().unwrap_or_default().to_owned();
-    let name = parts.get(1).copied();
-    let watches = query.contains_key("watch");
-    let verb = match (&method, name) {
-        (&Method::GET, None) if watches => "watch",
-        (&Method::GET, None) => "list",
-        (&Method::POST, _) => "create",
-        (&Method::PATCH, _) => "patch",
-        _ => "get",
-    };
-    let mut state = shared.state.lock().expect("the state");
-    state.requests.push(format!("{verb} {resource} {uri}"));
-    shared.changed.notify_all();
-    if state.unauthorized {
-        return failure(401, "Unauthorized", "Unauthorized");
-    }
-    if state.denied.contains(&(verb.to_owned(), resource.clone())) {
-        let message = format!(
-            "{resource} is forbidden: User \"system:serviceaccount:ns:sa\" cannot {verb} resource"
-        );
-        return failure(403, "Forbidden", &message);
-    }
-    match verb {
-        "list" => list(&state, &resource, &query),
-        "watch" => {
-            let from: u64 = query["resourceVersion"].parse().unwrap_or_default();
-            if from < state.compacted {
-                let status = json!({"kind": "Status", "status": "Failure", "code": 410,
-                                    "reason": "Expired", "message": "too old resource version"});
-                return if state.gone_as_status {
-                    failure(410, "Expired", "too old resource version")
-                } else {
-                    text(
-                        200,
-                        format!("{}\n", json!({"type": "ERROR", "object": status})),
-                    )
-                };
-            }
-            if state.watches_that_end > 0 {
-                state.watches_that_end -= 1;
-                return text(200, String::new());
-            }
-            state.watching += 1;
-            state.begun += 1;
-            // With the count, so that a cut from now on is its cut.
-            let mut wake = shared.wake.subscribe();
-            let cuts = wake.borrow_and_update().1;
-            drop(state);
-            shared.changed.notify_all();
-            follow(shared, (wake, cuts), resource, selected(&query), from)
-        }
-        "create" | "patch" => {
-            let answer = write(&mut state, verb, &resource, name, body);
-            drop(state);
-            shared.wake();
-            answer
-        }
-        _ => log(&state, &parts, &query),
-    }
-}
-
-fn selected(query: &BTreeMap<String, String>) -> String {
-    let selector = query.get("fieldSelector").cloned().unwrap_or_default();
-    selector
-        .strip_prefix("metadata.name=")
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn list(state: &State, resource: &str, query: &BTreeMap<String, String>) -> Response<Body> {
-    let name = selected(query);
-    // The only label selector in use is the one of a Job's pods.
-    let label = query.get("labelSelector").and_then(|s| s.split_once('='));
-    let items: Vec<_> = state
-        .objects
-        .iter()
-        .filter(|((r, n), object)| {
-            r == resource
-                && (name.is_empty() || *n == name)
-                && label.is_none_or(|(key, value)| object["metadata"]["labels"][key] == value)
-        })
-        .map(|(_, object)| object)
-        .collect();
-    let version = state.version.to_string();
-    json_body(
-        200,
-        &json!({"kind": "List", "metadata": {"resourceVersion": version}, "items": items}),
-    )
-}
-
-fn log(state: &State, parts: &[&str], query: &BTreeMap<String, String>) -> Response<Body> {
-    let container = query.get("container").cloned().unwrap_or_default();
-    match parts {
-        ["pods", pod, "log"] => match state.logs.get(&format!("{pod}/{container}")) {
-            Some(log) => text(200, log.clone()),
-            None => failure(404, "NotFound", "no such container"),
-        },
-        _ => failure(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        ),
-    }
-}
-
-fn write(
-    state: &mut State,
-    verb: &str,
-    resource: &str,
-    name: Option<&str>,
-    body: Value,
-) -> Response<Body> {
-    if state.fail_writes > 0 {
-        state.fail_writes -= 1;
-        return failure(500, "InternalError", "etcdserver: request timed out");
-    }
-    let name = name
-        .or(body["metadata"]["name"].as_str())
-        .unwrap_or_default()
-        .to_owned();
-    let key = (resource.to_owned(), name.clone());
-    let object = match (verb, state.objects.get(&key)) {
-        ("create", None) => body,
-        ("create", Some(_)) => return failure(409, "AlreadyExists", "already exists"),
-        (_, None) => return failure(404, "NotFound", "not found"),
-        (_, Some(object)) => {
-            let wanted = &body["metadata"]["resourceVersion"];
-            if wanted.is_string() && *wanted != object["metadata"]["resourceVersion"] {
-                return failure(409, "Conflict", "the object has been modified");
-            }
-            let mut object = object.clone();
-            json_patch::merge(&mut object, &body);
-            object
-        }
-    };
-    put(state, resource, &name, object);
-    json_body(200, &state.objects[&key])
-}
-
-/// Streams the events of one object until the watch is cut.
-fn follow(
-    shared: &Arc<Shared>,
-    (wake, cuts): (watch::Receiver<(u64, u64)>, u64),
-    resource: String,
-    name: String,
-    from: u64,
-) -> Response<Body> {
-    struct Open(Arc<Shared>);
-    impl Drop for Open {
-        fn drop(&mut self) {
-            let mut state = self.0.state.lock().expect("the state");
-            state.watching -= 1;
-            state.ended += 1;
-            self.0.changed.notify_all();
-        }
-    }
-    let open = Open(Arc::clone(shared));
-    let events = stream::unfold((from, wake, open), move |(from, mut wake, open)| {
-        let (resource, name) = (resource.clone(), name.clone());
-        async move {
-            loop {
-                if wake.borrow_and_update().1 != cuts {
-                    let cut = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-                    return Some((Err(cut), (from, wake, open)));
-                }
-                let next = {
-                    let state = open.0.state.lock().expect("the state");
-                    state
-                        .events
-                        .iter()
-                        .find(|e| e.version > from && e.resource == resource && e.name == name)
-                        .map(|e| (e.version, e.line.clone()))
-                };
-                if let Some((version, line)) = next {
-                    let frame = Frame::data(Bytes::from(line));
-                    return Some((Ok(frame), (version, wake, open)));
-                }
-                wake.changed().await.ok()?;
-            }
-        }
-    });
-    Response::new(UnsyncBoxBody::new(StreamBody::new(events.boxed())))
-}
-
-fn failure(code: u16, reason: &str, message: &str) -> Response<Body> {
-    json_body(
-        code,
-        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-                "reason": reason, "message": message}),
-    )
-}
-
-fn json_body(code: u16, body: &Value) -> Response<Body> {
-    text(code, body.to_string())
-}
-
-fn text(code: u16, body: String) -> Response<Body> {
-    let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
-    let mut response = Response::new(UnsyncBoxBody::new(body));
-    *response.status_mut() = StatusCode::from_u16(code).expect("a status");
-    response
 }

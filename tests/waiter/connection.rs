@@ -1,22 +1,33 @@
 //! What the waiter does when the API server refuses it, or isn't there.
 
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::api::Api;
-use crate::objects::{JOB, RECORD, complete, job, record, running};
+use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
+use crate::process::Waiter;
 use crate::{start, start_with};
 
 #[test]
 fn a_completion_takes_four_requests() {
     let api = Api::start();
     api.put("jobs", JOB, job("2", running()));
-    let mut waiter = start(&api);
+    let mut waiter = start_with(&api, &["--image=web:2", "--timeout=1h"]);
     waiter.says("is running");
     api.await_watches(2);
     api.put("jobs", JOB, job("2", complete()));
     assert_eq!(waiter.ends().code, Some(0));
     let requests = api.requests();
     assert_eq!(requests.len(), 4, "{requests:#?}");
+    // However long it would have taken.
+    let mut watches = requests.iter().filter(|line| line.starts_with("watch "));
+    assert!(
+        watches.all(|line| line.contains("timeoutSeconds=3660&")),
+        "{requests:#?}"
+    );
 }
 
 #[test]
@@ -142,14 +153,15 @@ fn rights_that_never_come_end_the_wait_with_the_command_that_shows_it() {
     let api = Api::start();
     api.put("jobs", JOB, job("2", running()));
     let arguments = ["--image=web:2", "--permission-timeout=1s"];
-    let can_i =
-        "kubectl auth can-i watch jobs.batch/db-init --as=system:serviceaccount:ns:sa -n ns";
     for verb in ["list", "watch"] {
         api.allow_all();
         api.deny(verb, "jobs");
         let ended = start_with(&api, &arguments).ends();
         assert_eq!(ended.code, Some(5), "{}", ended.output);
-        assert!(ended.termination.ends_with(can_i), "{}", ended.termination);
+        let can_i = format!(
+            "kubectl auth can-i {verb} jobs.batch/db-init --as=system:serviceaccount:ns:sa -n ns"
+        );
+        assert!(ended.termination.ends_with(&can_i), "{}", ended.termination);
     }
     api.unauthorized();
     let ended = start_with(&api, &arguments).ends();
@@ -169,8 +181,54 @@ fn without_the_right_to_read_the_record_the_job_decides() {
 
     let api = Api::start();
     api.deny("list", "configmaps");
-    api.put("jobs", JOB, job("2", crate::objects::condition("Failed")));
+    api.put("jobs", JOB, job("2", condition("Failed")));
     assert_eq!(start(&api).ends().code, Some(3));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_told_once_and_not_passed_off_as_empty() {
+    let api = Api::start();
+    api.fail("list", "configmaps");
+    let mut waiter = start(&api);
+    waiter.says("waiting: there is no Job db-init in namespace ns, and what the record says is not known (gives up in ");
+    waiter.says("cannot read the record yet, going on with the Job alone: it is not your day");
+    api.await_request("list configmaps");
+    api.await_request("list configmaps");
+    api.allow_all();
+    waiter.says("waiting: there is no Job db-init in namespace ns, and no record of version 2 (gives up in ");
+    api.put("configmaps", RECORD, record(&["2"]));
+    let ended = waiter.ends();
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(ended.output.lines().count(), 4, "{}", ended.output);
+}
+
+#[test]
+fn an_answer_that_is_an_error_is_not_called_silence() {
+    let api = Api::start();
+    api.fail("list", "jobs");
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
+    assert_eq!(ended.code, Some(4), "{}", ended.output);
+    let line = "waiting: the API server answers with an error: it is not your day (trying again; ";
+    assert!(ended.output.contains(line), "{}", ended.output);
+    let end =
+        "gave up after 1s: the API server answered with an error at the end: it is not your day; ";
+    assert!(ended.termination.starts_with(end), "{}", ended.termination);
+
+    // Rights are missing at the deadline, which comes before there was time to bear with that.
+    let api = Api::start();
+    api.deny("list", "jobs");
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
+    assert_eq!(ended.code, Some(4), "{}", ended.output);
+    assert!(
+        ended
+            .termination
+            .starts_with("gave up after 1s: not permitted to watch Job db-init: ")
+            && ended
+                .termination
+                .ends_with("--as=system:serviceaccount:ns:sa -n ns"),
+        "{}",
+        ended.termination
+    );
 }
 
 #[test]
@@ -187,15 +245,86 @@ fn a_signal_ends_the_wait() {
         let api = Api::start();
         let mut waiter = start(&api);
         waiter.says("there is no Job");
-        let sent = Command::new("kill")
-            .args([signal, &waiter.pid().to_string()])
-            .status()
-            .expect("kill");
-        assert!(sent.success());
+        waiter.signal(signal);
         let ended = waiter.ends();
         assert_eq!(ended.code, Some(code));
         assert!(ended.termination.starts_with("stopped by SIG"));
     }
+}
+
+/// A server that takes connections and never says a word, and a kubeconfig that names it.
+fn silent(folder: &Path) -> (TcpListener, PathBuf) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {
+            "server": format!("https://{address}"), "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "c", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    let path = folder.join("kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string()).expect("a kubeconfig");
+    (listener, path)
+}
+
+const REQUIRED: [&str; 4] = [
+    "--gate=g",
+    "--namespace=ns",
+    "--job=db-init",
+    "--image=web:2",
+];
+
+#[test]
+fn the_deadline_holds_although_nothing_is_ever_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_listener, kubeconfig) = silent(folder.path());
+    let args = REQUIRED.into_iter().chain(["--timeout=1s"]);
+    let ended = Waiter::spawn(&kubeconfig, folder.path(), args).ends();
+    assert_eq!(ended.code, Some(4), "{}", ended.output);
+
+    for verb in ["list", "watch"] {
+        let api = Api::start();
+        api.hold(verb, "jobs");
+        api.hold(verb, "configmaps");
+        api.put("jobs", JOB, job("2", running()));
+        let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
+        assert_eq!(ended.code, Some(4), "{}", ended.output);
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_although_nothing_is_ever_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (listener, kubeconfig) = silent(folder.path());
+    let waiter = Waiter::spawn(&kubeconfig, folder.path(), REQUIRED);
+    let _connection = listener.accept().expect("the waiter");
+    waiter.signal("-TERM");
+    let ended = waiter.ends();
+    assert_eq!(ended.code, Some(143), "{}", ended.output);
+
+    let api = Api::start();
+    api.hold("list", "jobs");
+    let waiter = start(&api);
+    api.await_request("list jobs");
+    waiter.signal("-TERM");
+    assert_eq!(waiter.ends().code, Some(143));
+}
+
+#[test]
+fn without_a_cluster_there_is_nothing_to_wait_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ended = Waiter::spawn(&folder.path().join("none"), folder.path(), REQUIRED).ends();
+    assert_eq!(ended.code, Some(1), "{}", ended.output);
+    assert!(
+        ended
+            .termination
+            .starts_with("cannot wait: cannot use the kubeconfig: ")
+            && ended.termination.contains("set KUBECONFIG"),
+        "{}",
+        ended.termination
+    );
+    assert_eq!(ended.output, ended.termination);
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 mod api;
 mod connection;
+mod logs;
 mod objects;
 mod process;
 mod recorder;
 mod rows;
+mod watch;
 
 use api::Api;
 use objects::JOB;

@@ -53,3 +53,10 @@ pub(crate) fn record(tags: &[&str]) -> Value {
         .collect();
     json!({"metadata": {}, "data": data})
 }
+
+/// The Job's end, after so many pods that failed.
+pub(crate) fn failed(pods: usize) -> Value {
+    let mut status = condition("Failed");
+    status["failed"] = json!(pods);
+    status
+}

@@ -64,6 +64,15 @@ impl Waiter {
         self.child.id()
     }
 
+    /// Sends it a signal, such as `-TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status()
+            .expect("kill");
+        assert!(sent.success());
+    }
+
     /// Waits for a line with this in it.
     pub(crate) fn says(&mut self, part: &str) -> String {
         loop {

@@ -1,7 +1,7 @@
 //! The record's writers, any number of them, over an API server that fails.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use migration_gate::config::Config;
 use migration_gate::core::record::HISTORY;
@@ -20,6 +20,11 @@ struct Recorder {
 
 impl Recorder {
     fn start(api: &Api) -> Self {
+        Self::start_with(api, |_| {})
+    }
+
+    /// Calls `before` with each state that it reports.
+    fn start_with(api: &Api, before: impl Fn(GateState) + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -35,6 +40,7 @@ impl Recorder {
             let states = Arc::clone(&states);
             move |gate: &str, state| {
                 assert_eq!(gate, "g");
+                before(state);
                 states.lock().expect("the states").push(state);
             }
         };
@@ -64,6 +70,43 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// What all recorders of this program have logged, one JSON object a line.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Begins to listen, if nobody has yet.
+    fn shared() -> &'static Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        LOG.get_or_init(|| {
+            let log = Self::default();
+            let writer = log.clone();
+            tracing_subscriber::fmt()
+                .json()
+                .with_writer(move || writer.clone())
+                .init();
+            log
+        })
+    }
+
+    /// How often that was logged.
+    fn count(&self, part: &str) -> usize {
+        let log = self.0.lock().expect("the log");
+        String::from_utf8_lossy(&log).matches(part).count()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("the log").extend(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -207,6 +250,73 @@ fn a_record_that_is_deleted_is_begun_anew() {
     api.await_watches(2);
     api.delete("configmaps", RECORD);
     api.await_object("configmaps", RECORD, has(&["1"]));
+}
+
+#[test]
+fn corruption_that_first_shows_in_a_writes_answer_is_reported() {
+    let log = Log::shared();
+    let api = Api::start();
+    api.put("configmaps", RECORD, record(&["1"]));
+    // The record's own watch tells nothing.
+    api.hold("watch", "configmaps");
+    let _recorder = Recorder::start(&api);
+    api.await_request("watch configmaps");
+    let mut object = record(&["1"]);
+    object["data"]["corrupt-in-an-answer"] = json!("rubbish");
+    api.put("configmaps", RECORD, object);
+    api.put("jobs", JOB, job("2", complete()));
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    assert_eq!(log.count(r#""key":"corrupt-in-an-answer""#), 1);
+}
+
+#[test]
+fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
+    let api = Api::start();
+    api.put("configmaps", RECORD, record(&["1"]));
+    api.forget_writes(true);
+    api.put("jobs", JOB, job("2", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_watches(2);
+    for _ in 0..3 {
+        api.await_request("patch configmaps");
+    }
+    api.forget_writes(false);
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    // Without pauses there would be hundreds.
+    assert!(writes(&api) < 10, "{:#?}", api.requests());
+}
+
+#[test]
+fn an_immutable_record_is_left_alone_until_it_is_deleted() {
+    let log = Log::shared();
+    let api = Api::start();
+    let mut immutable = record(&["1"]);
+    immutable["immutable"] = json!(true);
+    api.put("configmaps", RECORD, immutable);
+    api.put("jobs", JOB, job("2", complete()));
+    let _recorder = Recorder::start(&api);
+    api.await_watches(2);
+    api.delete("configmaps", RECORD);
+    // With what the old one said.
+    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    assert_eq!(writes(&api), 1, "{:#?}", api.requests());
+    assert_eq!(log.count("it is immutable; delete it, and what it says"), 1);
+}
+
+#[test]
+fn a_recorder_that_panics_is_started_again() {
+    let api = Api::start();
+    let panicked = std::sync::atomic::AtomicBool::new(false);
+    let recorder = Recorder::start_with(&api, move |state| {
+        let first = state == Running && !panicked.swap(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(!first, "as a bug would");
+    });
+    api.await_watches(2);
+    api.put("jobs", JOB, job("1", running()));
+    api.await_request("watch jobs");
+    api.put("jobs", JOB, job("1", complete()));
+    api.await_object("configmaps", RECORD, has(&["1"]));
+    assert!(recorder.states().contains(&Complete));
 }
 
 #[test]

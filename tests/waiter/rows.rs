@@ -55,88 +55,6 @@ fn an_old_job_that_is_complete_is_waited_out() {
 }
 
 #[test]
-fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
-    let api = Api::start();
-    let uid = "uid-of-2";
-    let pod = |name: &str, created: &str, uid: &str| {
-        json!({
-            "metadata": {"creationTimestamp": created,
-                         "labels": {"batch.kubernetes.io/controller-uid": uid}},
-            "spec": {"initContainers": [{"name": "wait-for-db"}], "containers": [{"name": "migrate"}]},
-            "status": {"phase": "Failed",
-                "initContainerStatuses": [{"name": "wait-for-db", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}],
-                "containerStatuses": [{"name": "migrate", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]},
-            "name": name,
-        })
-    };
-    for (name, created, uid) in [
-        ("first", "2026-01-01T00:00:00Z", uid),
-        ("second", "2026-01-01T00:01:00Z", uid),
-        ("foreign", "2026-01-01T00:02:00Z", "uid-of-1"),
-    ] {
-        api.put("pods", name, pod(name, created, uid));
-        api.log(name, "wait-for-db", "db is up\n");
-        api.log(
-            name,
-            "migrate",
-            &format!("{name}: no such table\npostgres://u:secret@db/x\n"),
-        );
-    }
-    api.put("jobs", JOB, job("2", condition("Failed")));
-    let ended = start(&api).ends();
-    assert_eq!(ended.code, Some(3), "{}", ended.output);
-    let expect = "\
-Job db-init has failed; its logs:
---- attempt 2 of 2, pod second, container wait-for-db: exit code 0
-db is up
---- attempt 2 of 2, pod second, container migrate: exit code 1
-second: no such table
-postgres://u:***@db/x
---- attempt 1 of 2, pod first, container wait-for-db: exit code 0
-db is up
---- attempt 1 of 2, pod first, container migrate: exit code 1
-first: no such table
-postgres://u:***@db/x
-Job db-init has failed (BecauseFailed: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
-    assert_eq!(ended.output, expect);
-    let reason = expect.lines().last().expect("a line");
-    assert_eq!(
-        ended.termination,
-        format!("{reason}\nsecond: no such table\npostgres://u:***@db/x")
-    );
-}
-
-#[test]
-fn without_the_right_to_read_logs_the_exit_code_stays() {
-    for (verb, resource, says) in [
-        (
-            "list",
-            "pods",
-            "not permitted to list the Job's pods: pods is forbidden",
-        ),
-        (
-            "get",
-            "pods",
-            "not permitted to read this log: pods is forbidden",
-        ),
-    ] {
-        let api = Api::start();
-        api.put(
-            "pods",
-            "p",
-            json!({"metadata": {"labels": {"batch.kubernetes.io/controller-uid": "uid-of-2"}},
-                   "spec": {"containers": [{"name": "migrate"}]}, "status": {"phase": "Failed"}}),
-        );
-        api.deny(verb, resource);
-        api.put("jobs", JOB, job("2", condition("Failed")));
-        let ended = start(&api).ends();
-        assert_eq!(ended.code, Some(3));
-        assert!(ended.output.contains(says), "{}", ended.output);
-        assert!(ended.termination.starts_with("Job db-init has failed"));
-    }
-}
-
-#[test]
 fn a_failed_job_of_another_version_is_waited_out() {
     let api = Api::start();
     api.put("jobs", JOB, job("1", condition("Failed")));
@@ -323,4 +241,13 @@ fn arguments_that_cannot_be_meant_are_refused() {
         assert!(ended.termination.contains(says), "{}", ended.termination);
     }
     assert_eq!(api.requests(), Vec::<String>::new());
+
+    // What clap refuses is told there too.
+    let ended = start_with(&api, &["--image=web:2", "--timeout=abc"]).ends();
+    assert_eq!(ended.code, Some(2));
+    assert_eq!(
+        ended.termination,
+        "cannot wait: invalid value 'abc' for '--timeout <TIMEOUT>': `abc` is not a duration; write it as \
+         `10m`, `90s` or `1h30m`"
+    );
 }

@@ -49,6 +49,7 @@ waiter:
   image: {{ .Values.waiter.image | default (include "migration-gate.image" .) }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   resources: {{- toYaml .Values.waiter.resources | nindent 4 }}
+  logFormat: {{ .Values.waiter.logFormat }}
 {{- end -}}
 
 {{/* One requirement of a label selector, as CEL. The program's prefilter writes the same. */}}

@@ -157,19 +157,56 @@ fn a_newer_completion_of_the_version_takes_the_older_ones_place() {
 }
 
 #[test]
-fn corrupt_entries_are_replaced_or_else_removed() {
-    let known = record("7", &json!({"1": "x", "2": "y"}));
+fn corrupt_entries_are_removed_before_anything_is_added() {
+    // They may leave no room for it.
+    let known: Record = serde_json::from_value(json!({
+        "metadata": {"resourceVersion": "7"},
+        "data": {"1": "x", "2": "y", "4": entry("a:4", 1).to_value()},
+        "binaryData": {"3": "eA=="},
+    }))
+    .expect("a record");
     let mut one = completed(&[entry("a:1", 1)]);
+    let write = next_write(Some(&known), &mut one, 9).expect("a write");
+    let keys = json!({"1": null, "2": null, "3": null});
+    assert_eq!(
+        write.patch().expect("a patch"),
+        json!({"metadata": {"resourceVersion": "7"}, "data": keys, "binaryData": keys})
+    );
+    let known = of(&[entry("a:4", 1)]);
     let Some(Write::Put(data)) = next_write(Some(&known), &mut one, 9) else {
         panic!("not replaced");
     };
     assert_eq!(data.keys().collect::<Vec<_>>(), ["1"]);
-    let known = record("7", &json!({"1": entry("a:1", 1).to_value(), "2": "y"}));
-    let write = next_write(Some(&known), &mut one, 9).expect("a write");
-    assert_eq!(
-        write.patch().expect("a patch"),
-        json!({"metadata": {"resourceVersion": "7"}, "data": {"2": null}})
-    );
+}
+
+#[test]
+fn a_write_shows_or_does_not() {
+    let put = |entries: &[Entry]| {
+        let data = entries.iter().map(|e| (e.key(), e.to_value())).collect();
+        Write::Put(data)
+    };
+    let known = of(&[entry("a:1", 5)]);
+    assert!(put(&[entry("a:1", 5)]).shows_in(&known));
+    assert!(put(&[entry("a:1", 4)]).shows_in(&known), "something newer");
+    assert!(!put(&[entry("a:1", 6)]).shows_in(&known));
+    assert!(!put(&[entry("a:1", 5), entry("a:2", 5)]).shows_in(&known));
+    let remove = |key: &str| Write::Remove {
+        keys: vec![key.to_owned()],
+        resource_version: "7".into(),
+    };
+    let known = record("7", &json!({"1": entry("a:1", 1).to_value(), "2": "x"}));
+    assert!(remove("3").shows_in(&known));
+    assert!(!remove("1").shows_in(&known) && !remove("2").shows_in(&known));
+}
+
+#[test]
+fn an_immutable_record_says_so() {
+    let immutable = |object: Value| -> bool {
+        let record: Record = serde_json::from_value(object).expect("a record");
+        record.immutable
+    };
+    assert!(immutable(json!({"immutable": true})));
+    assert!(!immutable(json!({"immutable": null})));
 }
 
 #[test]

@@ -59,13 +59,10 @@ fn record(images: &[&str]) -> Sight<Record> {
 const NONE: Sight<Record> = Sight::Absent { vanished: None };
 const NO_JOB: Sight<Job> = Sight::Absent { vanished: None };
 
-#[allow(clippy::unnecessary_wraps, reason = "it goes into a field as it is")]
 fn trouble(kind: TroubleKind, since: u64) -> Option<Trouble> {
-    Some(Trouble {
-        since: seconds(since),
-        kind,
-        message: "no".into(),
-    })
+    let mut source = Source::<Job>::default();
+    source.is_in_trouble(kind, "no".into(), true, seconds(since));
+    source.trouble
 }
 
 fn seen(job: Sight<Job>, record: Sight<Record>) -> Seen {
@@ -353,6 +350,21 @@ fn success_criteria_met_or_failure_target_only() {
 }
 
 #[test]
+fn a_job_that_is_about_to_fail_is_known_before() {
+    let failing = seen(job("2", &condition("FailureTarget")), NONE);
+    assert_eq!(failing.about_to_fail(&version_2()), Some("u"));
+    assert_eq!(failing.about_to_fail(&Wanted::Any), Some("u"));
+    assert_eq!(failing.about_to_fail(&mutable()), None);
+    for other in ["Failed", "SuccessCriteriaMet"] {
+        let seen = seen(job("2", &condition(other)), NONE);
+        assert_eq!(seen.about_to_fail(&version_2()), None);
+    }
+    let deleting = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let deleting = job_with("2", &condition("FailureTarget"), &deleting);
+    assert_eq!(seen(deleting, NONE).about_to_fail(&version_2()), None);
+}
+
+#[test]
 fn not_permitted() {
     let mut denied = Seen::default();
     denied.job.trouble = trouble(TroubleKind::Denied, 31);
@@ -363,7 +375,13 @@ fn not_permitted() {
         }
         verdict => panic!("{verdict:?}"),
     }
+    // Other trouble in between doesn't make it any better.
     denied.job.trouble = trouble(TroubleKind::Denied, 30);
+    for (kind, now) in [(TroubleKind::Unreachable, 40), (TroubleKind::Denied, 50)] {
+        denied
+            .job
+            .is_in_trouble(kind, "no".into(), true, seconds(now));
+    }
     assert_eq!(
         verdict(&denied, &version_2(), &LIMITS, seconds(60)),
         Verdict::NotPermitted {
@@ -379,6 +397,13 @@ fn not_permitted() {
     opens(&version_2(), &no_record);
     no_record.job.sight = NO_JOB;
     waits(&version_2(), &no_record, &What::NoJob);
+    let unread = |seen: &Seen| match verdict(seen, &version_2(), &LIMITS, seconds(60)) {
+        Verdict::Wait { waiting, .. } => waiting.record_unread,
+        verdict => panic!("{verdict:?}"),
+    };
+    assert!(unread(&no_record));
+    no_record.record.sight = NONE;
+    assert!(!unread(&no_record));
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn one<K: Object>(
                     );
                     None
                 }
-                Update::Trouble(Trouble::Unreachable(cause)) => {
+                Update::Trouble(Trouble::Unreachable(cause) | Trouble::Failing(cause)) => {
                     warn!(object = what, cause, "cannot watch; trying again");
                     None
                 }

@@ -1,5 +1,6 @@
 //! What can happen to a watch.
 
+use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,14 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::Value;
 
 use super::proxy::Proxy;
+use super::rights;
 use super::scene::{JOB, Plane, Scene, V2, complete, running};
 use crate::client::block_on;
 use crate::harness::Test;
 use crate::poll::{Look, until};
 use crate::sandbox::Sandbox;
 
-pub(super) const TESTS: [Test; 2] = [
+pub(super) const TESTS: [Test; 4] = [
     Test::standalone(
         "waiter::connection::a_version_that_is_gone_and_an_outage_of_30_s_are_survived",
         a_version_that_is_gone_and_an_outage_of_30_s_are_survived,
@@ -24,6 +26,14 @@ pub(super) const TESTS: [Test; 2] = [
     Test::standalone(
         "waiter::connection::a_watch_that_is_cut_20_times_still_sees_the_completion",
         a_watch_that_is_cut_20_times_still_sees_the_completion,
+    ),
+    Test::standalone(
+        "waiter::connection::a_completion_takes_five_requests_at_most",
+        a_completion_takes_five_requests_at_most,
+    ),
+    Test::standalone(
+        "waiter::connection::deadline_and_signal_are_kept_while_nothing_is_answered",
+        deadline_and_signal_are_kept_while_nothing_is_answered,
     ),
 ];
 
@@ -81,6 +91,55 @@ fn a_watch_that_is_cut_20_times_still_sees_the_completion(sandbox: &Sandbox) -> 
     ensure!(ended.code == Some(0), "{}", ended.output);
     // A cut is nothing to speak of.
     ensure!(ended.output.lines().count() == 2, "{}", ended.output);
+    Ok(())
+}
+
+/// As the API server counts them, of a user who is nobody else.
+fn a_completion_takes_five_requests_at_most(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "five-requests")?;
+    let user = plane.user(&scene.namespace)?;
+    let kubectl = plane.kubectl.in_namespace(&scene.namespace);
+    let rules = rights::rules(&kubectl, &scene.namespace)?;
+    rights::grant_user(&kubectl, &scene.namespace, &rules)?;
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter_as(&user, &[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    await_watches(plane, &scene.namespace, 1)?;
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    let requests: BTreeSet<String> = plane
+        .server
+        .audit_events_with(&scene.namespace)?
+        .iter()
+        .filter(|event| event["user"]["username"] == scene.namespace)
+        .map(|event| format!("{} {}", event["auditID"], event["requestURI"]))
+        .collect();
+    ensure!((4..=5).contains(&requests.len()), "{requests:#?}");
+    Ok(())
+}
+
+fn deadline_and_signal_are_kept_while_nothing_is_answered(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "held")?;
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = folder.path().join("kubeconfig");
+    let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter_as(&kubeconfig, &[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    await_watches(plane, &scene.namespace, 1)?;
+    proxy.hold();
+    proxy.cut();
+    // It is connecting again, or about to.
+    waiter.signal("-TERM");
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(143), "{}", ended.output);
+    let ended = scene.waiter_as(&kubeconfig, &[V2, "--timeout=1s"])?.ends();
+    ensure!(ended.code == Some(4), "{}", ended.output);
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use crate::image;
 use crate::kubectl::Kubectl;
 use crate::poll::{Look, until};
 
-pub(super) const TESTS: [Test; 2] = [
+pub(super) const TESTS: [Test; 3] = [
     Test::shared(
         "waiter::node::a_job_is_followed_from_its_suspension_to_its_last_attempts_logs",
         a_job_is_followed_from_its_suspension_to_its_last_attempts_logs,
@@ -22,6 +22,10 @@ pub(super) const TESTS: [Test; 2] = [
     Test::shared(
         "waiter::node::the_charts_role_reads_logs_and_without_it_the_exit_code_stays",
         the_charts_role_reads_logs_and_without_it_the_exit_code_stays,
+    ),
+    Test::shared(
+        "waiter::node::the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown",
+        the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown,
     ),
 ];
 
@@ -219,17 +223,54 @@ fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Clust
     Ok(())
 }
 
+/// The Job controller deletes the pod before it says that the Job has failed.
+fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> Result<()> {
+    let place = Place::new(cluster, "waiter-late")?;
+    let kubectl = &place.namespace.kubectl;
+    let command = ["sh", "-c", "echo it takes a long time; exec sleep 3600"];
+    let mut job = job(&json!({}), &[("migrate", "piefed/piefed:1.2.0", &command)]);
+    job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(5);
+    kubectl.apply(&job.to_string())?;
+    let mut waiter = place.waiter(kubectl);
+    waiter.says("waiting: Job db-init is running (attempt 1 of 7, ");
+    let pod = await_running_pod(kubectl)?;
+    until("the log", Duration::from_mins(1), || {
+        match kubectl.run(&format!("logs {pod}")) {
+            Ok(log) if log.contains("it takes a long time") => Look::Done(()),
+            Ok(log) => Look::Pending(log),
+            Err(error) => Look::Failed(error),
+        }
+    })?;
+    kubectl.run(&format!(
+        r#"patch job {JOB} --type=merge --patch={{"spec":{{"activeDeadlineSeconds":1}}}}"#
+    ))?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(3), "{}", ended.output);
+    let pod = pod.trim_start_matches("pod/");
+    let log = format!("pod {pod}, container migrate: it was running\nit takes a long time\n");
+    ensure!(ended.output.contains(&log), "{}", ended.output);
+    ensure!(
+        ended
+            .termination
+            .starts_with("Job db-init has failed (DeadlineExceeded: ")
+            && ended.termination.ends_with("\nit takes a long time"),
+        "{}",
+        ended.termination
+    );
+    Ok(())
+}
+
 /// Waits until the authorizer has heard of a smaller Role.
 fn await_refusal(user: &Kubectl, resource: &str) -> Result<()> {
-    let (verb, resource) = match resource {
-        "pods/log" => ("get", resource),
-        _ => ("list", resource),
+    let question = match resource {
+        "pods/log" => &["get", "pods", "--subresource=log"][..],
+        _ => &["list", resource],
     };
     until(
         "the right to be gone",
         Duration::from_secs(30),
         || match user.output(
-            &["auth", "can-i", verb, resource],
+            &[&["auth", "can-i"], question].concat(),
             "",
             Duration::from_mins(1),
         ) {

@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::scene::{COMPLETED, JOB, Plane, Scene, V2, complete, entry, job, set_status};
+use super::scene::{COMPLETED, JOB, Plane, RECORD, Scene, V2, complete, entry, job, set_status};
 use crate::client::block_on;
 use crate::harness::Test;
 use crate::pki::Pair;
@@ -21,7 +21,7 @@ use crate::poll::{Look, until};
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 
-pub(super) const TESTS: [Test; 2] = [
+pub(super) const TESTS: [Test; 4] = [
     Test::standalone(
         "waiter::recorder::two_replicas_killed_at_random_miss_none_of_200_completions",
         two_replicas_killed_at_random_miss_none_of_200_completions,
@@ -29,6 +29,14 @@ pub(super) const TESTS: [Test; 2] = [
     Test::standalone(
         "waiter::recorder::a_corrupt_record_is_reported_and_replaced_and_not_obeyed",
         a_corrupt_record_is_reported_and_replaced_and_not_obeyed,
+    ),
+    Test::standalone(
+        "waiter::recorder::what_completed_while_serve_was_down_is_recorded_when_it_is_back",
+        what_completed_while_serve_was_down_is_recorded_when_it_is_back,
+    ),
+    Test::standalone(
+        "waiter::recorder::an_immutable_record_is_told_with_the_command_that_mends_it",
+        an_immutable_record_is_told_with_the_command_that_mends_it,
     ),
 ];
 
@@ -233,6 +241,10 @@ fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox)
         replicas.revive()?;
         await_all(&replicas, &records, &completions)?;
     }
+    ensure!(
+        replicas.kills > 0,
+        "no replica was killed, so this shows nothing"
+    );
     eprintln!(
         "waiter: {} completions, {} replicas killed, none missed",
         completions.len(),
@@ -276,8 +288,15 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     let ended = waiter.ends();
     ensure!(ended.code == Some(0), "{}", ended.output);
     await_record(&replicas, &scene, &["1", "2"])?;
-    // Corrupted while the Job is there, the entry is written anew.
-    scene.record_as(&[("2".to_owned(), "garbage".to_owned())].into())?;
+    // Corrupted while the Job is there, the entry is written anew, though there is no room for it at first.
+    let garbage = "x".repeat(ROOM - 2);
+    scene.record_as(
+        &[
+            ("2".to_owned(), String::new()),
+            ("junk".to_owned(), garbage),
+        ]
+        .into(),
+    )?;
     until("a new entry", Duration::from_secs(30), || {
         match scene.recorded() {
             Ok(data) if data.get("2").is_some_and(|text| text.contains(COMPLETED)) => {
@@ -287,6 +306,56 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
             Err(error) => Look::Failed(error),
         }
     })
+}
+
+/// What a ConfigMap holds, by the API server's count.
+const ROOM: usize = 1024 * 1024;
+
+fn what_completed_while_serve_was_down_is_recorded_when_it_is_back(
+    sandbox: &Sandbox,
+) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "down")?;
+    let gates = [gate("g", &scene.namespace, JOB)];
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-down", 18620, 1, &gates)?;
+    let completes = |version: &str| -> Result<()> {
+        scene.create(version)?;
+        scene.status(&complete())
+    };
+    completes("1")?;
+    replicas.revive()?;
+    await_record(&replicas, &scene, &["1"])?;
+    replicas.kill(0);
+    scene.delete()?;
+    completes("2")?;
+    replicas.revive()?;
+    await_record(&replicas, &scene, &["1", "2"])
+}
+
+fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "immutable")?;
+    let gates = [gate("g", &scene.namespace, JOB)];
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-immutable", 18630, 1, &gates)?;
+    scene.record(&["1"])?;
+    let kubectl = plane.kubectl.in_namespace(&scene.namespace);
+    kubectl.run(&format!(
+        r#"patch configmap {RECORD} --type=merge --patch={{"immutable":true}}"#
+    ))?;
+    scene.create("2")?;
+    scene.status(&complete())?;
+    replicas.revive()?;
+    let command = "kubectl delete configmap migration-gate-g -n immutable";
+    until("the command", Duration::from_secs(30), || {
+        match replicas.check().and_then(|()| replicas.log(0)) {
+            Ok(log) if log.contains(command) => Look::Done(()),
+            Ok(log) => Look::Pending(log),
+            Err(error) => Look::Failed(error),
+        }
+    })?;
+    kubectl.run(command.trim_start_matches("kubectl "))?;
+    // With what the old one said.
+    await_record(&replicas, &scene, &["1", "2"])
 }
 
 /// Waits until the record has these versions, and no other.

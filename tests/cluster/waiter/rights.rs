@@ -47,7 +47,7 @@ pub(super) fn rules(kubectl: &Kubectl, namespace: &str) -> Result<Value> {
 }
 
 /// Gives a user these rights in the namespace, and no others.
-fn grant_user(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
+pub(super) fn grant_user(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
     let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user});
     grant(kubectl, user, &subject, rules)
 }
@@ -143,7 +143,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
         .waiter_as(&user, &[V2, "--permission-timeout=1s"])?
         .ends();
     ensure!(ended.code == Some(5), "{}", ended.output);
-    let can_i = "kubectl auth can-i watch jobs.batch/db-init --as=right-none -n right-none";
+    let can_i = "kubectl auth can-i list jobs.batch/db-init --as=right-none -n right-none";
     let expect = format!(
         "not permitted to watch Job db-init for 1s: jobs.batch \"db-init\" is forbidden: User \"right-none\" cannot list resource \
          \"jobs\" in API group \"batch\" in the namespace \"right-none\"; look whether Role and RoleBinding are \

@@ -1,7 +1,5 @@
 //! What the waiter does for what it sees, row by row of the design's table.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -12,7 +10,7 @@ use super::scene::{
 use crate::harness::Test;
 use crate::sandbox::Sandbox;
 
-pub(super) const TESTS: [Test; 12] = [
+pub(super) const TESTS: [Test; 13] = [
     Test::standalone(
         "waiter::rows::a_complete_job_of_the_version_opens",
         a_complete_job_of_the_version_opens,
@@ -20,6 +18,10 @@ pub(super) const TESTS: [Test; 12] = [
     Test::standalone(
         "waiter::rows::a_record_of_the_version_opens_whatever_the_job_does",
         a_record_of_the_version_opens_whatever_the_job_does,
+    ),
+    Test::standalone(
+        "waiter::rows::a_record_of_a_digest_opens",
+        a_record_of_a_digest_opens,
     ),
     Test::standalone(
         "waiter::rows::a_record_of_a_mutable_tag_opens_only_without_a_job",
@@ -121,6 +123,21 @@ fn a_record_of_the_version_opens_whatever_the_job_does(sandbox: &Sandbox) -> Res
     scene.record(&["4"])?;
     let recorded = format!("open: the record has version 4, completed {COMPLETED}");
     opens(waiter, &recorded)?;
+    Ok(())
+}
+
+fn a_record_of_a_digest_opens(sandbox: &Sandbox) -> Result<()> {
+    let scene = Scene::shared(sandbox, "row-digest")?;
+    let digest = "ab".repeat(32);
+    let image = format!("--image=web@sha256:{digest}");
+    let mut waiter = scene.waiter(&[&image])?;
+    waiter.says(&format!("no record of version sha256:{digest}"));
+    // A ConfigMap's keys have no colon.
+    let entry = json!({"image": format!("init@sha256:{digest}"), "job": JOB, "uid": "u", "completed": COMPLETED});
+    scene.record_as(&[(format!("sha256.{digest}"), entry.to_string())].into())?;
+    let recorded = format!("open: the record has version sha256:{digest}, completed {COMPLETED}");
+    opens(waiter, &recorded)?;
+    opens(scene.waiter(&[&image])?, &recorded)?;
     Ok(())
 }
 
@@ -303,8 +320,7 @@ fn a_signal_ends_the_wait(sandbox: &Sandbox) -> Result<()> {
     let scene = Scene::shared(sandbox, "row-signal")?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("waiting: there is no Job");
-    let mut kill = Command::new("kill");
-    ensure!(kill.arg(waiter.pid().to_string()).status()?.success());
+    waiter.signal("-TERM");
     gives_up(waiter, 143, "stopped by SIGTERM before the gate opened")?;
     Ok(())
 }

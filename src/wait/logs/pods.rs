@@ -1,0 +1,398 @@
+//! A Job's pods, as far as their logs need it.
+
+use jiff::Timestamp;
+use kube::Client;
+use kube::api::ListParams;
+use kube::core::Request;
+use serde::Deserialize;
+
+/// Pods in one answer. A Job can have had thousands.
+const PAGE: u32 = 50;
+
+/// The newest of the Job's pods, newest first.
+pub(super) struct Listed {
+    pub(super) pods: Vec<Pod>,
+    /// How many there are with those that are left out.
+    pub(super) total: usize,
+}
+
+/// Lists the pods at `path` that belong to the Job of that uid and that a field selector selects.
+/// Keeps `most` of them.
+pub(super) async fn list(
+    client: &Client,
+    path: &str,
+    uid: &str,
+    fields: &str,
+    most: usize,
+) -> kube::Result<Listed> {
+    // The uid, not the name: an older Job of the same name may have pods yet.
+    let selector = format!("batch.kubernetes.io/controller-uid={uid}");
+    let mut params = ListParams::default().labels(&selector).limit(PAGE);
+    if !fields.is_empty() {
+        params = params.fields(fields);
+    }
+    let (mut pods, mut total): (Vec<Pod>, usize) = (Vec::new(), 0);
+    loop {
+        let request = Request::new(path)
+            .list(&params)
+            .map_err(kube::Error::BuildRequest)?;
+        let page: Pods = match client.request(request).await {
+            Ok(page) => page,
+            // A part is better than nothing.
+            Err(_) if total > 0 => return Ok(Listed { pods, total }),
+            Err(error) => return Err(error),
+        };
+        total += page.items.len();
+        pods.extend(page.items);
+        newest(&mut pods, most);
+        match page.metadata.next {
+            Some(next) if !next.is_empty() => params = params.continue_token(&next),
+            _ => return Ok(Listed { pods, total }),
+        }
+    }
+}
+
+/// Sorts, newest first, and drops the oldest.
+pub(super) fn newest(pods: &mut Vec<Pod>, most: usize) {
+    pods.sort_by(|a, b| {
+        let key = |pod: &Pod| (pod.metadata.creation_timestamp, pod.metadata.name.clone());
+        key(b).cmp(&key(a))
+    });
+    pods.truncate(most);
+}
+
+/// One run of a container, which may have a log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) container: String,
+    /// How it ended, for people.
+    pub(super) end: String,
+    /// The one before the container was last restarted.
+    pub(super) previous: bool,
+    pub(super) started: bool,
+    pub(super) blame: Blame,
+}
+
+/// How likely a run is to be the reason for the failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Blame {
+    /// It ended well, or never began.
+    None,
+    /// Its end isn't known, or it had none.
+    Some,
+    /// It failed.
+    All,
+}
+
+impl Pod {
+    /// In the order in which they ran.
+    pub(super) fn runs(&self) -> Vec<Run> {
+        let (spec, status) = (&self.spec, &self.status);
+        [
+            (&spec.init_containers, &status.init_container_statuses),
+            (&spec.containers, &status.container_statuses),
+            (
+                &spec.ephemeral_containers,
+                &status.ephemeral_container_statuses,
+            ),
+        ]
+        .into_iter()
+        .flat_map(|(names, statuses)| {
+            names.iter().flatten().flat_map(move |Named { name }| {
+                let mut statuses = statuses.iter().flatten();
+                runs(name, statuses.find(|status| status.name == *name))
+            })
+        })
+        .collect()
+    }
+
+    /// Why the pod as a whole has failed, where that wasn't a container's doing.
+    pub(super) fn reason(&self) -> Option<String> {
+        let Status {
+            reason, message, ..
+        } = &self.status;
+        match (reason.as_str(), message.as_str()) {
+            ("", "") => None,
+            (text, "") | ("", text) => Some(text.to_owned()),
+            (reason, message) => Some(format!("{reason}: {message}")),
+        }
+    }
+}
+
+fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
+    let run = |end: String, previous, started, blame| Run {
+        container: name.to_owned(),
+        end,
+        previous,
+        started,
+        blame,
+    };
+    let ended = |end: &End, previous, after: &str| {
+        let text = match (end.exit_code, end.reason.as_str()) {
+            (code, "" | "Completed" | "Error") => format!("exit code {code}"),
+            (code, reason) => format!("{reason}, exit code {code}"),
+        };
+        let blame = match end.exit_code {
+            0 => Blame::None,
+            _ => Blame::All,
+        };
+        run(format!("{text}{after}"), previous, true, blame)
+    };
+    // The kubelet didn't get round to it; there may be a log all the same.
+    let unknown = || {
+        let end = "its end is not known".to_owned();
+        vec![run(end, false, true, Blame::Some)]
+    };
+    let Some(status) = status else {
+        return unknown();
+    };
+    let restarts = match status.restart_count {
+        0 => String::new(),
+        1 => ", after 1 restart".to_owned(),
+        n => format!(", after {n} restarts"),
+    };
+    match (&status.state, &status.last_state.terminated) {
+        (
+            ContainerState {
+                terminated: Some(end),
+                ..
+            },
+            _,
+        ) => vec![ended(end, false, &restarts)],
+        // Restarted in place: what failed is the run before.
+        (
+            ContainerState {
+                running: Some(_), ..
+            },
+            before,
+        ) => before
+            .iter()
+            .map(|end| ended(end, true, ", then restarted"))
+            .chain([run("it was running".to_owned(), false, true, Blame::Some)])
+            .collect(),
+        (
+            ContainerState {
+                waiting: Some(_), ..
+            },
+            Some(end),
+        ) => vec![ended(end, true, &restarts)],
+        (
+            ContainerState {
+                waiting: Some(waiting),
+                ..
+            },
+            None,
+        ) => {
+            let end = format!("not started ({})", waiting.reason);
+            vec![run(end, false, false, Blame::None)]
+        }
+        _ => unknown(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Pods {
+    #[serde(default)]
+    metadata: ListMeta,
+    items: Vec<Pod>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ListMeta {
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Pod {
+    pub(super) metadata: Metadata,
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Metadata {
+    pub(super) name: String,
+    pub(super) uid: String,
+    creation_timestamp: Option<Timestamp>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    init_containers: Option<Vec<Named>>,
+    containers: Option<Vec<Named>>,
+    ephemeral_containers: Option<Vec<Named>>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    reason: String,
+    message: String,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+    container_statuses: Option<Vec<ContainerStatus>>,
+    ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerStatus {
+    name: String,
+    restart_count: u32,
+    state: ContainerState,
+    last_state: ContainerState,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ContainerState {
+    waiting: Option<Reason>,
+    running: Option<serde::de::IgnoredAny>,
+    terminated: Option<End>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct End {
+    exit_code: i64,
+    reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check(statuses: &Value, expect: &[(&str, &str, bool, bool, Blame)]) {
+        let mut pod = json!({"spec": {
+            "initContainers": [{"name": "init"}],
+            "containers": [{"name": "main"}],
+            "ephemeralContainers": [{"name": "debug"}],
+        }});
+        pod["status"] = statuses.clone();
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let expect: Vec<_> = expect
+            .iter()
+            .map(|&(container, end, previous, started, blame)| Run {
+                container: container.to_owned(),
+                end: end.to_owned(),
+                previous,
+                started,
+                blame,
+            })
+            .collect();
+        assert_eq!(pod.runs(), expect, "{statuses}");
+    }
+
+    #[test]
+    fn a_run_ends_as_its_container_says() {
+        let init = json!([{"name": "init", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]);
+        check(
+            &json!({
+                "initContainerStatuses": init,
+                "containerStatuses": [{"name": "main", "restartCount": 2,
+                    "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}],
+                "ephemeralContainerStatuses": [{"name": "debug", "state": {"running": {"startedAt": null}}}],
+            }),
+            &[
+                ("init", "exit code 0", false, true, Blame::None),
+                (
+                    "main",
+                    "OOMKilled, exit code 137, after 2 restarts",
+                    false,
+                    true,
+                    Blame::All,
+                ),
+                ("debug", "it was running", false, true, Blame::Some),
+            ],
+        );
+        check(
+            &json!({
+                "initContainerStatuses": init,
+                "containerStatuses": [{"name": "main", "state": {"waiting": {"reason": "ImagePullBackOff"}}}],
+            }),
+            &[
+                ("init", "exit code 0", false, true, Blame::None),
+                (
+                    "main",
+                    "not started (ImagePullBackOff)",
+                    false,
+                    false,
+                    Blame::None,
+                ),
+                ("debug", "its end is not known", false, true, Blame::Some),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_container_that_was_restarted_in_place_has_failed_before() {
+        let failed = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        let unknown = |name| (name, "its end is not known", false, true, Blame::Some);
+        check(
+            &json!({"containerStatuses": [{"name": "main", "restartCount": 1, "lastState": failed,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
+            &[
+                unknown("init"),
+                (
+                    "main",
+                    "exit code 1, after 1 restart",
+                    true,
+                    true,
+                    Blame::All,
+                ),
+                unknown("debug"),
+            ],
+        );
+        check(
+            &json!({"containerStatuses": [{"name": "main", "restartCount": 1, "lastState": failed,
+                "state": {"running": {}}}]}),
+            &[
+                unknown("init"),
+                (
+                    "main",
+                    "exit code 1, then restarted",
+                    true,
+                    true,
+                    Blame::All,
+                ),
+                ("main", "it was running", false, true, Blame::Some),
+                unknown("debug"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_pod_may_fail_as_a_whole() {
+        let reason = |status: Value| {
+            let pod: Pod = serde_json::from_value(json!({ "status": status })).expect("a pod");
+            pod.reason()
+        };
+        assert_eq!(
+            reason(json!({"reason": "Evicted", "message": "The node was low on memory."}))
+                .as_deref(),
+            Some("Evicted: The node was low on memory.")
+        );
+        assert_eq!(
+            reason(json!({"reason": "Evicted"})).as_deref(),
+            Some("Evicted")
+        );
+        assert_eq!(reason(json!({})), None);
+    }
+}

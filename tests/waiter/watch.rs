@@ -1,0 +1,95 @@
+//! A watch that doesn't do what a watch does, seen from inside.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use futures::StreamExt;
+use migration_gate::core::job::{Job, JobState};
+use migration_gate::observe::{Pacing, Target, Trouble, Update, observe};
+
+use crate::api::Api;
+use crate::objects::{JOB, complete, job, running};
+use crate::process::PATIENCE;
+
+/// Follows the Job until it is dropped.
+struct Follower {
+    updates: Receiver<Update<Job>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Follower {
+    fn start(api: &Api, pacing: Pacing) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let client = runtime.block_on(async { api.client() });
+        let (sender, updates) = channel();
+        let followed = observe::<Job>(client, Target::job("ns", JOB), pacing);
+        runtime.spawn(followed.for_each(move |update| {
+            // Nobody listens at the end of a test.
+            let _ = sender.send(update);
+            std::future::ready(())
+        }));
+        Self {
+            updates,
+            _runtime: runtime,
+        }
+    }
+
+    /// The next update, but for the running Job, which is listed again and again.
+    fn next(&self) -> Update<Job> {
+        loop {
+            match self.updates.recv_timeout(PATIENCE).expect("an update") {
+                Update::Present(job) if job.state == JobState::Running => {}
+                update => return update,
+            }
+        }
+    }
+}
+
+#[test]
+fn watches_that_never_do_anything_but_end_are_told() {
+    let api = Api::start();
+    api.put("jobs", JOB, job("2", running()));
+    api.end_watches_at_once(usize::MAX);
+    let pacing = Pacing {
+        shortest: Duration::from_millis(1),
+        longest: Duration::from_millis(2),
+        ..Pacing::default()
+    };
+    let follower = Follower::start(&api, pacing);
+    let message = "25 watches in a row have ended as soon as they had begun".to_owned();
+    let told = Update::Trouble(Trouble::Failing(message));
+    assert_eq!(follower.next(), told);
+    // One that lasts is the end of it, without anything having happened to the Job…
+    api.end_watches_at_once(0);
+    assert_eq!(follower.next(), Update::Resumed);
+    api.end_watches_at_once(usize::MAX);
+    api.cut();
+    assert_eq!(follower.next(), told);
+    // …and so is one that tells something.
+    api.end_watches_at_once(0);
+    api.await_watches(1);
+    api.put("jobs", JOB, job("2", complete()));
+    assert_eq!(follower.next(), Update::Resumed);
+    match follower.next() {
+        Update::Present(job) => assert!(matches!(job.state, JobState::Complete { .. })),
+        update => panic!("{update:?}"),
+    }
+}
+
+#[test]
+fn a_watch_that_has_gone_silent_is_begun_anew() {
+    let api = Api::start();
+    api.put("jobs", JOB, job("2", running()));
+    let pacing = Pacing {
+        idle: Duration::from_millis(1),
+        ..Pacing::default()
+    };
+    let _follower = Follower::start(&api, pacing);
+    for _ in 0..3 {
+        api.await_request("watch jobs");
+    }
+}
