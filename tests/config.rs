@@ -87,7 +87,7 @@ fn what_is_no_configuration_at_all() {
         // A file that can't be read whole is not taken for what could be read of it.
         (
             format!("{}---\n[\n", gate("timeout: 1m")),
-            &["unclosed bracket"],
+            &["4:1: unclosed bracket"],
         ),
         (
             "mode: warn\nmode: enforce\n".to_owned(),
