@@ -9,6 +9,8 @@ SHELL := bash
 cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migration-gate
 cargo_deny_version := 0.20.2
 cargo_deny := $(cache)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
+cyclonedx_version := 0.5.9
+cyclonedx := $(cache)/tools/cargo-cyclonedx-$(cyclonedx_version)/bin/cargo-cyclonedx
 # Progress that stands out from what the tools print.
 say = @echo "==> $(1)"
 
@@ -17,7 +19,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .PHONY: test
-test: packages lint test-fast deny test-cluster ## Everything: lints, dependencies' licences, all tests (cold about 25 minutes, warm under 10)
+test: packages lint test-fast deny sbom test-cluster ## Everything: lints, dependencies' licences, all tests (cold about 25 minutes, warm under 10)
 
 .PHONY: test-fast
 test-fast: packages ## The tests that need no cluster (seconds, once compiled)
@@ -50,6 +52,16 @@ $(cargo_deny):
 	$(call say,building cargo-deny $(cargo_deny_version) (about 2 minutes on two cores, once))
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 		cargo install --quiet --locked --root "$(@D)/.." cargo-deny@$(cargo_deny_version)
+
+.PHONY: sbom
+sbom: packages $(cyclonedx) ## The image's bill of materials, checked against what is linked: target/sbom/migration-gate.cdx.json
+	$(call say,bill of materials)
+	CARGO_CYCLONEDX=$(cyclonedx) build/sbom.sh
+
+$(cyclonedx):
+	$(call say,building cargo-cyclonedx $(cyclonedx_version) (about a minute on two cores, once))
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		cargo install --quiet --locked --root "$(@D)/.." cargo-cyclonedx@$(cyclonedx_version)
 
 .PHONY: image
 image: packages ## The container image, without a container engine: target/image/migration-gate.tar

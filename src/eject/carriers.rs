@@ -96,11 +96,11 @@ async fn look(client: &Client, gate: &Gate) -> kube::Result<Found> {
     for (kind, objects) in [("ReplicaSet", &sets.items), ("Pod", &pods.items)] {
         for object in objects {
             let value = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
-            let carries = match kind {
+            let waits = match kind {
                 "Pod" => still_waits(gate, &value),
                 _ => still_makes(gate, &value),
             };
-            if carries {
+            if waits {
                 carriers.push(format!("{kind} {}/{}", gate.namespace, object.name_any()));
             }
         }

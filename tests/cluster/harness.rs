@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use anyhow::{Context as _, Result, anyhow};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::assets::Assets;
+use crate::assets::{self, Assets};
 use crate::cluster::Cluster;
 use crate::image;
 use crate::sandbox::{self, Sandbox};
@@ -124,11 +124,13 @@ fn place() -> Result<Where> {
     let assets = Assets::prepare()?;
     let image = image::migration_gate()?;
     let applications = image::applications()?;
+    let definitions = assets::definitions()?;
     let (name, bin) = assets.announce();
     sandbox::run_inside(&[
         (name, bin.as_os_str()),
         (IMAGE, image.as_os_str()),
         (image::APPLICATIONS, applications.as_os_str()),
+        (assets::DEFINITIONS, definitions.as_os_str()),
     ])
     .map(Where::Child)
 }

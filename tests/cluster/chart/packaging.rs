@@ -33,11 +33,11 @@ fn json_of(folder: &Path, digest: &Value) -> Result<Value> {
 
 /// The last instruction of a kind in a Dockerfile.
 fn instruction<'d>(dockerfile: &'d str, kind: &str) -> Result<&'d str> {
-    let found = dockerfile
+    let mut found = dockerfile
         .lines()
         .filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
     found
-        .last()
+        .next_back()
         .with_context(|| format!("the Dockerfile has no {kind}"))
 }
 

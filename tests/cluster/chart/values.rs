@@ -135,16 +135,20 @@ fn values_that_cannot_be_are_refused(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The server would start over and over.
-fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
-    let expression = |operator: &str, values: Value| {
-        gate_with(
-            "selector",
-            json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}),
-        )
-    };
-    let resources = |requests: Value, limits: Value| json!({"waiter": {"resources": {"requests": requests, "limits": limits}}});
-    for (values, says) in [
+fn expression(operator: &str, values: &Value) -> Value {
+    gate_with(
+        "selector",
+        json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}),
+    )
+}
+
+fn resources(requests: &Value, limits: &Value) -> Value {
+    json!({"waiter": {"resources": {"requests": requests, "limits": limits}}})
+}
+
+/// Values that program and chart refuse, each with a word of what the chart says.
+fn impossible() -> Vec<(Value, &'static str)> {
+    vec![
         (json!({"gates": []}), "/gates"),
         (gate_with("typo", json!("x")), "typo"),
         (gate_with("name", json!("A")), "name"),
@@ -172,11 +176,11 @@ fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
             gate_with("selector", json!({"matchLabels": {"a": "c d"}})),
             "matchLabels",
         ),
-        (expression("In", json!([])), "values"),
-        (expression("NotIn", json!([])), "values"),
-        (expression("Exists", json!(["x"])), "values"),
-        (expression("In", json!(["a b"])), "values"),
-        (expression("Near", json!(["x"])), "operator"),
+        (expression("In", &json!([])), "values"),
+        (expression("NotIn", &json!([])), "values"),
+        (expression("Exists", &json!(["x"])), "values"),
+        (expression("In", &json!(["a b"])), "values"),
+        (expression("Near", &json!(["x"])), "operator"),
         (gate_with("timeout", json!("soon")), "timeout"),
         (gate_with("timeout", json!("0s")), "out of range"),
         (gate_with("timeout", json!("0h0m")), "out of range"),
@@ -195,28 +199,33 @@ fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
         (json!({"forbiddenEnv": ["A=B"]}), "forbiddenEnv"),
         (json!({"forbiddenEnv": [""]}), "forbiddenEnv"),
         (json!({"waiter": {"image": "a b"}}), "image"),
-        (resources(json!({"cpu": "much"}), json!({})), "cpu"),
-        (resources(json!({"cpu": "-1"}), json!({})), "cpu"),
-        (resources(json!({"cpu": -1}), json!({})), "cpu"),
-        (resources(json!({"memory": "16MiB"}), json!({})), "memory"),
-        (resources(json!({"memory": "1e3Mi"}), json!({})), "memory"),
+        (resources(&json!({"cpu": "much"}), &json!({})), "cpu"),
+        (resources(&json!({"cpu": "-1"}), &json!({})), "cpu"),
+        (resources(&json!({"cpu": -1}), &json!({})), "cpu"),
+        (resources(&json!({"memory": "16MiB"}), &json!({})), "memory"),
+        (resources(&json!({"memory": "1e3Mi"}), &json!({})), "memory"),
         (
-            resources(json!({"cpu": "1"}), json!({"cpu": "100m"})),
+            resources(&json!({"cpu": "1"}), &json!({"cpu": "100m"})),
             "more than the limit",
         ),
         (
-            resources(json!({"memory": "64Mi"}), json!({"memory": "32Mi"})),
+            resources(&json!({"memory": "64Mi"}), &json!({"memory": "32Mi"})),
             "more than the limit",
         ),
         (
-            resources(json!({"memory": "40M"}), json!({"memory": "32Mi"})),
+            resources(&json!({"memory": "40M"}), &json!({"memory": "32Mi"})),
             "more than the limit",
         ),
         (
-            resources(json!({"cpu": 2}), json!({"cpu": "1e0"})),
+            resources(&json!({"cpu": 2}), &json!({"cpu": "1e0"})),
             "more than the limit",
         ),
-    ] {
+    ]
+}
+
+/// The server would start over and over.
+fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
+    for (values, says) in impossible() {
         // The values have the configuration's own keys.
         let mut config = json!({"gates": [gate()]});
         let (Some(keys), Some(given)) = (config.as_object_mut(), values.as_object()) else {
@@ -235,13 +244,13 @@ fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
         gate_with("timeout", json!("1s")),
         gate_with("job", json!("a.b")),
         gate_with("selector", json!({"matchLabels": {"a.b/C_d": ""}})),
-        expression("DoesNotExist", json!([])),
+        expression("DoesNotExist", &json!([])),
         resources(
-            json!({"cpu": "100m", "memory": "32Mi"}),
-            json!({"cpu": 0.1, "memory": "32Mi"}),
+            &json!({"cpu": "100m", "memory": "32Mi"}),
+            &json!({"cpu": 0.1, "memory": "32Mi"}),
         ),
-        resources(json!({"memory": "32M"}), json!({"memory": "32Mi"})),
-        resources(json!({"cpu": "1e-1"}), json!({"cpu": ".1"})),
+        resources(&json!({"memory": "32M"}), &json!({"memory": "32Mi"})),
+        resources(&json!({"cpu": "1e-1"}), &json!({"cpu": ".1"})),
     ] {
         let objects = objects(&template(helm, &values)?)?;
         super::render::configuration(&objects).with_context(|| values.to_string())?;
