@@ -25,10 +25,11 @@ pub(super) const TESTS: [Test; 2] = [
 
 /// `helm test`, with what the pod said, which Helm prints on standard error.
 pub(super) fn helm_test(kubectl: &Kubectl) -> Result<String> {
+    let namespace = kubectl.namespace.as_deref().context("a namespace")?;
     let output = process::run(
         Command::new(&kubectl.helm)
             .args(["test", "migration-gate", "--timeout=90s"])
-            .args(["--namespace", "migration-gate"])
+            .args(["--namespace", namespace])
             .env("KUBECONFIG", &kubectl.kubeconfig),
         "",
         Duration::from_mins(2),
