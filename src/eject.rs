@@ -181,7 +181,12 @@ fn describe(plans: &[Plan<'_>], leftovers: &Leftovers) -> String {
     }
     text.push_str(&leftovers.describe());
     if text.is_empty() {
-        text.push_str("Nothing of migration-gate is left.\n");
+        let gates: Vec<&str> = plans.iter().map(|plan| plan.gate.name.as_str()).collect();
+        let _ = writeln!(
+            text,
+            "Nothing of migration-gate is left for gate {}.",
+            gates.join(", ")
+        );
     }
     let ejected = |gate: &str, namespace: &str| {
         plans
