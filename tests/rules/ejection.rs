@@ -101,8 +101,10 @@ fn a_hand_written_waiter_is_not_ours_to_take() {
 fn a_waiter_of_another_gate_stays() {
     let object = injected(json!({}));
     assert_eq!(ejected_by(&another_gate(), &object), object);
-    let mut config = Config::default();
-    config.gates = vec![another_gate()];
+    let config = Config {
+        gates: vec![another_gate()],
+        ..Config::default()
+    };
     let other = admitted(&config, &deployment(json!({})), None);
     assert_eq!(ejected(&other), other);
     assert_eq!(ejected_by(&another_gate(), &other), deployment(json!({})));
