@@ -14,6 +14,8 @@ cargo_fuzz := $(cache)/tools/cargo-fuzz-$(cargo_fuzz_version)/bin/cargo-fuzz
 # For each fuzz target.
 FUZZ_SECONDS ?= 60
 comma := ,
+cyclonedx_version := 0.5.9
+cyclonedx := $(cache)/tools/cargo-cyclonedx-$(cyclonedx_version)/bin/cargo-cyclonedx
 # Progress that stands out from what the tools print.
 say = @echo "==> $(1)"
 # Tools that nobody runs for their own speed, so what is quick to build will do.
@@ -34,7 +36,7 @@ demo: packages ## What the webhooks would do to PieFed's manifests, as they shou
 	@! cargo run --quiet --locked -- review examples/piefed-old
 
 .PHONY: test
-test: packages lint test-fast deny test-cluster ## Everything: lints, dependencies' licences, all tests (cold about 25 minutes, warm under 10)
+test: packages lint test-fast deny sbom test-cluster ## Everything: lints, dependencies' licences, all tests (cold about 25 minutes, warm under 10)
 
 .PHONY: test-fast
 test-fast: packages ## The tests that need no cluster (seconds, once compiled)
@@ -82,6 +84,15 @@ bench: packages ## Figures, as ratios: the waiter next to kubectl wait and a pol
 	$(call say,figures (the waiter and admission on a real API server; a release build and a control plane at first))
 	cargo test --locked --test cluster -- --bench $(BENCHES)
 	cargo bench --locked --bench review
+
+.PHONY: sbom
+sbom: packages $(cyclonedx) ## The image's bill of materials, checked against what is linked: target/sbom/migration-gate.cdx.json
+	$(call say,bill of materials)
+	CARGO_CYCLONEDX=$(cyclonedx) build/sbom.sh
+
+$(cyclonedx):
+	$(call say,building cargo-cyclonedx $(cyclonedx_version) (about a minute on two cores$(comma) once))
+	$(cargo_install) cargo-cyclonedx@$(cyclonedx_version)
 
 .PHONY: image
 image: packages ## The container image, without a container engine: target/image/migration-gate.tar

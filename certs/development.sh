@@ -28,10 +28,17 @@ done
 
 mkdir -p "$folder"
 curve=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
+openssl() { # Quiet, unless it fails.
+    local said
+    said=$(command openssl "$@" 2>&1) && return
+    echo "certs/development.sh: openssl $1 failed for $names in $folder:" >&2
+    echo "$said" >&2
+    return 1
+}
 openssl req -x509 "${curve[@]}" -days 30 -subj "/CN=migration-gate development CA" \
-    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$folder/ca.key" -out "$folder/ca.crt" 2>/dev/null
+    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$folder/ca.key" -out "$folder/ca.crt"
 openssl req -x509 "${curve[@]}" -days 30 -subj "/CN=migration-gate" -CA "$folder/ca.crt" -CAkey "$folder/ca.key" \
     -addext "basicConstraints=critical,CA:FALSE" -addext "subjectAltName=$names" \
-    -addext "extendedKeyUsage=serverAuth" -keyout "$folder/tls.key" -out "$folder/tls.crt" 2>/dev/null
-openssl verify -CAfile "$folder/ca.crt" "$folder/tls.crt" >/dev/null
+    -addext "extendedKeyUsage=serverAuth" -keyout "$folder/tls.key" -out "$folder/tls.crt"
+openssl verify -CAfile "$folder/ca.crt" "$folder/tls.crt"
 echo "$folder"

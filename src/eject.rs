@@ -1,27 +1,26 @@
 //! The subcommand `eject`: takes the waiters out of the held Deployments, then deletes what
 //! `helm uninstall` left for them.
 
+mod carriers;
+mod installed;
+mod leftovers;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures::StreamExt as _;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt as _};
-use serde::Deserialize;
+use serde_json::Value;
 
+use self::leftovers::Leftovers;
 use crate::cluster;
 use crate::config::{self, Config, Gate, parse_duration};
-use crate::core::eject::eject;
-use crate::core::names;
-use crate::observe::{Object, Pacing, Target, Trouble, Update, observe};
+use crate::core::eject::{eject, gate_of};
 
 /// What the chart labels its objects with.
 const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
@@ -31,13 +30,17 @@ const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
 /// Shows what it would do; with --yes it does it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration; without it, the built-in `PieFed` gate.
+    /// The configuration; without it, the built-in `PieFed` gate. An installed release has it in
+    /// a `ConfigMap` that goes with `helm uninstall`, so save it before.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Only this gate of the configuration; may be given again.
+    #[arg(long = "gate", value_name = "NAME")]
+    gates: Vec<String>,
     /// Do it.
     #[arg(long)]
     yes: bool,
-    /// How long to wait for each roll-out before giving up.
+    /// How long to wait for each gate's roll-outs before giving up.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
 }
@@ -63,130 +66,90 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         Some(path) => config::load(path)?,
         None => Config::default(),
     };
+    let gates = chosen(&config, &args.gates)?;
     let client = cluster::client(cluster::config().await?)?;
-    refuse_while_installed(&client).await?;
     let mut plans = Vec::new();
-    for gate in &config.gates {
+    for gate in gates {
         plans.push(Plan::make(&client, gate).await?);
     }
-    for plan in &plans {
-        print!("{}", plan.describe());
-    }
+    installed::refuse_while_held(&client, &plans).await?;
+    let leftovers = Leftovers::find(&client, &plans).await?;
+    print!("{}", describe(&plans, &leftovers));
     if !args.yes {
         println!("Nothing was changed. Run it again with --yes to do this.");
         return Ok(());
     }
+
     for plan in &plans {
-        plan.carry_out(&client, args.timeout).await?;
+        plan.take_out(&client).await?;
     }
+    // Nothing is deleted before no pod needs it, whoever began to take its waiter out: an earlier
+    // run of this command may have given up here.
+    for plan in &plans {
+        carriers::gone(&client, plan.gate, args.timeout).await?;
+    }
+    // Found anew: what a Deployment names has changed, and minutes may have passed.
+    let leftovers = Leftovers::find(&client, &plans).await?;
+    leftovers.delete(&client).await?;
     println!("Done.");
     Ok(())
 }
 
-/// The webhook would put back what is taken out.
-async fn refuse_while_installed(client: &Client) -> anyhow::Result<()> {
-    let kind = ApiResource::erase::<MutatingWebhookConfiguration>(&());
-    let installed = Api::<DynamicObject>::all_with(client.clone(), &kind)
-        .list(&ListParams::default().labels(CHART_LABEL))
-        .await
-        .context("cannot list mutatingwebhookconfigurations")?;
-    match installed.items.first() {
-        None => Ok(()),
-        Some(found) => bail!(
-            "MutatingWebhookConfiguration {} is installed and would inject the waiters again; run `helm uninstall` for the release {} first",
-            found.name_any(),
-            found
-                .annotations()
-                .get("meta.helm.sh/release-name")
-                .map_or("of migration-gate", String::as_str)
-        ),
+/// The gates that the command line asks for.
+fn chosen<'c>(config: &'c Config, names: &[String]) -> anyhow::Result<Vec<&'c Gate>> {
+    for name in names {
+        if !config.gates.iter().any(|gate| gate.name == *name) {
+            let known: Vec<&str> = config.gates.iter().map(|gate| gate.name.as_str()).collect();
+            bail!(
+                "--gate {name}: the configuration has no gate of that name, only {}; correct it, or name the file with --config",
+                known.join(", ")
+            );
+        }
     }
+    Ok(config
+        .gates
+        .iter()
+        .filter(|gate| names.is_empty() || names.contains(&gate.name))
+        .collect())
 }
 
-/// What is to be done for one gate.
-struct Plan {
-    namespace: String,
-    /// Each Deployment with its patch.
-    deployments: Vec<(String, json_patch::Patch)>,
-    /// What is deleted once no pod needs it.
-    leftovers: Vec<Leftover>,
+/// What is to be done for one gate's Deployments.
+struct Plan<'c> {
+    gate: &'c Gate,
+    /// Each Deployment as it is, with its patch.
+    deployments: Vec<(Value, json_patch::Patch)>,
+    /// Deployments of the namespace with a waiter of another gate, and that gate.
+    others: Vec<(String, String)>,
 }
 
-struct Leftover {
-    kind: ApiResource,
-    name: String,
-}
-
-impl Plan {
-    async fn make(client: &Client, gate: &Gate) -> anyhow::Result<Self> {
-        let namespace = gate.namespace.as_str();
+impl<'c> Plan<'c> {
+    async fn make(client: &Client, gate: &'c Gate) -> anyhow::Result<Self> {
         let mut deployments = Vec::new();
+        let mut others = Vec::new();
         let kind = ApiResource::erase::<Deployment>(&());
-        for deployment in list(client, namespace, &kind, &ListParams::default()).await? {
-            let name = deployment.name_any();
-            let patch = eject(gate, &serde_json::to_value(&deployment)?);
+        for found in list(client, &gate.namespace, &kind, &ListParams::default()).await? {
+            let name = found.name_any();
+            let deployment = serde_json::to_value(&found)?;
+            let patch = eject(gate, &deployment);
             if !patch.is_empty() {
-                deployments.push((name, json_patch::Patch(patch)));
-            }
-        }
-
-        let mut leftovers = Vec::new();
-        let kind = ApiResource::erase::<ConfigMap>(&());
-        let name = names::record(&gate.name);
-        if Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind)
-            .get_metadata_opt(&name)
-            .await
-            .with_context(|| format!("cannot get ConfigMap {namespace}/{name}"))?
-            .is_some()
-        {
-            leftovers.push(Leftover { kind, name });
-        }
-        let ours = ListParams::default().labels(CHART_LABEL);
-        for kind in [
-            ApiResource::erase::<RoleBinding>(&()),
-            ApiResource::erase::<Role>(&()),
-            ApiResource::erase::<ServiceAccount>(&()),
-        ] {
-            for found in list(client, namespace, &kind, &ours).await? {
-                leftovers.push(Leftover {
-                    kind: kind.clone(),
-                    name: found.name_any(),
-                });
+                deployments.push((deployment, json_patch::Patch(patch)));
+            } else if let Some(other) = gate_of(&deployment["spec"]["template"]["spec"]) {
+                others.push((name, other.to_owned()));
             }
         }
         Ok(Self {
-            namespace: namespace.to_owned(),
+            gate,
             deployments,
-            leftovers,
+            others,
         })
     }
 
-    fn describe(&self) -> String {
-        let mut text = String::new();
-        let namespace = &self.namespace;
-        for (name, patch) in &self.deployments {
-            let _ = writeln!(text, "Deployment {namespace}/{name}: one roll-out without");
-            for operation in &patch.0 {
-                if let json_patch::PatchOperation::Remove(removed) = operation {
-                    let _ = writeln!(text, "  {}", removed.path);
-                }
-            }
-        }
-        for Leftover { kind, name } in &self.leftovers {
-            let _ = writeln!(text, "{} {namespace}/{name}: deleted", kind.kind);
-        }
-        if text.is_empty() {
-            let _ = writeln!(text, "{namespace}: nothing of migration-gate is left");
-        }
-        text
-    }
-
-    /// Deletes only when every roll-out is through: until then a pod may still ask for its Job.
-    async fn carry_out(&self, client: &Client, timeout: Duration) -> anyhow::Result<()> {
-        let namespace = self.namespace.as_str();
+    async fn take_out(&self, client: &Client) -> anyhow::Result<()> {
+        let namespace = self.gate.namespace.as_str();
         let kind = ApiResource::erase::<Deployment>(&());
         let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
-        for (name, patch) in &self.deployments {
+        for (deployment, patch) in &self.deployments {
+            let name = name_of(deployment);
             println!("Deployment {namespace}/{name}: taking the waiter out");
             api.patch(
                 name,
@@ -198,30 +161,55 @@ impl Plan {
                 format!("cannot patch Deployment {namespace}/{name}; if it was changed meanwhile, run this again")
             })?;
         }
-        for (name, _) in &self.deployments {
-            println!("Deployment {namespace}/{name}: waiting for its roll-out");
-            tokio::time::timeout(timeout, rolled_out(client, namespace, name))
-                .await
-                .with_context(|| {
-                    format!("the roll-out of Deployment {namespace}/{name} is not through after {timeout:?}; nothing was deleted: see `kubectl -n {namespace} rollout status deployment/{name}`, then run this again")
-                })??;
-        }
-        for Leftover { kind, name } in &self.leftovers {
-            println!("{} {namespace}/{name}: deleting it", kind.kind);
-            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind);
-            match api.delete(name, &DeleteParams::default()).await {
-                // Somebody may have been faster.
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("cannot delete {} {namespace}/{name}", kind.kind)
-                    });
+        Ok(())
+    }
+}
+
+fn describe(plans: &[Plan<'_>], leftovers: &Leftovers) -> String {
+    let mut text = String::new();
+    for plan in plans {
+        let namespace = &plan.gate.namespace;
+        for (deployment, patch) in &plan.deployments {
+            let name = name_of(deployment);
+            let _ = writeln!(text, "Deployment {namespace}/{name}: one roll-out without");
+            for operation in &patch.0 {
+                if let json_patch::PatchOperation::Remove(removed) = operation {
+                    let _ = writeln!(text, "  {}", removed.path);
                 }
             }
         }
-        Ok(())
     }
+    text.push_str(&leftovers.describe());
+    if text.is_empty() {
+        let gates: Vec<&str> = plans.iter().map(|plan| plan.gate.name.as_str()).collect();
+        let _ = writeln!(
+            text,
+            "Nothing of migration-gate is left for gate {}.",
+            gates.join(", ")
+        );
+    }
+    let ejected = |gate: &str, namespace: &str| {
+        plans
+            .iter()
+            .any(|plan| plan.gate.name == gate && plan.gate.namespace == namespace)
+    };
+    let mut told = std::collections::BTreeSet::new();
+    for plan in plans {
+        let namespace = &plan.gate.namespace;
+        for (name, gate) in &plan.others {
+            if !ejected(gate, namespace) && told.insert((namespace, name)) {
+                let _ = writeln!(
+                    text,
+                    "Deployment {namespace}/{name}: left alone, because its waiter is of gate {gate}"
+                );
+            }
+        }
+    }
+    text
+}
+
+fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
 async fn list(
@@ -236,76 +224,4 @@ async fn list(
         .await
         .with_context(|| format!("cannot list {} in {namespace}", kind.plural))?;
     Ok(found.items)
-}
-
-/// Watches a Deployment until no pod of an earlier template is left.
-async fn rolled_out(client: &Client, namespace: &str, name: &str) -> anyhow::Result<()> {
-    let target = Target {
-        path: format!("/apis/apps/v1/namespaces/{namespace}/deployments"),
-        name: name.to_owned(),
-    };
-    let mut updates = std::pin::pin!(observe::<Rollout>(
-        client.clone(),
-        target,
-        Pacing::default()
-    ));
-    while let Some(update) = updates.next().await {
-        match update {
-            Update::Present(rollout) if rollout.is_over() => break,
-            // One that was deleted meanwhile has no pod that waits.
-            Update::Absent(_) => break,
-            Update::Trouble(Trouble::Denied(cause)) => {
-                bail!("cannot watch Deployment {namespace}/{name}: {cause}")
-            }
-            Update::Present(_)
-            | Update::Resumed
-            | Update::Trouble(Trouble::Unreachable(_) | Trouble::Failing(_)) => {}
-        }
-    }
-    Ok(())
-}
-
-/// As much of a Deployment as tells how far its roll-out is.
-#[derive(Debug, Clone, Deserialize)]
-struct Rollout {
-    metadata: Metadata,
-    spec: Spec,
-    #[serde(default)]
-    status: Status,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    resource_version: String,
-    generation: i64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Spec {
-    replicas: i32,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Status {
-    observed_generation: i64,
-    replicas: i32,
-    updated_replicas: i32,
-}
-
-impl Object for Rollout {
-    fn resource_version(&self) -> &str {
-        &self.metadata.resource_version
-    }
-}
-
-impl Rollout {
-    /// Whether every pod is of the template as it is now, and the controller has seen that template.
-    fn is_over(&self) -> bool {
-        let status = &self.status;
-        status.observed_generation >= self.metadata.generation
-            && status.updated_replicas >= self.spec.replicas
-            && status.replicas == status.updated_replicas
-    }
 }

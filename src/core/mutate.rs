@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::decision::{Decision, Outcome, Rule, Violation, Warning};
 use super::injection::{Injection, account, blunted, covers, is_ours, named, waiter_of};
-use super::names::{TOKEN_VOLUME, WAITER_CONTAINER};
+use super::names::{GATE_LABEL, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{FieldPath, list};
 use super::request::Request;
 use crate::config::{Config, Gate};
@@ -163,8 +163,8 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
                 field: at.clone().key("serviceAccountName"),
                 code: "account-kept",
                 message: format!(
-                    "the ServiceAccount `{own}` is kept; the waiter needs the rights of `{wanted}`, so add {{kind: ServiceAccount, name: {own}, namespace: {}}} to the subjects of the RoleBinding `{wanted}`",
-                    gate.namespace
+                    "the ServiceAccount `{own}` is kept, and the waiter runs as it; add it to the gate's `extraAccounts` in the chart's values, or bind it to the Role that `kubectl get roles -n {} -l {GATE_LABEL}={}` shows",
+                    gate.namespace, gate.name
                 ),
             });
             return;

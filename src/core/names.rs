@@ -9,6 +9,9 @@ pub const TOKEN_VOLUME: &str = "migration-gate-token";
 /// Where a Kubernetes client looks for its token in a pod.
 pub const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// The label by which the chart says for which gate it made an object.
+pub const GATE_LABEL: &str = "migration-gate.io/gate";
+
 /// The ConfigMap, in a gate's namespace, that keeps what its Job has completed.
 pub fn record(gate: &str) -> String {
     format!("migration-gate-{gate}")

@@ -68,6 +68,18 @@ impl Assets {
     }
 }
 
+/// The variable with the folder of [`definitions`], for the process inside.
+pub(crate) const DEFINITIONS: &str = "MIGRATION_GATE_CLUSTER_DEFINITIONS";
+
+/// The folder of the custom resource definitions of other operators, whose kinds the chart renders.
+pub(crate) fn definitions() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(DEFINITIONS) {
+        return Ok(folder.into());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/definitions.sh");
+    printed(Command::new(script)).map(PathBuf::from)
+}
+
 /// How the variables begin that cargo sets for the package whose tests it runs.
 const PACKAGE: [&str; 4] = [
     "CARGO_PKG_",

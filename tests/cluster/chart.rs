@@ -1,8 +1,17 @@
 //! The chart: what it renders, and how it arrives, changes and leaves.
 
+mod accepted;
+mod certificates;
+mod ejecting;
+mod guard;
 mod lifecycle;
+mod notes;
+mod ownership;
+mod packaging;
 mod readme;
 mod render;
+mod upgrading;
+mod values;
 
 use std::path::Path;
 use std::process::Command;
@@ -19,12 +28,28 @@ use crate::process;
 pub(crate) fn tests() -> impl Iterator<Item = Test> {
     render::TESTS
         .into_iter()
+        .chain(values::TESTS)
+        .chain(notes::TESTS)
         .chain(readme::TESTS)
+        .chain(packaging::TESTS)
+        .chain(accepted::TESTS)
         .chain(lifecycle::TESTS)
+        .chain(ownership::TESTS)
+        .chain(guard::TESTS)
+        .chain(certificates::TESTS)
+        .chain(upgrading::TESTS)
+        .chain(ejecting::TESTS)
 }
 
 /// Where the chart is.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate");
+
+const APPLICATION: &str = "piefed-application";
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/piefed");
+
+/// A Deployment that the built-in gate holds.
+const HELD: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: piefed-web}, spec: {selector: {matchLabels: {app: web}}, \
+     template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: 'piefed/piefed:1.2.0', command: [flask, run]}]}}}}";
 
 /// Renders the chart with `values` over its own, as a release `migration-gate` in a namespace of that name.
 pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {

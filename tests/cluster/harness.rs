@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use anyhow::{Context as _, Result, anyhow};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::assets::Assets;
+use crate::assets::{self, Assets};
 use crate::cluster::{Cluster, Given};
 use crate::image;
 use crate::sandbox::{self, Sandbox};
@@ -136,11 +136,13 @@ fn place(bench: bool) -> Result<Where> {
     let assets = Assets::prepare()?;
     let image = image::migration_gate()?;
     let applications = image::applications()?;
+    let definitions = assets::definitions()?;
     let (name, bin) = assets.announce();
     let mut environment = vec![
         (name, bin.as_os_str()),
         (IMAGE, image.as_os_str()),
         (image::APPLICATIONS, applications.as_os_str()),
+        (assets::DEFINITIONS, definitions.as_os_str()),
     ];
     let binary = bench.then(image::release).transpose()?;
     if let Some(binary) = &binary {

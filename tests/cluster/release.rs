@@ -17,7 +17,7 @@ const NAME: &str = "migration-gate";
 pub(crate) struct Release {
     kubectl: Kubectl,
     // Dropped after the release, which lives in it.
-    _namespace: Namespace,
+    _namespace: Option<Namespace>,
 }
 
 impl Release {
@@ -64,10 +64,22 @@ impl Release {
     /// The namespace for it, and nothing in there yet.
     pub(crate) fn prepare(cluster: &Cluster) -> Result<Self> {
         let namespace = cluster.namespace_named(NAME)?;
+        // The strictest of the Pod Security Standards, for the server's pods and for that of `helm test`.
+        cluster.kubectl().run(&format!(
+            "label namespace {NAME} pod-security.kubernetes.io/enforce=restricted"
+        ))?;
         Ok(Self {
             kubectl: namespace.kubectl.clone(),
-            _namespace: namespace,
+            _namespace: Some(namespace),
         })
+    }
+
+    /// In a namespace that the test has made by itself.
+    pub(crate) fn of(kubectl: &Kubectl) -> Self {
+        Self {
+            kubectl: kubectl.clone(),
+            _namespace: None,
+        }
     }
 
     /// `helm install` or `helm upgrade` of the chart, with the image of this working tree.
@@ -92,7 +104,7 @@ impl Release {
     }
 
     /// Puts the authority into the webhook configurations, as cert-manager's injector would.
-    fn trust(&self, authority: &[u8]) -> Result<()> {
+    pub(crate) fn trust(&self, authority: &[u8]) -> Result<()> {
         for kind in ["mutating", "validating"] {
             let configuration = format!("{kind}webhookconfiguration/{NAME}");
             let webhooks = self.kubectl.get(&configuration)?["webhooks"].clone();

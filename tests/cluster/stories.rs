@@ -7,6 +7,7 @@
 
 mod application;
 mod day_after;
+mod down;
 mod failure;
 mod first_deployment;
 mod operations;
@@ -26,4 +27,5 @@ pub(crate) fn tests() -> impl Iterator<Item = Test> {
         .chain(failure::TESTS)
         .chain(day_after::TESTS)
         .chain(operations::TESTS)
+        .chain(down::TESTS)
 }

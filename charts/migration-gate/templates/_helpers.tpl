@@ -42,13 +42,19 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 
 {{/* The program's own configuration file. */}}
 {{- define "migration-gate.config" -}}
-gates: {{- toYaml .Values.gates | nindent 0 }}
+{{- $gates := list -}}
+{{- range .Values.gates }}{{ $gates = append $gates (omit . "extraAccounts") }}{{ end -}}
+gates: {{- toYaml $gates | nindent 0 }}
 forbiddenEnv: {{ toRawJson .Values.forbiddenEnv }}
 mode: {{ .Values.mode }}
 waiter:
   image: {{ .Values.waiter.image | default (include "migration-gate.image" .) }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
-  resources: {{- toYaml .Values.waiter.resources | nindent 4 }}
+  {{- /* Both, always: a limit that was taken away by `null` must not come back as the program's default. */}}
+  {{- $resources := .Values.waiter.resources | default dict }}
+  resources:
+    requests: {{ $resources.requests | default dict | toRawJson }}
+    limits: {{ $resources.limits | default dict | toRawJson }}
   logFormat: {{ .Values.waiter.logFormat }}
 {{- end -}}
 
@@ -98,11 +104,32 @@ waiter:
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with the serving certificate. */}}
+{{/* The Secret with the serving certificate. A name for each source: cert-manager's Secret outlives its Certificate, and
+     Helm would neither adopt nor overwrite it for the server's own. */}}
 {{- define "migration-gate.certificate" -}}
 {{- if eq .Values.certificates.source "existingSecret" -}}
 {{ required "certificates.existingSecret: name the Secret with tls.crt and tls.key" .Values.certificates.existingSecret }}
+{{- else if eq .Values.certificates.source "certManager" -}}
+{{ include "migration-gate.fullname" . }}-cert-manager
 {{- else -}}
 {{ include "migration-gate.fullname" . }}-certificate
 {{- end -}}
+{{- end -}}
+
+{{/* A duration such as `1h30m`, in seconds. */}}
+{{- define "migration-gate.seconds" -}}
+{{- $seconds := 0 -}}
+{{- range $unit, $factor := dict "h" 3600 "m" 60 "s" 1 -}}
+{{- $part := regexFind (printf "[0-9]+%s" $unit) $ | trimSuffix $unit -}}
+{{- $seconds = add $seconds (mul (atoi (default "0" $part)) $factor) -}}
+{{- end -}}
+{{ $seconds }}
+{{- end -}}
+
+{{/* A quantity such as `100m`, in its base unit. */}}
+{{- define "migration-gate.quantity" -}}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 "n" 0.000000001 "u" 0.000001 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "E" 1000000000000000000 -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "([KMGTPE]i|[numkMGTPE])$" $text -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (get $units $unit | default 1) -}}
 {{- end -}}

@@ -1,0 +1,84 @@
+//! Whether an installed release would put back what is taken out.
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt as _};
+
+use super::{CHART_LABEL, Plan, name_of};
+use crate::config::{self, Config};
+use crate::core::mutate::holding;
+use crate::core::request::Request;
+
+/// Refuses if a release is installed that has one of the gates, or holds one of the Deployments.
+/// A release without them does no harm: that is how one gate of several is retired.
+pub(super) async fn refuse_while_held(client: &Client, plans: &[Plan<'_>]) -> anyhow::Result<()> {
+    let installed = Api::<MutatingWebhookConfiguration>::all(client.clone())
+        .list(&ListParams::default().labels(CHART_LABEL))
+        .await
+        .context("cannot list mutatingwebhookconfigurations")?;
+    for found in installed {
+        let release = found
+            .annotations()
+            .get("meta.helm.sh/release-name")
+            .map_or("of migration-gate", String::as_str);
+        let config = configuration(client, &found).await.with_context(|| {
+            format!(
+                "MutatingWebhookConfiguration {} is installed, and what it holds can't be told; run `helm uninstall` for the release {release} first",
+                found.name_any()
+            )
+        })?;
+        if let Some(held) = held(&config, plans) {
+            bail!(
+                "MutatingWebhookConfiguration {} is installed and would inject the waiters of {held} again; take the gate out of the values of the release {release}, or run `helm uninstall` for it, first",
+                found.name_any()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The configuration of a release: the chart keeps it under the name of its webhooks.
+async fn configuration(
+    client: &Client,
+    webhooks: &MutatingWebhookConfiguration,
+) -> anyhow::Result<Config> {
+    let service = webhooks
+        .webhooks
+        .iter()
+        .flatten()
+        .find_map(|webhook| webhook.client_config.service.as_ref())
+        .context("its webhooks name no Service")?;
+    let (namespace, name) = (&service.namespace, &service.name);
+    let found = Api::<ConfigMap>::namespaced(client.clone(), namespace)
+        .get(name)
+        .await
+        .with_context(|| format!("cannot get ConfigMap {namespace}/{name}"))?;
+    let text = found
+        .data
+        .as_ref()
+        .and_then(|data| data.get("config.yaml"))
+        .with_context(|| format!("ConfigMap {namespace}/{name} has no config.yaml"))?;
+    let file = format!("config.yaml of ConfigMap {namespace}/{name}");
+    Ok(config::parse(text, &file)?)
+}
+
+/// What of the plans an installed configuration would undo, in words.
+fn held(config: &Config, plans: &[Plan<'_>]) -> Option<String> {
+    plans.iter().find_map(|plan| {
+        let gate = plan.gate;
+        let same = config
+            .gates
+            .iter()
+            .any(|other| other.name == gate.name && other.namespace == gate.namespace);
+        if same {
+            return Some(format!("gate {}", gate.name));
+        }
+        plan.deployments.iter().find_map(|(deployment, _)| {
+            let request = Request::create(deployment, &gate.namespace)?;
+            holding(config, &request)
+                .map(|_| format!("Deployment {}/{}", gate.namespace, name_of(deployment)))
+        })
+    })
+}

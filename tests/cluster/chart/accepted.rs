@@ -1,0 +1,112 @@
+//! The API server takes what the chart renders, strictly; kinds of other operators by their own definitions.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::render::matrix;
+use super::values::everything;
+use super::{APPLICATION, template};
+use crate::assets;
+use crate::cluster::Cluster;
+use crate::harness::Test;
+use crate::process::Output;
+
+pub(super) const TESTS: [Test; 1] = [Test::exclusive(
+    "chart::the_api_server_takes_what_is_rendered",
+    the_api_server_takes_what_is_rendered,
+)];
+
+/// Everything that can be switched on.
+fn options() -> Vec<Value> {
+    vec![
+        json!({"networkPolicy": {"enabled": true, "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, "dashboard": {"enabled": true}}),
+        json!({"certificates": {"source": "existingSecret", "existingSecret": "tls"}, "mode": "warn"}),
+        json!({"certificates": {"source": "certManager", "certManager": {"issuerRef": {"kind": "ClusterIssuer", "name": "x"}}}}),
+        everything(),
+        json!({"certificates": {"source": "certManager"}}),
+        json!({"rbac": {"gates": false, "accounts": false}}),
+        json!({"prometheusRule": {"enabled": true}, "serviceMonitor": {"enabled": true}}),
+    ]
+}
+
+fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
+    let _namespaces = ["migration-gate", APPLICATION, "one", "two"]
+        .map(|name| cluster.namespace_named(name))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    // A hook's pod is admitted only once its account is there, which a dry run doesn't make.
+    cluster
+        .kubectl()
+        .run("create serviceaccount migration-gate-test --namespace=migration-gate")?;
+    define_other_operators_kinds(cluster)?;
+    let mut kinds = BTreeSet::new();
+    for values in matrix().into_iter().chain(options()) {
+        let rendered = template(&cluster.kubectl().helm, &values)?;
+        let documents = rendered.split("\n---\n");
+        let count = documents.filter(|d| d.contains("\nkind: ")).count();
+        let said = dry_run(cluster, &rendered)?
+            .success()
+            .with_context(|| values.to_string())?;
+        kinds.extend(
+            said.lines()
+                .filter_map(|line| Some(line.split_once('/')?.0.to_owned())),
+        );
+        ensure!(
+            said.lines().count() == count,
+            "{values}: {count} objects and\n{said}"
+        );
+    }
+    for kind in [
+        "certificate.cert-manager.io",
+        "issuer.cert-manager.io",
+        "servicemonitor.monitoring.coreos.com",
+        "prometheusrule.monitoring.coreos.com",
+    ] {
+        ensure!(kinds.contains(kind), "no {kind} among {kinds:?}");
+    }
+    // It would have been noticed.
+    let rendered = template(
+        &cluster.kubectl().helm,
+        &json!({"serviceMonitor": {"enabled": true}}),
+    )?;
+    let refusal = dry_run(
+        cluster,
+        &rendered.replace("    interval: ", "    intervall: "),
+    )?
+    .failure()?;
+    ensure!(refusal.contains("intervall"), "{refusal}");
+    Ok(())
+}
+
+fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Output> {
+    let arguments = [
+        "apply",
+        "--dry-run=server",
+        "--validate=strict",
+        "--output=name",
+        "-f",
+        "-",
+    ];
+    let kubectl = cluster.kubectl();
+    kubectl.output(&arguments, manifests, Duration::from_mins(1))
+}
+
+/// Makes the kinds of cert-manager and of the Prometheus operator known, once. Neither operator runs.
+pub(super) fn define_other_operators_kinds(cluster: &Cluster) -> Result<()> {
+    static DEFINED: Mutex<bool> = Mutex::new(false);
+    let mut defined = DEFINED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*defined {
+        let folder = assets::definitions()?;
+        let kubectl = cluster.kubectl();
+        kubectl.run(&format!("apply --server-side -f {}", folder.display()))?;
+        kubectl.run(
+            "wait --for=condition=Established --timeout=60s customresourcedefinitions --all",
+        )?;
+        *defined = true;
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Who makes the certificate may change while the release stays.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use super::{APPLICATION, HELD};
+use crate::cluster::Cluster;
+use crate::harness::Test;
+use crate::pki::Authority;
+use crate::release::Release;
+
+pub(super) const TESTS: [Test; 1] = [Test::exclusive(
+    "chart::the_source_of_the_certificate_can_change",
+    the_source_of_the_certificate_can_change,
+)];
+
+fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    super::accepted::define_other_operators_kinds(cluster)?;
+    let release = Release::install(cluster)?;
+    let kubectl = release.kubectl();
+    let held = || application.kubectl.apply(HELD);
+    held()?;
+
+    // To cert-manager, of which only the kinds are there: the test makes what it would.
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::create(folder.path())?;
+    let pair = authority.server("tls", &["migration-gate.migration-gate.svc"], &[])?;
+    kubectl.run(&format!(
+        "create secret tls migration-gate-cert-manager --cert={} --key={}",
+        pair.certificate.display(),
+        pair.key.display()
+    ))?;
+    release.helm("upgrade", "--set=certificates.source=certManager")?;
+    let wanted = kubectl.run("get certificate --output=jsonpath={.items[*].spec.secretName}")?;
+    ensure!(wanted == "migration-gate-cert-manager", "{wanted}");
+    release.trust(&fs::read(authority.pair().certificate)?)?;
+    kubectl.run("rollout status deployment/migration-gate --timeout=60s")?;
+    held()?;
+    let secrets =
+        || kubectl.run("get secrets --field-selector=type!=helm.sh/release.v1 --output=name");
+    let left = secrets()?;
+    ensure!(
+        left.trim() == "secret/migration-gate-cert-manager",
+        "{left}"
+    );
+
+    // And back. Helm doesn't mind what cert-manager has left.
+    release.helm("upgrade", "--wait --set=certificates.source=selfManaged")?;
+    held()?;
+    release.uninstall()?;
+    let left = secrets()?;
+    ensure!(
+        left.trim() == "secret/migration-gate-cert-manager",
+        "{left}"
+    );
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! Leaving: one gate of two, and then the whole.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::harness::Test;
+use crate::image::BUSYBOX;
+use crate::kubectl::Kubectl;
+use crate::poll::{Look, until};
+use crate::process::{self, Output};
+use crate::release::Release;
+
+pub(super) const TESTS: [Test; 2] = [
+    Test::exclusive(
+        "chart::ejecting_one_gate_of_a_namespace_leaves_the_other",
+        ejecting_one_gate_of_a_namespace_leaves_the_other,
+    ),
+    Test::exclusive(
+        "chart::an_account_that_is_needed_elsewhere_stays",
+        an_account_that_is_needed_elsewhere_stays,
+    ),
+];
+
+const APPLICATION: &str = "piefed-application";
+
+/// Two gates of a namespace that share an account.
+fn gates(names: &[&str]) -> Value {
+    names
+        .iter()
+        .map(|name| {
+            json!({
+                "name": name, "namespace": APPLICATION, "job": format!("{name}-migrate"),
+                "deployments": [name], "serviceAccount": "checker",
+            })
+        })
+        .collect()
+}
+
+/// A held Deployment, whose pods are ready when somebody says so.
+fn deployment(name: &str, account: &str) -> String {
+    format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
+         template: {{metadata: {{labels: {{app: {name}}}}}, spec: {{terminationGracePeriodSeconds: 0, {account} \
+         containers: [{{name: main, image: {BUSYBOX}, \
+         readinessProbe: {{exec: {{command: [test, -e, /tmp/ready]}}, periodSeconds: 1}}}}]}}}}}}}}"
+    )
+}
+
+fn eject(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<Output> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+    command
+        .args(["eject", "--config"])
+        .arg(config)
+        .args(options)
+        .env("KUBECONFIG", &cluster.kubectl().kubeconfig);
+    process::run(&mut command, "", Duration::from_mins(2))
+}
+
+fn template(kubectl: &Kubectl, name: &str) -> Result<Value> {
+    Ok(kubectl.get(&format!("deployment {name}"))?["spec"]["template"]["spec"].take())
+}
+
+/// Makes the pods of a Deployment ready that have no waiter any more.
+fn make_ready(kubectl: &Kubectl, name: &str) -> Result<()> {
+    let pod = until(
+        &format!("a running pod of {name} without a waiter"),
+        Duration::from_mins(1),
+        || {
+            let pods = match kubectl.get(&format!("pods --selector=app={name}")) {
+                Ok(pods) => pods,
+                Err(error) => return Look::Failed(error),
+            };
+            let found = pods["items"].as_array().into_iter().flatten().find(|pod| {
+                pod["spec"].get("initContainers").is_none() && pod["status"]["phase"] == "Running"
+            });
+            match found.and_then(|pod| pod["metadata"]["name"].as_str()) {
+                Some(pod) => Look::Done(pod.to_owned()),
+                None => Look::Pending("none".to_owned()),
+            }
+        },
+    )?;
+    kubectl.exec(&format!("pod/{pod}"), &["touch", "/tmp/ready"])?;
+    Ok(())
+}
+
+fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    let release = Release::install_with(cluster, &json!({"gates": gates(&["web", "worker"])}))?;
+    kubectl.apply(&deployment("web", ""))?;
+    kubectl.apply(&deployment("worker", ""))?;
+    // As the notes say.
+    let folder = tempfile::tempdir()?;
+    let saved = folder.path().join("gates.yaml");
+    let config = release
+        .kubectl()
+        .run("get configmap migration-gate -o=jsonpath={.data.config\\.yaml}")?;
+    fs::write(&saved, config)?;
+    let refusal = eject(cluster, &saved, &["--yes"])?.failure()?;
+    ensure!(
+        refusal.contains("would inject the waiters of gate web again"),
+        "{refusal}"
+    );
+
+    // One gate goes, the release stays.
+    release.helm(
+        "upgrade",
+        &format!("--wait --set-json=gates={}", gates(&["worker"])),
+    )?;
+    let before = kubectl.get("deployment worker")?;
+    let refusal = eject(cluster, &saved, &["--gate=worker"])?.failure()?;
+    ensure!(refusal.contains("gate worker"), "{refusal}");
+    let shown = eject(cluster, &saved, &["--gate=web"])?.success()?;
+    for part in [
+        "Deployment piefed-application/web: one roll-out",
+        "ServiceAccount piefed-application/checker: kept, because Deployment piefed-application/worker names it",
+        "Deployment piefed-application/worker: left alone, because its waiter is of gate worker",
+        "Nothing was changed",
+    ] {
+        ensure!(shown.contains(part), "no `{part}` in\n{shown}");
+    }
+    let eject_web = ["--gate=web", "--yes", "--timeout=60s"];
+    std::thread::scope(|scope| -> Result<()> {
+        let ejecting = scope.spawn(|| eject(cluster, &saved, &eject_web)?.success());
+        make_ready(kubectl, "web")?;
+        ejecting
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+        Ok(())
+    })?;
+    ensure!(template(kubectl, "web")?.get("initContainers").is_none());
+    let after = kubectl.get("deployment worker")?;
+    ensure!(
+        before["spec"] == after["spec"]
+            && before["metadata"]["generation"] == after["metadata"]["generation"],
+        "{before:#}\nbecame\n{after:#}"
+    );
+    let left = kubectl.run("get roles,rolebindings,serviceaccounts --output=name")?;
+    for name in [
+        "role.rbac.authorization.k8s.io/migration-gate-worker-wait",
+        "rolebinding.rbac.authorization.k8s.io/migration-gate-worker-wait",
+        "serviceaccount/checker",
+    ] {
+        ensure!(left.contains(name), "no {name} in\n{left}");
+    }
+    ensure!(!left.contains("migration-gate-web"), "{left}");
+
+    // The release goes, and the roll-out hangs: a second run is as patient as the first.
+    release.uninstall()?;
+    for _ in 0..2 {
+        let said = eject(cluster, &saved, &["--yes", "--timeout=1s"])?.failure()?;
+        ensure!(
+            said.contains("nothing was deleted") && said.contains("Pod piefed-application/worker-"),
+            "{said}"
+        );
+        kubectl.run("get role/migration-gate-worker-wait rolebinding/migration-gate-worker-wait serviceaccount/checker")?;
+    }
+    make_ready(kubectl, "worker")?;
+    let said = eject(cluster, &saved, &["--yes"])?.success()?;
+    ensure!(said.contains("Done."), "{said}");
+    let spec = template(kubectl, "worker")?;
+    for field in [
+        "initContainers",
+        "volumes",
+        "serviceAccountName",
+        "automountServiceAccountToken",
+    ] {
+        ensure!(spec.get(field).is_none(), "{field}: {spec}");
+    }
+    let left = kubectl.run(
+        "get roles,rolebindings,serviceaccounts,configmaps --selector=app.kubernetes.io/name=migration-gate --output=name",
+    )?;
+    ensure!(left.is_empty(), "{left}");
+    let said = eject(cluster, &saved, &[])?.success()?;
+    ensure!(said.contains("Nothing of migration-gate is left"), "{said}");
+    Ok(())
+}
+
+fn an_account_that_is_needed_elsewhere_stays(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    let folder = tempfile::tempdir()?;
+    let saved = folder.path().join("gates.yaml");
+    fs::write(&saved, json!({"gates": gates(&["web"])}).to_string())?;
+    let release = Release::install_with(cluster, &json!({"gates": gates(&["web"])}))?;
+    kubectl.apply(&deployment("named", "serviceAccountName: checker,"))?;
+    release.uninstall()?;
+    let said = eject(cluster, &saved, &["--yes"])?.success()?;
+    ensure!(
+        said.contains("kept, because Deployment piefed-application/named names it"),
+        "{said}"
+    );
+    kubectl.run("get serviceaccount/checker")?;
+    kubectl.run("delete deployment named")?;
+    kubectl
+        .apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: checker}}")
+        .context("the application takes the account over")?;
+    let said = eject(cluster, &saved, &["--yes"])?.success()?;
+    ensure!(
+        said.contains("kept, because somebody else has applied it"),
+        "{said}"
+    );
+    kubectl.run("get serviceaccount/checker")?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The server can't hold up what a cluster lives by, and may no more than it needs.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::APPLICATION;
+use crate::cluster::Cluster;
+use crate::harness::Test;
+use crate::image::BUSYBOX;
+use crate::release::Release;
+
+pub(super) const TESTS: [Test; 2] = [
+    Test::exclusive(
+        "chart::nothing_that_a_cluster_lives_by_is_held_up",
+        nothing_that_a_cluster_lives_by_is_held_up,
+    ),
+    Test::exclusive(
+        "chart::the_server_may_no_more_than_it_needs",
+        the_server_may_no_more_than_it_needs,
+    ),
+];
+
+/// A Deployment without pods that sets the variable.
+fn offender() -> String {
+    format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: offender}}, spec: {{replicas: 0, selector: {{matchLabels: {{app: offender}}}}, \
+         template: {{metadata: {{labels: {{app: offender}}}}, spec: {{containers: [{{name: main, image: {BUSYBOX}, \
+         securityContext: {{allowPrivilegeEscalation: false, runAsNonRoot: true, runAsUser: 1, capabilities: {{drop: [ALL]}}, \
+         seccompProfile: {{type: RuntimeDefault}}}}, env: [{{name: PIEFED_INIT_CONTAINER, value: 'true'}}]}}]}}}}}}}}"
+    )
+}
+
+fn nothing_that_a_cluster_lives_by_is_held_up(cluster: &Cluster) -> Result<()> {
+    let _application = cluster.namespace_named(APPLICATION)?;
+    let chosen = cluster.namespace("chosen")?;
+    let other = cluster.namespace("other")?;
+    let admin = cluster.kubectl();
+    // Everything that could be chosen is, but for one.
+    let label = |name: &str, label: &str| admin.run(&format!("label namespace {name} {label}"));
+    for name in [&chosen.name, "kube-system", "kube-node-lease"] {
+        label(name, "guarded=yes")?;
+    }
+    let release = Release::install_with(
+        cluster,
+        &json!({"webhooks": {"namespaceSelector": {"matchLabels": {"guarded": "yes"}}}}),
+    )?;
+    label("migration-gate", "guarded=yes")?;
+    let gate = release.kubectl();
+    let refusal = chosen.kubectl.apply_refused(&offender())?;
+    ensure!(refusal.contains("containers[0].env[0]"), "{refusal}");
+
+    gate.run("scale deployment/migration-gate --replicas=0")?;
+    gate.run(
+        "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=50s",
+    )?;
+    let refusal = chosen.kubectl.apply_refused(&offender())?;
+    ensure!(refusal.contains("failed calling webhook"), "{refusal}");
+    // The selector is a further condition, not another one.
+    other.kubectl.apply(&offender())?;
+    for namespace in ["kube-system", "kube-node-lease", "migration-gate"] {
+        let kubectl = admin.in_namespace(namespace);
+        kubectl.apply(&offender())?;
+        kubectl.run("delete deployment offender")?;
+    }
+    // A node goes on, too.
+    let node = admin.run("get nodes --output=jsonpath={.items[0].metadata.name}")?;
+    admin.run(&format!("label node {node} guarded=yes"))?;
+    admin.run(&format!("label node {node} guarded-"))?;
+    let leases = admin.in_namespace("kube-node-lease");
+    leases.run(&format!("annotate lease {node} guarded=yes"))?;
+    leases.run(&format!("annotate lease {node} guarded-"))?;
+    for name in ["kube-system", "kube-node-lease"] {
+        label(name, "guarded-")?;
+    }
+    Ok(())
+}
+
+fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let release = Release::install(cluster)?;
+    let check = |namespace: &str, asked: &str, expect: bool| -> Result<()> {
+        let account = "--as=system:serviceaccount:migration-gate:migration-gate";
+        let mut words = vec!["auth", "can-i", account];
+        words.extend(asked.split_whitespace());
+        let kubectl = cluster.kubectl().in_namespace(namespace);
+        let said = kubectl.output(&words, "", Duration::from_secs(30))?;
+        let may = said.stdout.trim() == "yes";
+        ensure!(
+            may == expect,
+            "{asked} in {namespace}: {}{}",
+            said.stdout,
+            said.stderr
+        );
+        Ok(())
+    };
+    let own = "migration-gate";
+    for (namespace, asked) in [
+        (own, "patch secrets/migration-gate-certificate"),
+        (own, "patch mutatingwebhookconfigurations/migration-gate"),
+        (own, "patch validatingwebhookconfigurations/migration-gate"),
+        (APPLICATION, "watch jobs/piefed-db-init"),
+        (APPLICATION, "patch configmaps/migration-gate-piefed"),
+        (APPLICATION, "create configmaps"),
+    ] {
+        check(namespace, asked, true)?;
+    }
+    for (namespace, asked) in [
+        (own, "get secrets"),
+        (own, "list secrets"),
+        (own, "create secrets"),
+        (own, "delete secrets/migration-gate-certificate"),
+        (own, "get secrets/another"),
+        (own, "create pods"),
+        (own, "patch deployments/migration-gate"),
+        (own, "create mutatingwebhookconfigurations"),
+        (own, "delete mutatingwebhookconfigurations/migration-gate"),
+        (own, "patch mutatingwebhookconfigurations/another"),
+        (own, "patch validatingwebhookconfigurations/another"),
+        (APPLICATION, "get secrets"),
+        (APPLICATION, "list secrets"),
+        (APPLICATION, "get configmaps/piefed-config"),
+        (APPLICATION, "list configmaps"),
+        (APPLICATION, "delete configmaps/migration-gate-piefed"),
+        (APPLICATION, "get jobs/another"),
+        (APPLICATION, "create jobs"),
+        (APPLICATION, "delete jobs/piefed-db-init"),
+        (APPLICATION, "list pods"),
+        (APPLICATION, "create deployments"),
+        (APPLICATION, "patch deployments/piefed-web"),
+        (APPLICATION, "impersonate serviceaccounts"),
+        ("kube-system", "create configmaps"),
+        ("default", "watch jobs/piefed-db-init"),
+    ] {
+        check(namespace, asked, false)?;
+    }
+    drop(release);
+    drop(application);
+    Ok(())
+}

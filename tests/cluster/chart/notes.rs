@@ -1,0 +1,94 @@
+//! What Helm prints after an installation.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::CHART;
+use crate::harness::Test;
+use crate::process;
+
+pub(super) const TESTS: [Test; 1] = [Test::helm(
+    "chart::the_notes_say_what_to_do",
+    the_notes_say_what_to_do,
+)];
+
+fn notes(helm: &Path, values: &Value) -> Result<String> {
+    let said = process::run(
+        Command::new(helm).args([
+            "install",
+            "migration-gate",
+            CHART,
+            "--namespace=migration-gate",
+            "--dry-run=client",
+            "--values=-",
+        ]),
+        &values.to_string(),
+        Duration::from_mins(1),
+    )?
+    .success()?;
+    Ok(said
+        .split_once("NOTES:\n")
+        .map_or(String::new(), |(_, notes)| notes.to_owned()))
+}
+
+fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
+    let warn = "helm upgrade migration-gate CHART --namespace migration-gate --reset-then-reuse-values --set mode=enforce";
+    let trust = "The webhooks answer once the CA of Secret tls is in the caBundle";
+    let alone = "There is one replica only";
+    let left = "kubectl -n migration-gate delete secret migration-gate-cert-manager";
+    let selected = json!({
+        "name": "b", "namespace": "two", "job": "b-migrate", "serviceAccount": "s", "timeout": "5m",
+        "selector": {"matchLabels": {"tier": "web"}},
+    });
+    let always = [
+        "helm test migration-gate --namespace migration-gate",
+        "get configmap migration-gate -o jsonpath='{.data.config\\.yaml}' > gates.yaml",
+        "helm uninstall migration-gate --namespace migration-gate --wait",
+        "migration-gate eject --config gates.yaml",
+    ];
+    let cases: [(Value, &[&str], &[&str]); 5] = [
+        (
+            json!({}),
+            &[
+                "gate piefed: in piefed-application, Deployments piefed-web, piefed-worker\n",
+                "wait for Job piefed-db-init, 10m at most",
+                "kubectl -n piefed-application logs POD -c wait-for-migrations",
+            ],
+            &[warn, trust, alone, left],
+        ),
+        (
+            json!({"mode": "warn", "replicas": 1}),
+            &[warn, alone],
+            &[trust],
+        ),
+        (
+            json!({"certificates": {"source": "existingSecret", "existingSecret": "tls"}}),
+            &[trust, "and held Deployments can't be applied"],
+            &[left],
+        ),
+        (
+            json!({"certificates": {"source": "certManager"}}),
+            &[left],
+            &[trust],
+        ),
+        (
+            json!({"gates": [selected]}),
+            &["gate b: in two, what its selector matches\n", "5m at most"],
+            &["piefed"],
+        ),
+    ];
+    for (values, says, not) in cases {
+        let notes = notes(helm, &values)?;
+        for part in always.iter().chain(says) {
+            ensure!(notes.contains(part), "{values}: no `{part}` in\n{notes}");
+        }
+        for part in not {
+            ensure!(!notes.contains(part), "{values}: `{part}` in\n{notes}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! What the chart shares with the application: its namespace, and the account.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::lifecycle::helm_test;
+use super::{APPLICATION, EXAMPLE};
+use crate::cluster::Cluster;
+use crate::harness::Test;
+use crate::kubectl::Kubectl;
+use crate::release::Release;
+
+pub(super) const TESTS: [Test; 5] = [
+    Test::exclusive(
+        "chart::a_gate_may_come_before_its_application",
+        a_gate_may_come_before_its_application,
+    ),
+    Test::exclusive(
+        "chart::an_account_of_the_application_stays_its_own",
+        an_account_of_the_application_stays_its_own,
+    ),
+    Test::exclusive(
+        "chart::an_account_that_the_chart_made_is_the_charts",
+        an_account_that_the_chart_made_is_the_charts,
+    ),
+    Test::exclusive(
+        "chart::an_account_of_a_deployments_own_may_see_the_job",
+        an_account_of_a_deployments_own_may_see_the_job,
+    ),
+    Test::exclusive(
+        "chart::a_release_can_move_to_another_namespace",
+        a_release_can_move_to_another_namespace,
+    ),
+];
+
+/// A namespace that the chart makes; deleted when the test is over.
+struct Made<'c>(&'c Cluster);
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        // A failure has nobody to go to, and the next test that wants the name finds out.
+        let _ = self
+            .0
+            .kubectl()
+            .run(&format!("delete namespace {APPLICATION} --wait=false"));
+    }
+}
+
+fn a_gate_may_come_before_its_application(cluster: &Cluster) -> Result<()> {
+    // An earlier test's may still be on its way out.
+    cluster
+        .kubectl()
+        .wait(&format!("namespace/{APPLICATION}"), "delete", 120)?;
+    let _made = Made(cluster);
+    let release = Release::install(cluster)?;
+    helm_test(release.kubectl())?;
+    release.helm("upgrade", "--wait --set=podAnnotations.a=b")?;
+    let kubectl = cluster.kubectl().in_namespace(APPLICATION);
+    // The application brings the namespace, too, and its own rights for the waiter.
+    kubectl.run(&format!("apply -k {EXAMPLE}"))?;
+    release.helm("upgrade", "--wait --set=podAnnotations.a=c")?;
+    release.kubectl().helm("uninstall migration-gate --wait")?;
+    kubectl.run("get deployment/piefed-web serviceaccount/piefed-init-checker")?;
+    Ok(())
+}
+
+const ACCOUNT: &str = "serviceaccount piefed-init-checker";
+
+/// Upgrades the release so that an account of the chart's would get a pull secret.
+fn upgrade_the_account(release: &Release, secret: &str) -> Result<()> {
+    release.helm(
+        "upgrade",
+        &format!("--wait --set=rbac.imagePullSecrets[0].name={secret}"),
+    )?;
+    Ok(())
+}
+
+fn pull_secrets(kubectl: &Kubectl) -> Result<Value> {
+    Ok(kubectl.get(ACCOUNT)?["imagePullSecrets"].take())
+}
+
+/// What the repository says of the rights for the waiter, the account among them.
+fn rights() -> Result<String> {
+    Ok(fs::read_to_string(format!(
+        "{EXAMPLE}/rbac-init-checker.yaml"
+    ))?)
+}
+
+fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    // It was there first.
+    kubectl.apply(&rights()?)?;
+    let release = Release::install(cluster)?;
+    upgrade_the_account(&release, "registry")?;
+    let its_own = |what: &str| -> Result<()> {
+        let found = kubectl.get(ACCOUNT)?;
+        ensure!(
+            found["imagePullSecrets"].is_null()
+                && found["metadata"]["labels"]["app.kubernetes.io/part-of"] == "piefed",
+            "{what}: {found}"
+        );
+        Ok(())
+    };
+    its_own("there first")?;
+    let found = kubectl.get(ACCOUNT)?;
+    ensure!(
+        found["metadata"]
+            .pointer("/annotations/meta.helm.sh~1release-name")
+            .is_none(),
+        "{found}"
+    );
+    release.uninstall()?;
+    its_own("uninstalled")?;
+
+    // It comes later, as Flux and as kubectl apply it.
+    let appliers: [&[&str]; 2] = [
+        &[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=kustomize-controller",
+            "-f",
+            "-",
+        ],
+        &["apply", "-f", "-"],
+    ];
+    for applier in appliers {
+        kubectl.run("delete serviceaccount piefed-init-checker")?;
+        release.helm("install", "--wait")?;
+        kubectl
+            .output(applier, &rights()?, Duration::from_secs(30))?
+            .success()?;
+        for secret in ["one", "two"] {
+            upgrade_the_account(&release, secret)?;
+            its_own(&applier.join(" "))?;
+        }
+        release.uninstall()?;
+        its_own(&applier.join(" "))?;
+    }
+    Ok(())
+}
+
+fn an_account_that_the_chart_made_is_the_charts(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    let release = Release::install(cluster)?;
+    for secret in ["one", "two"] {
+        upgrade_the_account(&release, secret)?;
+        let found = pull_secrets(kubectl)?;
+        ensure!(found == json!([{"name": secret}]), "{found}");
+    }
+    release.uninstall()?;
+    // The same release again takes it up.
+    release.helm(
+        "install",
+        "--wait --set=rbac.imagePullSecrets[0].name=three",
+    )?;
+    let found = pull_secrets(kubectl)?;
+    ensure!(found == json!([{"name": "three"}]), "{found}");
+    Ok(())
+}
+
+fn an_account_of_a_deployments_own_may_see_the_job(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    let release = Release::install(cluster)?;
+    let may = |account: &str| -> Result<bool> {
+        let asked = [
+            "auth",
+            "can-i",
+            "watch",
+            "jobs/piefed-db-init",
+            &format!("--as=system:serviceaccount:{APPLICATION}:{account}"),
+        ];
+        let said = kubectl.output(&asked, "", Duration::from_secs(30))?;
+        Ok(said.stdout.trim() == "yes")
+    };
+    ensure!(may("piefed-init-checker")? && !may("web")? && !may("worker")?);
+    let gates = json!([{
+        "name": "piefed", "namespace": APPLICATION, "job": "piefed-db-init", "deployments": ["piefed-web"],
+        "serviceAccount": "piefed-init-checker", "extraAccounts": ["web", "piefed-init-checker"],
+    }]);
+    release.helm("upgrade", &format!("--wait --set-json=gates={gates}"))?;
+    ensure!(may("piefed-init-checker")? && may("web")? && !may("worker")?);
+
+    // By hand, with the Role that the admission warning tells how to find.
+    let role = kubectl.run(
+        "get roles -l migration-gate.io/gate=piefed --output=jsonpath={.items[*].metadata.name}",
+    )?;
+    ensure!(role == "migration-gate-piefed-wait", "{role}");
+    kubectl.run(&format!(
+        "create rolebinding worker-waits --role={role} --serviceaccount={APPLICATION}:worker"
+    ))?;
+    release.helm("upgrade", "--wait")?;
+    ensure!(may("worker")? && !may("web")?);
+    Ok(())
+}
+
+fn a_release_can_move_to_another_namespace(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    let release = Release::install(cluster)?;
+    release.uninstall()?;
+    let elsewhere = cluster.namespace("elsewhere")?;
+    let moved = Release::of(&elsewhere.kubectl);
+    let refusal = moved
+        .helm("install", "--wait")
+        .err()
+        .context("Helm took what another release had made")?
+        .to_string();
+    ensure!(refusal.contains("invalid ownership metadata"), "{refusal}");
+    // What a failed install has left would be in the way.
+    elsewhere
+        .kubectl
+        .helm("uninstall migration-gate --wait --ignore-not-found")?;
+    moved.helm(
+        "install",
+        "--wait --take-ownership --set=rbac.imagePullSecrets[0].name=x",
+    )?;
+    helm_test(&elsewhere.kubectl)?;
+    let owner = kubectl.run(
+        "get role migration-gate-piefed-wait --output=jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-namespace}",
+    )?;
+    ensure!(owner == elsewhere.name, "{owner}");
+    // The account is still as the other release left it.
+    let found = pull_secrets(kubectl)?;
+    ensure!(found.is_null(), "{found}");
+    moved.uninstall()?;
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! The values: what the schema takes, the program takes, and what the program refuses never reaches a cluster.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use migration_gate::config::parse;
+use serde_json::{Value, json};
+
+use super::{CHART, objects, template};
+use crate::harness::Test;
+use crate::process;
+
+pub(super) const TESTS: [Test; 4] = [
+    Test::helm(
+        "chart::values_that_cannot_be_are_refused",
+        values_that_cannot_be_are_refused,
+    ),
+    Test::helm(
+        "chart::what_the_program_refuses_the_chart_refuses",
+        what_the_program_refuses_the_chart_refuses,
+    ),
+    Test::helm(
+        "chart::an_older_kubernetes_is_refused",
+        an_older_kubernetes_is_refused,
+    ),
+    Test::helm("chart::values_have_their_effect", values_have_their_effect),
+];
+
+/// A value of its own for everything that is rendered as it was given.
+pub(super) fn everything() -> Value {
+    let anywhere =
+        json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]});
+    json!({
+        "gates": [{
+            "name": "shop", "namespace": "one", "job": "shop-migrate", "deployments": ["web"],
+            "serviceAccount": "shop-checker", "extraAccounts": ["web"], "timeout": "1h30m", "freshness": "any",
+        }],
+        "forbiddenEnv": ["MIGRATE"],
+        "mode": "warn",
+        "replicas": 1,
+        "image": {
+            "repository": "mirror.example/migration-gate",
+            "digest": format!("sha256:{}", "0".repeat(64)), "pullPolicy": "Always",
+        },
+        "imagePullSecrets": [{"name": "registry"}],
+        "waiter": {
+            "image": "mirror.example/migration-gate:1",
+            "resources": {"requests": {"cpu": 0.1}, "limits": {"memory": "64Mi"}},
+        },
+        "webhooks": {
+            "failurePolicy": "Ignore", "timeoutSeconds": 30,
+            "namespaceSelector": {
+                "matchLabels": {"team": "x"},
+                "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}],
+            },
+        },
+        "certificates": {"lifetime": "48h"},
+        "rbac": {"imagePullSecrets": [{"name": "applications"}]},
+        "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
+        "nodeSelector": {"a": "b"},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": anywhere}},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        "priorityClassName": "system-cluster-critical",
+        "podAnnotations": {"a": "1"}, "podLabels": {"c": "d"}, "extraArgs": ["--log=debug"],
+        "podDisruptionBudget": {"enabled": false},
+        "prometheusRule": {"enabled": false},
+        "networkPolicy": {
+            "enabled": true, "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "apiServerPorts": [8443],
+        },
+        "dashboard": {"enabled": true, "labels": {"team": "x"}},
+    })
+}
+
+fn gate() -> Value {
+    json!({
+        "name": "a", "namespace": "one", "job": "j", "serviceAccount": "s", "deployments": ["web"],
+    })
+}
+
+fn gate_with(key: &str, value: Value) -> Value {
+    let mut gate = gate();
+    gate[key] = value;
+    json!({"gates": [gate]})
+}
+
+fn refused(helm: &Path, values: &Value, says: &str) -> Result<()> {
+    let refusal = template(helm, values)
+        .err()
+        .with_context(|| format!("the chart takes {values}"))?
+        .to_string();
+    ensure!(refusal.contains(says), "{values}: no `{says}` in {refusal}");
+    Ok(())
+}
+
+fn values_that_cannot_be_are_refused(helm: &Path) -> Result<()> {
+    for (values, says) in [
+        (
+            gate_with("namespace", json!("migration-gate")),
+            "in a namespace of its own",
+        ),
+        (
+            gate_with("namespace", json!("kube-system")),
+            "can't block a node",
+        ),
+        (
+            gate_with("namespace", json!("kube-node-lease")),
+            "can't block a node",
+        ),
+        (gate_with("extraAccounts", json!(["A"])), "extraAccounts"),
+        (json!({"replicas": 0}), "replicas"),
+        (json!({"image": {"digest": "sha256:abc"}}), "digest"),
+        (
+            json!({"webhooks": {"timeoutSeconds": 31}}),
+            "timeoutSeconds",
+        ),
+        (
+            json!({"certificates": {"source": "existingSecret"}}),
+            "name the Secret",
+        ),
+        (
+            json!({"networkPolicy": {"apiServerPorts": []}}),
+            "apiServerPorts",
+        ),
+        (
+            json!({"waiter": {"resources": {"claims": [{"name": "x"}]}}}),
+            "claims",
+        ),
+        (json!({"unknown": true}), "unknown"),
+    ] {
+        refused(helm, &values, says)?;
+    }
+    Ok(())
+}
+
+fn expression(operator: &str, values: &Value) -> Value {
+    gate_with(
+        "selector",
+        json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}),
+    )
+}
+
+fn resources(requests: &Value, limits: &Value) -> Value {
+    json!({"waiter": {"resources": {"requests": requests, "limits": limits}}})
+}
+
+/// Values that program and chart refuse, each with a word of what the chart says.
+fn impossible() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"gates": []}), "/gates"),
+        (gate_with("typo", json!("x")), "typo"),
+        (gate_with("name", json!("A")), "name"),
+        (gate_with("name", json!("a".repeat(64))), "name"),
+        (gate_with("namespace", json!("a.b")), "namespace"),
+        (gate_with("job", json!("a..b")), "job"),
+        (gate_with("job", json!("a.".repeat(127) + "bc")), "job"),
+        (gate_with("serviceAccount", json!("-a")), "serviceAccount"),
+        (gate_with("deployments", json!([])), "gates"),
+        (gate_with("deployments", json!(["Web"])), "deployments"),
+        (gate_with("selector", json!({})), "selector"),
+        (
+            gate_with("selector", json!({"matchLabels": {}})),
+            "matchLabels",
+        ),
+        (
+            gate_with("selector", json!({"matchLabels": {"a b": "c"}})),
+            "matchLabels",
+        ),
+        (
+            gate_with("selector", json!({"matchLabels": {"-/a": "c"}})),
+            "matchLabels",
+        ),
+        (
+            gate_with("selector", json!({"matchLabels": {"a": "c d"}})),
+            "matchLabels",
+        ),
+        (expression("In", &json!([])), "values"),
+        (expression("NotIn", &json!([])), "values"),
+        (expression("Exists", &json!(["x"])), "values"),
+        (expression("In", &json!(["a b"])), "values"),
+        (expression("Near", &json!(["x"])), "operator"),
+        (gate_with("timeout", json!("soon")), "timeout"),
+        (gate_with("timeout", json!("0s")), "out of range"),
+        (gate_with("timeout", json!("0h0m")), "out of range"),
+        (gate_with("timeout", json!("24h1s")), "out of range"),
+        (gate_with("timeout", json!("1h1h")), "timeout"),
+        (gate_with("timeout", json!("5")), "timeout"),
+        (gate_with("freshness", json!("new")), "freshness"),
+        (json!({"gates": [gate(), gate()]}), "used twice"),
+        (
+            json!({"gates": [gate(), {
+                "name": "b", "namespace": "one", "job": "j", "serviceAccount": "s", "deployments": ["api", "web"],
+            }]}),
+            "held by gate a already",
+        ),
+        (json!({"mode": "audit"}), "mode"),
+        (json!({"forbiddenEnv": ["A=B"]}), "forbiddenEnv"),
+        (json!({"forbiddenEnv": [""]}), "forbiddenEnv"),
+        (json!({"waiter": {"image": "a b"}}), "image"),
+        (resources(&json!({"cpu": "much"}), &json!({})), "cpu"),
+        (resources(&json!({"cpu": "-1"}), &json!({})), "cpu"),
+        (resources(&json!({"cpu": -1}), &json!({})), "cpu"),
+        (resources(&json!({"memory": "16MiB"}), &json!({})), "memory"),
+        (resources(&json!({"memory": "1e3Mi"}), &json!({})), "memory"),
+        (
+            resources(&json!({"cpu": "1"}), &json!({"cpu": "100m"})),
+            "more than the limit",
+        ),
+        (
+            resources(&json!({"memory": "64Mi"}), &json!({"memory": "32Mi"})),
+            "more than the limit",
+        ),
+        (
+            resources(&json!({"memory": "40M"}), &json!({"memory": "32Mi"})),
+            "more than the limit",
+        ),
+        (
+            resources(&json!({"cpu": 2}), &json!({"cpu": "1e0"})),
+            "more than the limit",
+        ),
+    ]
+}
+
+/// The server would start over and over.
+fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
+    for (values, says) in impossible() {
+        // The values have the configuration's own keys.
+        let mut config = json!({"gates": [gate()]});
+        let (Some(keys), Some(given)) = (config.as_object_mut(), values.as_object()) else {
+            continue;
+        };
+        keys.extend(given.clone());
+        ensure!(
+            parse(&config.to_string(), "values").is_err(),
+            "the program takes {config}"
+        );
+        refused(helm, &values, says)?;
+    }
+    // What is close to those, and can be.
+    for values in [
+        gate_with("timeout", json!("24h")),
+        gate_with("timeout", json!("1s")),
+        gate_with("job", json!("a.b")),
+        gate_with("selector", json!({"matchLabels": {"a.b/C_d": ""}})),
+        expression("DoesNotExist", &json!([])),
+        resources(
+            &json!({"cpu": "100m", "memory": "32Mi"}),
+            &json!({"cpu": 0.1, "memory": "32Mi"}),
+        ),
+        resources(&json!({"memory": "32M"}), &json!({"memory": "32Mi"})),
+        resources(&json!({"cpu": "1e-1"}), &json!({"cpu": ".1"})),
+    ] {
+        let objects = objects(&template(helm, &values)?)?;
+        super::render::configuration(&objects).with_context(|| values.to_string())?;
+    }
+    Ok(())
+}
+
+fn an_older_kubernetes_is_refused(helm: &Path) -> Result<()> {
+    let render = |version: &str| {
+        process::run(
+            Command::new(helm).args([
+                "template",
+                "migration-gate",
+                CHART,
+                &format!("--kube-version={version}"),
+            ]),
+            "",
+            Duration::from_mins(1),
+        )
+    };
+    let refusal = render("1.29.15")?.failure()?;
+    ensure!(refusal.contains("1.30"), "{refusal}");
+    // As a vendor writes it.
+    render("1.30.0-gke.1")?.success()?;
+    Ok(())
+}
+
+fn values_have_their_effect(helm: &Path) -> Result<()> {
+    let rendered = |values: Value| objects(&template(helm, &values)?);
+    let of_kind = |objects: &[Value], kind: &str| -> Vec<Value> {
+        objects
+            .iter()
+            .filter(|object| object["kind"] == kind)
+            .cloned()
+            .collect()
+    };
+    // Gates whose names differ at their end only keep rights of their own.
+    let long = |end: &str| {
+        let mut gate = gate();
+        gate["name"] = json!(format!("{}{end}", "g".repeat(60)));
+        gate["deployments"] = json!([format!("web-{end}")]);
+        gate
+    };
+    let objects = rendered(json!({"gates": [long("a"), long("b")]}))?;
+    let mut names: Vec<String> = of_kind(&objects, "Role")
+        .iter()
+        .map(|role| role["metadata"].to_string())
+        .collect();
+    let count = names.len();
+    names.sort();
+    names.dedup();
+    ensure!(names.len() == count, "{names:#?}");
+
+    // A limit that is taken away doesn't come back as the program's default.
+    let objects = rendered(json!({"waiter": {"resources": {"limits": null}}}))?;
+    let config = super::render::configuration(&objects)?;
+    ensure!(config.waiter.resources.limits.is_empty(), "{config:?}");
+
+    // The account carries the pull secrets that held pods lose.
+    let secrets = json!([{"name": "registry"}]);
+    let objects = rendered(json!({"rbac": {"imagePullSecrets": secrets}}))?;
+    let accounts = of_kind(&objects, "ServiceAccount");
+    let account = accounts
+        .iter()
+        .find(|account| account["metadata"]["name"] == "piefed-init-checker")
+        .context("the gate's account")?;
+    ensure!(account["imagePullSecrets"] == secrets, "{account}");
+
+    // Without a scrape the alert for a server that is down would never end.
+    for (monitored, alerts) in [(false, 0), (true, 1)] {
+        let objects = rendered(json!({
+            "prometheusRule": {"enabled": true}, "serviceMonitor": {"enabled": monitored},
+            "certificates": {"lifetime": "48h"},
+        }))?;
+        let rule = of_kind(&objects, "PrometheusRule")
+            .pop()
+            .context("a rule")?;
+        let rules = rule["spec"]["groups"][0]["rules"]
+            .as_array()
+            .context("rules")?;
+        let of = |alert: &str| -> Vec<&Value> {
+            rules.iter().filter(|rule| rule["alert"] == alert).collect()
+        };
+        let down = of("MigrationGateDown");
+        ensure!(down.len() == alerts, "{rules:#?}");
+        for rule in down {
+            let expression = rule["expr"].as_str().context("an expression")?;
+            ensure!(
+                expression.contains("namespace=\"migration-gate\""),
+                "{expression}"
+            );
+        }
+        // A certificate of two days is renewed after 32 hours.
+        let expires = of("MigrationGateCertificateExpires");
+        let expression = expires[0]["expr"].as_str().context("an expression")?;
+        ensure!(expression.ends_with("< 43200"), "{expression}");
+        ensure!(expires[0]["for"] == "3600s", "{}", expires[0]);
+    }
+    Ok(())
+}
