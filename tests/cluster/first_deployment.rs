@@ -1,6 +1,7 @@
 //! PieFed's manifests on a cluster that migration-gate guards.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
+use crate::poll::{Look, until};
 use crate::release::Release;
 
 const APPLICATION: &str = "piefed-application";
@@ -154,14 +156,18 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
         ensure!(pod["status"]["phase"] == "Pending", "{}", pod["status"]);
         ensure!(main["state"].get("waiting").is_some(), "{main}");
         ensure!(main["restartCount"] == 0, "{main}");
-        // The one that has ended: the next one may not have come to the end yet.
-        let logs = kubectl.run(&format!("logs {name} -c wait-for-migrations --previous"))?;
-        for part in [
+        // The next one may have begun, and not come to the end yet.
+        let parts = [
             "Running upgrade 4a3f2c1b0d9e -> 7c6d5e4f3a2b",
             "could not connect with postgresql://piefed:",
-        ] {
-            ensure!(logs.contains(part), "{logs}");
-        }
+        ];
+        let logs = until("the Job's logs", Duration::from_mins(1), || {
+            match kubectl.logs(name, "wait-for-migrations") {
+                Ok(logs) if parts.iter().all(|part| logs.contains(part)) => Look::Done(logs),
+                Ok(logs) => Look::Pending(logs),
+                Err(error) => Look::Pending(format!("{error:#}")),
+            }
+        })?;
         let described = kubectl.run(&format!("describe pod {name}"))?;
         ensure!(described.contains("could not connect with"), "{described}");
         for shown in [logs, described, waiter.to_string()] {

@@ -165,12 +165,13 @@ fn impossible() -> Vec<(Value, &'static str)> {
             "matchLabels",
         ),
         (
+            // Helm's validator names a wrong place for a wrong name.
             gate_with("selector", json!({"matchLabels": {"a b": "c"}})),
-            "matchLabels",
+            "invalid propertyName 'a b'",
         ),
         (
             gate_with("selector", json!({"matchLabels": {"-/a": "c"}})),
-            "matchLabels",
+            "invalid propertyName '-/a'",
         ),
         (
             gate_with("selector", json!({"matchLabels": {"a": "c d"}})),
