@@ -1,7 +1,7 @@
 //! A watch that doesn't do what a watch does, seen from inside.
 
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use migration_gate::core::job::{Job, JobState};
@@ -40,8 +40,11 @@ impl Follower {
 
     /// The next update, but for the running Job, which is listed again and again.
     fn next(&self) -> Update<Job> {
+        let end = Instant::now() + PATIENCE;
         loop {
-            match self.updates.recv_timeout(PATIENCE).expect("an update") {
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "there is nothing but the running Job");
+            match self.updates.recv_timeout(left).expect("an update") {
                 Update::Present(job) if job.state == JobState::Running => {}
                 update => return update,
             }
