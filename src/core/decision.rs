@@ -20,8 +20,8 @@ pub struct Decision {
     pub patch: Vec<PatchOperation>,
     /// What the author should know although the object is let through.
     pub warnings: Vec<Warning>,
-    /// Why the object is refused; empty if it is not. In the order of the object's fields, and at
-    /// most [`MOST_LISTED`].
+    /// Why the object is refused; empty if it is not. What is wrong with the waiter comes first,
+    /// then the rest in the order of the object's fields, at most [`MOST_LISTED`] in all.
     pub violations: Vec<Violation>,
     /// How many more fields break a rule than are listed, in `violations` or in `warnings`.
     pub unlisted: usize,

@@ -29,7 +29,12 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
         decision.gate = Some(gate.name.clone());
         if let Some(template) = template(request.object) {
             let (injection, _) = injection(config, gate, request, template);
-            violations.extend(waiter_violation(&template["spec"], &injection.container));
+            // In front, so that a flood of the others doesn't hide it.
+            if let Some(waiter) = waiter_violation(&template["spec"], &injection.container) {
+                violations.insert(0, waiter);
+                decision.unlisted += violations.len().saturating_sub(MOST_LISTED);
+                violations.truncate(MOST_LISTED);
+            }
         }
         decision.outcome = Outcome::InPlace;
     }
