@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and reads best with values in place"
 )]
 
+mod bodies;
 mod certificates;
 mod fake_api;
 mod limits;
