@@ -15,6 +15,7 @@ mod fake_api;
 mod limits;
 mod monitoring;
 mod process;
+mod replicas;
 mod stopping;
 mod support;
 mod tls;
