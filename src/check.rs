@@ -23,6 +23,9 @@ use crate::core::names::WAITER_CONTAINER;
 /// The Deployment that is only ever dry-run.
 const NAME: &str = "migration-gate-check";
 
+/// How the API server begins to tell of a denial, after the webhook's name.
+const OUR_DENIAL: &str = ".migration-gate.io\" denied the request";
+
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -267,9 +270,10 @@ fn judge_held(gate: &Gate, answer: &Answer) -> Result<String, String> {
     if answer.code >= 300 {
         return Err(refused(&gate.namespace, answer));
     }
+    // Wherever it stands: another webhook may have put its own in front.
     let containers = answer.body.pointer("/spec/template/spec/initContainers");
-    let first = containers.and_then(|containers| containers[0]["name"].as_str());
-    if first == Some(WAITER_CONTAINER) {
+    let mut containers = containers.and_then(Value::as_array).into_iter().flatten();
+    if containers.any(|container| container["name"] == WAITER_CONTAINER) {
         Ok(format!("waits for Job {}", gate.job))
     } else {
         Err(format!(
@@ -315,6 +319,10 @@ fn refused(namespace: &str, answer: &Answer) -> String {
     } else if answer.code == 401 || (answer.code == 403 && message.contains("cannot ")) {
         format!(
             "see `kubectl auth can-i create deployments -n {namespace}` as this account; `helm test` makes one that may"
+        )
+    } else if message.contains(OUR_DENIAL) {
+        format!(
+            "migration-gate refuses the object as it is stored, and so the next apply of it: correct its manifest; `kubectl get deployments -n {namespace} -o yaml | migration-gate review -` shows every field"
         )
     } else {
         "that is no word of migration-gate's; see what else the cluster enforces".to_owned()
@@ -382,6 +390,7 @@ mod tests {
             )
         };
         assert!(judge_held(gate, &with(&[WAITER_CONTAINER, "x"])).is_ok());
+        assert!(judge_held(gate, &with(&["mesh-init", WAITER_CONTAINER])).is_ok());
         for without in [with(&["x"]), with(&[]), answer(201, json!({}), &[])] {
             let said = judge_held(gate, &without).unwrap_err();
             assert!(said.contains("was not called"), "{said}");
@@ -412,6 +421,11 @@ mod tests {
                 403,
                 "admission webhook \"y\" denied the request",
                 "what else the cluster enforces",
+            ),
+            (
+                403,
+                "admission webhook \"forbidden-env.migration-gate.io\" denied the request: spec.x: `V`",
+                "correct its manifest",
             ),
         ] {
             let refused = answer(code, json!({"message": message}), &[]);

@@ -7,6 +7,8 @@
 //!
 //! `ARCHITECTURE.md` has the code map and the invariants.
 
+#![forbid(unsafe_code)]
+
 pub mod admission;
 pub mod check;
 pub mod cluster;

@@ -1,5 +1,7 @@
 //! The program: one subcommand for each of its jobs.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

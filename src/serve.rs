@@ -1,25 +1,29 @@
 //! The subcommand `serve`: the two webhooks over HTTPS, and health over plain HTTP.
 
 mod activity;
+mod body;
 pub mod certificates;
 pub mod connections;
 pub mod limits;
 pub mod metrics;
 pub mod ready;
+mod rejection;
 pub mod review;
 pub mod routes;
 pub mod stop;
 pub mod tls;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -32,9 +36,13 @@ use self::metrics::{GateState, Metrics};
 use self::ready::Readiness;
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
-use self::tls::Served;
+use self::tls::{Acceptor, Served};
 use crate::config::{self, Config};
 use crate::{cluster, recorder};
+
+/// Most threads that decide on reviews. Each may hold an object as values, which takes many times the
+/// memory that it takes as text.
+const MOST_WORKERS: usize = 4;
 
 /// Answers the API server's admission reviews.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,11 +52,13 @@ pub struct Args {
     config: Option<PathBuf>,
 
     /// Where the webhooks listen, with TLS
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    ///
+    /// `[::]` is every address, IPv4's too; 0.0.0.0 where there is no IPv6.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443")]
     listen: SocketAddr,
 
     /// Where /livez, /readyz and /metrics listen, without TLS
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080")]
     health_listen: SocketAddr,
 
     #[command(flatten)]
@@ -76,18 +86,27 @@ pub struct Args {
 }
 
 /// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it
-/// can't start.
+/// can't start or had to cut requests.
 pub fn main(args: Args) -> ExitCode {
-    match start(args) {
-        Ok(()) => ExitCode::SUCCESS,
+    let config = match prepare(&args) {
+        Ok(config) => config,
         Err(error) => {
             eprintln!("migration-gate serve: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(args, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Whoever collects the log by now expects JSON.
+            error!(cause = format!("{error:#}"), "cannot serve");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(args: Args) -> anyhow::Result<()> {
+/// Reads the configuration and sets the log up.
+fn prepare(args: &Args) -> anyhow::Result<Config> {
     // Not an `EnvFilter`: nothing here filters by spans, and it would bring a regex engine along.
     let filter: Targets = args
         .log
@@ -108,7 +127,19 @@ fn start(args: Args) -> anyhow::Result<()> {
         .finish()
         .with(filter)
         .init();
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let cause = panic.payload_as_str();
+        error!(place, cause, "panicked; please report it");
+    }));
+    Ok(config)
+}
+
+fn serve(args: Args, config: Config) -> anyhow::Result<()> {
+    // A node may have many more processors than this server may use memory for.
+    let workers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
         .enable_all()
         .build()
         .context("cannot start the runtime")?
@@ -135,9 +166,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     // What can't work is said before a port is opened, so that nobody is sent here in vain.
     let source = Source::new(certificate, &served, &metrics).await?;
     let callers = source.callers();
-    let tls = TlsAcceptor::from(Arc::new(
-        tls::server_config(Arc::clone(&served)).context("cannot set TLS up")?,
-    ));
+    let tls = Acceptor::new(Arc::clone(&served)).context("cannot set TLS up")?;
     let webhooks = bind("--listen", listen).await?;
     let health = bind("--health-listen", health_listen).await?;
     info!(
@@ -150,7 +179,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 
     let mut keeper = tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
     let config = Arc::new(config);
-    tokio::spawn(keep_records(
+    let mut records = tokio::spawn(keep_records(
         Arc::clone(&config),
         metrics.clone(),
         stop.clone(),
@@ -166,7 +195,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     };
     // Health has a stop of its own: it is asked about until the webhooks are done.
     let health_stop = Stop::default();
-    let health = tokio::spawn(
+    let mut health = tokio::spawn(
         Server {
             name: "health",
             listener: health,
@@ -184,6 +213,8 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         () = signals.next() => {}
         _ = &mut keeper => bail!("the keeper of the certificate ended by itself"),
         _ = &mut webhooks => bail!("the webhooks' listener ended by itself"),
+        _ = &mut health => bail!("the health listener ended by itself"),
+        _ = &mut records => bail!("the recorder of migrations ended by itself"),
     }
     let stopping = stop.run(drain_delay, drain_timeout, signals.next());
     let cut = tokio::select! {
@@ -210,7 +241,7 @@ async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
         Ok(client) => client,
         Err(error) => {
             warn!(cause = %error, "no cluster to watch; completed migrations are not recorded");
-            return;
+            return stop.closing().await;
         }
     };
     let report = move |gate: &str, state| {
@@ -227,7 +258,45 @@ async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; is the port in use? Set {flag}"))
+    let bound = match TcpListener::bind(address).await {
+        Err(cause) => match without_ipv6(address, &cause) {
+            Some(address) => TcpListener::bind(address).await,
+            None => Err(cause),
+        },
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen on {address}; is the port in use? Set {flag}"))
+}
+
+/// What to listen on instead, if an address stands for all there are, and IPv6 is not among them.
+fn without_ipv6(address: SocketAddr, cause: &io::Error) -> Option<SocketAddr> {
+    let taken = matches!(
+        cause.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    );
+    (address.ip() == Ipv6Addr::UNSPECIFIED && !taken)
+        .then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_all_addresses_are_those_of_ipv4() {
+        let check = |address: &str, kind: io::ErrorKind, expect: Option<&str>| {
+            let instead = without_ipv6(address.parse().unwrap(), &kind.into());
+            assert_eq!(instead, expect.map(|e| e.parse().unwrap()), "{address}");
+        };
+        let none = io::ErrorKind::AddrNotAvailable;
+        check("[::]:8443", none, Some("0.0.0.0:8443"));
+        check(
+            "[::]:8443",
+            io::ErrorKind::Unsupported,
+            Some("0.0.0.0:8443"),
+        );
+        check("[::]:8443", io::ErrorKind::AddrInUse, None);
+        check("[::1]:8443", none, None);
+        check("0.0.0.0:8443", none, None);
+    }
 }

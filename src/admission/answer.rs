@@ -11,10 +11,6 @@ use super::warnings::within_limits;
 use super::{API_VERSION, AdmissionRequest, KIND};
 use crate::core::decision::{Decision, Rule, Violation};
 
-/// Most violations that one denial lists. An object of a few megabytes can hold tens of thousands,
-/// and nobody reads past the first screen.
-const MOST_CAUSES: usize = 256;
-
 /// What an answer says.
 #[derive(Debug)]
 pub enum Verdict {
@@ -146,7 +142,7 @@ fn decided<'a>(
     decision: &'a Decision,
 ) {
     let warnings: Vec<String> = decision.warnings.iter().map(ToString::to_string).collect();
-    response.warnings = within_limits(&warnings);
+    response.warnings = within_limits(&warnings, decision.unlisted);
     response
         .audit_annotations
         .insert("decision", decision.outcome.as_str());
@@ -155,7 +151,7 @@ fn decided<'a>(
     }
     if !decision.violations.is_empty() {
         response.allowed = false;
-        response.status = Some(denial(request, &decision.violations));
+        response.status = Some(denial(request, decision));
     } else if !decision.patch.is_empty()
         && let Ok(patch) = serde_json::to_vec(&decision.patch)
     {
@@ -164,19 +160,19 @@ fn decided<'a>(
     }
 }
 
-fn denial<'a>(request: &'a AdmissionRequest<'_>, violations: &'a [Violation]) -> Status<'a> {
+fn denial<'a>(request: &'a AdmissionRequest<'_>, decision: &'a Decision) -> Status<'a> {
+    let violations = &decision.violations;
     Status {
         status: "Failure",
         code: 403,
         reason: "Forbidden",
-        message: message(violations),
+        message: message(violations, decision.unlisted),
         details: Some(Details {
             name: request.name.as_deref().unwrap_or_default(),
             group: &request.kind.group,
             kind: &request.kind.kind,
             causes: violations
                 .iter()
-                .take(MOST_CAUSES)
                 .map(|violation| Cause {
                     reason: cause(violation.rule),
                     message: &violation.message,
@@ -196,10 +192,9 @@ fn cause(rule: Rule) -> &'static str {
 }
 
 /// Every field with what is wrong with it; fields of one trouble share its words.
-fn message(violations: &[Violation]) -> String {
-    let listed = &violations[..violations.len().min(MOST_CAUSES)];
+fn message(violations: &[Violation], unlisted: usize) -> String {
     let mut message = String::new();
-    for same in listed.chunk_by(|a, b| a.message == b.message) {
+    for same in violations.chunk_by(|a, b| a.message == b.message) {
         if !message.is_empty() {
             message.push_str("; ");
         }
@@ -210,12 +205,8 @@ fn message(violations: &[Violation]) -> String {
         }
         let _ = write!(message, ": {}", same[0].message);
     }
-    if listed.len() < violations.len() {
-        let _ = write!(
-            message,
-            "; and {} more fields",
-            violations.len() - listed.len()
-        );
+    if unlisted > 0 {
+        let _ = write!(message, "; and {unlisted} more fields");
     }
     message
 }

@@ -66,7 +66,7 @@ pub struct UserInfo<'a> {
 pub enum DecodeError {
     /// Not JSON, or JSON of another shape.
     #[error("expected an AdmissionReview of admission.k8s.io/v1 as JSON: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     /// JSON that says it is something else.
     #[error(
         "expected kind AdmissionReview of apiVersion admission.k8s.io/v1, got kind {kind} of apiVersion {api_version}; set admissionReviewVersions: [v1] in the webhook configuration"
@@ -83,6 +83,22 @@ pub enum DecodeError {
     /// The answer could not be matched with its question.
     #[error("expected an AdmissionReview whose request.uid is set, got an empty one")]
     NoUid,
+}
+
+impl From<serde_json::Error> for DecodeError {
+    /// Repeats no more of the body than one can read: a text where an object should be is in the
+    /// error from its first character to its last.
+    fn from(error: serde_json::Error) -> Self {
+        const LONGEST: usize = 256;
+        let text = error.to_string();
+        Self::Malformed(if text.len() <= LONGEST {
+            text
+        } else {
+            let (line, column) = (error.line(), error.column());
+            let cut = &text[..text.floor_char_boundary(LONGEST)];
+            format!("{cut}… at line {line} column {column}")
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -329,9 +345,16 @@ mod tests {
             "trailing characters",
         );
         check(b"{\"kind\":\"\xff\"}", "admission.k8s.io/v1");
-        let flood = format!(r#"{{"kind":"{}"}}"#, "é".repeat(1000));
-        let error = decode(flood.as_bytes()).unwrap_err().to_string();
-        assert!(error.len() < 400, "{error}");
+        let review = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":"#;
+        for flood in [
+            format!(r#"{{"kind":"{}"}}"#, "é".repeat(1000)),
+            format!(r#""{}""#, "é".repeat(1000)),
+            format!(r#"{review}"{}"}}"#, "é".repeat(1000)),
+            format!(r#"{review}{{"uid":"u","dryRun":"{}"}}}}"#, "x".repeat(1000)),
+        ] {
+            let error = decode(flood.as_bytes()).unwrap_err().to_string();
+            assert!(error.len() < 400, "{error}");
+        }
     }
 
     #[test]

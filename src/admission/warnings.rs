@@ -15,19 +15,24 @@ const REST: usize = 48;
 
 /// The warnings as they go over the wire: each within the limits, long ones continued in the next,
 /// and where there is no room for all, a last one that says how many are missing.
-pub(super) fn within_limits(warnings: &[String]) -> Vec<String> {
+///
+/// `unlisted` is how many there are besides `warnings`.
+pub(super) fn within_limits(warnings: &[String], unlisted: usize) -> Vec<String> {
     let mut out = Vec::new();
     let mut room = MOST - REST;
+    let mut missing = unlisted;
     for (i, warning) in warnings.iter().enumerate() {
         let pieces = pieces(&warning.replace(char::is_control, " "));
         let size: usize = pieces.iter().map(String::len).sum();
         if size > room {
-            let missing = warnings.len() - i;
-            out.push(format!("…and {missing} more that there is no room for"));
+            missing += warnings.len() - i;
             break;
         }
         room -= size;
         out.extend(pieces);
+    }
+    if missing > 0 {
+        out.push(format!("…and {missing} more that there is no room for"));
     }
     out
 }
@@ -58,13 +63,13 @@ mod tests {
     #[test]
     fn a_short_warning_goes_as_it_is() {
         let warnings = vec!["remove the field".to_owned(), "x".repeat(LONGEST)];
-        assert_eq!(within_limits(&warnings), warnings);
+        assert_eq!(within_limits(&warnings, 0), warnings);
     }
 
     #[test]
     fn a_long_warning_is_continued_at_a_space() {
         let warning = "word ".repeat(80);
-        let out = within_limits(std::slice::from_ref(&warning));
+        let out = within_limits(std::slice::from_ref(&warning), 0);
         assert_eq!(out.len(), 2);
         assert!(out[0].ends_with("word…"), "{}", out[0]);
         assert!(out[1].starts_with("…word"), "{}", out[1]);
@@ -75,17 +80,21 @@ mod tests {
     #[test]
     fn what_has_no_room_is_counted() {
         let warnings = vec!["x".repeat(200); 100];
-        let out = within_limits(&warnings);
+        let out = within_limits(&warnings, 0);
         assert_eq!(
             out.last().unwrap(),
             "…and 80 more that there is no room for"
         );
         assert_eq!(out.len(), 21);
+        let out = within_limits(&warnings, 900);
+        assert!(out.last().unwrap().contains("980 more"), "{out:?}");
+        let out = within_limits(&warnings[..1], 2);
+        assert!(out.last().unwrap().contains("and 2 more"), "{out:?}");
     }
 
     #[test]
     fn control_characters_would_cost_the_whole_warning() {
-        assert_eq!(within_limits(&["a\nb\u{7f}c".to_owned()]), ["a b c"]);
+        assert_eq!(within_limits(&["a\nb\u{7f}c".to_owned()], 0), ["a b c"]);
     }
 
     proptest! {
@@ -97,7 +106,7 @@ mod tests {
             )
         ) {
             let warnings: Vec<String> = warnings.iter().map(|words| words.concat()).collect();
-            let out = within_limits(&warnings);
+            let out = within_limits(&warnings, 0);
             prop_assert!(out.iter().all(|warning| warning.len() <= LONGEST));
             prop_assert!(out.iter().map(String::len).sum::<usize>() <= MOST);
         }

@@ -4,6 +4,12 @@ use json_patch::PatchOperation;
 
 use super::podspec::FieldPath;
 
+/// Most offending fields that one decision lists; others are only counted.
+///
+/// An object of a few megabytes can hold tens of thousands. Nobody reads past the first screen, and
+/// with its words each would take many times the memory that it takes as text.
+pub const MOST_LISTED: usize = 256;
+
 /// The answer of [`mutate`](super::mutate::mutate) or [`validate`](super::validate::validate)
 /// for one object.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,8 +20,11 @@ pub struct Decision {
     pub patch: Vec<PatchOperation>,
     /// What the author should know although the object is let through.
     pub warnings: Vec<Warning>,
-    /// Why the object is refused; empty if it is not. In the order of the object's fields.
+    /// Why the object is refused; empty if it is not. What is wrong with the waiter comes first,
+    /// then the rest in the order of the object's fields, at most [`MOST_LISTED`] in all.
     pub violations: Vec<Violation>,
+    /// How many more fields break a rule than are listed, in `violations` or in `warnings`.
+    pub unlisted: usize,
     /// What was done, for logs, metrics and audit annotations.
     pub outcome: Outcome,
 }

@@ -221,6 +221,22 @@ pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)>
     None
 }
 
+/// Writes the waiter's image and the guarded image in `wanted` as `actual` has them, which is the
+/// same waiter, not [`blunted`]: another way to write the same version.
+pub fn take_over_images(wanted: &mut Value, actual: &Value) {
+    if let Some(image) = actual.get("image") {
+        wanted["image"] = image.clone();
+    }
+    let actual = list(actual, "args");
+    let wanted = wanted.get_mut("args").and_then(Value::as_array_mut);
+    for (wanted, actual) in wanted.into_iter().flatten().zip(actual) {
+        let is_image = |arg: &Value| arg.as_str().is_some_and(|a| a.starts_with(IMAGE_ARGUMENT));
+        if is_image(wanted) && is_image(actual) {
+            wanted.clone_from(actual);
+        }
+    }
+}
+
 /// Equal, or different only in how the same version of the guarded image is written: a webhook
 /// that pins digests may run after this one.
 fn same_arguments(actual: &[Value], wanted: &[Value]) -> bool {

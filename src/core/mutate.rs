@@ -4,7 +4,9 @@ use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Outcome, Rule, Violation, Warning};
-use super::injection::{Injection, account, blunted, covers, is_ours, named, waiter_of};
+use super::injection::{
+    Injection, account, blunted, covers, is_ours, named, take_over_images, waiter_of,
+};
 use super::names::{GATE_LABEL, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{FieldPath, list};
 use super::request::Request;
@@ -82,14 +84,19 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
                     message: format!("the hand-written init container `{WAITER_CONTAINER}` is replaced by migration-gate's; remove it from the manifest"),
                 });
             }
-            if !covers(existing, &injection.container)
-                || blunted(existing, &injection.container).is_some()
-            {
+            let blunted = blunted(existing, &injection.container).is_some();
+            let mut wanted = injection.container;
+            if !blunted {
+                // Another webhook may have sent the image through a mirror, or pinned a digest,
+                // between two calls of this one. To undo that would be to quarrel with it.
+                take_over_images(&mut wanted, existing);
+            }
+            if blunted || !covers(existing, &wanted) {
                 if !kept {
                     decision.outcome = Outcome::Replaced;
                 }
                 let path = at.clone().key("initContainers").index(index);
-                decision.patch.push(replace(&path, injection.container));
+                decision.patch.push(replace(&path, wanted));
             }
         }
     }

@@ -1,13 +1,15 @@
 //! The validation: no pod spec sets a forbidden variable, and no held Deployment goes without
 //! its waiter.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
-use super::decision::{Decision, Outcome, Rule, Violation, Warning};
+use super::decision::{Decision, MOST_LISTED, Outcome, Rule, Violation, Warning};
 use super::injection::{blunted, waiter_of};
 use super::mutate::{holding, injection, template};
 use super::names::WAITER_CONTAINER;
-use super::podspec::{CONTAINER_LISTS, FieldPath, list, name, pod_kind};
+use super::podspec::{CONTAINER_LISTS, FieldPath, PodKind, list, name, pod_kind};
 use super::request::{Operation, Request};
 use crate::config::{Config, Mode};
 
@@ -21,12 +23,18 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
         return Decision::default();
     }
     let mut decision = Decision::default();
-    let mut violations = forbidden(config, request);
+    let (mut violations, unlisted) = forbidden(config, request);
+    decision.unlisted = unlisted;
     if let Some(gate) = holding(config, request) {
         decision.gate = Some(gate.name.clone());
         if let Some(template) = template(request.object) {
             let (injection, _) = injection(config, gate, request, template);
-            violations.extend(waiter_violation(&template["spec"], &injection.container));
+            // In front, so that a flood of the others doesn't hide it.
+            if let Some(waiter) = waiter_violation(&template["spec"], &injection.container) {
+                violations.insert(0, waiter);
+                decision.unlisted += violations.len().saturating_sub(MOST_LISTED);
+                violations.truncate(MOST_LISTED);
+            }
         }
         decision.outcome = Outcome::InPlace;
     }
@@ -55,36 +63,33 @@ impl Decision {
     }
 }
 
-/// Every forbidden variable, or key that would become one, that the request may not bring.
-fn forbidden(config: &Config, request: &Request<'_>) -> Vec<Violation> {
-    let found = offences(config, request, request.object);
-    if found.is_empty() {
-        return Vec::new();
-    }
+/// Every forbidden variable, or key that would become one, that the request may not bring: the first
+/// of them, and how many more there are.
+fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) {
     let existing_counts = request.operation == Operation::Update
         && (request.is_controlled() || request.subresource == "ephemeralcontainers");
-    let existing = match request.old {
-        Some(old) if existing_counts => offences(config, request, old),
-        _ => Vec::new(),
-    };
-    // Offences are told apart by container and name, not by index: an update may reorder.
-    let added = found
-        .into_iter()
-        .filter(|offence| existing.iter().all(|old| old.identity != offence.identity));
-    let instead = instead(config, request.namespace);
-    added
-        .map(|offence| Violation {
-            field: offence.field,
-            rule: offence.rule,
-            message: match offence.rule {
-                Rule::ForbiddenKey => format!(
-                    "`{}` would reach containers by envFrom and is forbidden there; {instead}",
-                    offence.name
-                ),
-                _ => format!("`{}` is forbidden; {instead}", offence.name),
-            },
-        })
-        .collect()
+    let mut existing = HashSet::new();
+    if let Some(old) = request.old.filter(|_| existing_counts) {
+        each_offence(config, request, old, |offence| {
+            existing.insert(offence.identity());
+        });
+    }
+    let mut violations = Vec::new();
+    let mut unlisted = 0;
+    let mut instead = None;
+    each_offence(config, request, request.object, |offence| {
+        if existing.contains(&offence.identity()) {
+            return;
+        }
+        if violations.len() == MOST_LISTED {
+            unlisted += 1;
+            return;
+        }
+        let instead: &String =
+            instead.get_or_insert_with(|| self::instead(config, request.namespace));
+        violations.push(offence.violation(instead));
+    });
+    (violations, unlisted)
 }
 
 /// What replaced the variable.
@@ -98,25 +103,74 @@ fn instead(config: &Config, namespace: &str) -> String {
     }
 }
 
-struct Offence {
-    field: FieldPath,
-    rule: Rule,
-    name: String,
-    /// The list and the container that it is in, and the variable's name.
-    identity: (&'static str, Option<String>, String),
+/// A forbidden name where it stands, borrowed from the object.
+enum Offence<'a> {
+    Variable {
+        kind: &'static PodKind,
+        list: &'static str,
+        container: (usize, Option<&'a str>),
+        variable: (usize, &'a str),
+    },
+    Key {
+        field: &'static str,
+        key: &'a str,
+    },
 }
 
-fn offences(config: &Config, request: &Request<'_>, object: &Value) -> Vec<Offence> {
+impl<'a> Offence<'a> {
+    /// What tells it from others: the list and the container that it is in, and its name. Not the
+    /// index, for an update may reorder.
+    fn identity(&self) -> (&'static str, Option<&'a str>, &'a str) {
+        match *self {
+            Self::Variable {
+                list,
+                container: (_, container),
+                variable: (_, variable),
+                ..
+            } => (list, container, variable),
+            Self::Key { field, key } => (field, None, key),
+        }
+    }
+
+    fn violation(&self, instead: &str) -> Violation {
+        match *self {
+            Self::Variable {
+                kind,
+                list,
+                container: (i, _),
+                variable: (j, variable),
+            } => Violation {
+                field: kind.field().key(list).index(i).key("env").index(j),
+                rule: Rule::ForbiddenEnv,
+                message: format!("`{variable}` is forbidden; {instead}"),
+            },
+            Self::Key { field, key } => Violation {
+                field: FieldPath::from_iter([field, key]),
+                rule: Rule::ForbiddenKey,
+                message: format!(
+                    "`{key}` would reach containers by envFrom and is forbidden there; {instead}"
+                ),
+            },
+        }
+    }
+}
+
+/// Tells every offence in an object, in the order of its fields.
+fn each_offence<'a>(
+    config: &'a Config,
+    request: &Request<'_>,
+    object: &'a Value,
+    mut tell: impl FnMut(Offence<'a>),
+) {
     if request.group.is_empty() && request.kind == "ConfigMap" {
-        return forbidden_keys(config, request.namespace, object);
+        return each_forbidden_key(config, request.namespace, object, tell);
     }
     let Some(kind) = pod_kind(request.group, request.kind) else {
-        return Vec::new();
+        return;
     };
     let Some(spec) = kind.pod_spec(object) else {
-        return Vec::new();
+        return;
     };
-    let mut offences = Vec::new();
     for containers in CONTAINER_LISTS {
         for (i, container) in list(spec, containers).iter().enumerate() {
             for (j, variable) in list(container, "env").iter().enumerate() {
@@ -125,45 +179,34 @@ fn offences(config: &Config, request: &Request<'_>, object: &Value) -> Vec<Offen
                 else {
                     continue;
                 };
-                offences.push(Offence {
-                    field: kind.field().key(containers).index(i).key("env").index(j),
-                    rule: Rule::ForbiddenEnv,
-                    name: variable.to_owned(),
-                    identity: (
-                        containers,
-                        name(container).map(str::to_owned),
-                        variable.to_owned(),
-                    ),
+                tell(Offence::Variable {
+                    kind,
+                    list: containers,
+                    container: (i, name(container)),
+                    variable: (j, variable),
                 });
             }
         }
     }
-    offences
 }
 
 /// A ConfigMap's keys, where a gate's pods could load them with `envFrom`.
-fn forbidden_keys(config: &Config, namespace: &str, object: &Value) -> Vec<Offence> {
+fn each_forbidden_key<'a>(
+    config: &'a Config,
+    namespace: &str,
+    object: &'a Value,
+    mut tell: impl FnMut(Offence<'a>),
+) {
     if !config.gates.iter().any(|gate| gate.namespace == namespace) {
-        return Vec::new();
+        return;
     }
-    let mut offences = Vec::new();
     for field in ["data", "binaryData"] {
-        for forbidden in &config.forbidden_env {
-            if object
-                .get(field)
-                .and_then(|data| data.get(forbidden))
-                .is_some()
-            {
-                offences.push(Offence {
-                    field: FieldPath::from_iter([field, forbidden.as_str()]),
-                    rule: Rule::ForbiddenKey,
-                    name: forbidden.clone(),
-                    identity: (field, None, forbidden.clone()),
-                });
+        for key in &config.forbidden_env {
+            if object.get(field).and_then(|data| data.get(key)).is_some() {
+                tell(Offence::Key { field, key });
             }
         }
     }
-    offences
 }
 
 fn waiter_violation(spec: &Value, wanted: &Value) -> Option<Violation> {

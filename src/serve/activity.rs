@@ -157,6 +157,11 @@ impl Activity {
         !self.is_busy() && self.elapsed() >= limit
     }
 
+    /// Whether it never brought a request, for that long.
+    pub(super) fn mute_for(&self, limit: Duration) -> bool {
+        !self.served.load(Ordering::Relaxed) && self.elapsed() >= limit
+    }
+
     /// Whether a request is being answered.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0

@@ -4,8 +4,9 @@
 //! so the loop is here, on hyper. What is HTTP stays with hyper, what is routing with axum.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,20 +16,26 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use super::activity::{Activity, Registry, Tracked, TrackedService};
 use super::limits::Limits;
 use super::stop::Stop;
-use super::tls::H2;
+use super::tls::{Acceptor, H2};
 
 /// How long the loop rests after the first failure to accept, and at most after many in a row.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// How many requests one HTTP/2 connection may have open.
 const STREAMS: u32 = 128;
+
+/// How many bytes of a request's body a client may send before they are read, and of all requests
+/// on one HTTP/2 connection. What waits there is memory that no other bound counts.
+const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
+
+/// How many bytes may wait for the client to take them, on one request or HTTP/1 connection.
+const BUFFER: usize = 64 * 1024;
 
 /// A port with what is served on it.
 pub struct Server {
@@ -37,7 +44,7 @@ pub struct Server {
     /// The port.
     pub listener: TcpListener,
     /// Plain HTTP without.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Acceptor>,
     /// Which path answers what.
     pub routes: Router,
     /// What a client may cost.
@@ -137,7 +144,7 @@ enum ConnectionError {
 
 struct Connection {
     activity: Arc<Activity>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     routes: Router,
     limits: Arc<Limits>,
     stop: Stop,
@@ -177,6 +184,7 @@ impl Connection {
             // `drive` tells an idle connection from a slow head; hyper's timer doesn't.
             .header_read_timeout(None)
             .max_header_size(self.limits.max_header as usize)
+            .max_buf_size(BUFFER.max(self.limits.max_header as usize))
             .serve_connection(TokioIo::new(stream), self.service());
         self.drive(connection, self.stop.closing()).await
     }
@@ -189,6 +197,9 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(self.limits.max_header)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_send_buf_size(BUFFER)
             .keep_alive_interval(self.limits.idle_timeout / 2)
             .serve_connection(TokioIo::new(stream), self.service());
         // A client that is sent GOAWAY opens another connection, by then to another replica if
@@ -228,26 +239,57 @@ impl Connection {
             let tick = Instant::now() + (header / 2).min(self.limits.idle_timeout);
             tokio::select! {
                 result = connection.as_mut() => return Ok(result?),
-                () = self.activity.asked_to_close() => break,
+                () = self.activity.asked_to_close() => {
+                    return self.evict(connection.as_mut()).await;
+                }
                 () = leave.as_mut() => break,
                 () = sleep_until(tick) => {
                     if self.activity.head_takes_longer_than(header) {
                         return Err(ConnectionError::HeaderTimeout(header));
                     }
-                    if self.activity.idle_for(self.limits.idle_timeout) {
+                    // HTTP/2's preface counts as a head; and with nothing to lose, an API server
+                    // just connects again.
+                    if self.activity.idle_for(self.limits.idle_timeout)
+                        || self.activity.mute_for(header)
+                    {
                         break;
                     }
                 }
             }
         }
-        // Answers what is under way, then closes: `Connection: close` or GOAWAY.
+        self.finish(connection.as_mut()).await
+    }
+
+    /// Answers what is under way, then closes: `Connection: close` or GOAWAY.
+    async fn finish<C>(&self, mut connection: Pin<&mut C>) -> Result<(), ConnectionError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
         connection.as_mut().graceful_shutdown();
-        let patience = [self.limits.handshake_timeout, self.limits.request_timeout];
-        for (limit, worth_it) in patience.into_iter().zip([true, self.activity.is_busy()]) {
-            if worth_it && let Ok(result) = timeout(limit, connection.as_mut()).await {
+        let idle = self.limits.handshake_timeout;
+        let end = Instant::now() + idle + self.limits.request_timeout;
+        // A request that was on its way when GOAWAY was sent may come in now.
+        loop {
+            if let Ok(result) = timeout(idle, connection.as_mut()).await {
                 return Ok(result?);
             }
+            if !self.activity.is_busy() || Instant::now() >= end {
+                return Err(ConnectionError::Lingering);
+            }
         }
-        Err(ConnectionError::Lingering)
+    }
+
+    /// Makes room for another connection: at once, unless a request has come in just now.
+    async fn evict<C>(&self, mut connection: Pin<&mut C>) -> Result<(), ConnectionError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        connection.as_mut().graceful_shutdown();
+        // Enough to send GOAWAY, and not to wait until the client does what it says.
+        match futures::poll!(connection.as_mut()) {
+            Poll::Ready(result) => Ok(result?),
+            Poll::Pending if self.activity.is_busy() => self.finish(connection).await,
+            Poll::Pending => Ok(()),
+        }
     }
 }

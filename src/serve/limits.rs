@@ -12,9 +12,23 @@ pub struct Limits {
     #[arg(long, value_name = "BYTES", default_value_t = 7 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1024..=1024 * 1024 * 1024))]
     pub max_body: u64,
 
-    /// Most bytes of bodies that are held at one time; further reviews wait their turn
+    /// Most bytes of bodies that are held at one time
+    ///
+    /// A quarter is for the first 64 KiB of each, which larger bodies can't take away.
     #[arg(long, value_name = "BYTES", default_value_t = 32 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1024..=64 * 1024 * 1024 * 1024))]
     pub max_in_flight: u64,
+
+    /// How long a body may wait for room among those; then it gets 503
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub room_timeout: Duration,
+
+    /// Fewest bytes of a body in a second; one that comes more slowly gets 408
+    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = clap::value_parser!(u64).range(1..=1024 * 1024 * 1024))]
+    pub min_body_rate: u64,
+
+    /// How long a body may take before its rate counts
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub body_grace: Duration,
 
     /// Most connections at one time; for one more, the longest idle one is closed
     #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -28,7 +42,9 @@ pub struct Limits {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub handshake_timeout: Duration,
 
-    /// How long the head of a request may take from its first byte on
+    /// How long the head of a request may take
+    ///
+    /// From its first byte on, or from the end of the handshake if the connection never brought one.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub header_timeout: Duration,
 

@@ -2,21 +2,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::response::{IntoResponse, Response};
-use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info};
 
+use super::body::{self, Room};
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::rejection::Rejection;
 use crate::admission::{self, AdmissionRequest, DecodeError, Failure, Verdict};
 use crate::config::Config;
 use crate::core::decision::Decision;
@@ -26,9 +26,6 @@ use crate::core::{mutate, validate};
 /// From this size on, in bytes, a review is decided on a thread of its own, so that the connections
 /// that share this one don't wait.
 const LARGE: usize = 256 * 1024;
-
-/// What a review counts for at least in the work in flight, in bytes.
-const LEAST: u64 = 1024;
 
 /// Longest text from a review that is logged, in bytes.
 const LONGEST_LOGGED: usize = 256;
@@ -67,63 +64,20 @@ pub struct Reviewer {
     config: Arc<Config>,
     metrics: Metrics,
     limits: Arc<Limits>,
-    /// A permit for each KiB of bodies that may be held at one time.
-    room: Arc<Semaphore>,
+    /// For the bodies that are held at one time.
+    room: Room,
     /// The permit to decide on a large body.
     large: Arc<Semaphore>,
-}
-
-/// Why a request gets no review for an answer.
-#[derive(Debug, thiserror::Error)]
-enum Rejection {
-    #[error("the body is larger than {0} bytes, the most that a review may have (--max-body)")]
-    TooLarge(u64),
-    #[error("the request took longer than {0:?} (--request-timeout)")]
-    TooSlow(Duration),
-    #[error("the reviews in flight hold all the memory they may (--max-in-flight)")]
-    TooBusy,
-    #[error("the body ended early: {0}")]
-    Broken(String),
-    #[error(transparent)]
-    NoReview(#[from] DecodeError),
-    #[error("migration-gate failed to decide; its log has the cause")]
-    Internal,
-}
-
-impl Rejection {
-    fn code(&self) -> StatusCode {
-        match self {
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::TooBusy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Broken(_) | Self::NoReview(_) => StatusCode::BAD_REQUEST,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-impl IntoResponse for Rejection {
-    /// Plain text, which the API server repeats to its own client.
-    fn into_response(self) -> Response {
-        let mut response = (self.code(), format!("migration-gate: {self}\n")).into_response();
-        if matches!(self, Self::TooBusy) {
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
-        }
-        response
-    }
 }
 
 impl Reviewer {
     /// A reviewer that goes by `config`.
     pub fn new(config: Arc<Config>, metrics: Metrics, limits: Arc<Limits>) -> Self {
-        let room = usize::try_from(kib(limits.max_in_flight)).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
+            room: Room::new(&limits),
             config,
             metrics,
             limits,
-            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             large: Arc::new(Semaphore::new(1)),
         }
     }
@@ -153,60 +107,42 @@ impl Reviewer {
         body: Body,
     ) -> Result<Vec<u8>, Rejection> {
         let in_flight = self.metrics.begin(webhook);
+        let limits = &self.limits;
+        let deadline = Instant::now() + limits.request_timeout;
+        let too_slow = |_| Rejection::TooSlow(limits.request_timeout);
         let announced = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        let most = self.limits.max_body;
-        let limit = self.limits.request_timeout;
-        let has_room = AtomicBool::new(false);
-        let read = async {
-            if announced.is_some_and(|length| length > most) {
-                // A client that asks first hasn't sent anything, and reading would make it.
-                if !headers.contains_key(EXPECT) {
-                    discard(body, most).await;
-                }
-                return Err(Rejection::TooLarge(most));
+        if announced.is_some_and(|length| length > limits.max_body) {
+            // A client that asks first hasn't sent anything, and reading would make it.
+            if !headers.contains_key(EXPECT) {
+                body::discard(body, limits, deadline).await;
             }
-            let room = self.room_for(announced.unwrap_or(most)).await?;
-            has_room.store(true, Ordering::Relaxed);
-            Ok((read(body, announced, most).await?, room))
-        };
-        let (body, room) = timeout(limit, read).await.map_err(|_| {
-            if has_room.load(Ordering::Relaxed) {
-                Rejection::TooSlow(limit)
-            } else {
-                Rejection::TooBusy
-            }
-        })??;
+            return Err(Rejection::TooLarge(limits.max_body));
+        }
+        let (body, room) = body::read(body, limits, &self.room, deadline).await?;
         if body.len() < LARGE {
             return Ok(self.review(webhook, webhook.rules(), &body, in_flight.elapsed())?);
         }
+        // One at a time: as values, an object takes many times the memory that it takes as text.
+        let turn = timeout_at(deadline, Arc::clone(&self.large).acquire_owned())
+            .await
+            .map_err(|_| Rejection::TooBusy)?
+            .map_err(|_| Rejection::TooBusy)?;
         let reviewer = Arc::clone(self);
         let waited = in_flight.elapsed();
-        // One at a time: as values, an object takes many times the memory that it takes as text.
-        let turn = Arc::clone(&self.large)
-            .acquire_owned()
-            .await
-            .map_err(|_| Rejection::TooBusy)?;
-        tokio::task::spawn_blocking(move || {
+        let decided = tokio::task::spawn_blocking(move || {
             // Given back when the work is over, even if the client didn't wait for it.
             let _held = (room, turn);
             reviewer.review(webhook, webhook.rules(), &body, waited)
-        })
-        .await
-        .map_err(|_| Rejection::Internal)?
-        .map_err(Rejection::from)
-    }
-
-    /// Waits until a body of this size may be held.
-    async fn room_for(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Rejection> {
-        // A body that is larger than everything that may be in flight still gets its turn, alone.
-        let all = kib(self.limits.max_in_flight);
-        let wanted = u32::try_from(kib(bytes.max(LEAST)).min(all)).unwrap_or(u32::MAX);
-        Arc::clone(&self.room)
-            .acquire_many_owned(wanted)
-            .await
-            .map_err(|_| Rejection::TooBusy)
+        });
+        match timeout_at(deadline, decided).await.map_err(too_slow)? {
+            Ok(answer) => Ok(answer?),
+            Err(cause) => {
+                error!(webhook = webhook.as_str(), %cause, "review not decided");
+                Err(Rejection::Internal)
+            }
+        }
     }
 
     /// Answers the review in `body`, or says why it is none.
@@ -227,7 +163,16 @@ impl Reviewer {
         // A bug in a rule must not cost the answer: the API server would report a broken
         // connection, and nobody would know which object it was.
         let verdict = catch_unwind(AssertUnwindSafe(|| self.decide(rules, &request)))
-            .unwrap_or(Err(Failure::Internal))
+            .unwrap_or_else(|panic| {
+                let cause = panic
+                    .downcast_ref::<&str>()
+                    .copied()
+                    .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                    .unwrap_or("no reason given");
+                let uid = cut(&request.uid);
+                error!(uid, panic = cut(cause), "a rule panicked; please report it");
+                Err(Failure::Internal)
+            })
             .unwrap_or_else(Verdict::Failed);
         let answer = admission::answer(&request, &verdict);
         self.report(webhook, &request, &verdict, waited + since.elapsed());
@@ -264,7 +209,7 @@ impl Reviewer {
                 decision.outcome.as_str(),
                 decision.gate.as_deref(),
                 decision.patch.len(),
-                decision.violations.len(),
+                decision.violations.len() + decision.unlisted,
                 None,
             ),
         };
@@ -304,47 +249,8 @@ impl Reviewer {
     }
 }
 
-fn kib(bytes: u64) -> u64 {
-    bytes.div_ceil(1024)
-}
-
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LONGEST_LOGGED)]
-}
-
-/// The whole body, if it isn't larger than `most`.
-async fn read(mut body: Body, announced: Option<u64>, most: u64) -> Result<Vec<u8>, Rejection> {
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    // What a client announces is memory only once it is sent.
-    let mut bytes = Vec::with_capacity(announced.map_or(0, |length| {
-        usize::try_from(length).unwrap_or(most).min(LARGE)
-    }));
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Rejection::Broken(error.to_string()))?;
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > most {
-                drop(bytes);
-                discard(body, most as u64).await;
-                return Err(Rejection::TooLarge(most as u64));
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes)
-}
-
-/// Reads on and forgets what it reads, up to as much again as a body may have.
-///
-/// A client that is still sending when the connection is closed sees that, and not the answer.
-async fn discard(mut body: Body, most: u64) {
-    let mut left = most;
-    while let Some(Ok(frame)) = body.frame().await {
-        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match left.checked_sub(length) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -360,9 +266,8 @@ mod tests {
         limits: Limits,
     }
 
-    fn reviewer(arguments: &[&str]) -> Arc<Reviewer> {
-        let arguments = ["serve"].iter().chain(arguments);
-        let limits = LimitsParser::parse_from(arguments).limits;
+    fn reviewer() -> Arc<Reviewer> {
+        let limits = LimitsParser::parse_from(["serve"]).limits;
         let (config, metrics) = (Arc::default(), Metrics::new());
         Arc::new(Reviewer::new(config, metrics, Arc::new(limits)))
     }
@@ -380,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_panics_costs_no_answer() {
-        let reviewer = reviewer(&[]);
+        let reviewer = reviewer();
         let rules: Rules = |_, _| panic!("a bug");
         let answer = reviewer
             .review(Webhook::Mutate, rules, &review(), Duration::ZERO)
@@ -389,16 +294,5 @@ mod tests {
         assert_eq!(answer["response"]["uid"], "u");
         assert_eq!(answer["response"]["allowed"], false);
         assert_eq!(answer["response"]["status"]["code"], 500);
-    }
-
-    #[tokio::test]
-    async fn who_waits_in_vain_for_room_is_told_to_come_again() {
-        let reviewer = reviewer(&["--max-in-flight=4096", "--request-timeout=20ms"]);
-        let _all = reviewer.room.acquire_many(4).await.unwrap();
-        let response = Arc::clone(&reviewer)
-            .serve(Webhook::Validate, HeaderMap::new(), Body::from(review()))
-            .await;
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(response.headers()[RETRY_AFTER], "1");
     }
 }

@@ -1,7 +1,9 @@
 //! What is served as a certificate, and how TLS is spoken.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -12,6 +14,10 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// ALPN's name of HTTP/2.
@@ -21,6 +27,7 @@ pub(super) const H2: &[u8] = b"h2";
 #[derive(Debug)]
 pub struct Identity {
     certified: Arc<CertifiedKey>,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -46,10 +53,10 @@ impl Identity {
         let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| IdentityError::Key(error.to_string()))?;
-        let not_after = chain
+        let (not_before, not_after) = chain
             .first()
             .ok_or(IdentityError::NoCertificate)
-            .and_then(not_after)?;
+            .and_then(validity)?;
         let certified =
             CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => IdentityError::Mismatch,
@@ -60,8 +67,14 @@ impl Identity {
             })?;
         Ok(Self {
             certified: Arc::new(certified),
+            not_before,
             not_after,
         })
+    }
+
+    /// From when on the leaf is valid.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// When the leaf expires.
@@ -108,10 +121,19 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, I
 
 /// When a certificate expires.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, IdentityError> {
-    let (_, parsed) = X509Certificate::from_der(certificate)
-        .map_err(|error| IdentityError::Certificate(error.to_string()))?;
-    Timestamp::from_second(parsed.validity().not_after.timestamp())
-        .map_err(|error| IdentityError::Certificate(error.to_string()))
+    validity(certificate).map(|(_, not_after)| not_after)
+}
+
+/// From when on and until when a certificate is valid.
+fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), IdentityError> {
+    let garbled = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| garbled(&error))?;
+    let time = |seconds| Timestamp::from_second(seconds).map_err(|error| garbled(&error));
+    let validity = parsed.validity();
+    Ok((
+        time(validity.not_before.timestamp())?,
+        time(validity.not_after.timestamp())?,
+    ))
 }
 
 /// The one implementation of cryptography that the program is built with.
@@ -121,17 +143,32 @@ pub(super) fn provider() -> CryptoProvider {
 
 /// The identity that new connections are served with. Changing it doesn't disturb open ones.
 #[derive(Default)]
-pub struct Served(ArcSwapOption<Identity>);
+pub struct Served {
+    identity: ArcSwapOption<Identity>,
+    /// Told of the first one.
+    first: Notify,
+}
 
 impl Served {
     /// The identity, once there is one.
     pub fn get(&self) -> Option<Arc<Identity>> {
-        self.0.load_full()
+        self.identity.load_full()
     }
 
     /// Serves `identity` from the next handshake on.
     pub fn set(&self, identity: Arc<Identity>) {
-        self.0.store(Some(identity));
+        self.identity.store(Some(identity));
+        self.first.notify_waiters();
+    }
+
+    /// Resolves once there is an identity.
+    pub async fn some(&self) {
+        let mut told = pin!(self.first.notified());
+        // Registered before the look, so that what comes in between is not missed.
+        told.as_mut().enable();
+        if self.identity.load().is_none() {
+            told.await;
+        }
     }
 }
 
@@ -143,15 +180,46 @@ impl fmt::Debug for Served {
 
 impl ResolvesServerCert for Served {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0
+        self.identity
             .load()
             .as_ref()
             .map(|identity| Arc::clone(&identity.certified))
     }
 }
 
+/// Takes TLS connections.
+#[derive(Clone)]
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    served: Arc<Served>,
+}
+
+impl Acceptor {
+    /// Connections are served with what `served` holds at the time.
+    pub fn new(served: Arc<Served>) -> Result<Self, rustls::Error> {
+        let config = server_config(Arc::clone(&served))?;
+        Ok(Self {
+            tls: TlsAcceptor::from(Arc::new(config)),
+            served,
+        })
+    }
+
+    /// Shakes hands, once there is an identity. A replica that has just been restarted is called
+    /// for a moment longer as if it were ready, and a call that waits a little is none that fails.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.served.some().await;
+        self.tls.accept(stream).await
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
 /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1 on top.
-pub fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
+fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()

@@ -133,6 +133,40 @@ fn what_is_injected_already_is_left_alone_wherever_it_stands() {
     assert_eq!(decision.patch, []);
 }
 
+/// Between two calls, other webhooks sent the images through a mirror, or pinned them.
+#[test]
+fn what_other_webhooks_did_to_the_images_is_not_undone() {
+    let config = Config::default();
+    let mirrored = format!("mirror:5000/{}", config.waiter.image);
+    let pinned = format!("{mirrored}@sha256:{}", "ab".repeat(32));
+    for (gate, web) in [
+        (mirrored.as_str(), "piefed/piefed:1.2.0"),
+        (&config.waiter.image, "mirror:5000/piefed/piefed:1.2.0"),
+        (&pinned, "piefed/piefed:1.2.0@sha256:cd"),
+    ] {
+        let (mut object, _) = mutated(&config, &deployment(json!({})), None);
+        let spec = pod_spec(&mut object);
+        spec["initContainers"][0]["image"] = json!(gate);
+        spec["containers"][0]["image"] = json!(web);
+        let (again, decision) = mutated(&config, &object, None);
+        assert_eq!(decision.patch, [], "{gate} {web}");
+        assert_eq!(decision.outcome, Outcome::InPlace);
+        // Nor by the next apply.
+        assert_eq!(admitted(&config, &again, Some(&again)), again);
+
+        // Whoever changed something else besides keeps the images, and gets the rest back.
+        let waiter = &mut pod_spec(&mut object)["initContainers"][0];
+        waiter["securityContext"]["privileged"] = json!(true);
+        assert_eq!(mutated(&config, &object, None).0, again);
+    }
+    // Another version is another image.
+    let (mut object, _) = mutated(&config, &deployment(json!({})), None);
+    pod_spec(&mut object)["initContainers"][0]["image"] = json!("mirror:5000/gate:0.0.0");
+    let (again, decision) = mutated(&config, &object, None);
+    assert_eq!(decision.outcome, Outcome::Replaced);
+    assert_eq!(waiter(&again)["image"], config.waiter.image);
+}
+
 #[test]
 fn a_hand_written_waiter_is_replaced_in_place_with_a_warning() {
     let object = deployment(json!({"initContainers": [

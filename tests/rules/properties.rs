@@ -155,9 +155,18 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_ours_survives_in_its_order(spec in pod_specs()) {
-        let before = deployment(spec);
-        let (after, _) = mutated(&Config::default(), &before, None);
+    fn what_is_not_ours_survives_in_its_order(
+        spec in pod_specs(),
+        old in prop::option::of(pod_specs()),
+        same in any::<bool>(),
+        upgraded in any::<bool>(),
+    ) {
+        let before = deployment(spec.clone());
+        let release = if upgraded { other_release() } else { Config::default() };
+        // An update of something else, or a PUT of what the author wrote over what was stored.
+        let old = old.map(|old| if same { spec } else { old });
+        let old = old.map(|old| mutated(&release, &deployment(old), None).0);
+        let (after, _) = mutated(&Config::default(), &before, old.as_ref());
         prop_assert_eq!(foreign(&after), foreign(&before));
     }
 

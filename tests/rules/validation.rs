@@ -94,6 +94,37 @@ fn whatever_the_value() {
 }
 
 #[test]
+fn a_flood_is_counted_and_only_its_beginning_told() {
+    let config = Config::default();
+    let variable = json!({"name": FORBIDDEN});
+    let object = pod(json!(vec![variable.clone(); 1000]));
+    let decision = validate(&config, &request(&object, None));
+    assert_eq!((decision.violations.len(), decision.unlisted), (256, 744));
+    let last = decision.violations[255].field.to_string();
+    assert_eq!(last, "spec.containers[0].env[255]");
+    let config = Config {
+        mode: Mode::Warn,
+        ..config
+    };
+    let decision = validate(&config, &request(&object, None));
+    assert_eq!((decision.warnings.len(), decision.unlisted), (256, 744));
+
+    // What is there already doesn't count, however much it is and in whatever order.
+    let container = |i: usize| json!({"name": format!("c{i}"), "env": [variable]});
+    let of = |order: &mut dyn Iterator<Item = usize>| {
+        let mut object = controlled(pod(json!([])));
+        object["spec"]["containers"] = order.map(container).collect();
+        object
+    };
+    let old = of(&mut (0..20_000));
+    let new = of(&mut (0..20_001).rev());
+    assert_eq!(
+        refused(&Config::default(), &new, Some(&old)),
+        ["spec.containers[0].env[0]"]
+    );
+}
+
+#[test]
 fn the_name_elsewhere_is_no_offence() {
     let mut object = pod(json!([
         {"name": "piefed_init_container"},

@@ -1,6 +1,5 @@
 //! Certificates of the server's own making, with several replicas on one (fake) API server.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -10,151 +9,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
-use migration_gate::serve::certificates::keeper::{self, Settings};
 use migration_gate::serve::certificates::trust::{Callers, ConfigurationName};
-use migration_gate::serve::metrics::Metrics;
-use migration_gate::serve::ready::Readiness;
-use migration_gate::serve::stop::Stop;
-use migration_gate::serve::tls::{Identity, Served};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::fake_api::FakeApi;
-use crate::support::PATIENCE;
-
-const SECRETS: &str = "/api/v1/namespaces/gate/secrets";
-const SECRET: &str = "/api/v1/namespaces/gate/secrets/certificate";
-const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/gate";
-const VALIDATING: &str =
-    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/gate";
-
-fn configuration(kind: &str, webhooks: usize) -> Value {
-    let webhook = |index| {
-        json!({
-            "name": format!("w{index}.migration-gate.io"),
-            "clientConfig": {"service": {"name": "gate", "namespace": "gate", "path": "/x"}},
-            "admissionReviewVersions": ["v1"],
-            "sideEffects": "None",
-        })
-    };
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": kind,
-        "metadata": {"name": "gate"},
-        "webhooks": (0..webhooks).map(webhook).collect::<Vec<_>>(),
-    })
-}
-
-/// A cluster with the webhook configurations, as the chart makes them.
-fn cluster() -> FakeApi {
-    let api = FakeApi::new();
-    api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
-    api.put(
-        VALIDATING,
-        configuration("ValidatingWebhookConfiguration", 2),
-    );
-    api
-}
-
-fn empty_secret() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-        "metadata": {"name": "certificate", "namespace": "gate", "labels": {"mine": "yes"}},
-    })
-}
-
-fn settings() -> Settings {
-    Settings {
-        namespace: "gate".to_owned(),
-        secret: "certificate".to_owned(),
-        names: vec!["gate.gate.svc".to_owned()],
-        lifetime: Duration::from_hours(1),
-        propagation: Duration::from_millis(20),
-    }
-}
-
-/// One replica, as far as its certificate goes. Gone when dropped.
-struct Replica {
-    served: Arc<Served>,
-    readiness: Readiness,
-    _task: JoinSet<()>,
-}
-
-impl Replica {
-    fn start(api: &FakeApi, settings: Settings) -> Self {
-        let callers = Arc::new(Callers::new([
-            ConfigurationName::Mutating("gate".to_owned()),
-            ConfigurationName::Validating("gate".to_owned()),
-        ]));
-        let (served, stop) = (Arc::new(Served::default()), Stop::default());
-        let readiness = Readiness::new(Arc::clone(&served), Arc::clone(&callers), stop.clone());
-        let mut task = JoinSet::new();
-        task.spawn(keeper::run(
-            api.client(),
-            settings,
-            callers,
-            Arc::clone(&served),
-            Metrics::new(),
-            stop,
-        ));
-        Self {
-            served,
-            readiness,
-            _task: task,
-        }
-    }
-
-    /// Waits for a certificate other than `previous`.
-    async fn serves(&self, previous: Option<&Identity>) -> Arc<Identity> {
-        until("a certificate to serve", || {
-            self.served
-                .get()
-                .filter(|now| previous.is_none_or(|previous| previous.chain() != now.chain()))
-        })
-        .await
-    }
-
-    fn why_not_ready(&self) -> String {
-        match self.readiness.check() {
-            Ok(()) => String::new(),
-            Err(cause) => cause.to_string(),
-        }
-    }
-}
-
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let wait = async {
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(PATIENCE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("there never is {what}"))
-}
-
-/// The CA bundles of all webhooks, which must be the same.
-fn bundle(api: &FakeApi) -> Option<Vec<CertificateDer<'static>>> {
-    let mut bundles = Vec::new();
-    for path in [MUTATING, VALIDATING] {
-        for webhook in api.get(path)?["webhooks"].as_array()? {
-            bundles.push(webhook["clientConfig"]["caBundle"].as_str()?.to_owned());
-        }
-    }
-    assert_eq!(bundles.len(), 3);
-    if bundles.iter().any(|other| *other != bundles[0]) {
-        return None;
-    }
-    let pem = STANDARD.decode(&bundles[0]).unwrap();
-    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>();
-    Some(certificates.unwrap())
-}
+use crate::replicas::{
+    MUTATING, Replica, SECRET, SECRETS, VALIDATING, bundle, cluster, configuration, empty_secret,
+    settings, until,
+};
+use crate::support::{Authority, PATIENCE};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_number_of_replicas_agree_on_one_ca() {
@@ -217,7 +81,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     // Somebody puts another bundle there, and this server may not mend it.
     api.forbid(VALIDATING, true);
     let mut foreign = configuration("ValidatingWebhookConfiguration", 2);
-    let other = crate::support::Authority::new();
+    let other = Authority::new();
     let pem = pem::encode(&pem::Pem::new("CERTIFICATE", other.certificate.to_vec()));
     for webhook in foreign["webhooks"].as_array_mut().unwrap() {
         webhook["clientConfig"]["caBundle"] = json!(STANDARD.encode(&pem));
@@ -284,6 +148,99 @@ async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
     }
     // The CAs of what was served before are trusted on: other replicas may still serve it.
     assert!(bundle(&api).unwrap().len() > 2);
+}
+
+/// The bundle of a configuration, with this certificate at its end.
+fn extend_bundle(api: &FakeApi, path: &str, certificate: &[u8]) {
+    let mut object = api.get(path).unwrap();
+    let further = pem::encode(&pem::Pem::new("CERTIFICATE", certificate));
+    for webhook in object["webhooks"].as_array_mut().unwrap() {
+        let bundle = webhook["clientConfig"]["caBundle"].as_str().unwrap();
+        let bundle = [STANDARD.decode(bundle).unwrap(), further.clone().into()].concat();
+        webhook["clientConfig"]["caBundle"] = json!(STANDARD.encode(bundle));
+    }
+    api.put(path, object);
+}
+
+/// Who may not write one thing still does the rest, and serves what is trusted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_refused_holds_up_nothing_else() {
+    let api = cluster();
+    let first = Replica::start(&api, settings());
+    let identity = first.serves(None).await;
+    drop(first);
+    let foreign = Authority::new();
+    for path in [MUTATING, VALIDATING] {
+        extend_bundle(&api, path, &foreign.certificate);
+    }
+    api.forbid(MUTATING, true);
+    let second = Replica::start(&api, settings());
+    assert_eq!(second.serves(None).await.chain(), identity.chain());
+    assert_eq!(second.why_not_ready(), "");
+    let size = |path| {
+        let webhook = api.get(path).unwrap()["webhooks"][0].take();
+        let bundle = STANDARD.decode(webhook["clientConfig"]["caBundle"].as_str().unwrap());
+        pem::parse_many(bundle.unwrap()).unwrap().len()
+    };
+    until("the bundle that may be written", || {
+        (size(VALIDATING) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(size(MUTATING), 2);
+    api.forbid(MUTATING, false);
+    until("the other, once it may be written", || {
+        (size(MUTATING) == 1).then_some(())
+    })
+    .await;
+
+    // So it is when the Secret is due, and may not be written.
+    drop(second);
+    api.forbid(SECRET, true);
+    let mut late = settings();
+    late.lifetime *= 10;
+    let third = Replica::start(&api, late);
+    assert_eq!(third.serves(None).await.chain(), identity.chain());
+}
+
+/// One that starts just then has never seen the Secret, and others still serve what was in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_lost_while_a_replica_starts_costs_nobody_the_trust() {
+    let api = cluster();
+    let first = Replica::start(&api, settings());
+    let served = first.serves(None).await;
+    // From here on it learns of nothing, and serves what it has.
+    drop(first);
+    api.delete(SECRET);
+    let second = Replica::start(&api, settings());
+    second.serves(None).await;
+    callers(&api, Instant::now())
+        .accept(&served, Timestamp::now())
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_expiry_is_shown() {
+    let api = cluster();
+    let replica = Replica::start(&api, settings());
+    let mut previous = None;
+    for _ in 0..2 {
+        let identity = replica.serves(previous.as_deref()).await;
+        let line = format!(
+            "migration_gate_certificate_expiry_timestamp_seconds {}\n",
+            identity.not_after().as_second()
+        );
+        let shown = || {
+            replica
+                .metrics
+                .encode()
+                .unwrap()
+                .contains(&line)
+                .then_some(())
+        };
+        until("its expiry", shown).await;
+        api.delete(SECRET);
+        previous = Some(identity);
+    }
 }
 
 /// As in a roll-out that changes the server's name, where old and new replicas run side by side.

@@ -9,11 +9,13 @@
     reason = "a test fails by panicking, and reads best with values in place"
 )]
 
+mod bodies;
 mod certificates;
 mod fake_api;
 mod limits;
 mod monitoring;
 mod process;
+mod replicas;
 mod stopping;
 mod support;
 mod tls;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
-use crate::support::{Authority, PATIENCE, handshake, pod_review, post, read};
+use crate::support::{Authority, PATIENCE, handshake, pod_review, post, read, review};
 
 fn migration_gate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
@@ -159,12 +159,15 @@ struct Serve {
 
 impl Serve {
     async fn start(certificate: &str, key: &str, more: &[&str]) -> Self {
+        let listen = ["--listen=127.0.0.1:0", "--health-listen=127.0.0.1:0"];
+        Self::start_on(certificate, key, &[&listen, more].concat()).await
+    }
+
+    async fn start_on(certificate: &str, key: &str, more: &[&str]) -> Self {
         let mut command = migration_gate(&[
             &format!("--tls-cert={certificate}"),
             &format!("--tls-key={key}"),
             "--tls-reload-interval=20ms",
-            "--listen=127.0.0.1:0",
-            "--health-listen=127.0.0.1:0",
         ]);
         let mut child = command.args(more).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -197,6 +200,11 @@ impl Serve {
 
     /// Whether a client of this authority gets an answer.
     async fn answers(&self, authority: &Authority, uid: &str) -> bool {
+        self.asked(authority, pod_review(uid)).await
+    }
+
+    /// The same, with this review.
+    async fn asked(&self, authority: &Authority, review: Vec<u8>) -> bool {
         let tcp = TcpStream::connect(self.webhooks).await.unwrap();
         let Ok(stream) = handshake(tcp, authority, &["http/1.1"], rustls::ALL_VERSIONS).await
         else {
@@ -205,7 +213,7 @@ impl Serve {
         let stream = TokioIo::new(stream);
         let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
-        let response = client.send_request(post(pod_review(uid))).await.unwrap();
+        let response = client.send_request(post(review)).await.unwrap();
         read(response).await.0 == StatusCode::OK
     }
 
@@ -258,12 +266,40 @@ async fn it_serves_says_so_and_stops_when_asked() {
         !reviewed.to_string().contains("i:1"),
         "the object's content is logged"
     );
+    let denied = review(json!({
+        "uid": "theirs",
+        "kind": {"group": "apps", "version": "v1", "kind": "Deployment"},
+        "name": "piefed-web", "namespace": "piefed-application",
+        "operation": "CREATE", "dryRun": true, "userInfo": {"username": "flux"},
+        "object": {"metadata": {"name": "piefed-web"}, "spec": {"template": {"spec": {"containers": [{
+            "name": "web", "image": "i:1",
+            "env": [{"name": "PIEFED_INIT_CONTAINER", "value": "hush"}, {"name": "KEY", "value": "hush"}],
+        }]}}}},
+    }));
+    assert!(serve.asked(&authority, denied).await);
+    let reviewed = line(&mut serve.log, "reviewed").await;
+    let expected = json!({
+        "level": "INFO", "webhook": "validate", "uid": "theirs", "operation": "CREATE",
+        "group": "apps", "kind": "Deployment", "namespace": "piefed-application",
+        "name": "piefed-web", "user": "flux", "dry_run": true, "decision": "denied",
+        "gate": "piefed", "patches": 0, "refused_fields": 2,
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&reviewed[field], value, "{field} of {reviewed}");
+    }
+    assert!(
+        !reviewed.to_string().contains("hush"),
+        "a variable's value is logged"
+    );
     let (_, metrics) = serve.get("/metrics").await;
     assert!(
         metrics.contains("migration_gate_reviews_total{"),
         "{metrics}"
     );
     assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    // The year 4096, as its certificate says.
+    let expiry = "migration_gate_certificate_expiry_timestamp_seconds 67090118400\n";
+    assert!(metrics.contains(expiry), "{metrics}");
 
     serve.signal(Signal::TERM);
     line(&mut serve.log, "asked to stop").await;
@@ -277,6 +313,51 @@ async fn it_serves_says_so_and_stops_when_asked() {
     // The second signal doesn't wait out the hour.
     serve.signal(Signal::INT);
     assert_eq!(serve.ends().await.code(), Some(1));
+}
+
+/// Whatever a cluster's addresses are.
+#[tokio::test]
+async fn by_default_it_listens_on_every_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = write(folder.path(), authority.issue());
+    let help = migration_gate(&["--help"]).output().await.unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for default in ["[::]:8443", "[::]:8080"] {
+        assert!(help.contains(default), "{help}");
+    }
+    let all = ["--listen=[::]:0", "--health-listen=[::]:0"];
+    let mut serve = Serve::start_on(&certificate, &key, &all).await;
+    let mut loopbacks = vec!["127.0.0.1"];
+    // Where there is no IPv6, it does without.
+    if serve.webhooks.is_ipv6() && TcpListener::bind("[::1]:0").is_ok() {
+        loopbacks.push("::1");
+    }
+    for loopback in loopbacks {
+        let address = loopback.parse().unwrap();
+        serve.webhooks.set_ip(address);
+        serve.health.set_ip(address);
+        assert!(serve.answers(&authority, "u").await);
+        assert_eq!(serve.get("/livez").await.0, StatusCode::OK);
+    }
+}
+
+/// Whoever collects the log expects JSON, from the moment that there is a log.
+#[tokio::test]
+async fn what_goes_wrong_after_the_start_is_logged() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = write(folder.path(), Authority::new().issue());
+    let text = fails(&[
+        &format!("--tls-cert={certificate}"),
+        &format!("--tls-key={key}"),
+        &format!("--listen={}", taken.local_addr().unwrap()),
+    ])
+    .await;
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert_eq!(last["message"], "cannot serve");
+    assert!(last["cause"].as_str().unwrap().contains("in use"), "{last}");
 }
 
 #[tokio::test]

@@ -18,18 +18,25 @@ use migration_gate::serve::metrics::Metrics;
 use migration_gate::serve::review::Reviewer;
 use migration_gate::serve::routes;
 use migration_gate::serve::stop::Stop;
-use migration_gate::serve::tls::{Identity, Served, server_config};
+use migration_gate::serve::tls::{Acceptor, Identity, Served};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Long enough for whatever is awaited, so that only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a limit is set to that is to be met.
+pub const SHORT: Duration = Duration::from_millis(200);
+
+/// HTTP/2's preface and empty settings.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[derive(Parser)]
 struct LimitsParser {
@@ -40,6 +47,13 @@ struct LimitsParser {
 /// The limits that `serve` has by default.
 pub fn default_limits() -> Limits {
     LimitsParser::parse_from(["serve"]).limits
+}
+
+/// Those, with a change.
+pub fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
+    let mut limits = default_limits();
+    change(&mut limits);
+    limits
 }
 
 /// A CA that signs certificates for `localhost`.
@@ -62,8 +76,14 @@ impl Authority {
 
     /// A certificate and its key, PEM.
     pub fn issue(&self) -> (String, String) {
+        self.issue_until(rcgen::date_time_ymd(4096, 1, 1))
+    }
+
+    /// The same, valid until then.
+    pub fn issue_until(&self, end: time::OffsetDateTime) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = end;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
@@ -111,9 +131,9 @@ impl Running {
     }
 
     /// The webhooks, with a certificate from elsewhere.
-    pub async fn start_bare(served: Arc<Served>) -> Self {
-        let (routes, metrics) = webhooks(default_limits());
-        Self::listen(default_limits(), routes, metrics, Authority::new(), served).await
+    pub async fn start_bare(limits: Limits, served: Arc<Served>) -> Self {
+        let (routes, metrics) = webhooks(limits.clone());
+        Self::listen(limits, routes, metrics, Authority::new(), served).await
     }
 
     async fn listen(
@@ -123,7 +143,7 @@ impl Running {
         authority: Authority,
         served: Arc<Served>,
     ) -> Self {
-        let tls = TlsAcceptor::from(Arc::new(server_config(Arc::clone(&served)).unwrap()));
+        let tls = Acceptor::new(Arc::clone(&served)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Stop::default();
@@ -211,6 +231,16 @@ pub fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
         .header("host", "localhost")
         .body(Full::new(body.into()))
         .unwrap()
+}
+
+/// Reads until the server closes the connection, and answers what it sent until then.
+pub async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut sent = Vec::new();
+    // A reset closes a connection as well as an end does.
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut sent))
+        .await
+        .expect("the server keeps the connection open");
+    sent
 }
 
 /// Sends a request and reads the whole answer.

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use migration_gate::serve::ready::Readiness;
+use migration_gate::serve::stop::Stop;
 use migration_gate::serve::tls::{Identity, Served};
 use rustls::version::{TLS12, TLS13};
 
 use crate::support::{
-    Authority, PATIENCE, Running, default_limits, handshake, pod_review, post, read, send1,
+    Authority, PATIENCE, Running, SHORT, default_limits, handshake, limits, pod_review, post, read,
+    send1,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,19 +76,49 @@ async fn a_new_certificate_is_for_new_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_certificate_handshakes_fail_and_nothing_else() {
+async fn until_there_is_a_certificate_handshakes_wait() {
     let nothing = Served::default();
     assert!(nothing.get().is_none());
-    let mut server = Running::start_bare(Arc::new(nothing)).await;
+    let server = Running::start_bare(default_limits(), Arc::new(nothing)).await;
+    let tcp = server.tcp().await;
+    let shake = handshake(tcp, &server.authority, &[], rustls::ALL_VERSIONS);
+    let mut shake = Box::pin(shake);
+    tokio::select! {
+        result = &mut shake => panic!("without a certificate: {result:?}"),
+        () = tokio::time::sleep(SHORT) => {}
+    }
+    server.served.set(Arc::new(server.authority.identity()));
+    let shaken = tokio::time::timeout(PATIENCE, shake).await.unwrap();
+    shaken.unwrap();
+    assert!(server.answers().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_doesnt_wait_for_a_certificate_for_ever() {
+    let limits = limits(|limits| limits.handshake_timeout = SHORT);
+    let server = Running::start_bare(limits, Arc::default()).await;
     let tcp = server.tcp().await;
     let refused = handshake(tcp, &server.authority, &[], rustls::ALL_VERSIONS);
     let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
     assert!(refused.is_err());
+}
 
+#[test]
+fn an_expired_certificate_is_not_ready() {
     let authority = Authority::new();
-    server.served.set(Arc::new(authority.identity()));
-    server.authority = authority;
-    assert!(server.answers().await);
+    let served = Arc::new(Served::default());
+    let readiness = Readiness::new(Arc::clone(&served), Arc::default(), Stop::default());
+    let check = |expect: Option<&str>| {
+        let why = readiness.check().map_err(|cause| cause.to_string());
+        assert_eq!(why.err().as_deref(), expect);
+    };
+    check(Some("there is no certificate yet"));
+    served.set(Arc::new(authority.identity()));
+    check(None);
+    let (certificate, key) = authority.issue_until(rcgen::date_time_ymd(2026, 1, 1));
+    let expired = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    served.set(Arc::new(expired));
+    check(Some("the certificate expired at 2026-01-01T00:00:00Z"));
 }
 
 #[test]

@@ -114,6 +114,17 @@ async fn a_denial_names_every_field_in_words_and_in_causes() {
         assert!(cause["message"].as_str().unwrap().contains("remove it"));
     }
     assert!(answer.get("patch").is_none() && answer.get("patchType").is_none());
+    assert_eq!(answer["auditAnnotations"], json!({"decision": "denied"}));
+}
+
+#[tokio::test]
+async fn a_denial_of_a_held_deployment_is_audited_with_its_gate() {
+    let answer = answer("/validate", create(deployment(&json!([])))).await;
+    assert_eq!(answer["allowed"], false);
+    assert_eq!(
+        answer["auditAnnotations"],
+        json!({"decision": "denied", "gate": "piefed"})
+    );
 }
 
 #[tokio::test]
@@ -126,6 +137,8 @@ async fn a_flood_of_violations_gets_an_answer_that_can_be_read() {
     .await;
     let causes = answer["status"]["details"]["causes"].as_array().unwrap();
     assert_eq!(causes.len(), 256);
+    // The want of its waiter is among them.
+    assert_eq!(causes[0]["reason"], "FieldValueInvalid");
     let message = answer["status"]["message"].as_str().unwrap();
     assert!(message.ends_with("; and 9745 more fields"), "{message}");
     assert!(message.len() < 32 * 1024);
@@ -235,10 +248,16 @@ async fn metrics_count_by_bounded_labels() {
         r#"migration_gate_reviews_total{webhook="validate",kind="other",operation="other",decision="skipped"} 1"#,
         r#"migration_gate_rejected_requests_total{webhook="validate",code="400"} 1"#,
         r#"migration_gate_review_duration_seconds_count{webhook="validate"} 2"#,
+        // From what a small review takes to more than any may.
+        r#"migration_gate_review_duration_seconds_bucket{le="8.192",webhook="validate"} 2"#,
+        r#"migration_gate_review_duration_seconds_bucket{le="+Inf",webhook="validate"} 2"#,
         "migration_gate_reviews_in_flight 0",
         r#"migration_gate_gate_state{gate="piefed",state="waiting"} 1"#,
         r#"migration_gate_gate_state{gate="piefed",state="open"} 0"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
+    let first = r#"_bucket{le="0.00025",webhook="validate"}"#;
+    assert!(text.contains(first), "{first} is not in\n{text}");
+    assert_eq!(text.matches("_bucket{le=").count(), 2 * 17);
 }

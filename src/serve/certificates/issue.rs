@@ -21,7 +21,7 @@ const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
 /// How far the clocks of this server and of the API server may be apart.
-const SKEW: Duration = Duration::from_mins(5);
+pub(super) const SKEW: Duration = Duration::from_mins(5);
 
 /// The most CA certificates that a bundle holds. A rotation needs two.
 const MOST_CAS: usize = 8;

@@ -4,7 +4,7 @@
 //! carries out what [`state`](super::state) says. No replica leads: each does the same, and writes
 //! on the condition that what it saw is still so.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,8 +113,7 @@ pub async fn run(
         callers,
         served,
         metrics,
-        retry: RETRY.0,
-        blocked: None,
+        blocked: BTreeMap::new(),
         announced: VecDeque::new(),
     };
     // In flight calls still trust this certificate while the server drains, so it goes on.
@@ -163,6 +162,31 @@ fn content(secret: Secret) -> (String, Result<Material, MaterialError>) {
     )
 }
 
+/// What is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Target {
+    Secret,
+    Configuration(ConfigurationName),
+}
+
+/// A write that failed.
+#[derive(Debug)]
+struct Blocked {
+    /// Until when it isn't tried again.
+    until: Timestamp,
+    /// For how long, if it fails the next time.
+    pause: Duration,
+}
+
+impl Default for Blocked {
+    fn default() -> Self {
+        Self {
+            until: Timestamp::UNIX_EPOCH,
+            pause: RETRY.0,
+        }
+    }
+}
+
 struct Keeper {
     state: State,
     secrets: Api<Secret>,
@@ -171,10 +195,8 @@ struct Keeper {
     callers: Arc<Callers>,
     served: Arc<Served>,
     metrics: Metrics,
-    /// How long the next failed write is left alone.
-    retry: Duration,
-    /// Until when no write is tried.
-    blocked: Option<Timestamp>,
+    /// What could not be written, by what it is. One that fails holds up no other.
+    blocked: BTreeMap<Target, Blocked>,
     /// When a bundle was written, of late.
     announced: VecDeque<Instant>,
 }
@@ -184,31 +206,41 @@ impl Keeper {
     async fn work(&mut self) -> Option<Timestamp> {
         loop {
             let now = Timestamp::now();
-            let blocked = self.blocked.filter(|until| *until > now);
             let step = self.state.step(&self.callers, now);
             let mut wrote = false;
             for action in step.actions {
-                if let Action::Serve(identity) = action {
-                    install(identity, &self.served, &self.metrics);
-                } else if blocked.is_none() {
-                    match self.write(action).await {
-                        Ok(()) => {
-                            wrote = true;
-                            self.retry = RETRY.0;
-                            self.blocked = None;
-                        }
-                        Err(cause) => {
-                            error!(%cause, retry_in = ?self.retry, "cannot keep the certificate");
-                            self.blocked = now.checked_add(self.retry).ok();
-                            self.retry = (self.retry * 2).min(RETRY.1);
+                let target = match &action {
+                    Action::Serve(identity) => {
+                        install(Arc::clone(identity), &self.served, &self.metrics);
+                        self.state.see_served(Arc::clone(identity));
+                        continue;
+                    }
+                    Action::Issue { .. } | Action::Prune { .. } => Target::Secret,
+                    Action::Announce { name, .. } => Target::Configuration(name.clone()),
+                };
+                if self.blocked.get(&target).is_some_and(|b| b.until > now) {
+                    continue;
+                }
+                match self.write(action).await {
+                    Ok(()) => {
+                        wrote = true;
+                        self.blocked.remove(&target);
+                        if target == Target::Secret {
                             break;
                         }
+                    }
+                    Err(cause) => {
+                        let blocked = self.blocked.entry(target).or_default();
+                        error!(%cause, retry_in = ?blocked.pause, "cannot keep the certificate");
+                        blocked.until = now.checked_add(blocked.pause).unwrap_or(now);
+                        blocked.pause = (blocked.pause * 2).min(RETRY.1);
                     }
                 }
             }
             if !wrote {
-                let blocked = self.blocked.filter(|until| *until > now);
-                return [step.wake, blocked].into_iter().flatten().min();
+                let blocked = self.blocked.values().map(|blocked| blocked.until);
+                let blocked = blocked.filter(|until| *until > now);
+                return blocked.chain(step.wake).min();
             }
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
-use super::issue::{Material, MaterialError, unexpired};
+use super::issue::{Material, MaterialError, SKEW, unexpired};
 use super::trust::{Callers, Configuration, ConfigurationName, verify_for};
 use crate::serve::tls::Identity;
 
@@ -140,14 +140,23 @@ impl State {
         }
     }
 
-    /// What is to be done at `now`.
+    /// Tells that `identity` is served now.
+    pub(super) fn see_served(&mut self, identity: Arc<Identity>) {
+        self.served = Some(identity);
+    }
+
+    /// What is to be done at `now`, the most urgent first.
+    ///
+    /// Each is worth doing even if one before it fails, with one exception: once the Secret is
+    /// written, the rest is out of date, and the next step tells what to do.
     pub(super) fn step(&mut self, callers: &Callers, now: Timestamp) -> Step {
         let mut step = Step::default();
-        if let Some(action) = self.maintain(now, &mut step) {
-            step.actions.push(action);
-            // The rest follows from what becomes of this.
-            return step;
+        let secret = self.maintain(callers, now, &mut step);
+        // What is trusted can be served, whoever may not write what.
+        if let Some(identity) = self.due(callers, now, &mut step) {
+            step.actions.push(Action::Serve(identity));
         }
+        step.actions.extend(secret);
         if let Secret::Usable { material, .. } = &self.secret {
             let bundle = material.bundle_pem();
             for (name, seen) in callers.seen() {
@@ -160,21 +169,31 @@ impl State {
                 }
             }
         }
-        if let Some(identity) = self.due(callers, now, &mut step) {
-            self.served = Some(Arc::clone(&identity));
-            step.actions.push(Action::Serve(identity));
-        }
         step
     }
 
+    /// What others may still serve and the API server trust, when the Secret can't tell: a replica
+    /// that has just started knows it from the configurations alone.
+    fn trusted(&self, callers: &Callers, now: Timestamp) -> Vec<CertificateDer<'static>> {
+        let mut trusted = self.last_bundle.clone();
+        for certificate in callers.bundles() {
+            if !trusted.contains(&certificate) {
+                trusted.push(certificate);
+            }
+        }
+        unexpired(&trusted, now)
+    }
+
     /// What the Secret needs.
-    fn maintain(&mut self, now: Timestamp, step: &mut Step) -> Option<Action> {
+    fn maintain(&mut self, callers: &Callers, now: Timestamp, step: &mut Step) -> Option<Action> {
         let (resource_version, material) = match &self.secret {
             Secret::Unknown => return None,
+            // Until then, it isn't known what is trusted.
+            Secret::Absent | Secret::Unusable { .. } if !callers.all_known() => return None,
             Secret::Absent => {
                 return Some(Action::Issue {
                     names: self.names.clone(),
-                    keep: unexpired(&self.last_bundle, now),
+                    keep: self.trusted(callers, now),
                     base: None,
                     why: "there is no Secret yet".to_owned(),
                 });
@@ -185,7 +204,7 @@ impl State {
             } => {
                 return Some(Action::Issue {
                     names: self.names.clone(),
-                    keep: unexpired(&self.last_bundle, now),
+                    keep: self.trusted(callers, now),
                     base: Some(resource_version.clone()),
                     why: cause.to_string(),
                 });
@@ -222,12 +241,14 @@ impl State {
                 return issue(names, format!("its ca.crt {cause}"));
             }
         }
-        let renewal = identity
-            .not_after()
-            .checked_sub(self.lifetime / 3)
-            .unwrap_or(now);
+        let not_after = identity.not_after();
+        let same = |known: &Arc<Identity>| known.chain() == identity.chain();
+        if !self.candidate.as_ref().is_some_and(|(c, _)| same(c)) {
+            self.candidate = Some((Arc::new(identity), None));
+        }
+        let renewal = not_after.checked_sub(self.lifetime / 3).unwrap_or(now);
         if now >= renewal {
-            let why = format!("it expires at {}", identity.not_after());
+            let why = format!("it expires at {not_after}");
             return issue(self.names.clone(), why);
         }
         step.wake_at(renewal);
@@ -245,10 +266,6 @@ impl State {
             .min();
         if let Some(expiry) = expiry {
             step.wake_at(expiry);
-        }
-        let same = |known: &Arc<Identity>| known.chain() == identity.chain();
-        if !self.candidate.as_ref().is_some_and(|(c, _)| same(c)) {
-            self.candidate = Some((Arc::new(identity), None));
         }
         None
     }
@@ -269,8 +286,7 @@ impl State {
         // Waiting protects the calls that still trust what is served. If none does, it only costs.
         let lost = served.is_some_and(|served| callers.accept(served, now).is_err());
         // What others have long been serving needs no wait in one that has just started.
-        let known =
-            served.is_none() && age(candidate, self.lifetime, now) >= self.propagation * LONG_KNOWN;
+        let known = served.is_none() && age(candidate, now) >= self.propagation * LONG_KNOWN;
         if now >= due || lost || known {
             return Some(Arc::clone(candidate));
         }
@@ -279,8 +295,11 @@ impl State {
     }
 }
 
-/// How long ago a certificate was made.
-fn age(identity: &Identity, lifetime: Duration, now: Timestamp) -> Duration {
-    let left = Duration::try_from(identity.not_after().duration_since(now)).unwrap_or_default();
-    lifetime.saturating_sub(left)
+/// How long ago a certificate was made, by itself: other replicas may make them for another time.
+fn age(identity: &Identity, now: Timestamp) -> Duration {
+    let valid = Duration::try_from(now.duration_since(identity.not_before())).unwrap_or_default();
+    valid.saturating_sub(SKEW)
 }
+
+#[cfg(test)]
+mod tests;

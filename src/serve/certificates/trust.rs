@@ -111,7 +111,17 @@ fn server_name(client: &WebhookClientConfig) -> String {
 
 /// The webhook configurations that call this server, as far as they were seen.
 #[derive(Debug, Default)]
-pub struct Callers(ArcSwap<BTreeMap<ConfigurationName, Option<Configuration>>>);
+pub struct Callers(ArcSwap<BTreeMap<ConfigurationName, Caller>>);
+
+/// One of them, as it was seen last.
+#[derive(Debug, Clone, Default)]
+enum Caller {
+    /// Not yet.
+    #[default]
+    Unknown,
+    Absent,
+    Present(Configuration),
+}
 
 /// Why the API server wouldn't accept what is served.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +140,10 @@ pub enum NotTrusted {
 impl Callers {
     /// Callers of these names, none of them seen yet.
     pub fn new(names: impl IntoIterator<Item = ConfigurationName>) -> Self {
-        let callers = names.into_iter().map(|name| (name, None)).collect();
+        let callers = names
+            .into_iter()
+            .map(|name| (name, Caller::Unknown))
+            .collect();
         Self(ArcSwap::from_pointee(callers))
     }
 
@@ -144,23 +157,50 @@ impl Callers {
         self.0
             .load()
             .iter()
-            .filter_map(|(name, seen)| Some((name.clone(), seen.clone()?)))
+            .filter_map(|(name, caller)| match caller {
+                Caller::Present(seen) => Some((name.clone(), seen.clone())),
+                Caller::Unknown | Caller::Absent => None,
+            })
             .collect()
     }
 
-    /// Tells what has become of one of them. There is one teller: the watch.
+    /// Whether it is known of each whether it is there.
+    pub(super) fn all_known(&self) -> bool {
+        let callers = self.0.load();
+        !callers.values().any(|c| matches!(c, Caller::Unknown))
+    }
+
+    /// The certificates in their `caBundle`s, each once.
+    pub(super) fn bundles(&self) -> Vec<CertificateDer<'static>> {
+        let mut certificates = Vec::new();
+        for (_, seen) in self.seen() {
+            for webhook in seen.webhooks {
+                // What can't be read, nobody is trusted by.
+                let bundle = tls::certificates(&webhook.ca_bundle).unwrap_or_default();
+                for certificate in bundle {
+                    if !certificates.contains(&certificate) {
+                        certificates.push(certificate);
+                    }
+                }
+            }
+        }
+        certificates
+    }
+
+    /// Tells what has become of one of them. One task tells, so that nothing newer is overwritten:
+    /// it passes on what the watch brings and what its own writes are answered with.
     pub fn see(&self, name: &ConfigurationName, seen: Option<Configuration>) {
         let mut callers = BTreeMap::clone(&self.0.load());
-        callers.insert(name.clone(), seen);
+        callers.insert(name.clone(), seen.map_or(Caller::Absent, Caller::Present));
         self.0.store(Arc::new(callers));
     }
 
     /// Whether every one of them would accept `identity` at `now`.
     pub fn accept(&self, identity: &Identity, now: Timestamp) -> Result<(), NotTrusted> {
-        for (configuration, seen) in self.0.load().iter() {
-            let seen = seen
-                .as_ref()
-                .ok_or_else(|| NotTrusted::NoConfiguration(configuration.clone()))?;
+        for (configuration, caller) in self.0.load().iter() {
+            let Caller::Present(seen) = caller else {
+                return Err(NotTrusted::NoConfiguration(configuration.clone()));
+            };
             for webhook in &seen.webhooks {
                 verify(identity, &webhook.ca_bundle, &webhook.server_name, now).map_err(
                     |cause| NotTrusted::Webhook {

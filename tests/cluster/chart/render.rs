@@ -219,8 +219,8 @@ fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// The examples in `certs/`: the chart's Certificate asks for an issuer that they make, for the name that the API server
-/// calls, and the configurations ask for the CA of that very Certificate.
+/// The chart's Certificate and those in `certs/` ask for an issuer that somebody makes, for the name that the API server
+/// calls, and of a CA that outlives them; and the configurations ask for the CA of that very Certificate.
 fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     let example = |name: &str| {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/certs/cert-manager/");
@@ -230,23 +230,44 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     let values = example("values.yaml")?.pop().context("values")?;
     let rendered = objects(&template(helm, &values)?)?;
     let own = example("certificate.yaml")?;
-    let certificate = rendered
-        .iter()
-        .find(|object| object["kind"] == "Certificate")
-        .context("a Certificate")?;
-    for certificate in [certificate, &own[0]] {
+    // Without an issuer of somebody else's, the chart makes all there is to make.
+    let alone = json!({"certificates": {"source": "certManager"}});
+    let alone = objects(&template(helm, &alone)?)?;
+    for (certificates, issuers) in [(&rendered, &issuers), (&own, &issuers), (&alone, &alone)] {
+        let certificate = serving(certificates).context("a serving Certificate")?;
+        let made = |kind: &Value, name: &Value| {
+            issuers
+                .iter()
+                .find(|object| {
+                    object["kind"] == *kind
+                        && object["metadata"]["name"] == *name
+                        && object["metadata"]["namespace"] == certificate["metadata"]["namespace"]
+                })
+                .with_context(|| format!("nobody makes the {kind} {name}"))
+        };
         let wanted = &certificate["spec"]["issuerRef"];
-        ensure!(
-            issuers.iter().any(|issuer| issuer["kind"] == wanted["kind"]
-                && issuer["metadata"]["name"] == wanted["name"]
-                && issuer["metadata"]["namespace"] == certificate["metadata"]["namespace"]),
-            "nobody makes the issuer {wanted}"
-        );
+        let issuer = made(&wanted["kind"], &wanted["name"])?;
+        // A certificate that signs itself is another CA with each renewal.
+        let secret = &issuer["spec"]["ca"]["secretName"];
+        let ca = issuers
+            .iter()
+            .find(|object| {
+                object["kind"] == "Certificate" && object["spec"]["secretName"] == *secret
+            })
+            .with_context(|| format!("nobody makes the CA of {issuer}"))?;
+        ensure!(ca["spec"]["isCA"] == true, "{ca}");
+        let policy = &ca["spec"]["privateKey"]["rotationPolicy"];
+        ensure!(policy == "Never", "{ca}");
+        made(
+            &ca["spec"]["issuerRef"]["kind"],
+            &ca["spec"]["issuerRef"]["name"],
+        )?;
         ensure!(
             certificate["spec"]["dnsNames"] == json!(["migration-gate.migration-gate.svc"]),
             "{certificate}"
         );
     }
+    let certificate = serving(&rendered).context("a serving Certificate")?;
     let source = format!(
         "migration-gate/{}",
         certificate["metadata"]["name"].as_str().context("a name")?
@@ -264,4 +285,10 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     }
     ensure!(count == 2, "{count} configurations");
     Ok(())
+}
+
+fn serving(objects: &[Value]) -> Option<&Value> {
+    objects
+        .iter()
+        .find(|object| object["kind"] == "Certificate" && object["spec"]["isCA"] != true)
 }

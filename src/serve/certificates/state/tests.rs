@@ -1,0 +1,203 @@
+//! What is seen → what is done.
+
+use super::*;
+use crate::serve::certificates::trust::Webhook;
+
+const LIFETIME: Duration = Duration::from_hours(3);
+const PROPAGATION: Duration = Duration::from_secs(2);
+const NAME: &str = "gate.gate.svc";
+
+fn at(seconds: u64) -> Timestamp {
+    let start: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+    start.checked_add(Duration::from_secs(seconds)).unwrap()
+}
+
+fn material(made: Timestamp, keep: &[CertificateDer<'static>]) -> Material {
+    Material::issue(&[NAME.to_owned()], LIFETIME, made, keep.to_vec()).unwrap()
+}
+
+fn name(mutating: bool) -> ConfigurationName {
+    if mutating {
+        ConfigurationName::Mutating("gate".to_owned())
+    } else {
+        ConfigurationName::Validating("gate".to_owned())
+    }
+}
+
+fn configuration(bundle: &[u8]) -> Configuration {
+    Configuration {
+        resource_version: "1".to_owned(),
+        webhooks: vec![Webhook {
+            name: "w".to_owned(),
+            server_name: NAME.to_owned(),
+            ca_bundle: bundle.to_vec(),
+        }],
+    }
+}
+
+/// Both configurations, with one bundle each.
+fn callers(bundles: [&[u8]; 2]) -> Callers {
+    let callers = Callers::new([name(true), name(false)]);
+    for (mutating, bundle) in [true, false].into_iter().zip(bundles) {
+        callers.see(&name(mutating), Some(configuration(bundle)));
+    }
+    callers
+}
+
+fn state() -> State {
+    State::new(vec![NAME.to_owned()], LIFETIME, PROPAGATION)
+}
+
+/// A state that has seen this in the Secret.
+fn seen(material: &Material) -> State {
+    let mut state = state();
+    state.see_secret(Some(("7".to_owned(), Ok(material.clone()))));
+    state
+}
+
+/// The actions in short, in their order.
+fn actions(step: &Step) -> Vec<String> {
+    let short = |action: &Action| match action {
+        Action::Issue { keep, base, .. } => {
+            format!(
+                "issue over {}, keeping {}",
+                base.as_deref().unwrap_or("nothing"),
+                keep.len()
+            )
+        }
+        Action::Prune { material, .. } => format!("prune to {}", material.bundle.len()),
+        Action::Announce { name, .. } => format!("announce to {name}"),
+        Action::Serve(_) => "serve".to_owned(),
+    };
+    step.actions.iter().map(short).collect()
+}
+
+#[test]
+fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
+    let old = material(at(0), &[]);
+    let bundle = old.bundle_pem();
+    // Somebody's further CA in the bundles, so both are to be written.
+    let extra = [bundle.clone(), material(at(1), &[]).bundle_pem()].concat();
+    let (mutating, validating) = (
+        "announce to MutatingWebhookConfiguration gate",
+        "announce to ValidatingWebhookConfiguration gate",
+    );
+    let renewal = LIFETIME.as_secs() * 2 / 3;
+    let check = |now: u64, bundles: [&[u8]; 2], expect: &[&str]| {
+        let step = seen(&old).step(&callers(bundles), at(now));
+        assert_eq!(actions(&step), expect, "after {now} s");
+    };
+    check(60, [&bundle, &bundle], &["serve"]);
+    check(60, [&extra, &extra], &["serve", mutating, validating]);
+    check(60, [&bundle, &extra], &["serve", validating]);
+    check(60, [&bundle, b""], &[validating]);
+    check(60, [b"", b""], &[mutating, validating]);
+    check(
+        renewal,
+        [&bundle, &bundle],
+        &["serve", "issue over 7, keeping 1"],
+    );
+    check(
+        renewal,
+        [&extra, &bundle],
+        &["serve", "issue over 7, keeping 1", mutating],
+    );
+}
+
+#[test]
+fn what_is_not_served_yet_is_said_again() {
+    let material = material(at(0), &[]);
+    let bundle = material.bundle_pem();
+    let callers = callers([&bundle, &bundle]);
+    let mut state = seen(&material);
+    for _ in 0..2 {
+        assert_eq!(actions(&state.step(&callers, at(60))), ["serve"]);
+    }
+    state.see_served(Arc::new(material.identity().unwrap()));
+    assert_eq!(actions(&state.step(&callers, at(60))), [""; 0]);
+}
+
+#[test]
+fn what_is_new_is_served_once_every_api_server_knows_it() {
+    let material = material(at(0), &[]);
+    let bundle = material.bundle_pem();
+    let mut state = seen(&material);
+    let trusted = callers([&bundle, &bundle]);
+    let step = state.step(&trusted, at(0));
+    assert_eq!((actions(&step), step.wake), (vec![], Some(at(2))));
+    // Taken back in between, it counts anew.
+    state.step(&callers([&bundle, b""]), at(1));
+    assert_eq!(actions(&state.step(&trusted, at(2))), [""; 0]);
+    assert_eq!(actions(&state.step(&trusted, at(4))), ["serve"]);
+}
+
+/// Its age is its own, whatever lifetime this replica would give it.
+#[test]
+fn what_others_have_long_been_serving_is_served_at_once() {
+    let material = material(at(0), &[]);
+    let bundle = material.bundle_pem();
+    for lifetime in [LIFETIME, LIFETIME / 2, LIFETIME * 2] {
+        for (now, expect) in [(5, false), (10, true)] {
+            let mut state = State::new(vec![NAME.to_owned()], lifetime, PROPAGATION);
+            state.see_secret(Some(("7".to_owned(), Ok(material.clone()))));
+            let step = state.step(&callers([&bundle, &bundle]), at(now));
+            let served = actions(&step).contains(&"serve".to_owned());
+            assert_eq!(served, expect, "of {lifetime:?}, after {now} s");
+        }
+    }
+}
+
+#[test]
+fn a_lost_secret_costs_nobody_the_trust_in_what_is_served() {
+    let served = material(at(0), &[]);
+    let expired = Material::issue(&[NAME.to_owned()], Duration::from_secs(9), at(0), vec![]);
+    let bundle = [served.bundle_pem(), expired.unwrap().bundle_pem()].concat();
+    let spoilt = || Some(("7".to_owned(), Err(MaterialError::Missing("tls.key"))));
+
+    // One that has just started knows of it from the configurations alone.
+    let mut state = state();
+    state.see_secret(None);
+    let both = callers([&bundle, &served.bundle_pem()]);
+    assert_eq!(
+        actions(&state.step(&both, at(60))),
+        ["issue over nothing, keeping 1"]
+    );
+    state.see_secret(spoilt());
+    assert_eq!(
+        actions(&state.step(&both, at(60))),
+        ["issue over 7, keeping 1"]
+    );
+
+    // Until it has seen them, it can't know.
+    let unseen = Callers::new([name(true), name(false)]);
+    assert_eq!(actions(&state.step(&unseen, at(60))), [""; 0]);
+    unseen.see(&name(true), Some(configuration(&bundle)));
+    assert_eq!(actions(&state.step(&unseen, at(60))), [""; 0]);
+    unseen.see(&name(false), None);
+    assert_eq!(
+        actions(&state.step(&unseen, at(60))),
+        ["issue over 7, keeping 1"]
+    );
+
+    // One that has read the Secret before knows from that, too.
+    let mut state = seen(&served);
+    state.see_secret(None);
+    assert_eq!(
+        actions(&state.step(&callers([b"", b"garbage"]), at(60))),
+        ["issue over nothing, keeping 1"]
+    );
+}
+
+#[test]
+fn an_expired_ca_is_dropped() {
+    let old = Material::issue(&[NAME.to_owned()], Duration::from_secs(90), at(0), vec![]).unwrap();
+    let new = material(at(60), &old.bundle);
+    let bundle = new.bundle_pem();
+    let step = seen(&new).step(&callers([&bundle, &bundle]), at(80));
+    assert_eq!(
+        (actions(&step), step.wake),
+        (vec!["serve".to_owned()], Some(at(90)))
+    );
+    let step = seen(&new).step(&callers([&bundle, &bundle]), at(90));
+    assert_eq!(actions(&step), ["serve", "prune to 1"]);
+}

@@ -1,0 +1,55 @@
+//! Why a request gets no review for an answer, and what it gets instead.
+
+use std::time::Duration;
+
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::admission::DecodeError;
+
+/// Why a request gets no review for an answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Rejection {
+    #[error("the body is larger than {0} bytes, the most that a review may have (--max-body)")]
+    TooLarge(u64),
+    #[error("the request took longer than {0:?} (--request-timeout)")]
+    TooSlow(Duration),
+    #[error(
+        "the body came too slowly: {bytes} bytes in {waited:.1?} (--min-body-rate, --body-grace)"
+    )]
+    Stalled { bytes: u64, waited: Duration },
+    #[error("the reviews in flight hold all the memory they may (--max-in-flight)")]
+    TooBusy,
+    #[error("the body ended early: {0}")]
+    Broken(String),
+    #[error(transparent)]
+    NoReview(#[from] DecodeError),
+    #[error("migration-gate failed to decide; its log has the cause")]
+    Internal,
+}
+
+impl Rejection {
+    pub(super) fn code(&self) -> StatusCode {
+        match self {
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) | Self::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::TooBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken(_) | Self::NoReview(_) => StatusCode::BAD_REQUEST,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl IntoResponse for Rejection {
+    /// Plain text, which the API server repeats to its own client.
+    fn into_response(self) -> Response {
+        let mut response = (self.code(), format!("migration-gate: {self}\n")).into_response();
+        if matches!(self, Self::TooBusy) {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

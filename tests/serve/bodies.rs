@@ -1,0 +1,336 @@
+//! Bodies: how large they may be, how slow, and how many at one time.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Bytes, Frame};
+use hyper::client::conn::http2;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use migration_gate::serve::limits::Limits;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::{
+    PATIENCE, Running, SHORT, closed, default_limits, limits, pod_review, post, read, review, send1,
+};
+
+const NEVER: Duration = Duration::from_hours(1);
+
+/// An UPDATE of exactly so many bytes.
+fn update(bytes: usize) -> Vec<u8> {
+    let object = |padding: usize| {
+        json!({
+            "metadata": {"annotations": {"padding": "x".repeat(padding)}},
+            "spec": {"template": {"spec": {"containers": [{"name": "web", "image": "i:1"}]}}},
+        })
+    };
+    let request = |padding| {
+        review(json!({
+            "uid": "large",
+            "kind": {"group": "apps", "version": "v1", "kind": "Deployment"},
+            "name": "web", "namespace": "default", "operation": "UPDATE",
+            "object": object(padding), "oldObject": object(padding),
+        }))
+    };
+    let mut body = request((bytes - request(0).len()) / 2);
+    body.resize(bytes, b' ');
+    body
+}
+
+/// An HTTP/1 request without its body.
+fn head(length: usize) -> String {
+    format!(
+        "POST /validate HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    )
+}
+
+/// A connection on which so much of a body was announced, and this was sent.
+async fn begun(server: &Running, announced: usize, sent: &[u8]) -> TlsStream<TcpStream> {
+    let mut stream = server.tls(&["http/1.1"]).await;
+    stream.write_all(head(announced).as_bytes()).await.unwrap();
+    stream.write_all(sent).await.unwrap();
+    stream.flush().await.unwrap();
+    stream
+}
+
+/// A request whose body begins with this and never ends.
+fn endless(sent: &'static [u8]) -> Request<BoxBody<Bytes, Infallible>> {
+    let begin = stream::iter([Ok(Frame::data(Bytes::from_static(sent)))]);
+    let body = stream::StreamExt::chain(begin, stream::pending());
+    post(Bytes::new()).map(|_| StreamBody::new(body).boxed())
+}
+
+/// An HTTP/2 connection for bodies of any kind.
+async fn streams(server: &Running) -> http2::SendRequest<BoxBody<Bytes, Infallible>> {
+    let stream = TokioIo::new(server.tls(&["h2"]).await);
+    let (client, connection) = http2::handshake(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Waits until so many reviews are being read or decided.
+async fn in_flight(server: &Running, count: usize) {
+    let line = format!("migration_gate_reviews_in_flight {count}\n");
+    let wait = async {
+        while !server.metrics.encode().unwrap().contains(&line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("never are {count} in flight"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_have_7_mib_and_not_a_byte_more() {
+    let most = 7 << 20;
+    assert_eq!(default_limits().max_body, most as u64);
+    let server = Running::start(default_limits()).await;
+    let check = |(status, answer): (StatusCode, Value)| {
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer["response"]["allowed"], true);
+        assert_eq!(answer["response"]["uid"], "large");
+    };
+    check(send1(&mut server.http1().await, update(most)).await);
+    let mut http2 = server.http2().await;
+    check(read(http2.send_request(post(update(most))).await.unwrap()).await);
+
+    let check = |(status, answer): (StatusCode, Value)| {
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        let message = answer.as_str().unwrap();
+        assert!(message.contains("7340032 bytes"), "{message}");
+    };
+    check(send1(&mut server.http1().await, update(most + 1)).await);
+    check(read(http2.send_request(post(update(most + 1))).await.unwrap()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_too_large_gets_413() {
+    let server = Running::start(limits(|limits| limits.max_body = 64 * 1024)).await;
+    let large = || vec![b' '; 100 * 1024];
+    let check = |(status, answer): (StatusCode, Value)| {
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        let message = answer.as_str().unwrap();
+        assert!(message.contains("65536 bytes"), "{message}");
+    };
+    check(send1(&mut server.http1().await, large()).await);
+    let mut http2 = server.http2().await;
+    check(read(http2.send_request(post(large())).await.unwrap()).await);
+
+    // Without a length, the server finds out while it reads.
+    let mut stream = server.tls(&["http/1.1"]).await;
+    let chunked =
+        "POST /validate HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut request = chunked.as_bytes().to_vec();
+    for _ in 0..100 {
+        request.extend(b"400\r\n");
+        request.extend([b' '; 1024]);
+        request.extend(b"\r\n");
+    }
+    request.extend(b"0\r\n\r\n");
+    stream.write_all(&request).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+
+    // Announced, and not sent until it is asked for: it never is.
+    let mut stream = server.tls(&["http/1.1"]).await;
+    let asking = head(100_000).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
+    stream.write_all(asking.as_bytes()).await.unwrap();
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert!(server.answers().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_too_large_gets_413_however_slow_it_is() {
+    for (request, grace) in [(SHORT, NEVER), (NEVER, SHORT)] {
+        let server = Running::start(limits(|limits| {
+            limits.request_timeout = request;
+            limits.body_grace = grace;
+        }))
+        .await;
+        let mut slow = begun(&server, 100_000_000, b"{").await;
+        let answer = String::from_utf8(closed(&mut slow).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_without_end_is_cut() {
+    let server = Running::start(limits(|limits| {
+        limits.max_body = 64 * 1024;
+        // It isn't for its time that it is cut.
+        limits.request_timeout = NEVER;
+    }))
+    .await;
+    let mut stream = begun(&server, 100_000_000_000, b"").await;
+    let flood = async { while stream.write_all(&[b' '; 16 * 1024]).await.is_ok() {} };
+    timeout(PATIENCE, flood).await.expect("it is read for ever");
+    assert!(server.answers().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_body_gets_408() {
+    for (request, grace, named) in [
+        (SHORT, NEVER, "--request-timeout"),
+        (NEVER, SHORT, "--min-body-rate"),
+    ] {
+        let server = Running::start(limits(|limits| {
+            limits.request_timeout = request;
+            limits.body_grace = grace;
+        }))
+        .await;
+        let mut slow = begun(&server, 1000, b"{").await;
+        let answer = String::from_utf8(closed(&mut slow).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(answer.contains(named), "{answer}");
+
+        let response = streams(&server).await.send_request(endless(b"{"));
+        let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+        let (status, answer) = read(response).await;
+        assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+        assert!(answer.as_str().unwrap().contains(named), "{answer}");
+    }
+}
+
+/// A byte now and then is no progress either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dripping_body_is_cut() {
+    let server = Running::start(limits(|limits| {
+        limits.request_timeout = NEVER;
+        limits.body_grace = SHORT;
+    }))
+    .await;
+    let stream = begun(&server, 1_000_000, b"{").await;
+    let (mut from, mut to) = tokio::io::split(stream);
+    let drip = async {
+        while to.write_all(b" ").await.is_ok() && to.flush().await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    let answer = tokio::select! {
+        () = drip => panic!("it ends without an answer"),
+        answer = closed(&mut from) => String::from_utf8(answer).unwrap(),
+    };
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announced_and_dripping_bodies_keep_nobody_out() {
+    let server = Running::start(limits(|limits| {
+        // They stay as long as the test.
+        limits.request_timeout = NEVER;
+        limits.body_grace = NEVER;
+    }))
+    .await;
+    let most = usize::try_from(default_limits().max_body).unwrap();
+    let mut dripping = Vec::new();
+    for sent in [&b""[..], b"{"].repeat(16) {
+        dripping.push(begun(&server, most, sent).await);
+    }
+    let mut client = streams(&server).await;
+    let mut waiting = Vec::new();
+    for sent in [&b""[..], b"{"].repeat(16) {
+        let mut request = endless(sent);
+        let length = most.to_string().parse().unwrap();
+        request.headers_mut().insert("content-length", length);
+        client.ready().await.unwrap();
+        waiting.push(tokio::spawn(client.send_request(request)));
+    }
+    in_flight(&server, 64).await;
+
+    assert!(server.answers().await);
+    let (status, _) = send1(&mut server.http1().await, update(most)).await;
+    assert_eq!(status, StatusCode::OK);
+    let mut other = server.http2().await;
+    let response = other.send_request(post(pod_review("u"))).await.unwrap();
+    assert_eq!(read(response).await.0, StatusCode::OK);
+    in_flight(&server, 64).await;
+}
+
+fn narrow(limits: &mut Limits) {
+    limits.max_body = 512 * 1024;
+    limits.max_in_flight = 1024 * 1024;
+    limits.request_timeout = NEVER;
+    limits.body_grace = NEVER;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
+    let server = Running::start(limits(|limits| {
+        narrow(limits);
+        limits.room_timeout = SHORT;
+    }))
+    .await;
+    let (all, most) = (512 * 1024, vec![b' '; 500 * 1024]);
+    let mut first = begun(&server, all, &most).await;
+    in_flight(&server, 1).await;
+    // Two of them are more than there is room for; the second is told to come again.
+    let (status, retry) = {
+        let mut client = server.http1().await;
+        client.ready().await.unwrap();
+        let response = client.send_request(post(update(all))).await.unwrap();
+        (
+            response.status(),
+            response.headers().get("retry-after").cloned(),
+        )
+    };
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(retry.unwrap(), "1");
+    assert!(server.answers().await);
+
+    // The first is still read to its end, and gives back what it held.
+    first
+        .write_all(&vec![b' '; all - most.len()])
+        .await
+        .unwrap();
+    let answer = String::from_utf8(closed(&mut first).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let (status, _) = send1(&mut server.http1().await, update(all)).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_waits_for_room() {
+    let server = Running::start(limits(|limits| {
+        narrow(limits);
+        limits.room_timeout = NEVER;
+    }))
+    .await;
+    let (all, most) = (512 * 1024, vec![b' '; 500 * 1024]);
+    let mut first = begun(&server, all, &most).await;
+    in_flight(&server, 1).await;
+    let mut client = server.http1().await;
+    client.ready().await.unwrap();
+    let mut second = Box::pin(client.send_request(post(update(all))));
+    tokio::select! {
+        _ = &mut second => panic!("the second is served although the first holds too much"),
+        () = in_flight(&server, 2) => {}
+    }
+    first
+        .write_all(&vec![b' '; all - most.len()])
+        .await
+        .unwrap();
+    let answer = String::from_utf8(closed(&mut first).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let response = timeout(PATIENCE, second).await.unwrap().unwrap();
+    assert_eq!(read(response).await.0, StatusCode::OK);
+}
+
+/// A body that is larger than everything that may be held gets its turn, alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_larger_than_the_room_is_read() {
+    let server = Running::start(limits(|limits| limits.max_in_flight = 1024)).await;
+    let (status, _) = send1(&mut server.http1().await, update(1 << 20)).await;
+    assert_eq!(status, StatusCode::OK);
+}
