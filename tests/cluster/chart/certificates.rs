@@ -34,7 +34,10 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
     ))?;
     release.helm("upgrade", "--set=certificates.source=certManager")?;
     let wanted = kubectl.run("get certificate --output=jsonpath={.items[*].spec.secretName}")?;
-    ensure!(wanted == "migration-gate-cert-manager", "{wanted}");
+    ensure!(
+        wanted == "migration-gate-cert-manager migration-gate-cert-manager-ca",
+        "{wanted}"
+    );
     release.trust(&fs::read(authority.pair().certificate)?)?;
     kubectl.run("rollout status deployment/migration-gate --timeout=60s")?;
     held()?;
