@@ -13,6 +13,7 @@ mod bodies;
 mod certificates;
 mod fake_api;
 mod limits;
+mod memory;
 mod monitoring;
 mod process;
 mod replicas;

@@ -259,5 +259,5 @@ async fn metrics_count_by_bounded_labels() {
     }
     let first = r#"_bucket{le="0.00025",webhook="validate"}"#;
     assert!(text.contains(first), "{first} is not in\n{text}");
-    assert_eq!(text.matches(r#"_bucket{le="#).count(), 2 * 17);
+    assert_eq!(text.matches("_bucket{le=").count(), 2 * 17);
 }
