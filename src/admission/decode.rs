@@ -201,39 +201,58 @@ impl AdmissionRequest<'_> {
     }
 }
 
-/// Most values that one object may hold.
+/// The most memory that one object may take as values, in bytes.
 ///
-/// As values, `[0,0,…]` takes forty times the memory that it takes as text. etcd refuses objects
-/// over 1.5 MiB, which have room for a quarter of a million values if they are all tiny, and for
-/// far fewer in any object that does something.
-const MOST_VALUES: usize = 250_000;
+/// As values, `[0,0,…]` and `{"":0}` take seventy times the memory that they take as text. What
+/// etcd stores, 1.5 MiB at most, has room for thirty thousand containers, variables and the like,
+/// which is what this allows, and far more than any object has that does something.
+const MOST_MEMORY: usize = 24 * 1024 * 1024;
+
+/// What one value takes, in bytes.
+const VALUE: usize = size_of::<Value>();
 
 fn parse(raw: &RawValue) -> Result<Value, serde_json::Error> {
     let text = raw.get();
-    if holds_more_values_than(text, MOST_VALUES) {
+    if takes_more_than(text, MOST_MEMORY) {
         return Err(serde::de::Error::custom(format_args!(
-            "it holds more than {MOST_VALUES} values"
+            "it is divided so finely that it takes more than {} MiB of memory",
+            MOST_MEMORY >> 20
         )));
     }
     serde_json::from_str(text)
 }
 
-/// Whether valid JSON holds more values than that. Keys don't count, and empty containers count twice.
-fn holds_more_values_than(text: &str, most: usize) -> bool {
-    // Each value but the first takes a byte of its own and one that sets it apart.
-    if text.len() / 2 <= most {
+/// Whether valid JSON takes more memory than that as values, about.
+fn takes_more_than(text: &str, most: usize) -> bool {
+    let most = most / VALUE;
+    // Nothing takes more for its length than an empty list does.
+    if text.len() * 4 <= most {
         return false;
     }
     let (mut count, mut in_string, mut escaped) = (1, false, false);
     for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_string,
-            b'"' => in_string = !in_string,
-            // What follows a bracket or a comma is a value, or a key and its value.
-            b',' | b'[' | b'{' if !in_string => count += 1,
-            _ => {}
-        }
+        count += match byte {
+            _ if escaped => {
+                escaped = false;
+                0
+            }
+            b'\\' => {
+                escaped = in_string;
+                0
+            }
+            b'"' => {
+                in_string = !in_string;
+                0
+            }
+            _ if in_string => 0,
+            // What follows is a value, or a key and its value.
+            b',' => 1,
+            // A key is text of its own, in a place that is larger than a value.
+            b':' => 2,
+            // Both begin with room for a few.
+            b'[' | b'{' => 4,
+            _ => 0,
+        };
     }
     count > most
 }
@@ -358,19 +377,26 @@ mod tests {
     }
 
     #[test]
-    fn values_are_counted_outside_of_strings() {
-        let check = |text: &str, count: usize| {
-            let padded = format!("{text}{}", " ".repeat(2 * text.len()));
-            assert!(!holds_more_values_than(&padded, count), "{text}");
-            assert!(holds_more_values_than(&padded, count - 1), "{text}");
+    fn what_takes_too_much_memory_is_not_read() {
+        let check = |text: &str, values: usize| {
+            let padded = format!("{text}{}", " ".repeat(4 * text.len()));
+            assert!(!takes_more_than(&padded, values * VALUE), "{text}");
+            assert!(takes_more_than(&padded, (values - 1) * VALUE), "{text}");
         };
         check("7", 1);
-        check("[0,0,[1]]", 5);
-        check(r#"{"a":{"b":[true,"x,y[z{"]},"c,":"\\\",[,"}"#, 6);
-        let flood = format!("[{}0]", "0,".repeat(MOST_VALUES));
-        let raw: &RawValue = serde_json::from_str(&flood).unwrap();
-        let error = parse(raw).unwrap_err().to_string();
-        assert!(error.contains("more than 250000 values"), "{error}");
+        check("[0,0,[1]]", 11);
+        check(r#"{"a":{"b":[true,"x,y[z{"]},"c,":"\\\",[,"}"#, 21);
+        for flood in ["0,", "[0],", "{\"\":0},"] {
+            let text = format!("[{}0]", flood.repeat(400_000));
+            let raw: &RawValue = serde_json::from_str(&text).unwrap();
+            let error = parse(raw).unwrap_err().to_string();
+            assert!(error.contains("more than 24 MiB"), "{error}");
+        }
+        // Thirty thousand variables are fine.
+        let variable = r#"{"name":"VARIABLE","value":"some value"},"#;
+        let text = format!("[{}0]", variable.repeat(30_000));
+        let raw: &RawValue = serde_json::from_str(&text).unwrap();
+        assert!(parse(raw).is_ok());
     }
 
     #[test]

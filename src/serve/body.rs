@@ -1,8 +1,9 @@
 //! Bodies: paid for as they grow, and cut when they don't.
 //!
-//! What a client announces costs nothing, only what it sends. The first part of every body comes out
-//! of a share of the room that larger ones can't take, so that however many of those there are, a
-//! review of the usual size finds room.
+//! What a client announces costs nothing until it sends a good part of it. That part comes out of a
+//! share of the room that larger bodies can't take, so that however many of those there are, a review
+//! of the usual size finds room. For the rest, a body gets all that it will need at one time: were
+//! that taken step by step, too, several could wait for one another, each with a part of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,12 +55,18 @@ impl Room {
         }
     }
 
-    /// Waits until a body may have grown to this size.
-    async fn grow(&self, held: &mut Held, size: u64, deadline: Instant) -> Result<(), Rejection> {
+    /// Waits until a body may have grown to this size, of `all` that it may come to.
+    async fn grow(
+        &self,
+        held: &mut Held,
+        size: u64,
+        all: u64,
+        deadline: Instant,
+    ) -> Result<(), Rejection> {
         let deadline = deadline.min(Instant::now() + self.patience);
         let grow = async {
             self.small.grow(&mut held.small, size.min(SMALL)).await?;
-            let rest = size.saturating_sub(SMALL);
+            let rest = if size > SMALL { all - SMALL } else { 0 };
             self.large.grow(&mut held.large, rest).await
         };
         timeout_at(deadline, grow)
@@ -103,13 +110,15 @@ fn kib(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX)
 }
 
-/// Reads the whole body, if it isn't larger than it may be and comes in time.
+/// Reads the whole body, of `announced` bytes if the client said how many there are, if it isn't larger than it may be and comes in time.
 pub(super) async fn read(
     body: Body,
+    announced: Option<u64>,
     limits: &Limits,
     room: &Room,
     deadline: Instant,
 ) -> Result<(Vec<u8>, Held), Rejection> {
+    let all = announced.unwrap_or(limits.max_body).min(limits.max_body);
     let most = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
     let mut incoming = Incoming::new(body, limits, deadline);
     let (mut bytes, mut held) = (Vec::new(), Held::default());
@@ -123,7 +132,9 @@ pub(super) async fn read(
         if length > bytes.capacity() {
             let step = bytes.capacity().clamp(STEP.0, STEP.1);
             let size = length.max(bytes.capacity() + step).min(most);
-            room.grow(&mut held, size as u64, deadline).await?;
+            let size_now = size as u64;
+            room.grow(&mut held, size_now, all.max(size_now), deadline)
+                .await?;
             bytes.reserve_exact(size - bytes.len());
         }
         bytes.extend_from_slice(&data);

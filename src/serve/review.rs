@@ -23,9 +23,9 @@ use crate::core::decision::Decision;
 use crate::core::request::Request;
 use crate::core::{mutate, validate};
 
-/// From this size on, in bytes, a review is decided on a thread of its own, so that the connections
-/// that share this one don't wait.
-const LARGE: usize = 256 * 1024;
+/// From this size on, in bytes, reviews are decided one at a time, and on a thread of their own, so
+/// that the connections that share this one don't wait.
+const LARGE: usize = 64 * 1024;
 
 /// Longest text from a review that is logged, in bytes.
 const LONGEST_LOGGED: usize = 256;
@@ -120,7 +120,7 @@ impl Reviewer {
             }
             return Err(Rejection::TooLarge(limits.max_body));
         }
-        let (body, room) = body::read(body, limits, &self.room, deadline).await?;
+        let (body, room) = body::read(body, announced, limits, &self.room, deadline).await?;
         if body.len() < LARGE {
             return Ok(self.review(webhook, webhook.rules(), &body, in_flight.elapsed())?);
         }

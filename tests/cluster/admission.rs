@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::image::BUSYBOX;
 use crate::kubectl::Kubectl;
+use crate::poll::{Look, until};
 use crate::release::Release;
 
 pub(crate) const TESTS: [Test; 3] = [
@@ -52,8 +53,11 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
     let namespace = cluster.namespace("offender")?;
     let kubectl = &namespace.kubectl;
     let _application = cluster.namespace_named(APPLICATION)?;
-    kubectl.apply(&deployment("old", FORBIDDEN))?;
-    kubectl.wait("deployment/old", "condition=Available", 60)?;
+    for name in ["old", "scaled"] {
+        kubectl.apply(&deployment(name, FORBIDDEN))?;
+        kubectl.run(&format!("scale deployment/{name} --replicas=2"))?;
+        kubectl.run(&format!("rollout status deployment/{name} --timeout=60s"))?;
+    }
 
     let _release = Release::install(cluster)?;
     let refusal =
@@ -62,32 +66,48 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
         refusal.contains("spec.template.spec.containers[0].env[0]"),
         "{refusal}"
     );
-    // What runs can be scaled, and loses nothing.
-    kubectl.run("scale deployment/old --replicas=0")?;
-    kubectl.wait(
-        "deployment/old",
-        "jsonpath={.status.observedGeneration}=2",
-        60,
-    )?;
+    // What runs can be scaled, down and up.
+    for replicas in [0, 3] {
+        kubectl.run(&format!("scale deployment/scaled --replicas={replicas}"))?;
+        kubectl.run(&format!(
+            "wait replicaset --selector=app=scaled --for=jsonpath={{.status.replicas}}={replicas} --timeout=60s"
+        ))?;
+    }
 
+    // Corrected, it rolls out: the old ReplicaSet is scaled down pod by pod, and the new one up.
     kubectl.apply(&deployment("old", ""))?;
-    kubectl.run("scale deployment/old --replicas=1")?;
-    kubectl.run("rollout status deployment/old --timeout=50s")?;
+    kubectl.run("rollout status deployment/old --timeout=60s")?;
     let sets = kubectl.get("replicasets --selector=app=old")?;
-    let replicas: Vec<_> = sets["items"]
+    let mut replicas: Vec<_> = sets["items"]
         .as_array()
         .context("a list")?
         .iter()
-        .map(|set| set["status"]["replicas"].as_i64())
+        .map(|set| {
+            let env = &set["spec"]["template"]["spec"]["containers"][0]["env"];
+            let offends = env[0]["name"] == "PIEFED_INIT_CONTAINER";
+            (offends, set["spec"]["replicas"].as_i64())
+        })
         .collect();
+    replicas.sort_unstable();
     ensure!(
-        replicas.len() == 2 && replicas.iter().flatten().sum::<i64>() == 1,
+        replicas == [(false, Some(2)), (true, Some(0))],
         "{replicas:?}"
     );
     Ok(())
 }
 
-/// The generation tells nothing here: a PUT drops the controller's own annotation, which counts as a change too.
+/// To the letter, and for the API server: a new generation is a roll-out's beginning.
+fn untouched(kubectl: &Kubectl, since: &Value, what: &str) -> Result<()> {
+    let now = kubectl.get("deployment piefed-web")?;
+    ensure!(
+        now["metadata"]["generation"] == since["metadata"]["generation"],
+        "{what}: {:#}\nbecame {:#}",
+        since["metadata"],
+        now["metadata"]
+    );
+    unchanged(kubectl, since, what)
+}
+
 fn unchanged(kubectl: &Kubectl, since: &Value, what: &str) -> Result<()> {
     let now = kubectl.get("deployment piefed-web")?;
     ensure!(
@@ -103,7 +123,11 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
     let release = Release::install(cluster)?;
-    let manifest = deployment("piefed-web", "");
+    // With the controller's own annotation: to drop it, as a PUT would, counts as a change too.
+    let manifest = deployment("piefed-web", "").replace(
+        "{name: piefed-web}\nspec",
+        "{name: piefed-web, annotations: {deployment.kubernetes.io/revision: '1'}}\nspec",
+    );
     let apply = |options: &[&str]| {
         kubectl
             .output(
@@ -114,6 +138,11 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
             .success()
     };
     apply(&["apply", "--server-side"])?;
+    kubectl.wait(
+        "deployment/piefed-web",
+        "jsonpath={.status.observedGeneration}=1",
+        30,
+    )?;
     let first = kubectl.get("deployment piefed-web")?;
     let appliers: [&[&str]; 3] = [
         &["apply", "--server-side"],
@@ -128,7 +157,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     ];
     for applier in appliers {
         apply(applier)?;
-        unchanged(kubectl, &first, &format!("{applier:?}"))?;
+        untouched(kubectl, &first, &format!("{applier:?}"))?;
     }
 
     // Another release wants another waiter; nobody touched the application.
@@ -138,7 +167,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     )?;
     for applier in appliers {
         apply(applier)?;
-        unchanged(kubectl, &first, &format!("after an upgrade, {applier:?}"))?;
+        untouched(kubectl, &first, &format!("after an upgrade, {applier:?}"))?;
     }
     kubectl.run("annotate deployment/piefed-web note=x")?;
     unchanged(kubectl, &first, "annotate")?;
@@ -162,7 +191,15 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
         )
     };
     kubectl.apply(&pod("from-before", FORBIDDEN))?;
-    let _release = Release::install(cluster)?;
+    // Two that would be refused for what they are, and that somebody holds on their way out.
+    for (name, env) in [("leaving", FORBIDDEN), ("piefed-worker", "")] {
+        let held = format!("{{name: {name}, finalizers: [example.org/held]}}");
+        let manifest = deployment(name, env)
+            .replace(&format!("{{name: {name}}}\nspec"), &format!("{held}\nspec"));
+        kubectl.apply(&manifest)?;
+    }
+    let release = Release::install(cluster)?;
+    shows_what_it_does(release.kubectl())?;
 
     // Ephemeral containers: a pod from before can be debugged, and no new one brings the variable.
     let debug = "debug pod/from-before --image=migration-gate.test/busybox:1 --attach=false";
@@ -188,6 +225,13 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
         .apply(&pod("annotated", "{name: A, value: PIEFED_INIT_CONTAINER}"))?;
 
     // What is going away is never held up.
+    for name in ["leaving", "piefed-worker"] {
+        kubectl.run(&format!("delete deployment/{name} --wait=false"))?;
+        kubectl.run(&format!("label deployment/{name} on-its-way=out"))?;
+        let let_go = r#"--type=json --patch=[{"op":"remove","path":"/metadata/finalizers"}]"#;
+        kubectl.run(&format!("patch deployment/{name} {let_go}"))?;
+        kubectl.wait(&format!("deployment/{name}"), "delete", 30)?;
+    }
     kubectl.run("delete pod/from-before --grace-period=0 --force --wait=false")?;
     kubectl.wait("pod/from-before", "delete", 30)?;
 
@@ -201,5 +245,63 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
         "{refusal}"
     );
     kubectl.apply(&deployment("redis", ""))?;
-    Ok(())
+    is_audited(cluster)
+}
+
+/// Metrics of the gate, which has no Job here, and of the certificate, from a replica.
+fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
+    let pods =
+        kubectl.run("get pods --selector=app.kubernetes.io/name=migration-gate --output=name")?;
+    let pod = pods
+        .lines()
+        .next()
+        .and_then(|name| name.strip_prefix("pod/"));
+    let path = format!(
+        "/api/v1/namespaces/migration-gate/pods/{}:8080/proxy/metrics",
+        pod.context("a replica")?
+    );
+    until(
+        "the gate's state",
+        Duration::from_secs(30),
+        || match kubectl.run(&format!("get --raw {path}")) {
+            Ok(metrics) if metrics.contains(r#"gate_state{gate="piefed",state="waiting"} 1"#) => {
+                let expiry = "migration_gate_certificate_expiry_timestamp_seconds ";
+                let expiry = metrics.lines().find_map(|line| line.strip_prefix(expiry));
+                match expiry.and_then(|expiry| expiry.parse::<u64>().ok()) {
+                    Some(1..) => Look::Done(()),
+                    other => Look::Failed(anyhow!("it expires at {other:?}")),
+                }
+            }
+            Ok(metrics) => Look::Pending(metrics),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}
+
+/// Who audits the cluster finds each denial, with the webhook's name, and its gate.
+fn is_audited(cluster: &Cluster) -> Result<()> {
+    let decision = |event: &Value, webhook: &str, key: &str| {
+        event["annotations"][format!("{webhook}.migration-gate.io/{key}")].clone()
+    };
+    until(
+        "the denials in the audit log",
+        Duration::from_secs(30),
+        || {
+            let events = match cluster.audit_events_with("migration-gate.io/decision") {
+                Ok(events) => events,
+                Err(error) => return Look::Failed(error),
+            };
+            let held = events.iter().any(|event| {
+                decision(event, "held", "decision") == "denied"
+                    && decision(event, "held", "gate") == "piefed"
+                    && event["responseStatus"]["code"] == 403
+            });
+            let key = |event| decision(event, "forbidden-key", "decision") == "denied";
+            if held && events.iter().any(key) {
+                Look::Done(())
+            } else {
+                Look::Pending(format!("{} decisions", events.len()))
+            }
+        },
+    )
 }

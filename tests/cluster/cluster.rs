@@ -231,6 +231,11 @@ impl Cluster {
         self.own()?.control_plane.audit_events()
     }
 
+    /// Those of them that have this word somewhere. Skips the test likewise.
+    pub(crate) fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
+        self.own()?.control_plane.audit_events_with(word)
+    }
+
     /// Puts the images in an archive on the node. Skips the test on a given cluster.
     pub(crate) fn import(&self, archive: &Path) -> Result<()> {
         self.own()?.node.import(archive)

@@ -4,30 +4,30 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::client::{block_on, spawn};
+use crate::client::block_on;
 use crate::cluster::{Cluster, Namespace};
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Test;
-use crate::image;
 use crate::kubectl::Kubectl;
 use crate::poll::{Look, until};
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 
-pub(crate) const TESTS: [Test; 3] = [
+mod installed;
+mod load;
+
+use self::installed::Installed;
+use self::load::Load;
+
+pub(crate) const TESTS: [Test; 4] = [
     Test::standalone(
         "serve::five_replicas_at_once_agree_on_one_ca",
         five_replicas_at_once_agree_on_one_ca,
@@ -35,6 +35,10 @@ pub(crate) const TESTS: [Test; 3] = [
     Test::exclusive(
         "serve::no_call_fails_while_certificates_rotate_and_replicas_roll",
         no_call_fails_while_certificates_rotate_and_replicas_roll,
+    ),
+    Test::exclusive(
+        "serve::no_call_fails_while_the_files_of_a_certificate_change",
+        no_call_fails_while_the_files_of_a_certificate_change,
     ),
     Test::exclusive(
         "serve::a_replica_that_is_killed_costs_few_calls",
@@ -45,8 +49,6 @@ pub(crate) const TESTS: [Test; 3] = [
 const ROUNDS: usize = 50;
 const REPLICAS: u16 = 5;
 const CREATES: usize = 10_000;
-/// How many creates are under way at one time.
-const CALLERS: usize = 8;
 
 /// What `serve` needs to be allowed, and nothing else, bound to `subject`; and the configurations that call it.
 fn manifests(name: &str, client_config: &str, subject: &str) -> String {
@@ -215,188 +217,99 @@ async fn get(port: u16, path: &str) -> Result<String> {
     Ok(String::from_utf8(body.to_vec())?)
 }
 
-/// Two replicas in a cluster, called through their Service, with certificates that live for seconds.
-struct Installed {
-    namespace: Namespace,
-}
-
-impl Installed {
-    fn new(cluster: &Cluster) -> Result<Self> {
-        let this = Self {
-            namespace: cluster.namespace("serve")?,
-        };
-        let name = &this.namespace.name;
-        let kubectl = &this.namespace.kubectl;
-        let client_config = format!("{{service: {{name: serve, namespace: {name}, path: /PATH}}}}");
-        let subject = format!("{{kind: ServiceAccount, name: serve, namespace: {name}}}");
-        kubectl.run("create serviceaccount serve")?;
-        kubectl.apply(&format!(
-            "
-apiVersion: v1
-kind: Service
-metadata: {{name: serve}}
-spec: {{selector: {{app: serve}}, ports: [{{port: 443, targetPort: 8443}}]}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: serve}}
-spec:
-  replicas: 2
-  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}
-  selector: {{matchLabels: {{app: serve}}}}
-  template:
-    metadata: {{labels: {{app: serve}}}}
-    spec:
-      serviceAccountName: serve
-      containers:
-      - name: serve
-        image: {}
-        args:
-        - serve
-        - --secret=certificate
-        - --server-name=serve.{name}.svc
-        - --mutating-webhook-configuration={name}
-        - --validating-webhook-configuration={name}
-        - --certificate-lifetime=12s
-        - --propagation-delay=1s
-        - --drain-delay=3s
-        readinessProbe: {{httpGet: {{port: 8080, path: /readyz}}, periodSeconds: 1, failureThreshold: 1}}
----
-{}",
-            image::MIGRATION_GATE,
-            manifests(name, &client_config, &subject)
-        ))?;
-        kubectl.wait("deployment/serve", "condition=Available", 60)?;
-        kubectl.run("rollout status deployment/serve --timeout=60s")?;
-        Ok(this)
-    }
-
-    fn certificate(&self) -> Result<String> {
-        let secret = self.namespace.kubectl.get("secret certificate")?;
-        Ok(secret["data"]["tls.crt"]
-            .as_str()
-            .context("a certificate")?
-            .to_owned())
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        let Namespace { name, kubectl } = &self.namespace;
-        // A failure has nobody to go to; the configurations concern this test's namespace alone.
-        let _ = kubectl.run(&format!(
-            "delete mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"
-        ));
-    }
-}
-
-/// Creates without pause, from several callers at once, until it is dropped.
-struct Load {
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    over: AtomicBool,
-    created: AtomicUsize,
-    failures: Mutex<Vec<(Instant, String)>>,
-}
-
-impl Load {
-    fn start(cluster: &Cluster, namespace: &str) -> Self {
-        let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
-        let shared = Arc::<Shared>::default();
-        for _ in 0..CALLERS {
-            let (maps, shared) = (maps.clone(), Arc::clone(&shared));
-            spawn(async move { shared.call(&maps).await });
-        }
-        Self { shared }
-    }
-
-    fn created(&self) -> usize {
-        self.shared.created.load(Ordering::Relaxed)
-    }
-
-    fn failures(&self) -> Vec<(Instant, String)> {
-        let failures = self.shared.failures.lock();
-        failures.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn reaches(&self, count: usize) -> Result<()> {
-        until(
-            &format!("{count} creates"),
-            Duration::from_mins(5),
-            || match self.created() {
-                created if created >= count => Look::Done(()),
-                created => Look::Pending(format!("{created} creates")),
-            },
-        )
-    }
-}
-
-impl Shared {
-    async fn call(&self, maps: &Api<ConfigMap>) {
-        let map = ConfigMap {
-            metadata: ObjectMeta {
-                generate_name: Some("load-".to_owned()),
-                ..ObjectMeta::default()
-            },
-            ..ConfigMap::default()
-        };
-        while !self.over.load(Ordering::Relaxed) {
-            match maps.create(&PostParams::default(), &map).await {
-                Ok(_) => {
-                    self.created.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    let failures = self.failures.lock();
-                    let mut failures = failures.unwrap_or_else(PoisonError::into_inner);
-                    failures.push((Instant::now(), error.to_string()));
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
-    }
-}
-
 fn no_call_fails_while_certificates_rotate_and_replicas_roll(cluster: &Cluster) -> Result<()> {
-    let installed = Installed::new(cluster)?;
+    let installed = Installed::self_managed(cluster)?;
     let kubectl = &installed.namespace.kubectl;
     let load = Load::start(cluster, &installed.namespace.name);
     let mut certificates = BTreeSet::from([installed.certificate()?]);
     let mut rolls = 0;
     while rolls < 2 || certificates.len() < 4 || load.created() < CREATES {
-        if rolls < 2 {
-            kubectl.run("rollout restart deployment/serve")?;
-            kubectl.run("rollout status deployment/serve --timeout=90s")?;
-            rolls += 1;
-        }
+        kubectl.run("rollout restart deployment/serve")?;
+        kubectl.run("rollout status deployment/serve --timeout=90s")?;
+        rolls += 1;
         certificates.insert(installed.certificate()?);
-        let failures = load.failures();
-        ensure!(
-            failures.is_empty(),
-            "{} of {} creates failed, the first with {}",
-            failures.len(),
-            load.created() + failures.len(),
-            failures[0].1
-        );
-        load.reaches(load.created() + 100)?;
+        load.without_failure()?;
     }
+    let created = load.finish()?;
+    were_called(cluster, &installed.namespace.name, created)?;
     eprintln!(
-        "serve: {} creates, {} certificates, {rolls} roll-outs, no failure",
-        load.created(),
+        "serve: {created} creates, {} certificates, {rolls} roll-outs, no failure",
         certificates.len()
     );
     Ok(())
 }
 
+/// A certificate that somebody else makes, mounted as files: what cert-manager's Secret and `existingSecret` are.
+fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> Result<()> {
+    let installed = Installed::from_files(cluster)?;
+    let Namespace { name, kubectl } = &installed.namespace;
+    let load = Load::start(cluster, name);
+    for round in 1..=3 {
+        let since = load.created();
+        installed.renew(round)?;
+        // The kubelet looks at a volume when it has something else to do with the pod.
+        kubectl.run(&format!(
+            "annotate pods --selector=app=serve --overwrite round={round}"
+        ))?;
+        until("both replicas to serve it", Duration::from_mins(2), || {
+            let logs = kubectl.run("logs --selector=app=serve --tail=-1 --prefix");
+            let loaded = |text: &str| text.matches("certificate loaded").count();
+            match logs {
+                Ok(text) if loaded(&text) == 2 * (round + 1) => Look::Done(()),
+                Ok(text) => Look::Pending(format!("{} loads", loaded(&text))),
+                Err(error) => Look::Failed(error),
+            }
+        })?;
+        load.without_failure()?;
+        load.reaches(load.created().max(since) + 200)?;
+    }
+    let created = load.finish()?;
+    were_called(cluster, name, created)?;
+    eprintln!("serve: {created} creates, 3 changes of the certificate's files, no failure");
+    Ok(())
+}
+
+/// The API server asked both webhooks about each of the creates, or none of them would prove anything.
+fn were_called(cluster: &Cluster, namespace: &str, created: usize) -> Result<()> {
+    let created_one = |event: &&Value| {
+        event["verb"] == "create"
+            && event["objectRef"]["resource"] == "configmaps"
+            && event["objectRef"]["namespace"] == namespace
+            && event["responseStatus"]["code"] == 201
+            && event["userAgent"]
+                .as_str()
+                .is_none_or(|agent| !agent.starts_with("kube-"))
+    };
+    let was_asked = |event: &Value| {
+        ["mutate", "validate"].iter().all(|webhook| {
+            event["annotations"][format!("{webhook}.migration-gate.test/decision")] == "untouched"
+        })
+    };
+    let counts = || -> Result<(usize, usize)> {
+        let events = cluster.audit_events_with(namespace)?;
+        let all: Vec<&Value> = events.iter().filter(created_one).collect();
+        Ok((
+            all.iter().filter(|event| was_asked(event)).count(),
+            all.len(),
+        ))
+    };
+    until(
+        "the creates in the audit log",
+        Duration::from_secs(30),
+        || match counts() {
+            Ok((asked, _)) if asked == created => Look::Done(()),
+            Ok((asked, all)) => Look::Pending(format!(
+                "{asked} of {all} were asked about, {created} created"
+            )),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}
+
 fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
-    let installed = Installed::new(cluster)?;
+    // Its process has to be on this machine.
+    cluster.sandbox()?;
+    let installed = Installed::self_managed(cluster)?;
     let load = Load::start(cluster, &installed.namespace.name);
     load.reaches(500)?;
     let victim = processes_of("serve")?

@@ -327,6 +327,32 @@ async fn a_body_waits_for_room() {
     assert_eq!(read(response).await.0, StatusCode::OK);
 }
 
+/// Each has a part of what it needs, and none waits for what another holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_that_come_at_one_time_get_their_turns() {
+    let server = Running::start(limits(|limits| {
+        narrow(limits);
+        limits.room_timeout = NEVER;
+    }))
+    .await;
+    let all = 512 * 1024;
+    let mut begun_ones = Vec::new();
+    for _ in 0..8 {
+        begun_ones.push(begun(&server, all, &vec![b' '; 200 * 1024]).await);
+    }
+    in_flight(&server, 8).await;
+    let mut rest = tokio::task::JoinSet::new();
+    for mut stream in begun_ones {
+        rest.spawn(async move {
+            stream.write_all(&vec![b' '; 312 * 1024]).await.unwrap();
+            String::from_utf8(closed(&mut stream).await).unwrap()
+        });
+    }
+    for answer in rest.join_all().await {
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+}
+
 /// A body that is larger than everything that may be held gets its turn, alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_larger_than_the_room_is_read() {

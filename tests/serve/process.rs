@@ -45,7 +45,7 @@ async fn fails(arguments: &[&str]) -> String {
     text
 }
 
-fn write(folder: &Path, (certificate, key): (String, String)) -> (String, String) {
+pub fn write(folder: &Path, (certificate, key): (String, String)) -> (String, String) {
     let path = |name: &str, text: String| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
@@ -150,15 +150,15 @@ async fn what_can_t_work_is_said_at_once() {
 }
 
 /// `serve` with a certificate in a folder.
-struct Serve {
-    child: Child,
+pub struct Serve {
+    pub child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    webhooks: SocketAddr,
+    pub webhooks: SocketAddr,
     health: SocketAddr,
 }
 
 impl Serve {
-    async fn start(certificate: &str, key: &str, more: &[&str]) -> Self {
+    pub async fn start(certificate: &str, key: &str, more: &[&str]) -> Self {
         let listen = ["--listen=127.0.0.1:0", "--health-listen=127.0.0.1:0"];
         Self::start_on(certificate, key, &[&listen, more].concat()).await
     }

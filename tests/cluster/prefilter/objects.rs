@@ -1,0 +1,181 @@
+//! Objects that set the variable or not, and objects that are there already.
+
+use anyhow::Result;
+use migration_gate::core::podspec::{POD_KINDS, PodKind};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::cluster::Namespace;
+
+pub(super) const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
+
+/// A kind without a pod spec that the rules speak of.
+pub(super) const CONFIG_MAP: PodKind = PodKind {
+    group: "",
+    version: "v1",
+    kind: "ConfigMap",
+    resource: "configmaps",
+    path: &[],
+};
+
+/// Containers that set the variable or not, in odd ways too.
+pub(super) fn containers(stem: &'static str, min: usize) -> impl Strategy<Value = Value> {
+    let env = prop::collection::vec(
+        prop::sample::select(vec![
+            json!({"name": FORBIDDEN, "value": "true"}),
+            json!({"name": FORBIDDEN, "value": ""}),
+            json!({"name": FORBIDDEN, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+            json!({"name": "OTHER", "value": FORBIDDEN}),
+            json!({"name": "piefed_init_container", "value": "true"}),
+        ]),
+        0..3,
+    );
+    prop::collection::vec(prop::option::weighted(0.5, env), min..3).prop_map(move |list| {
+        list.into_iter()
+            .enumerate()
+            .map(|(index, env)| {
+                let mut container = json!({"name": format!("{stem}{index}"), "image": "i:1"});
+                if let Some(env) = env {
+                    container["env"] = json!(env);
+                }
+                container
+            })
+            .collect()
+    })
+}
+
+/// Objects of one kind, some of them owned by the controller `owner`.
+pub(super) fn objects(
+    kind: &'static PodKind,
+    owner: &Value,
+) -> impl Strategy<Value = Value> + use<> {
+    let labels = prop::sample::select(vec![
+        json!({"app": "x"}),
+        json!({"app": "x", "tier": "web"}),
+        json!({"app": "x", "tier": "cache"}),
+    ]);
+    let name = prop::sample::select(vec!["piefed-web", "another"]);
+    (
+        containers("init", 0),
+        containers("main", 1),
+        labels,
+        name,
+        prop::option::of(Just(owner.clone())),
+    )
+        .prop_map(|(init, main, labels, name, owner)| {
+            object(kind, &init, &main, &labels, name, owner.as_ref())
+        })
+}
+
+pub(super) fn object(
+    kind: &PodKind,
+    init: &Value,
+    main: &Value,
+    labels: &Value,
+    name: &str,
+    owner: Option<&Value>,
+) -> Value {
+    let restart = match kind.kind {
+        "Job" | "CronJob" => "Never",
+        _ => "Always",
+    };
+    let pod_spec = json!({"initContainers": init, "containers": main, "restartPolicy": restart});
+    let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": pod_spec});
+    let version = if kind.group.is_empty() {
+        "v1".to_owned()
+    } else {
+        format!("{}/v1", kind.group)
+    };
+    let mut object = json!({
+        "apiVersion": version,
+        "kind": kind.kind,
+        "metadata": {
+            "name": name,
+            "labels": labels,
+            // The name in an annotation is no offence.
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": FORBIDDEN},
+        },
+    });
+    if let Some(owner) = owner {
+        object["metadata"]["ownerReferences"] = json!([owner]);
+    }
+    let selector = json!({"matchLabels": {"app": "x"}});
+    match kind.kind {
+        "Pod" => object["spec"] = pod_spec,
+        "PodTemplate" => object["template"] = template,
+        "ReplicationController" => {
+            object["spec"] = json!({"replicas": 0, "selector": {"app": "x"}, "template": template});
+        }
+        "Job" => object["spec"] = json!({"suspend": true, "template": template}),
+        "CronJob" => {
+            object["spec"] = json!({
+                "schedule": "0 0 1 1 *", "suspend": true,
+                "jobTemplate": {"spec": {"template": template}},
+            });
+        }
+        "StatefulSet" => {
+            object["spec"] = json!({
+                "replicas": 0, "serviceName": "x", "selector": selector, "template": template,
+            });
+        }
+        "DaemonSet" => object["spec"] = json!({"selector": selector, "template": template}),
+        _ => {
+            object["spec"] = json!({"replicas": 0, "selector": selector, "template": template});
+        }
+    }
+    object
+}
+
+/// Those that have the key or not.
+pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<> {
+    let data = || {
+        prop::option::of(prop::sample::subsequence(
+            vec![FORBIDDEN, "piefed_init_container", "OTHER"],
+            0..=3,
+        ))
+    };
+    (data(), data(), prop::option::of(Just(owner.clone()))).prop_map(|(data, binary, owner)| {
+        // A key may be in one of the two only.
+        let binary = binary.filter(|_| data.is_none());
+        let mut object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map"}});
+        for (field, keys) in [("data", data), ("binaryData", binary)] {
+            for key in keys.into_iter().flatten() {
+                object[field][key] = json!("eA==");
+            }
+        }
+        if let Some(owner) = owner {
+            object["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        object
+    })
+}
+
+/// Objects from before, while nothing holds them up; of each kind three that offend: one that is controlled, one that is
+/// free, and one on its way out.
+pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
+    let main =
+        json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
+    for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
+        for (name, owner) in [("old", Some(owner)), ("old-free", None), ("leaving", None)] {
+            // Without the label that selectors here go by, what is free isn't adopted.
+            let label = if owner.is_some() { "app" } else { "free" };
+            let mut old = if kind.kind == "ConfigMap" {
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {FORBIDDEN: "1"}})
+            } else {
+                object(kind, &json!([]), &main, &json!({ label: "x" }), name, owner)
+            };
+            if let (Some(owner), "ConfigMap") = (owner, kind.kind) {
+                old["metadata"]["ownerReferences"] = json!([owner]);
+            }
+            if name == "leaving" {
+                old["metadata"]["finalizers"] = json!(["example.org/held"]);
+            }
+            namespace.kubectl.apply(&old.to_string())?;
+        }
+        namespace
+            .kubectl
+            .run(&format!("delete {} leaving --wait=false", kind.resource))?;
+    }
+    Ok(())
+}

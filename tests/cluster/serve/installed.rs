@@ -1,0 +1,143 @@
+//! A Deployment of the server that a test can treat as it likes.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tempfile::TempDir;
+
+use super::manifests;
+use crate::cluster::{Cluster, Namespace};
+use crate::image;
+use crate::pki::Authority;
+
+/// Two replicas in a cluster, called through their Service.
+pub(super) struct Installed {
+    pub(super) namespace: Namespace,
+    /// Who signs the certificate, unless the server makes its own; and where the keys are.
+    authority: Option<(Authority, TempDir)>,
+}
+
+impl Installed {
+    /// With certificates of the server's own making, that live for seconds.
+    pub(super) fn self_managed(cluster: &Cluster) -> Result<Self> {
+        let arguments = "
+        - --secret=certificate
+        - --server-name=serve.NAME.svc
+        - --certificate-lifetime=12s
+        - --propagation-delay=1s";
+        Self::new(cluster, arguments, None)
+    }
+
+    /// With a certificate from a Secret's volume, that [`Self::renew`] changes.
+    pub(super) fn from_files(cluster: &Cluster) -> Result<Self> {
+        let arguments = "
+        - --tls-cert=/tls/tls.crt
+        - --tls-key=/tls/tls.key
+        - --tls-reload-interval=100ms
+        volumeMounts: [{name: tls, mountPath: /tls, readOnly: true}]
+      volumes: [{name: tls, secret: {secretName: files}}]";
+        let folder = tempfile::tempdir()?;
+        let authority = Authority::create(folder.path())?;
+        Self::new(cluster, arguments, Some((authority, folder)))
+    }
+
+    fn new(
+        cluster: &Cluster,
+        arguments: &str,
+        authority: Option<(Authority, TempDir)>,
+    ) -> Result<Self> {
+        let this = Self {
+            namespace: cluster.namespace("serve")?,
+            authority,
+        };
+        let name = &this.namespace.name;
+        let kubectl = &this.namespace.kubectl;
+        let bundle = match &this.authority {
+            Some((authority, _)) => {
+                this.renew(0)?;
+                let bundle = STANDARD.encode(fs::read(authority.pair().certificate)?);
+                format!(", caBundle: {bundle}")
+            }
+            None => String::new(),
+        };
+        let client_config =
+            format!("{{service: {{name: serve, namespace: {name}, path: /PATH}}{bundle}}}");
+        let subject = format!("{{kind: ServiceAccount, name: serve, namespace: {name}}}");
+        kubectl.run("create serviceaccount serve")?;
+        kubectl.apply(&format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: serve}}
+spec: {{selector: {{app: serve}}, ports: [{{port: 443, targetPort: 8443}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: serve}}
+spec:
+  replicas: 2
+  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}
+  selector: {{matchLabels: {{app: serve}}}}
+  template:
+    metadata: {{labels: {{app: serve}}}}
+    spec:
+      serviceAccountName: serve
+      containers:
+      - name: serve
+        image: {}
+        # As the chart has them.
+        livenessProbe: {{httpGet: {{port: 8080, path: /livez}}}}
+        readinessProbe: {{httpGet: {{port: 8080, path: /readyz}}, periodSeconds: 2, failureThreshold: 1}}
+        args:
+        - serve
+        - --mutating-webhook-configuration={name}
+        - --validating-webhook-configuration={name}{}
+---
+{}",
+            image::MIGRATION_GATE,
+            arguments.replace("NAME", name),
+            manifests(name, &client_config, &subject)
+        ))?;
+        kubectl.wait("deployment/serve", "condition=Available", 60)?;
+        kubectl.run("rollout status deployment/serve --timeout=60s")?;
+        Ok(this)
+    }
+
+    /// Puts another certificate of the authority into the Secret that is mounted.
+    pub(super) fn renew(&self, round: usize) -> Result<()> {
+        let Namespace { name, kubectl } = &self.namespace;
+        let (authority, _) = self.authority.as_ref().context("it comes from files")?;
+        let pair = authority.server(
+            &format!("tls-{round}"),
+            &[&format!("serve.{name}.svc")],
+            &[],
+        )?;
+        let read = |path| anyhow::Ok(STANDARD.encode(fs::read(path)?));
+        kubectl.apply(&format!(
+            "{{apiVersion: v1, kind: Secret, type: kubernetes.io/tls, metadata: {{name: files}}, data: {{tls.crt: {}, tls.key: {}}}}}",
+            read(pair.certificate)?,
+            read(pair.key)?
+        ))?;
+        Ok(())
+    }
+
+    pub(super) fn certificate(&self) -> Result<String> {
+        let secret = self.namespace.kubectl.get("secret certificate")?;
+        Ok(secret["data"]["tls.crt"]
+            .as_str()
+            .context("a certificate")?
+            .to_owned())
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let Namespace { name, kubectl } = &self.namespace;
+        // A failure has nobody to go to; the configurations concern this test's namespace alone.
+        let _ = kubectl.run(&format!(
+            "delete mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"
+        ));
+    }
+}

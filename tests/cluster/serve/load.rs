@@ -1,0 +1,132 @@
+//! Calls without end, so that one that fails is seen.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+
+use crate::client::spawn;
+use crate::cluster::Cluster;
+use crate::poll::{Look, until};
+
+/// How many creates are under way at one time.
+const CALLERS: usize = 8;
+
+/// How long a caller rests whose create failed.
+const BACKOFF: Duration = Duration::from_millis(20);
+
+/// Creates without pause, from several callers at once, until it is dropped.
+pub(super) struct Load {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    over: AtomicBool,
+    created: AtomicUsize,
+    /// How many callers are at it.
+    callers: AtomicUsize,
+    failures: Mutex<Vec<(Instant, String)>>,
+}
+
+impl Load {
+    pub(super) fn start(cluster: &Cluster, namespace: &str) -> Self {
+        let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
+        let shared = Arc::<Shared>::default();
+        for _ in 0..CALLERS {
+            let (maps, shared) = (maps.clone(), Arc::clone(&shared));
+            shared.callers.fetch_add(1, Ordering::Relaxed);
+            spawn(async move {
+                shared.call(&maps).await;
+                shared.callers.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        Self { shared }
+    }
+
+    pub(super) fn created(&self) -> usize {
+        self.shared.created.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failures(&self) -> Vec<(Instant, String)> {
+        let failures = self.shared.failures.lock();
+        failures.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Fails if a create has failed so far.
+    pub(super) fn without_failure(&self) -> Result<()> {
+        let failures = self.failures();
+        ensure!(
+            failures.is_empty(),
+            "{} of {} creates failed, the first with {}",
+            failures.len(),
+            self.created() + failures.len(),
+            failures[0].1
+        );
+        Ok(())
+    }
+
+    /// Waits for what is under way; none may have failed. Answers how many there were.
+    pub(super) fn finish(&self) -> Result<usize> {
+        self.shared.over.store(true, Ordering::Relaxed);
+        until("the last creates", Duration::from_secs(30), || {
+            match self.shared.callers.load(Ordering::Relaxed) {
+                0 => Look::Done(()),
+                callers => Look::Pending(format!("{callers} callers")),
+            }
+        })?;
+        self.without_failure()?;
+        Ok(self.created())
+    }
+
+    pub(super) fn reaches(&self, count: usize) -> Result<()> {
+        until(
+            &format!("{count} creates"),
+            Duration::from_mins(5),
+            || match self.created() {
+                created if created >= count => Look::Done(()),
+                created => Look::Pending(format!("{created} creates")),
+            },
+        )
+    }
+}
+
+impl Shared {
+    fn failed(&self, cause: String) {
+        let failures = self.failures.lock();
+        let mut failures = failures.unwrap_or_else(PoisonError::into_inner);
+        failures.push((Instant::now(), cause));
+    }
+
+    async fn call(&self, maps: &Api<ConfigMap>) {
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                generate_name: Some("load-".to_owned()),
+                ..ObjectMeta::default()
+            },
+            ..ConfigMap::default()
+        };
+        while !self.over.load(Ordering::Relaxed) {
+            match maps.create(&PostParams::default(), &map).await {
+                Ok(_) => {
+                    self.created.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    self.failed(error.to_string());
+                    // As a client would that tries again, rather than count one trouble a thousand times.
+                    tokio::time::sleep(BACKOFF).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+    }
+}
