@@ -210,7 +210,11 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 
     // Neither ends before it is told to. One that does is a bug, and a new process a way out.
     tokio::select! {
-        () = signals.next() => {}
+        signal = signals.next() => {
+            // Said once it is so: whoever reads it finds this replica not ready.
+            stop.begin();
+            info!(signal, "asked to stop");
+        }
         _ = &mut keeper => bail!("the keeper of the certificate ended by itself"),
         _ = &mut webhooks => bail!("the webhooks' listener ended by itself"),
         _ = &mut health => bail!("the health listener ended by itself"),

@@ -202,7 +202,8 @@ async fn client() -> anyhow::Result<Client> {
 
 /// Serves `identity`, and says so.
 fn install(identity: Arc<Identity>, served: &Served, metrics: &Metrics) {
-    info!(not_after = %identity.not_after(), "certificate loaded");
-    metrics.set_certificate_expiry(identity.not_after().as_second());
+    let not_after = identity.not_after();
+    metrics.set_certificate_expiry(not_after.as_second());
     served.set(identity);
+    info!(%not_after, "certificate loaded");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// Tells how far a stop has come. Clones tell the same.
 #[derive(Debug, Clone, Default)]
@@ -51,12 +51,22 @@ impl Stop {
         self.aborted.cancel();
     }
 
+    /// The first step, of which [`Self::run`] makes sure.
+    pub fn begin(&self) {
+        self.stopping.cancel();
+    }
+
     /// Goes through the steps.
     ///
     /// `delay` is the time between stopping and closing, `grace` between closing and aborted.
     /// `hurry` resolving in between aborts at once. Whoever sees that all is done before drops this.
-    pub async fn run(&self, delay: Duration, grace: Duration, hurry: impl Future<Output = ()>) {
-        self.stopping.cancel();
+    pub async fn run(
+        &self,
+        delay: Duration,
+        grace: Duration,
+        hurry: impl Future<Output = &'static str>,
+    ) {
+        self.begin();
         tokio::select! {
             () = async {
                 tokio::time::sleep(delay).await;
@@ -64,7 +74,7 @@ impl Stop {
                 tokio::time::sleep(grace).await;
                 warn!("requests are still in flight; cutting them");
             } => {}
-            () = hurry => warn!("second signal; stopping at once"),
+            signal = hurry => warn!(signal, "second signal; stopping at once"),
         }
         self.now();
     }
@@ -85,11 +95,11 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) {
-        let name = tokio::select! {
+    /// The name of the next one.
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
-        };
-        info!(signal = name, "asked to stop");
+        }
     }
 }

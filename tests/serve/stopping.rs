@@ -170,7 +170,7 @@ async fn who_is_in_a_hurry_cuts_what_is_in_flight() {
     let mut client = server.http1().await;
     let request = tokio::spawn(async move { client.send_request(post("{}")).await });
     begun.notified().await;
-    server.stop.run(LONG, LONG, async {}).await;
+    server.stop.run(LONG, LONG, async { "SIGINT" }).await;
     timeout(PATIENCE, server.task)
         .await
         .expect("it doesn't end")
