@@ -58,7 +58,7 @@ pub const CODES: &[Code] = &[
     warning(
         "account-kept",
         "A held Deployment has a ServiceAccount of its own, which the waiter has to use.",
-        "Add the account to the subjects of the gate's RoleBinding.",
+        "List it in the gate's `extraAccounts` (the chart), or bind it to the gate's Role.",
     ),
     warning(
         "deadlock",

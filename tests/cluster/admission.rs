@@ -66,11 +66,11 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
         refusal.contains("spec.template.spec.containers[0].env[0]"),
         "{refusal}"
     );
-    // What runs can be scaled, down and up.
+    // What runs can be scaled, down and up; that its new pods are refused is another matter.
     for replicas in [0, 3] {
         kubectl.run(&format!("scale deployment/scaled --replicas={replicas}"))?;
         kubectl.run(&format!(
-            "wait replicaset --selector=app=scaled --for=jsonpath={{.status.replicas}}={replicas} --timeout=60s"
+            "wait replicaset --selector=app=scaled --for=jsonpath={{.spec.replicas}}={replicas} --timeout=60s"
         ))?;
     }
 
