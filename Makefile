@@ -36,7 +36,7 @@ demo: packages ## What the webhooks would do to PieFed's manifests, as they shou
 	@! cargo run --quiet --locked -- review examples/piefed-old
 
 .PHONY: test
-test: packages lint test-fast deny sbom test-cluster ## Everything: lints, dependencies' licences, all tests (cold about 25 minutes, warm under 10)
+test: packages lint test-fast deny sbom test-cluster ## Everything: lints, dependencies' licences, all tests (some 40 minutes at first, 20 when all is cached)
 
 .PHONY: test-fast
 test-fast: packages ## The tests that need no cluster (seconds, once compiled)
