@@ -7,6 +7,10 @@ use anyhow::{Context as _, Result, bail};
 
 const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 
+/// How much garbage a Go program may gather, in percent of what it needs, before it collects it: here memory is plenty
+/// and processors are few.
+pub(crate) const LAZY_COLLECTION: (&str, &str) = ("GOGC", "400");
+
 /// The folder of a control plane's and a node's programs.
 #[derive(Clone)]
 pub(crate) struct Assets {
@@ -57,6 +61,8 @@ impl Assets {
     /// A command that runs it, and finds the other programs on its `PATH`.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.program(name));
+        let (name, percent) = LAZY_COLLECTION;
+        command.env(name, percent);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::iter::once(self.bin.clone())
             .chain(std::env::split_paths(&path))

@@ -31,7 +31,7 @@ esac
 # The folder's name is the hash of all that decides what is in it, so that a new pin never meets an old build.
 key=$({
     echo "$kubernetes $containerd $cni $helm $flux"
-    cat "$here"/control-plane/{go.mod,go.sum,main.go}
+    cat "$here"/control-plane/{go.mod,go.sum,main.go,kubectl/main.go}
 } | sha256sum | cut -c1-16)
 root=${XDG_CACHE_HOME:-$HOME/.cache}/migration-gate/$key
 bin=$root/bin
@@ -93,11 +93,11 @@ go_install() { # OUT PACKAGE@VERSION...
     GOBIN=$out/bin quiet go install -trimpath -ldflags '-s -w' "$@"
 }
 
-components=(etcd kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet)
+components=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet)
 control_plane() {
     local minor=${kubernetes#v1.} version=k8s.io/component-base/version name
-    quiet go -C "$here/control-plane" build -trimpath -mod=readonly -o "$1/bin/control-plane" -ldflags "-s -w \
-        -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}" . || return
+    quiet go -C "$here/control-plane" build -trimpath -mod=readonly -o "$1/bin/" -ldflags "-s -w \
+        -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}" ./... || return
     for name in "${components[@]}"; do ln -s control-plane "$1/bin/$name"; done
 }
 containerd() {
@@ -130,7 +130,7 @@ module_folder() { # MODULE: where Go unpacks it
 }
 
 files() { printf 'bin/%s\n' "$@"; }
-mapfile -t control_plane_files < <(files control-plane "${components[@]}")
+mapfile -t control_plane_files < <(files control-plane kubectl "${components[@]}")
 mapfile -t containerd_files < <(files containerd containerd-shim-runc-v2 ctr)
 mapfile -t cni_files < <(files bridge loopback host-local)
 

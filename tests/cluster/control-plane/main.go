@@ -1,5 +1,5 @@
 // Command control-plane is a whole Kubernetes control plane and node agent in one binary: which part
-// runs depends on the name it is called by (argv[0]), so that seven symlinks cost one build and one
+// runs depends on the name it is called by (argv[0]), so that five symlinks cost one build and one
 // copy of the code that they share.
 //
 // It exists because the cluster tests want the real components at one pinned version on machines that
@@ -19,12 +19,9 @@ import (
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
-	kubectl "k8s.io/kubectl/pkg/cmd"
-	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
@@ -34,11 +31,6 @@ func main() {
 	switch name {
 	case "etcd":
 		etcdmain.Main(os.Args)
-	case "kubectl":
-		// kubectl prints its own errors in its own way; cli.Run would print them a second time.
-		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
-			kubectlutil.CheckErr(err)
-		}
 	case "kube-apiserver":
 		run(apiserver.NewAPIServerCommand())
 	case "kube-controller-manager":
@@ -47,11 +39,9 @@ func main() {
 		run(scheduler.NewSchedulerCommand())
 	case "kubelet":
 		run(kubelet.NewKubeletCommand(context.Background()))
-	case "kube-proxy":
-		run(proxy.NewProxyCommand())
 	default:
 		fmt.Fprintf(os.Stderr, "control-plane: called as %q; call it through a symlink named etcd, kubectl, kubelet, "+
-			"kube-apiserver, kube-controller-manager, kube-proxy or kube-scheduler\n", name)
+			"kube-apiserver, kube-controller-manager or kube-scheduler\n", name)
 		os.Exit(2)
 	}
 }
