@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::cluster::{self, ClusterError};
 use crate::config::{self, Config, ConfigError, Gate, LabelOperator, LabelSelector, Mode};
 use crate::core::names::WAITER_CONTAINER;
+use crate::say::say;
 
 /// The Deployment that is only ever dry-run.
 const NAME: &str = "migration-gate-check";
@@ -63,14 +64,14 @@ pub fn main(args: &Args) -> ExitCode {
     match findings {
         Ok(findings) => {
             for finding in &findings {
-                println!("{finding}");
+                say(finding);
             }
             let failed = findings.iter().filter(|f| f.result.is_err()).count();
             if failed == 0 {
-                println!("All is as it should be.");
+                say("All is as it should be.");
                 return ExitCode::SUCCESS;
             }
-            println!("{failed} of {} failed.", findings.len());
+            say(format_args!("{failed} of {} failed.", findings.len()));
             ExitCode::FAILURE
         }
         Err(error) => {

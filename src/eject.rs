@@ -21,6 +21,7 @@ use self::leftovers::Leftovers;
 use crate::cluster;
 use crate::config::{self, Config, Gate, parse_duration};
 use crate::core::eject::{eject, gate_of};
+use crate::say::say;
 
 /// What the chart labels its objects with.
 const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
@@ -74,9 +75,9 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     }
     installed::refuse_while_held(&client, &plans).await?;
     let leftovers = Leftovers::find(&client, &plans).await?;
-    print!("{}", describe(&plans, &leftovers));
+    say(describe(&plans, &leftovers).trim_end());
     if !args.yes {
-        println!("Nothing was changed. Run it again with --yes to do this.");
+        say("Nothing was changed. Run it again with --yes to do this.");
         return Ok(());
     }
 
@@ -91,7 +92,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     // Found anew: what a Deployment names has changed, and minutes may have passed.
     let leftovers = Leftovers::find(&client, &plans).await?;
     leftovers.delete(&client).await?;
-    println!("Done.");
+    say("Done.");
     Ok(())
 }
 
@@ -150,7 +151,9 @@ impl<'c> Plan<'c> {
         let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
         for (deployment, patch) in &self.deployments {
             let name = name_of(deployment);
-            println!("Deployment {namespace}/{name}: taking the waiter out");
+            say(format_args!(
+                "Deployment {namespace}/{name}: taking the waiter out"
+            ));
             api.patch(
                 name,
                 &PatchParams::default(),

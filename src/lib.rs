@@ -18,6 +18,7 @@ pub mod eject;
 pub mod observe;
 pub mod recorder;
 pub mod review;
+mod say;
 pub mod serve;
 pub mod wait;
 pub mod yaml;

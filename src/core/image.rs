@@ -59,15 +59,20 @@ pub fn same_version(a: &str, b: &str) -> bool {
     a == b || Version::of(a) == Version::of(b)
 }
 
-/// Whether `actual` is `wanted`, perhaps pulled through a mirror: same last path component, same
-/// version. Registry-rewriting webhooks are common, and what they leave is still the same image.
+/// Whether `actual` is `wanted`, perhaps pulled through a mirror: same repository, same version.
 pub fn same_through_mirror(wanted: &str, actual: &str) -> bool {
+    wanted == actual || (same_repository(wanted, actual) && same_version(wanted, actual))
+}
+
+/// Whether two image references have the same last path component, whatever their versions.
+/// Registry-rewriting webhooks are common, and what they leave is still the same image.
+pub fn same_repository(a: &str, b: &str) -> bool {
     fn base(image: &str) -> &str {
         let name = image.split('@').next().unwrap_or(image);
         let last = name.rsplit('/').next().unwrap_or(name);
         last.split(':').next().unwrap_or(last)
     }
-    wanted == actual || (base(wanted) == base(actual) && same_version(wanted, actual))
+    base(a) == base(b)
 }
 
 #[cfg(test)]

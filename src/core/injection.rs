@@ -2,13 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::image::{same_through_mirror, same_version};
+use super::image::{same_repository, same_through_mirror, same_version};
 use super::names::{self, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{default_container, list, name};
 use crate::config::{Gate, LogFormat, WaiterConfig};
 
 /// The argument that tells the waiter which image it guards.
 const IMAGE_ARGUMENT: &str = "--image=";
+
+/// The arguments that tell it what it waits for.
+const ERRAND: [&str; 4] = ["--gate=", "--namespace=", "--job=", IMAGE_ARGUMENT];
 
 /// All that a held pod template gets.
 ///
@@ -175,8 +178,11 @@ fn is_named_list(list: &[Value]) -> bool {
     !list.is_empty() && list.iter().all(|element| name(element).is_some())
 }
 
-/// How a container that stands in the waiter's place fails to be `wanted`: the field, and why
-/// that lets pods start too early or never. `None` if it still waits for the same thing.
+/// How a container that stands in the waiter's place fails to wait for what `wanted` waits for: the
+/// field, and why that lets pods start too early or never. `None` if it still waits for the same.
+///
+/// It may be of another release, or of another configuration: while a new one rolls out, the API
+/// server asks one replica to mutate an object and another to validate it.
 pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)> {
     let text = |value: &Value, field: &str| {
         value
@@ -199,10 +205,10 @@ pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)>
         ));
     }
     let (image, wanted_image) = (text(actual, "image"), text(wanted, "image"));
-    if !same_through_mirror(&wanted_image, &image) {
+    if !same_repository(&wanted_image, &image) {
         return Some(("image", format!("it is `{image}`, not `{wanted_image}`")));
     }
-    if !same_arguments(list(actual, "args"), list(wanted, "args")) {
+    if !same_errand(list(actual, "args"), list(wanted, "args")) {
         return Some((
             "args",
             format!(
@@ -221,8 +227,20 @@ pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)>
     None
 }
 
-/// Writes the waiter's image and the guarded image in `wanted` as `actual` has them, which is the
-/// same waiter, not [`blunted`]: another way to write the same version.
+/// Whether a waiter is of the same release and configuration as `wanted`, however its images are
+/// written.
+pub fn is_current(actual: &Value, wanted: &Value) -> bool {
+    let image = |container: &Value| {
+        let image = container.get("image").and_then(Value::as_str);
+        image.unwrap_or_default().to_owned()
+    };
+    blunted(actual, wanted).is_none()
+        && same_through_mirror(&image(wanted), &image(actual))
+        && same_arguments(list(actual, "args"), list(wanted, "args"))
+}
+
+/// Writes the waiter's image and the guarded image in `wanted` as `actual` has them, which
+/// [`is_current`]: another way to write the same version.
 pub fn take_over_images(wanted: &mut Value, actual: &Value) {
     if let Some(image) = actual.get("image") {
         wanted["image"] = image.clone();
@@ -237,18 +255,38 @@ pub fn take_over_images(wanted: &mut Value, actual: &Value) {
     }
 }
 
-/// Equal, or different only in how the same version of the guarded image is written: a webhook
-/// that pins digests may run after this one.
+/// Equal, or different only in how the same version of the guarded image is written.
 fn same_arguments(actual: &[Value], wanted: &[Value]) -> bool {
+    actual.len() == wanted.len()
+        && actual
+            .iter()
+            .zip(wanted)
+            .all(|(actual, wanted)| same_argument(actual, wanted))
+}
+
+/// Whether arguments make the waiter wait for the same Job and version. The rest (how long, which
+/// record) is for each release and configuration to say.
+fn same_errand(actual: &[Value], wanted: &[Value]) -> bool {
+    let decides = |arg: &&Value| {
+        arg.as_str()
+            .is_some_and(|arg| ERRAND.iter().any(|prefix| arg.starts_with(prefix)))
+    };
+    actual.first() == wanted.first()
+        && wanted
+            .iter()
+            .filter(decides)
+            .all(|wanted| actual.iter().any(|actual| same_argument(actual, wanted)))
+}
+
+/// A webhook that pins digests may run after this one, and change what was told of the image.
+fn same_argument(actual: &Value, wanted: &Value) -> bool {
     let image = |arg: &Value| {
         arg.as_str()?
             .strip_prefix(IMAGE_ARGUMENT)
             .map(str::to_owned)
     };
-    actual.len() == wanted.len() && actual.iter().zip(wanted).all(|(actual, wanted)| {
-        actual == wanted
-            || matches!((image(actual), image(wanted)), (Some(a), Some(w)) if same_version(&a, &w))
-    })
+    actual == wanted
+        || matches!((image(actual), image(wanted)), (Some(a), Some(w)) if same_version(&a, &w))
 }
 
 /// The template as its author wrote it, as far as that can be told.

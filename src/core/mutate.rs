@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::decision::{Decision, Outcome, Rule, Violation, Warning};
 use super::injection::{
-    Injection, account, blunted, covers, is_ours, named, take_over_images, waiter_of,
+    Injection, account, covers, is_current, is_ours, named, take_over_images, waiter_of,
 };
 use super::names::{GATE_LABEL, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{FieldPath, list};
@@ -84,14 +84,14 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
                     message: format!("the hand-written init container `{WAITER_CONTAINER}` is replaced by migration-gate's; remove it from the manifest"),
                 });
             }
-            let blunted = blunted(existing, &injection.container).is_some();
+            let current = is_current(existing, &injection.container);
             let mut wanted = injection.container;
-            if !blunted {
+            if current {
                 // Another webhook may have sent the image through a mirror, or pinned a digest,
                 // between two calls of this one. To undo that would be to quarrel with it.
                 take_over_images(&mut wanted, existing);
             }
-            if blunted || !covers(existing, &wanted) {
+            if !current || !covers(existing, &wanted) {
                 if !kept {
                     decision.outcome = Outcome::Replaced;
                 }

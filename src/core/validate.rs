@@ -216,7 +216,7 @@ fn waiter_violation(spec: &Value, wanted: &Value) -> Option<Violation> {
             field: at,
             rule: Rule::WaiterMissing,
             message: format!(
-                "`{WAITER_CONTAINER}` is missing although migration-gate injects it; another webhook removed it, or the mutating webhook of migration-gate was not called: check that it is installed and that its failurePolicy is Fail"
+                "`{WAITER_CONTAINER}` is missing although migration-gate injects it; apply again if a new configuration of it is being rolled out; else another webhook removed the container, or the mutating webhook of migration-gate was not called: check that it is installed and that its failurePolicy is Fail"
             ),
         });
     };
@@ -224,7 +224,7 @@ fn waiter_violation(spec: &Value, wanted: &Value) -> Option<Violation> {
         field: at.index(index).key(field),
         rule: Rule::WaiterMissing,
         message: format!(
-            "`{WAITER_CONTAINER}` was changed after migration-gate injected it: {cause}; exempt the container from the webhook that changes it"
+            "`{WAITER_CONTAINER}` was changed after migration-gate injected it: {cause}; exempt the container from the webhook that changes it, or apply again if a new configuration of migration-gate is being rolled out"
         ),
     })
 }

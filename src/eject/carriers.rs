@@ -13,6 +13,7 @@ use kube::{Client, ResourceExt as _};
 
 use crate::config::Gate;
 use crate::core::eject::{still_makes, still_waits};
+use crate::say::say;
 
 /// A watch that the server ends after this is followed by another look. Seconds.
 const WATCH: u32 = 30;
@@ -42,11 +43,11 @@ async fn wait(client: &Client, gate: &Gate, seen: &mut Vec<String>) -> anyhow::R
             Ok(found) if found.carriers.is_empty() => return Ok(()),
             Ok(found) => {
                 if *seen != found.carriers {
-                    println!(
+                    say(format_args!(
                         "gate {}: waiting for the end of {}",
                         gate.name,
                         found.carriers.join(", ")
-                    );
+                    ));
                     *seen = found.carriers;
                 }
                 let pods = changed(client, gate, pods(), &found.pods);

@@ -15,6 +15,7 @@ use crate::core::eject::{eject, is_controlled, is_taken_over};
 use crate::core::injection::account;
 use crate::core::names;
 use crate::core::podspec::{self, POD_KINDS};
+use crate::say::say;
 
 /// Objects in the order in which they can go.
 pub(super) struct Leftovers {
@@ -116,7 +117,10 @@ impl Leftovers {
             name,
         } in &self.deleted
         {
-            println!("{} {namespace}/{name}: deleting it", kind.kind);
+            say(format_args!(
+                "{} {namespace}/{name}: deleting it",
+                kind.kind
+            ));
             let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind);
             match api.delete(name, &DeleteParams::default()).await {
                 // Somebody may have been faster.
@@ -130,7 +134,7 @@ impl Leftovers {
             }
         }
         for (account, why) in &self.kept {
-            println!("{account}: kept, because {why}");
+            say(format_args!("{account}: kept, because {why}"));
         }
         Ok(())
     }

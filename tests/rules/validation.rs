@@ -1,13 +1,13 @@
 //! No pod spec sets a forbidden variable, and no held Deployment goes without its waiter.
 
-use migration_gate::config::{Config, Mode};
+use migration_gate::config::{Config, Freshness, LogFormat, Mode};
 use migration_gate::core::decision::Outcome;
 use migration_gate::core::podspec::POD_KINDS;
 use migration_gate::core::request::Request;
 use migration_gate::core::validate::validate;
 use serde_json::{Value, json};
 
-use crate::fixtures::{admitted, deployment, other_release, pod_spec, refused, request};
+use crate::fixtures::{admitted, deployment, mutated, other_release, pod_spec, refused, request};
 
 const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 
@@ -337,6 +337,28 @@ fn what_other_webhooks_may_rightly_do_is_let_through() {
     });
     // A digest was pinned after the waiter had been told the tag.
     clean(&|spec| spec["containers"][0]["image"] = json!("piefed/piefed:1.2.0@sha256:ab"));
+}
+
+/// While a new release rolls out, one replica mutates an object and another validates it.
+#[test]
+fn what_a_replica_of_another_release_injected_is_in_place() {
+    let mut other = other_release();
+    other.gates[0].timeout = std::time::Duration::from_secs(90);
+    other.gates[0].freshness = Freshness::Any;
+    other.waiter.log_format = LogFormat::Json;
+    let config = Config::default();
+    for (mutating, validating) in [(&other, &config), (&config, &other)] {
+        let (object, _) = mutated(mutating, &deployment(json!({})), None);
+        let decision = validate(validating, &request(&object, None));
+        assert_eq!(decision.violations, []);
+    }
+    // Which Job that is must not differ.
+    other.gates[0].job = "another".into();
+    let (object, _) = mutated(&other, &deployment(json!({})), None);
+    let decision = validate(&config, &request(&object, None));
+    let message = decision.violations[0].to_string();
+    assert!(message.contains("--job=another"), "{message}");
+    assert!(message.contains("apply again"), "{message}");
 }
 
 #[test]
