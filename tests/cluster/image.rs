@@ -20,14 +20,18 @@ pub(crate) const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:t
 /// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what it does.
 pub(crate) const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
 
+/// The archive of migration-gate's image, once [`migration_gate`] has built it.
+pub(crate) fn archive() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("migration-gate.tar")
+}
+
 /// Builds migration-gate's image from this working tree; gives the archive's path.
 pub(crate) fn migration_gate() -> Result<PathBuf> {
     eprintln!(
         "cluster: building migration-gate's image (a static release binary: minutes at first, then seconds)"
     );
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("migration-gate.tar");
     let mut script = Command::new(repository().join("build/image.sh"));
-    script.arg(&output).arg(MIGRATION_GATE);
+    script.arg(archive()).arg(MIGRATION_GATE);
     printed(script).map(PathBuf::from)
 }
 

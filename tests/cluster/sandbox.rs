@@ -1,21 +1,21 @@
 //! Namespaces of its own for everything that a cluster test starts.
 //!
-//! The test program runs itself a second time as a child of PID 1 in new network, mount and PID namespaces. etcd,
-//! kubelet, containerd and every pod live in there with it, so when the test ends, however it ends, the kernel kills
+//! The test program runs itself once more as a child of PID 1 in new network, mount and PID namespaces. etcd, kubelet,
+//! containerd and every pod live in there with it, so when the test ends, however it ends, the kernel kills
 //! every process and drops every mount, link and network namespace. Two things outlive it, a folder of logs and empty
 //! cgroups, and [`clean_up`] removes those of this run and of any that died.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::assets::Assets;
+use crate::errand;
 use crate::poll::{Look, until};
 
 /// The node's address, which every pod can reach.
@@ -51,7 +51,12 @@ impl Sandbox {
         }
     }
 
-    /// A folder for logs, on the disk: it is there after a failed run.
+    /// The run's folder, on the disk.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A folder for logs in it: it is there after a failed run.
     pub(crate) fn logs(&self, name: &str) -> Result<PathBuf> {
         created(self.folder.join(name))
     }
@@ -113,38 +118,79 @@ pub(crate) fn obstacle() -> Option<String> {
         .map(|error| format!("this machine allows no cgroups of one's own: {error:#}"))
 }
 
-/// Runs this program again, inside; gives what it exits with.
-pub(crate) fn run_inside(environment: &[(&str, &OsStr)]) -> Result<ExitCode> {
-    let runs = std::env::temp_dir().join("migration-gate-cluster");
-    fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
-    let turn = take_turn(&runs)?;
-    clean_up(&runs)?;
-    let (folder, lock) = claim(&runs)?;
-    drop(turn);
+/// This program once more, inside, where it waits for tests to run. Dropping it ends everything in there.
+pub(crate) struct Inside {
+    folder: PathBuf,
+    lock: File,
+    process: Child,
+}
 
-    let status = inside()
-        .arg(std::env::current_exe().context("finding this program's own path")?)
-        .args(std::env::args_os().skip(1))
-        .envs(environment.iter().copied())
-        .env(RUN_FOLDER, &folder)
-        .status()
-        .context("starting setpriv (Debian: util-linux)")?;
-
-    if status.success() {
-        drop(lock);
-        let _turn = take_turn(&runs)?;
+impl Inside {
+    /// Enters a new sandbox. It ends with the calling thread, too.
+    pub(crate) fn enter(environment: &[(&str, &OsStr)]) -> Result<Self> {
+        let runs = runs()?;
+        let turn = take_turn(&runs)?;
         clean_up(&runs)?;
-    } else {
-        eprintln!(
-            "cluster: the components' logs stay in {} until the next run",
-            folder.display()
-        );
+        let (folder, lock) = claim(&runs)?;
+        drop(turn);
+
+        let process = inside()
+            .arg(std::env::current_exe().context("finding this program's own path")?)
+            .envs(environment.iter().copied())
+            .env(RUN_FOLDER, &folder)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting setpriv (Debian: util-linux)")?;
+        let mut this = Self {
+            folder,
+            lock,
+            process,
+        };
+        let socket = errand::socket(&this.folder);
+        until(
+            "the sandbox to be set up",
+            Duration::from_mins(1),
+            || match this.process.try_wait() {
+                Err(error) => Look::Failed(error.into()),
+                Ok(Some(status)) => Look::Failed(anyhow!("it ended ({status})")),
+                Ok(None) if socket.exists() => Look::Done(()),
+                Ok(None) => Look::Pending(format!("no {}", socket.display())),
+            },
+        )?;
+        Ok(this)
     }
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1);
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+
+    /// Where the components' logs are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Ends everything inside, and leaves nothing of it.
+    pub(crate) fn remove(mut self) -> Result<()> {
+        self.end();
+        // A process that another thread is just starting may hold a copy of the lock, so it isn't enough to close it.
+        self.lock.unlock()?;
+        let runs = runs()?;
+        let _turn = take_turn(&runs)?;
+        clean_up(&runs)
+    }
+
+    fn end(&mut self) {
+        // Both fail only for a child that has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The folder of all runs' folders.
+fn runs() -> Result<PathBuf> {
+    created(std::env::temp_dir().join("migration-gate-cluster"))
 }
 
 /// The beginning of a command that runs in namespaces of its own; program and arguments are still to come.

@@ -242,7 +242,7 @@ fn no_call_fails_while_certificates_rotate_and_replicas_roll(cluster: &Cluster) 
 /// A certificate that somebody else makes, mounted as files: what cert-manager's Secret and `existingSecret` are.
 fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> Result<()> {
     let installed = Installed::from_files(cluster)?;
-    let Namespace { name, kubectl } = &installed.namespace;
+    let Namespace { name, kubectl, .. } = &installed.namespace;
     let load = Load::start(cluster, name);
     for round in 1..=3 {
         let since = load.created();

@@ -48,8 +48,10 @@ impl Installed {
         arguments: &str,
         authority: Option<(Authority, TempDir)>,
     ) -> Result<Self> {
+        let mut namespace = cluster.namespace("serve")?;
+        namespace.keep(cluster);
         let this = Self {
-            namespace: cluster.namespace("serve")?,
+            namespace,
             authority,
         };
         let name = &this.namespace.name;
@@ -107,7 +109,7 @@ spec:
 
     /// Puts another certificate of the authority into the Secret that is mounted.
     pub(super) fn renew(&self, round: usize) -> Result<()> {
-        let Namespace { name, kubectl } = &self.namespace;
+        let Namespace { name, kubectl, .. } = &self.namespace;
         let (authority, _) = self.authority.as_ref().context("it comes from files")?;
         let pair = authority.server(
             &format!("tls-{round}"),
@@ -134,7 +136,7 @@ spec:
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        let Namespace { name, kubectl } = &self.namespace;
+        let Namespace { name, kubectl, .. } = &self.namespace;
         // A failure has nobody to go to; the configurations concern this test's namespace alone.
         let _ = kubectl.run(&format!(
             "delete mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"

@@ -18,9 +18,9 @@ use super::application::{Application, MINUTE, WEB};
 use crate::client::block_on;
 
 /// The time between two rounds, each of which asks every ready pod once.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(250);
 /// No story takes longer.
-const ROUNDS: u32 = 6000;
+const ROUNDS: u32 = 2400;
 
 /// What the visitors saw.
 #[derive(Debug, Clone, Default)]

@@ -154,7 +154,7 @@ fn await_running_pod(kubectl: &Kubectl) -> Result<String> {
 
 fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Cluster) -> Result<()> {
     let place = Place::new(cluster, "waiter-role")?;
-    let Namespace { name, kubectl } = &place.namespace;
+    let Namespace { name, kubectl, .. } = &place.namespace;
     let rules = rights::rules(kubectl, name)?;
     kubectl.run("create serviceaccount waiter")?;
     let grant = |rules: &Value| -> Result<()> {
