@@ -56,7 +56,7 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
     for name in ["old", "scaled"] {
         kubectl.apply(&deployment(name, FORBIDDEN))?;
         kubectl.run(&format!("scale deployment/{name} --replicas=2"))?;
-        kubectl.run(&format!("rollout status deployment/{name} --timeout=60s"))?;
+        kubectl.run(&format!("rollout status deployment/{name} --timeout=170s"))?;
     }
 
     let _release = Release::install(cluster)?;
@@ -70,13 +70,13 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
     for replicas in [0, 3] {
         kubectl.run(&format!("scale deployment/scaled --replicas={replicas}"))?;
         kubectl.run(&format!(
-            "wait replicaset --selector=app=scaled --for=jsonpath={{.spec.replicas}}={replicas} --timeout=60s"
+            "wait replicaset --selector=app=scaled --for=jsonpath={{.spec.replicas}}={replicas} --timeout=170s"
         ))?;
     }
 
     // Corrected, it rolls out: the old ReplicaSet is scaled down pod by pod, and the new one up.
     kubectl.apply(&deployment("old", ""))?;
-    kubectl.run("rollout status deployment/old --timeout=60s")?;
+    kubectl.run("rollout status deployment/old --timeout=170s")?;
     let sets = kubectl.get("replicasets --selector=app=old")?;
     let mut replicas: Vec<_> = sets["items"]
         .as_array()
@@ -133,7 +133,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
             .output(
                 &[options, &["-f", "-"]].concat(),
                 &manifest,
-                Duration::from_secs(30),
+                Duration::from_secs(90),
             )?
             .success()
     };
@@ -262,7 +262,7 @@ fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
     );
     until(
         "the gate's state",
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || match kubectl.run(&format!("get --raw {path}")) {
             Ok(metrics) if metrics.contains(r#"gate_state{gate="piefed",state="waiting"} 1"#) => {
                 let expiry = "migration_gate_certificate_expiry_timestamp_seconds ";
@@ -285,7 +285,7 @@ fn is_audited(cluster: &Cluster) -> Result<()> {
     };
     until(
         "the denials in the audit log",
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || {
             let events = match cluster.audit_events_with("migration-gate.io/decision") {
                 Ok(events) => events,

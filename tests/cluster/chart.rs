@@ -64,7 +64,7 @@ pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {
             "--kube-version=1.36.3",
         ]),
         &values.to_string(),
-        Duration::from_mins(1),
+        Duration::from_mins(3),
     )?
     .success()
 }

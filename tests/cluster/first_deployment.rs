@@ -161,7 +161,7 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
             "Running upgrade 4a3f2c1b0d9e -> 7c6d5e4f3a2b",
             "could not connect with postgresql://piefed:",
         ];
-        let logs = until("the Job's logs", Duration::from_mins(1), || {
+        let logs = until("the Job's logs", Duration::from_mins(3), || {
             match kubectl.logs(name, "wait-for-migrations") {
                 Ok(logs) if parts.iter().all(|part| logs.contains(part)) => Look::Done(logs),
                 Ok(logs) => Look::Pending(logs),
@@ -292,7 +292,7 @@ fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> 
     let said = kubectl.output(
         &["apply", "-f", "-"],
         RESTRICTED,
-        std::time::Duration::from_secs(30),
+        std::time::Duration::from_secs(90),
     )?;
     ensure!(!said.stderr.contains("PodSecurity"), "{}", said.stderr);
     said.success()?;

@@ -55,7 +55,7 @@ impl Flux {
         let definitions = sandbox.assets.flux_definitions();
         kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
         kubectl.run(
-            "wait --for=condition=Established --timeout=60s customresourcedefinitions --all",
+            "wait --for=condition=Established --timeout=170s customresourcedefinitions --all",
         )?;
         kubectl.run(&format!("create namespace {NAMESPACE}"))?;
 
@@ -85,7 +85,7 @@ impl Flux {
         let controller = Process::spawn("kustomize-controller", &logs, &mut command)?;
         controller.await_ready(
             "kustomize-controller to be ready",
-            Duration::from_mins(1),
+            Duration::from_mins(3),
             || {
                 let mut get = Command::new("busybox");
                 get.args(["wget", "-q", "-O", "-", "http://127.0.0.1:9440/readyz"]);
@@ -183,9 +183,9 @@ impl Kustomization {
         let mut tar = Command::new("tar");
         tar.args(["--create", "--gzip", "--file"]).arg(&path);
         tar.arg("--directory").arg(folder).arg(".");
-        process::run(&mut tar, "", Duration::from_mins(1))?.success()?;
+        process::run(&mut tar, "", Duration::from_mins(3))?.success()?;
         let mut sum = Command::new("sha256sum");
-        let sum = process::run(sum.arg(&path), "", Duration::from_mins(1))?.success()?;
+        let sum = process::run(sum.arg(&path), "", Duration::from_mins(3))?.success()?;
         let digest = sum.split(' ').next().context("a digest")?;
         let revision = format!("main@sha256:{digest}");
         let status = json!({"status": {

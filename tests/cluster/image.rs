@@ -126,7 +126,7 @@ fn busybox(rootfs: &Path) -> Result<()> {
 fn pack(rootfs: &Path, output: &Path, reference: &str, config: &str) -> Result<PathBuf> {
     let mut script = Command::new(repository().join("build/oci-archive.sh"));
     script.args([rootfs, output]).args([reference, config]);
-    process::run(&mut script, "", Duration::from_mins(1))?.success()?;
+    process::run(&mut script, "", Duration::from_mins(3))?.success()?;
     Ok(output.to_owned())
 }
 

@@ -63,7 +63,7 @@ fn await_sleepers(wanted: usize) -> Result<()> {
     let command = format!("sleep\0{MARK}\0");
     until(
         &format!("{wanted} processes"),
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || match sleepers(&command) {
             Err(error) => Look::Failed(error),
             Ok(found) if found == wanted => Look::Done(()),
@@ -115,5 +115,5 @@ fn as_nobody(program: &Path, ci: &str) -> Result<Output> {
         .env_remove("KUBECONFIG")
         .env_remove(RUN_FOLDER)
         .current_dir("/");
-    process::run(&mut command, "", Duration::from_mins(1))
+    process::run(&mut command, "", Duration::from_mins(3))
 }

@@ -96,7 +96,7 @@ impl Node {
     pub(crate) fn tag(&self, image: &str, name: &str) -> Result<()> {
         let mut ctr = self.runtime.ctr();
         ctr.args(["images", "tag", "--force", image, name]);
-        process::run(&mut ctr, "", Duration::from_secs(30))?
+        process::run(&mut ctr, "", Duration::from_secs(90))?
             .success()
             .map(drop)
     }

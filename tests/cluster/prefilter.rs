@@ -244,7 +244,7 @@ impl Scene<'_> {
         let canary = object(kind, &json!([]), &main, &json!({}), "piefed-web", None);
         crate::poll::until(
             "the API server to know the webhooks",
-            std::time::Duration::from_secs(30),
+            std::time::Duration::from_secs(90),
             || match self.dry_run(kind, &canary, Put::New) {
                 Ok((Answer::Sent, ..)) => crate::poll::Look::Done(()),
                 Ok((answer, ..)) => crate::poll::Look::Pending(format!("{asked:?}: {answer:?}")),

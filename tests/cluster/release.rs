@@ -88,7 +88,7 @@ impl Release {
             .rsplit_once(':')
             .context("the image has a tag")?;
         self.kubectl.helm(&format!(
-            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag} --timeout=90s {options}",
+            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag} --timeout=170s {options}",
             chart().display(),
         ))
     }

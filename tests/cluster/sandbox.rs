@@ -149,7 +149,7 @@ impl Inside {
         let socket = errand::socket(&this.folder);
         until(
             "the sandbox to be set up",
-            Duration::from_mins(1),
+            Duration::from_mins(3),
             || match this.process.try_wait() {
                 Err(error) => Look::Failed(error.into()),
                 Ok(Some(status)) => Look::Failed(anyhow!("it ended ({status})")),

@@ -164,7 +164,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
             .map(|index| replica(&kubeconfig, &logs, index))
             .collect::<Result<_>>()?;
         for (index, process) in (0..REPLICAS).zip(&replicas) {
-            process.await_ready("/readyz to say ok", Duration::from_mins(1), || {
+            process.await_ready("/readyz to say ok", Duration::from_mins(3), || {
                 let text = block_on(get(18500 + index, "/readyz"))?;
                 ensure!(text == "ok\n", "{text}");
                 Ok(())
@@ -225,7 +225,7 @@ fn no_call_fails_while_certificates_rotate_and_replicas_roll(cluster: &Cluster) 
     let mut rolls = 0;
     while rolls < 2 || certificates.len() < 4 || load.created() < CREATES {
         kubectl.run("rollout restart deployment/serve")?;
-        kubectl.run("rollout status deployment/serve --timeout=90s")?;
+        kubectl.run("rollout status deployment/serve --timeout=170s")?;
         rolls += 1;
         certificates.insert(installed.certificate()?);
         load.without_failure()?;
@@ -295,7 +295,7 @@ fn were_called(cluster: &Cluster, namespace: &str, created: usize) -> Result<()>
     };
     until(
         "the creates in the audit log",
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || match counts() {
             Ok((asked, _)) if asked == created => Look::Done(()),
             Ok((asked, all)) => Look::Pending(format!(

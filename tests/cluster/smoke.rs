@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Test;
 use crate::image::BUSYBOX;
+use crate::poll::{Look, until};
 use crate::sandbox::Sandbox;
 
 pub(crate) const TESTS: [Test; 6] = [
@@ -58,7 +59,13 @@ spec:
 "
     ))?;
     kubectl.wait("pod/greeter", "condition=Ready", 30)?;
-    ensure!(kubectl.logs("greeter", "main")? == "hello\n");
+    until("the greeting", Duration::from_mins(3), || {
+        match kubectl.logs("greeter", "main") {
+            Ok(said) if said == "hello\n" => Look::Done(()),
+            Ok(said) => Look::Pending(said),
+            Err(error) => Look::Failed(error),
+        }
+    })?;
     kubectl.exec("greeter", &["touch", "/tmp/go"])?;
     kubectl.wait("pod/greeter", "jsonpath={.status.phase}=Succeeded", 30)?;
     ensure!(kubectl.logs("greeter", "main")? == "hello\ngoodbye\n");
@@ -223,7 +230,7 @@ fn an_api_server_stops_and_starts(sandbox: &Sandbox) -> Result<()> {
     let list = || {
         // In a block of its own, since a timeout is made where the runtime can be seen.
         block_on(async {
-            timeout(Duration::from_secs(30), maps.list(&ListParams::default())).await
+            timeout(Duration::from_secs(90), maps.list(&ListParams::default())).await
         })
     };
     let before = list()??;

@@ -105,7 +105,7 @@ fn serve(sandbox: &Sandbox, plane: &Plane) -> Result<Process> {
     // Held Deployments are refused while it can't be called, so one that isn't shows that it can.
     server.await_ready(
         "a held Deployment to be accepted",
-        Duration::from_mins(1),
+        Duration::from_mins(3),
         || block_on(create(&plane.client, "held")),
     )?;
     Ok(server)

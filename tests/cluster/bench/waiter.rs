@@ -127,7 +127,7 @@ fn await_readiness(contender: Contender, plane: &Plane, scene: &Scene) -> Result
     };
     until(
         "the contender's requests",
-        Duration::from_mins(1),
+        Duration::from_mins(3),
         || match plane.requests(&scene.namespace) {
             Err(error) => Look::Failed(error),
             Ok(requests) => match requests

@@ -92,7 +92,7 @@ fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Output> {
         "-",
     ];
     let kubectl = cluster.kubectl();
-    kubectl.output(&arguments, manifests, Duration::from_mins(1))
+    kubectl.output(&arguments, manifests, Duration::from_mins(3))
 }
 
 /// Makes the kinds of cert-manager and of the Prometheus operator known, once. Neither operator runs.
@@ -104,7 +104,7 @@ pub(super) fn define_other_operators_kinds(cluster: &Cluster) -> Result<()> {
         let kubectl = cluster.kubectl();
         kubectl.run(&format!("apply --server-side -f {}", folder.display()))?;
         kubectl.run(
-            "wait --for=condition=Established --timeout=60s customresourcedefinitions --all",
+            "wait --for=condition=Established --timeout=170s customresourcedefinitions --all",
         )?;
         *defined = true;
     }

@@ -39,7 +39,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
         "{wanted}"
     );
     release.trust(&fs::read(authority.pair().certificate)?)?;
-    kubectl.run("rollout status deployment/migration-gate --timeout=60s")?;
+    kubectl.run("rollout status deployment/migration-gate --timeout=170s")?;
     held()?;
     let secrets =
         || kubectl.run("get secrets --field-selector=type!=helm.sh/release.v1 --output=name");

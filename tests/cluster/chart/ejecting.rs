@@ -56,7 +56,7 @@ fn eject(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<Output> {
     process::run(
         &mut command(cluster, config, options),
         "",
-        Duration::from_mins(2),
+        Duration::from_mins(4),
     )
 }
 
@@ -92,7 +92,7 @@ fn template(kubectl: &Kubectl, name: &str) -> Result<Value> {
 fn make_ready(kubectl: &Kubectl, name: &str) -> Result<()> {
     let pod = until(
         &format!("a running pod of {name} without a waiter"),
-        Duration::from_mins(1),
+        Duration::from_mins(3),
         || {
             let pods = match kubectl.get(&format!("pods --selector=app={name}")) {
                 Ok(pods) => pods,
@@ -147,7 +147,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     ] {
         ensure!(shown.contains(part), "no `{part}` in\n{shown}");
     }
-    let eject_web = ["--gate=web", "--yes", "--timeout=60s"];
+    let eject_web = ["--gate=web", "--yes", "--timeout=170s"];
     std::thread::scope(|scope| -> Result<()> {
         let ejecting = scope.spawn(|| eject_unread(cluster, &saved, &eject_web));
         make_ready(kubectl, "web")?;

@@ -53,7 +53,7 @@ fn nothing_that_a_cluster_lives_by_is_held_up(cluster: &Cluster) -> Result<()> {
 
     gate.run("scale deployment/migration-gate --replicas=0")?;
     gate.run(
-        "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=50s",
+        "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=170s",
     )?;
     let refusal = chosen.kubectl.apply_refused(&offender())?;
     ensure!(refusal.contains("failed calling webhook"), "{refusal}");
@@ -85,7 +85,7 @@ fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
         let mut words = vec!["auth", "can-i", account];
         words.extend(asked.split_whitespace());
         let kubectl = cluster.kubectl().in_namespace(namespace);
-        let said = kubectl.output(&words, "", Duration::from_secs(30))?;
+        let said = kubectl.output(&words, "", Duration::from_secs(90))?;
         let may = said.stdout.trim() == "yes";
         ensure!(
             may == expect,

@@ -28,7 +28,7 @@ pub(super) fn helm_test(kubectl: &Kubectl) -> Result<String> {
     let namespace = kubectl.namespace.as_deref().context("a namespace")?;
     let output = process::run(
         Command::new(&kubectl.helm)
-            .args(["test", "migration-gate", "--timeout=90s"])
+            .args(["test", "migration-gate", "--timeout=170s"])
             .args(["--namespace", namespace])
             .env("KUBECONFIG", &kubectl.kubeconfig),
         "",
@@ -145,7 +145,7 @@ fn uninstalling_leaves_what_waiters_need_and_no_more(cluster: &Cluster) -> Resul
     kubectl.run(
         "delete pods --selector=app.kubernetes.io/name=piefed-web --wait=true --grace-period=1",
     )?;
-    kubectl.run("rollout status deployment/piefed-web --timeout=60s")?;
+    kubectl.run("rollout status deployment/piefed-web --timeout=170s")?;
 
     // What was kept is taken up again.
     release.helm("install", "--wait")?;

@@ -27,7 +27,7 @@ fn notes(helm: &Path, values: &Value) -> Result<String> {
             "--values=-",
         ]),
         &values.to_string(),
-        Duration::from_mins(1),
+        Duration::from_mins(3),
     )?
     .success()?;
     Ok(said

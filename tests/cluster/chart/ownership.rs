@@ -132,7 +132,7 @@ fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> 
         kubectl.run("delete serviceaccount piefed-init-checker")?;
         release.helm("install", "--wait")?;
         kubectl
-            .output(applier, &rights()?, Duration::from_secs(30))?
+            .output(applier, &rights()?, Duration::from_secs(90))?
             .success()?;
         for secret in ["one", "two"] {
             upgrade_the_account(&release, secret)?;
@@ -176,7 +176,7 @@ fn an_account_of_a_deployments_own_may_see_the_job(cluster: &Cluster) -> Result<
             "jobs/piefed-db-init",
             &format!("--as=system:serviceaccount:{APPLICATION}:{account}"),
         ];
-        let said = kubectl.output(&asked, "", Duration::from_secs(30))?;
+        let said = kubectl.output(&asked, "", Duration::from_secs(90))?;
         Ok(said.stdout.trim() == "yes")
     };
     ensure!(may("piefed-init-checker")? && !may("web")? && !may("worker")?);

@@ -22,7 +22,7 @@ const LIMIT: u64 = 10 << 20;
 fn tar(archive: &Path, options: &[&str]) -> Result<String> {
     let mut command = Command::new("tar");
     command.arg("--file").arg(archive).args(options);
-    process::run(&mut command, "", Duration::from_mins(1))?.success()
+    process::run(&mut command, "", Duration::from_mins(3))?.success()
 }
 
 fn json_of(folder: &Path, digest: &Value) -> Result<Value> {

@@ -213,7 +213,7 @@ fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
     process::run(
         Command::new(helm).args(["lint", "--strict", CHART]),
         "",
-        Duration::from_mins(1),
+        Duration::from_mins(3),
     )?
     .success()
     .map(drop)

@@ -47,7 +47,7 @@ fn guarded<T: Send>(
                 .output(
                     &["apply", "--dry-run=server", "--output=yaml", "-f", "-"],
                     HELD,
-                    Duration::from_secs(30),
+                    Duration::from_secs(90),
                 )?
                 .success()
                 .with_context(|| format!("during {what}, after {applied} applies"))?;
@@ -93,7 +93,7 @@ fn an_upgrade_and_a_rollback_refuse_no_apply(cluster: &Cluster) -> Result<()> {
         .context("the image has a tag")?;
     cluster.tag(image::MIGRATION_GATE, image::MIGRATION_GATE_NEXT)?;
     gate.helm(&format!(
-        "install migration-gate {} --wait --timeout=90s --set=image.repository={repository},image.tag={tag}",
+        "install migration-gate {} --wait --timeout=170s --set=image.repository={repository},image.tag={tag}",
         previous(folder.path())?
     ))?;
     let gates = json!([{
@@ -107,7 +107,7 @@ fn an_upgrade_and_a_rollback_refuse_no_apply(cluster: &Cluster) -> Result<()> {
             &format!("the {step}"),
             || match step {
                 "upgrade" => release.helm("upgrade", &upgrade),
-                _ => gate.helm("rollback migration-gate 1 --wait --timeout=90s"),
+                _ => gate.helm("rollback migration-gate 1 --wait --timeout=170s"),
             },
         )?;
         let upgraded = step == "upgrade";
@@ -145,7 +145,7 @@ fn interrupt(kubectl: &Kubectl, arguments: &[&str], begun: &str) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let waiting = until(begun, Duration::from_mins(1), || match kubectl.run(begun) {
+    let waiting = until(begun, Duration::from_mins(3), || match kubectl.run(begun) {
         Ok(found) if found.is_empty() => Look::Pending("nothing".to_owned()),
         Ok(_) => Look::Done(()),
         Err(error) => Look::Failed(error),
@@ -172,7 +172,7 @@ fn an_interrupted_upgrade_is_rolled_back_under_guard(cluster: &Cluster) -> Resul
             .context("Helm takes a release that was killed for whole")?
             .to_string();
         ensure!(refusal.contains("another operation"), "{refusal}");
-        gate.helm("rollback migration-gate --wait --timeout=90s")
+        gate.helm("rollback migration-gate --wait --timeout=170s")
     })?;
     helm_test(gate)?;
     release.helm("upgrade", "--wait")?;
@@ -218,7 +218,7 @@ fn applied_at_last<T: Send>(
         let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
         application
             .kubectl
-            .output(&arguments, HELD, Duration::from_secs(30))
+            .output(&arguments, HELD, Duration::from_secs(90))
     };
     let (mut refused, mut applied) = (0, 0);
     thread::scope(|scope| -> Result<()> {

@@ -269,7 +269,7 @@ fn an_older_kubernetes_is_refused(helm: &Path) -> Result<()> {
                 &format!("--kube-version={version}"),
             ]),
             "",
-            Duration::from_mins(1),
+            Duration::from_mins(3),
         )
     };
     let refusal = render("1.29.15")?.failure()?;

@@ -103,7 +103,7 @@ spec:
             manifests(name, &client_config, &subject)
         ))?;
         kubectl.wait("deployment/serve", "condition=Available", 60)?;
-        kubectl.run("rollout status deployment/serve --timeout=60s")?;
+        kubectl.run("rollout status deployment/serve --timeout=170s")?;
         Ok(this)
     }
 

@@ -73,7 +73,7 @@ impl Load {
     /// Waits for what is under way; none may have failed. Answers how many there were.
     pub(super) fn finish(&self) -> Result<usize> {
         self.shared.over.store(true, Ordering::Relaxed);
-        until("the last creates", Duration::from_secs(30), || {
+        until("the last creates", Duration::from_secs(90), || {
             match self.shared.callers.load(Ordering::Relaxed) {
                 0 => Look::Done(()),
                 callers => Look::Pending(format!("{callers} callers")),

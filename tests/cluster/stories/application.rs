@@ -119,7 +119,7 @@ impl Application {
     pub(crate) fn met_no_unmigrated_schema(&self) -> Result<()> {
         let kept = self.unmigrated()?;
         // Where a container has only just started, the kubelet may have no log yet.
-        let logs = until("all pods' logs", MINUTE, || {
+        let logs = until("all pods' logs", PATIENCE, || {
             let logs =
                 "logs --selector=app.kubernetes.io/part-of=piefed --all-containers --tail=-1";
             match self.kubectl().run(logs) {
@@ -160,7 +160,7 @@ impl Application {
     pub(crate) fn rolled_out(&self) -> Result<()> {
         for name in [WEB, WORKER] {
             self.kubectl()
-                .run(&format!("rollout status deployment/{name} --timeout=50s"))?;
+                .run(&format!("rollout status deployment/{name} --timeout=170s"))?;
         }
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Application {
                 &self.api::<Pod>(),
                 pod,
                 "to be in its waiter",
-                MINUTE,
+                PATIENCE,
                 |pod| {
                     let status = &json!(pod)["status"]["initContainerStatuses"][0];
                     status["name"] == WAITER && status["state"].get("running").is_some()
@@ -208,7 +208,7 @@ impl Application {
         count: usize,
     ) -> Result<Vec<String>> {
         let what = format!("{deployment} to have {count} pods of {tag}");
-        let found = until(&what, MINUTE, || match self.pods(deployment, tag) {
+        let found = until(&what, PATIENCE, || match self.pods(deployment, tag) {
             Ok(pods) if pods.len() >= count => Look::Done(pods),
             Ok(pods) => Look::Pending(format!("{} of them", pods.len())),
             Err(error) => Look::Failed(error),
@@ -226,7 +226,7 @@ impl Application {
         what: &str,
         condition: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        let pod = await_object(&self.api::<Pod>(), name, what, MINUTE, |pod| {
+        let pod = await_object(&self.api::<Pod>(), name, what, PATIENCE, |pod| {
             condition(&json!(pod))
         })?;
         Ok(json!(pod))
@@ -236,7 +236,7 @@ impl Application {
     pub(crate) fn says(&self, pod: &str, what: &str) -> Result<String> {
         until(
             &format!("{WAITER} in {pod} to say `{what}`"),
-            MINUTE,
+            PATIENCE,
             || match self.kubectl().logs(pod, WAITER) {
                 Ok(said) if said.contains(what) => Look::Done(said),
                 Ok(said) => Look::Pending(said),
@@ -296,7 +296,7 @@ impl Application {
             .output(
                 &[&["exec", "deployment/redis", "--"], &line[..]].concat(),
                 "",
-                MINUTE * 3,
+                PATIENCE * 3,
             )?
             .success()
     }
@@ -320,7 +320,8 @@ pub(crate) fn patch(kind: &str, name: &str, operations: &Value) -> Value {
     json!({"target": {"kind": kind, "name": name}, "patch": operations.to_string()})
 }
 
-pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+/// How long a busy machine may take for what an idle one does in seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Puts the images on the node and starts its DNS, once.
 fn provide(cluster: &Cluster) -> Result<()> {

@@ -50,7 +50,7 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
     let gate = cluster.kubectl().in_namespace("migration-gate");
     gate.run("scale deployment/migration-gate --replicas=0")?;
     gate.run(
-        "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=50s",
+        "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=170s",
     )?;
 
     // What no rule concerns.
@@ -58,7 +58,7 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
         namespace.apply(&deployment("bystander", "[]"))?;
         namespace.run("scale deployment/bystander --replicas=1")?;
         namespace.apply(OTHER_KINDS)?;
-        namespace.run("wait --for=condition=Available deployment/bystander --timeout=50s")?;
+        namespace.run("wait --for=condition=Available deployment/bystander --timeout=170s")?;
         namespace.run("delete deployment,configmap,secret,service,job,cronjob bystander")?;
     }
     // What a rule would refuse, and what can't be injected.

@@ -136,9 +136,10 @@ fn footprint(application: &Application) -> Result<Value> {
     Ok(found)
 }
 
-/// A footprint but for what comes and goes with the Job: its pods, events, and the record of its completion.
+/// A footprint but for what comes and goes with the Job: itself, its pods, events, and the record of its completion.
 fn without_the_job(mut footprint: Value) -> Value {
-    for kind in ["jobs", "pods", "events", "configmaps"] {
+    footprint["jobs"] = Value::Null;
+    for kind in ["pods", "events", "configmaps"] {
         if let Some(objects) = footprint[kind].as_object_mut() {
             objects.retain(|name, _| !name.contains(JOB) && !name.starts_with("migration-gate-"));
         }

@@ -69,7 +69,7 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
     ensure!(left.is_empty(), "helm uninstall left {left}");
     let pods = gate.run("get pods --output=name")?;
     if !pods.is_empty() {
-        gate.run("wait pods --all --for=delete --timeout=50s")?;
+        gate.run("wait pods --all --for=delete --timeout=170s")?;
     }
     kustomization.reconcile()?.success()?;
     ensure!(
@@ -204,5 +204,5 @@ fn eject(cluster: &Cluster, options: &[&str]) -> Result<String> {
         .arg("eject")
         .args(options)
         .env("KUBECONFIG", &cluster.kubectl().kubeconfig);
-    process::run(&mut command, "", Duration::from_mins(2))?.success()
+    process::run(&mut command, "", Duration::from_mins(4))?.success()
 }

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::application::{Application, MINUTE, WEB};
+use super::application::{Application, PATIENCE, WEB};
 use crate::client::block_on;
 
 /// The time between two rounds, each of which asks every ready pod once.
@@ -88,11 +88,11 @@ impl Traffic {
         let (seen, timeout) = self
             .seen
             .1
-            .wait_timeout_while(seen, MINUTE, |seen| !enough(seen))
+            .wait_timeout_while(seen, PATIENCE, |seen| !enough(seen))
             .unwrap_or_else(PoisonError::into_inner);
         ensure!(
             !timeout.timed_out(),
-            "waited {MINUTE:?} for {what}; the visitors saw {seen}"
+            "waited {PATIENCE:?} for {what}; the visitors saw {seen}"
         );
         Ok(seen.clone())
     }

@@ -56,7 +56,7 @@ fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usize {
 fn await_watches(plane: &Plane, namespace: &str, each: usize) -> Result<()> {
     until(
         &format!("{each} watches of Job and record"),
-        Duration::from_mins(1),
+        Duration::from_mins(3),
         || match plane.requests(namespace) {
             Err(error) => Look::Failed(error),
             Ok(requests) => {
@@ -192,7 +192,7 @@ fn a_version_that_is_gone_is_listed_anew(
     };
     ensure!(lists(plane)? == 1, "{}", lists(plane)?);
     proxy.release();
-    until("another list", Duration::from_mins(1), || {
+    until("another list", Duration::from_mins(3), || {
         match lists(plane) {
             Ok(2) => Look::Done(()),
             Ok(lists) => Look::Pending(format!("{lists}")),

@@ -234,7 +234,7 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
     let mut waiter = place.waiter(kubectl);
     waiter.says("waiting: Job db-init is running (attempt 1 of 7, ");
     let pod = await_running_pod(kubectl)?;
-    until("the log", Duration::from_mins(1), || {
+    until("the log", Duration::from_mins(3), || {
         match kubectl.run(&format!("logs {pod}")) {
             Ok(log) if log.contains("it takes a long time") => Look::Done(()),
             Ok(log) => Look::Pending(log),
@@ -268,11 +268,11 @@ fn await_refusal(user: &Kubectl, resource: &str) -> Result<()> {
     };
     until(
         "the right to be gone",
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || match user.output(
             &[&["auth", "can-i"], question].concat(),
             "",
-            Duration::from_mins(1),
+            Duration::from_mins(3),
         ) {
             Ok(output) if output.stdout.trim() == "no" => Look::Done(()),
             Ok(output) => Look::Pending(output.stdout),

@@ -183,7 +183,7 @@ fn await_all(
 ) -> Result<()> {
     until(
         &format!("{} completions to be recorded", completions.len()),
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || match replicas
             .check()
             .and_then(|()| missing(records, completions))
@@ -297,7 +297,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
         ]
         .into(),
     )?;
-    until("a new entry", Duration::from_secs(30), || {
+    until("a new entry", Duration::from_secs(90), || {
         match scene.recorded() {
             Ok(data) if data.get("2").is_some_and(|text| text.contains(COMPLETED)) => {
                 Look::Done(())
@@ -346,7 +346,7 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
     scene.status(&complete())?;
     replicas.revive()?;
     let command = "kubectl delete configmap migration-gate-g -n immutable";
-    until("the command", Duration::from_secs(30), || {
+    until("the command", Duration::from_secs(90), || {
         match replicas.check().and_then(|()| replicas.log(0)) {
             Ok(log) if log.contains(command) => Look::Done(()),
             Ok(log) => Look::Pending(log),
@@ -362,7 +362,7 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
 fn await_record(replicas: &Replicas<'_>, scene: &Scene, versions: &[&str]) -> Result<()> {
     until(
         &format!("a record of {versions:?}"),
-        Duration::from_secs(30),
+        Duration::from_secs(90),
         || match replicas.check().and_then(|()| scene.recorded()) {
             Ok(data) if data.keys().eq(versions) => Look::Done(()),
             Ok(data) => Look::Pending(format!("{data:?}")),

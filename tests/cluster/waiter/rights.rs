@@ -127,7 +127,7 @@ fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> 
             ]
             .concat(),
             "",
-            std::time::Duration::from_mins(1),
+            std::time::Duration::from_mins(3),
         )?;
         ensure!(output.stdout.trim() == "no", "{refused}: {}", output.stdout);
     }
@@ -155,7 +155,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     // The command that it names tells the same, before and after.
     let run = || -> Result<String> {
         let words: Vec<&str> = can_i.split(' ').skip(1).collect();
-        let output = kubectl.output(&words, "", std::time::Duration::from_mins(1))?;
+        let output = kubectl.output(&words, "", std::time::Duration::from_mins(3))?;
         Ok(output.stdout.trim().to_owned())
     };
     ensure!(run()? == "no");

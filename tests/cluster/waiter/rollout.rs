@@ -103,7 +103,7 @@ impl Application {
     fn holds(&self, tag: &str, what: &str) -> Result<()> {
         let pod = until(
             &format!("a pod of {tag} to say `{what}`"),
-            Duration::from_mins(1),
+            Duration::from_mins(3),
             || match self.waiters(tag) {
                 Ok(said) if said.len() == 1 && said[0].1.contains(what) => {
                     Look::Done(said[0].0.clone())
@@ -136,7 +136,7 @@ impl Application {
 
     fn rolled_out(&self) -> Result<()> {
         self.kubectl()
-            .run(&format!("rollout status deployment/{WEB} --timeout=50s"))?;
+            .run(&format!("rollout status deployment/{WEB} --timeout=170s"))?;
         Ok(())
     }
 
