@@ -19,5 +19,24 @@ esac
 # target keeps the flags from the build scripts and procedural macros, which can't be linked so.
 target=${CARGO_TARGET_DIR:-target}
 flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
-RUSTFLAGS="${RUSTFLAGS-} $flags" cargo build --release --locked --target "$host" >&2
-realpath "$target/$host/release/migration-gate"
+flags="${RUSTFLAGS-} $flags"
+
+# To link takes minutes, and cargo would do it again for each fresh clone, whose path and times are new. What was linked
+# from the same sources by the same compiler is the same.
+kept=$target/released
+mkdir -p "$kept"
+exec 9>"$kept/lock"
+flock 9 # another build of the same may be under way
+key=$({
+    rustc -vV
+    echo "$flags"
+    env | sed -n '/^CARGO_\(PROFILE\|BUILD\)_/p' | sort
+    find Cargo.toml Cargo.lock build/binary.sh src -type f -print0 | sort -z | xargs -0 sha256sum
+} | sha256sum)
+if [ "$(cat "$kept/key" 2>/dev/null)" != "$key" ]; then
+    rm -f "$kept/key"
+    RUSTFLAGS=$flags cargo build --release --locked --target "$host" >&2
+    install -m 0755 "$target/$host/release/migration-gate" "$kept/migration-gate"
+    echo "$key" >"$kept/key"
+fi
+realpath "$kept/migration-gate"

@@ -7,9 +7,12 @@ use anyhow::{Context as _, Result, bail};
 
 const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 
-/// How much garbage a Go program may gather, in percent of what it needs, before it collects it: here memory is plenty
-/// and processors are few.
-pub(crate) const LAZY_COLLECTION: (&str, &str) = ("GOGC", "400");
+/// How much garbage a server written in Go may gather, in percent of what it needs, before it collects it: here memory is
+/// plenty and processors are few.
+const LAZY_COLLECTION: (&str, &str) = ("GOGC", "400");
+
+/// A client ends long before it has gathered as much garbage as would be worth collecting.
+pub(crate) const NO_COLLECTION: [(&str, &str); 2] = [("GOGC", "off"), ("GOMEMLIMIT", "512MiB")];
 
 /// The folder of a control plane's and a node's programs.
 #[derive(Clone)]

@@ -11,6 +11,7 @@ use crate::harness::Test;
 use crate::kubectl::Kubectl;
 use crate::poll::{Look, until};
 use crate::release::Release;
+use crate::stories::stage::Stage;
 
 const APPLICATION: &str = "piefed-application";
 
@@ -19,7 +20,7 @@ pub(crate) const TESTS: [Test; 5] = [
         "first_deployment::pods_start_after_the_job_completes",
         pods_start_after_the_job_completes,
     ),
-    Test::exclusive(
+    Test::shared(
         "first_deployment::a_failed_job_keeps_pods_in_init_and_is_explained",
         a_failed_job_keeps_pods_in_init_and_is_explained,
     ),
@@ -27,11 +28,11 @@ pub(crate) const TESTS: [Test; 5] = [
         "first_deployment::the_old_setup_is_refused",
         the_old_setup_is_refused,
     ),
-    Test::exclusive(
+    Test::shared(
         "first_deployment::a_dry_run_shows_the_injection_and_changes_nothing",
         a_dry_run_shows_the_injection_and_changes_nothing,
     ),
-    Test::exclusive(
+    Test::shared(
         "first_deployment::the_waiter_is_restricted_and_keeps_its_token_to_itself",
         the_waiter_is_restricted_and_keeps_its_token_to_itself,
     ),
@@ -132,8 +133,8 @@ fn pods_start_after_the_job_completes(cluster: &Cluster) -> Result<()> {
 }
 
 fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result<()> {
-    let application = cluster.namespace_named(APPLICATION)?;
-    let _release = Release::install(cluster)?;
+    let stage = Stage::enter(cluster)?;
+    let application = stage.namespace("piefed-failed-job")?;
     let kubectl = &application.kubectl;
     // The first failure is the last: the back-off between attempts is Kubernetes' own and takes minutes.
     let manifests = kubectl
@@ -226,8 +227,8 @@ fn the_old_setup_is_refused(cluster: &Cluster) -> Result<()> {
 }
 
 fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Result<()> {
-    let application = cluster.namespace_named(APPLICATION)?;
-    let _release = Release::install(cluster)?;
+    let stage = Stage::enter(cluster)?;
+    let application = stage.namespace("piefed-dry-run")?;
     let kubectl = &application.kubectl;
     let shown = kubectl.run(&format!(
         "apply --dry-run=server --output=yaml -k {}",
@@ -283,11 +284,12 @@ spec:
 ";
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {
-    let application = cluster.namespace_named(APPLICATION)?;
-    let _release = Release::install(cluster)?;
+    let stage = Stage::enter(cluster)?;
+    let application = stage.namespace("piefed-restricted")?;
     let kubectl = &application.kubectl;
     kubectl.run(&format!(
-        "label namespace {APPLICATION} pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted"
+        "label namespace {} pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted",
+        application.name
     ))?;
     let said = kubectl.output(
         &["apply", "-f", "-"],

@@ -146,8 +146,8 @@ fn outside(tests: Vec<Test>, benches: Vec<Test>) -> Result<ExitCode> {
         // Side by side they would measure each other.
         _ if bench => (1, 1),
         Venue::Here(_) => (1, processors()),
-        // Most of what they do is to wait.
-        Venue::Nodes(nodes, _) => (nodes.len(), nodes.len() * 2),
+        // Much of what they do is to wait.
+        Venue::Nodes(nodes, _) => (nodes.len(), processors() * 2),
     };
     // A thread for each, as the schedule says when it begins.
     arguments.test_threads.get_or_insert(tests.len());
@@ -208,8 +208,9 @@ fn venue(bench: bool) -> Result<Venue> {
     if let Some(binary) = &binary {
         environment.push((image::RELEASED_BINARY, binary.as_os_str()));
     }
-    // An unused one costs next to nothing: the node boots for the first test that needs it.
-    let nodes = (0..processors()).map(|_| Inside::enter(&environment));
+    // Tests that need a node whole wait for half of their time, so there is one node more than processors. An unused one
+    // costs next to nothing: it boots for the first test that needs it.
+    let nodes = (0..=processors()).map(|_| Inside::enter(&environment));
     Ok(Venue::Nodes(nodes.collect::<Result<_>>()?, OnceLock::new()))
 }
 

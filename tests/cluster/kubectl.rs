@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 
-use crate::assets::LAZY_COLLECTION;
+use crate::assets::NO_COLLECTION;
 use crate::process::{self, Output, indent};
 
 /// Longer than any single command should take on a busy machine; `wait` adds its own time to it.
@@ -140,9 +140,8 @@ impl Kubectl {
 
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        let (name, percent) = LAZY_COLLECTION;
         command
-            .env(name, percent)
+            .envs(NO_COLLECTION)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", &self.cache)
             // Nothing of the user's own set-up may decide a test.

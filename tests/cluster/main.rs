@@ -33,14 +33,13 @@ mod waiter;
 
 fn main() -> std::process::ExitCode {
     // The schedule begins them in this order: those that take longest come first, so that they don't end alone.
-    let tests = serve::TESTS
-        .into_iter()
-        .chain(stories::tests())
+    let tests = stories::tests()
+        .chain(serve::TESTS)
+        .chain(first_deployment::TESTS)
         .chain(waiter::tests())
         .chain(chart::tests())
         .chain(prefilter::TESTS)
         .chain(admission::TESTS)
-        .chain(first_deployment::TESTS)
         .chain(smoke::TESTS)
         .chain(machine::TESTS);
     harness::run(tests.collect(), bench::benches().collect())

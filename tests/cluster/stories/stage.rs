@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Namespace};
 use crate::release::Release;
 
 /// The namespaces of the stories, each of which has a gate of that name.
-const NAMESPACES: [&str; 7] = [
+const NAMESPACES: [&str; 10] = [
     "story-first-deployment",
     "story-upgrade",
     "story-upgrade-by-kubectl",
@@ -19,6 +19,9 @@ const NAMESPACES: [&str; 7] = [
     "story-day-after",
     "waiter-ttl",
     "waiter-versions",
+    "piefed-failed-job",
+    "piefed-dry-run",
+    "piefed-restricted",
 ];
 
 /// The release; it is uninstalled when the last story that plays here is over.
