@@ -46,6 +46,13 @@ fn example(name: &str) -> String {
         .to_string()
 }
 
+/// PieFed's manifests, moved to another namespace.
+fn moved_to(kubectl: &Kubectl, namespace: &str) -> Result<String> {
+    let manifests = kubectl.run(&format!("kustomize {}", example("piefed")))?;
+    ensure!(manifests.contains(APPLICATION), "{manifests}");
+    Ok(manifests.replace(APPLICATION, namespace))
+}
+
 /// The pods of the two Deployments, once there are as many as wanted and each runs its first init container.
 fn waiting_pods(kubectl: &Kubectl) -> Result<Vec<String>> {
     let mut pods = Vec::new();
@@ -137,9 +144,8 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
     let application = stage.namespace("piefed-failed-job")?;
     let kubectl = &application.kubectl;
     // The first failure is the last: the back-off between attempts is Kubernetes' own and takes minutes.
-    let manifests = kubectl
-        .run(&format!("kustomize {}", example("piefed")))?
-        .replace("backoffLimit: 3", "backoffLimit: 0");
+    let manifests =
+        moved_to(kubectl, &application.name)?.replace("backoffLimit: 3", "backoffLimit: 0");
     ensure!(manifests.contains("backoffLimit: 0"), "{manifests}");
     kubectl.apply(&manifests)?;
     kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
@@ -230,10 +236,14 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
     let stage = Stage::enter(cluster)?;
     let application = stage.namespace("piefed-dry-run")?;
     let kubectl = &application.kubectl;
-    let shown = kubectl.run(&format!(
-        "apply --dry-run=server --output=yaml -k {}",
-        example("piefed")
-    ))?;
+    let manifests = moved_to(kubectl, &application.name)?;
+    let shown = kubectl
+        .output(
+            &["apply", "--dry-run=server", "--output=yaml", "-f", "-"],
+            &manifests,
+            Duration::from_secs(90),
+        )?
+        .success()?;
     ensure!(
         shown.matches("name: wait-for-migrations").count() == 2,
         "{shown}"
@@ -291,11 +301,7 @@ fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> 
         "label namespace {} pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/warn=restricted",
         application.name
     ))?;
-    let said = kubectl.output(
-        &["apply", "-f", "-"],
-        RESTRICTED,
-        std::time::Duration::from_secs(90),
-    )?;
+    let said = kubectl.output(&["apply", "-f", "-"], RESTRICTED, Duration::from_secs(90))?;
     ensure!(!said.stderr.contains("PodSecurity"), "{}", said.stderr);
     said.success()?;
     kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
