@@ -59,7 +59,7 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
         kubectl.run(&format!("rollout status deployment/{name} --timeout=170s"))?;
     }
 
-    let _release = Release::install(cluster)?;
+    let _release = Release::install_one(cluster)?;
     let refusal =
         kubectl.apply_refused(&deployment("old", &format!("{FORBIDDEN}, {{name: A}}")))?;
     ensure!(
@@ -122,7 +122,7 @@ fn unchanged(kubectl: &Kubectl, since: &Value, what: &str) -> Result<()> {
 fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     // With the controller's own annotation: to drop it, as a PUT would, counts as a change too.
     let manifest = deployment("piefed-web", "").replace(
         "{name: piefed-web}\nspec",
@@ -198,7 +198,7 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
             .replace(&format!("{{name: {name}}}\nspec"), &format!("{held}\nspec"));
         kubectl.apply(&manifest)?;
     }
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     shows_what_it_does(release.kubectl())?;
 
     // Ephemeral containers: a pod from before can be debugged, and no new one brings the variable.

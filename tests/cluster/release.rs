@@ -16,6 +16,8 @@ const NAME: &str = "migration-gate";
 /// An installed release; uninstalled when the test is over.
 pub(crate) struct Release {
     kubectl: Kubectl,
+    /// How many, if the test has no use for the chart's own number.
+    replicas: Option<u8>,
     // Dropped after the release, which lives in it.
     _namespace: Option<Namespace>,
 }
@@ -28,7 +30,15 @@ impl Release {
         Ok(release)
     }
 
-    /// The same, with values of the test's own.
+    /// The same with one replica, through upgrades too: half the pods, for what doesn't depend on their number.
+    pub(crate) fn install_one(cluster: &Cluster) -> Result<Self> {
+        let mut release = Self::prepare(cluster)?;
+        release.replicas = Some(1);
+        release.helm("install", "--wait")?;
+        Ok(release)
+    }
+
+    /// As the chart comes, with values of the test's own.
     pub(crate) fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
@@ -70,6 +80,7 @@ impl Release {
         ))?;
         Ok(Self {
             kubectl: namespace.kubectl.clone(),
+            replicas: None,
             _namespace: Some(namespace),
         })
     }
@@ -78,6 +89,7 @@ impl Release {
     pub(crate) fn of(kubectl: &Kubectl) -> Self {
         Self {
             kubectl: kubectl.clone(),
+            replicas: None,
             _namespace: None,
         }
     }
@@ -87,9 +99,11 @@ impl Release {
         let (repository, tag) = image::MIGRATION_GATE
             .rsplit_once(':')
             .context("the image has a tag")?;
+        let replicas = self.replicas.map(|count| format!(",replicas={count}"));
         self.kubectl.helm(&format!(
-            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag} --timeout=170s {options}",
+            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag}{} --timeout=170s {options}",
             chart().display(),
+            replicas.unwrap_or_default(),
         ))
     }
 

@@ -178,9 +178,10 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
         // Reached by its URL, one of them answers what all of them would.
         kubectl.run("create configmap canary")?;
         drop(replicas);
-        kubectl.run("delete configmap/canary secret/certificate")?;
-        kubectl
-            .run("delete mutatingwebhookconfiguration/five validatingwebhookconfiguration/five")?;
+        kubectl.run(
+            "delete configmap/canary secret/certificate mutatingwebhookconfiguration/five \
+             validatingwebhookconfiguration/five",
+        )?;
     }
     Ok(())
 }
@@ -311,7 +312,7 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
     cluster.sandbox()?;
     let installed = Installed::self_managed(cluster)?;
     let load = Load::start(cluster, &installed.namespace.name);
-    load.reaches(500)?;
+    load.reaches(200)?;
     let victim = processes_of("serve")?
         .into_iter()
         .find(|(_, arguments)| arguments.contains(&installed.namespace.name))
@@ -320,7 +321,7 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
     let before = load.created();
     let killed = Instant::now();
     kill_process(victim, Signal::KILL)?;
-    load.reaches(before + 2000)?;
+    load.reaches(before + 1000)?;
     let failures = load.failures();
     let last = failures
         .last()
@@ -332,7 +333,7 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
         last.as_millis()
     );
     let rest = load.failures().len();
-    load.reaches(load.created() + 1000)?;
+    load.reaches(load.created() + 500)?;
     ensure!(load.failures().len() == rest, "calls still fail");
     for (_, failure) in failures {
         ensure!(failure.contains("failed calling webhook"), "{failure}");

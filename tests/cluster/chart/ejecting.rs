@@ -114,7 +114,10 @@ fn make_ready(kubectl: &Kubectl, name: &str) -> Result<()> {
 fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
-    let release = Release::install_with(cluster, &json!({"gates": gates(&["web", "worker"])}))?;
+    let release = Release::install_with(
+        cluster,
+        &json!({"replicas": 1, "gates": gates(&["web", "worker"])}),
+    )?;
     kubectl.apply(&deployment("web", ""))?;
     kubectl.apply(&deployment("worker", ""))?;
     // As the notes say.
@@ -210,7 +213,8 @@ fn an_account_that_is_needed_elsewhere_stays(cluster: &Cluster) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let saved = folder.path().join("gates.yaml");
     fs::write(&saved, json!({"gates": gates(&["web"])}).to_string())?;
-    let release = Release::install_with(cluster, &json!({"gates": gates(&["web"])}))?;
+    let release =
+        Release::install_with(cluster, &json!({"replicas": 1, "gates": gates(&["web"])}))?;
     kubectl.apply(&deployment("named", "serviceAccountName: checker,"))?;
     release.uninstall()?;
     let said = eject(cluster, &saved, &["--yes"])?.success()?;

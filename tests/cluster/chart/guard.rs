@@ -44,7 +44,7 @@ fn nothing_that_a_cluster_lives_by_is_held_up(cluster: &Cluster) -> Result<()> {
     }
     let release = Release::install_with(
         cluster,
-        &json!({"webhooks": {"namespaceSelector": {"matchLabels": {"guarded": "yes"}}}}),
+        &json!({"replicas": 1, "webhooks": {"namespaceSelector": {"matchLabels": {"guarded": "yes"}}}}),
     )?;
     label("migration-gate", "guarded=yes")?;
     let gate = release.kubectl();
@@ -79,7 +79,7 @@ fn nothing_that_a_cluster_lives_by_is_held_up(cluster: &Cluster) -> Result<()> {
 
 fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     let check = |namespace: &str, asked: &str, expect: bool| -> Result<()> {
         let account = "--as=system:serviceaccount:migration-gate:migration-gate";
         let mut words = vec!["auth", "can-i", account];

@@ -55,7 +55,7 @@ fn a_gate_may_come_before_its_application(cluster: &Cluster) -> Result<()> {
         .kubectl()
         .wait(&format!("namespace/{APPLICATION}"), "delete", 120)?;
     let _made = Made(cluster);
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     helm_test(release.kubectl())?;
     release.helm("upgrade", "--wait --set=podAnnotations.a=b")?;
     let kubectl = cluster.kubectl().in_namespace(APPLICATION);
@@ -94,7 +94,7 @@ fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> 
     let kubectl = &application.kubectl;
     // It was there first.
     kubectl.apply(&rights()?)?;
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     upgrade_the_account(&release, "registry")?;
     let its_own = |what: &str| -> Result<()> {
         let found = kubectl.get(ACCOUNT)?;
@@ -147,7 +147,7 @@ fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> 
 fn an_account_that_the_chart_made_is_the_charts(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     for secret in ["one", "two"] {
         upgrade_the_account(&release, secret)?;
         let found = pull_secrets(kubectl)?;
@@ -167,7 +167,7 @@ fn an_account_that_the_chart_made_is_the_charts(cluster: &Cluster) -> Result<()>
 fn an_account_of_a_deployments_own_may_see_the_job(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     let may = |account: &str| -> Result<bool> {
         let asked = [
             "auth",
@@ -203,7 +203,7 @@ fn an_account_of_a_deployments_own_may_see_the_job(cluster: &Cluster) -> Result<
 fn a_release_can_move_to_another_namespace(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
-    let release = Release::install(cluster)?;
+    let release = Release::install_one(cluster)?;
     release.uninstall()?;
     let elsewhere = cluster.namespace("elsewhere")?;
     let moved = Release::of(&elsewhere.kubectl);
