@@ -200,7 +200,6 @@ impl Cluster {
         let namespace = Namespace {
             name: name.to_owned(),
             kubectl: self.kubectl.in_namespace(name),
-            is_kept: false,
         };
         // Pods are refused until the controller manager has made it.
         namespace
@@ -278,26 +277,14 @@ pub(crate) struct Namespace {
     pub(crate) name: String,
     /// kubectl in this namespace.
     pub(crate) kubectl: Kubectl,
-    is_kept: bool,
-}
-
-impl Namespace {
-    /// Leaves what isn't a workload to the end of the cluster, if that is the tests' own: to delete ten thousand objects
-    /// takes as long as to create them.
-    pub(crate) fn keep(&mut self, cluster: &Cluster) {
-        self.is_kept = cluster.own.is_some();
-    }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
         // A failure has nobody to go to, and the next test that wants the name finds out.
-        let _ = if self.is_kept {
-            self.kubectl.run("delete deployments --all --wait=false")
-        } else {
-            self.kubectl
-                .run(&format!("delete namespace {} --wait=false", self.name))
-        };
+        let _ = self
+            .kubectl
+            .run(&format!("delete namespace {} --wait=false", self.name));
         // Nothing can be created any more, and no pod needs its grace period.
         let _ = self
             .kubectl

@@ -159,7 +159,14 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
     let manifests = manifests("five", "{url: 'https://localhost:18400/PATH'}", subject);
     let logs = sandbox.logs("five-replicas")?;
     for round in 0..ROUNDS {
-        kubectl.apply(&manifests)?;
+        // The configurations and the Secret as they were before the first replica.
+        kubectl
+            .output(
+                &["replace", "--force", "-f", "-"],
+                &manifests,
+                Duration::from_secs(90),
+            )?
+            .success()?;
         let replicas: Vec<_> = (0..REPLICAS)
             .map(|index| replica(&kubeconfig, &logs, index))
             .collect::<Result<_>>()?;
@@ -176,12 +183,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
         let stored = STANDARD.decode(secret["data"]["ca.crt"].as_str().context("a CA")?)?;
         ensure!(String::from_utf8(stored)?.trim() == bundle[0].trim());
         // Reached by its URL, one of them answers what all of them would.
-        kubectl.run("create configmap canary")?;
-        drop(replicas);
-        kubectl.run(
-            "delete configmap/canary secret/certificate mutatingwebhookconfiguration/five \
-             validatingwebhookconfiguration/five",
-        )?;
+        kubectl.run("create configmap canary --dry-run=server")?;
     }
     Ok(())
 }

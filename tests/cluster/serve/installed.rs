@@ -48,10 +48,8 @@ impl Installed {
         arguments: &str,
         authority: Option<(Authority, TempDir)>,
     ) -> Result<Self> {
-        let mut namespace = cluster.namespace("serve")?;
-        namespace.keep(cluster);
         let this = Self {
-            namespace,
+            namespace: cluster.namespace("serve")?,
             authority,
         };
         let name = &this.namespace.name;
