@@ -58,3 +58,14 @@ where
         bail!("waited {deadline:?} for {name} {what}; last seen: {seen:#}")
     }
 }
+
+/// Watches one object until it is gone.
+pub(crate) fn await_gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
+where
+    K: Clone + Debug + Send + DeserializeOwned + Resource + 'static,
+{
+    let watch = await_condition(api.clone(), name, |object: Option<&K>| object.is_none());
+    block_on(async { tokio::time::timeout(deadline, watch).await })
+        .with_context(|| format!("waited {deadline:?} for {name} to be gone"))??;
+    Ok(())
+}

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Skip;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::node::{Node, Runtime};
 use crate::process;
 use crate::sandbox::Sandbox;
@@ -184,28 +185,12 @@ impl Cluster {
 
     /// A new namespace of exactly this name; waits for an earlier test's of that name to be gone.
     pub(crate) fn namespace_named(&self, name: &str) -> Result<Namespace> {
-        let phase = self.kubectl.run(&format!(
-            "get namespace {name} --ignore-not-found -o=jsonpath={{.status.phase}}"
-        ))?;
-        match phase.as_str() {
-            "" => {}
-            "Terminating" => self
-                .kubectl
-                .wait(&format!("namespace/{name}"), "delete", 120)?,
-            _ => bail!(
-                "the namespace {name} exists; these tests create and delete it, so they won't touch yours"
-            ),
-        }
-        self.kubectl.run(&format!("create namespace {name}"))?;
-        let namespace = Namespace {
-            name: name.to_owned(),
-            kubectl: self.kubectl.in_namespace(name),
-        };
-        // Pods are refused until the controller manager has made it.
-        namespace
-            .kubectl
-            .wait("serviceaccount/default", "create", 30)?;
-        Ok(namespace)
+        self.namespace_with(name, &[])
+    }
+
+    /// The same, with labels.
+    pub(crate) fn namespace_with(&self, name: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
+        Namespace::create(self.client(), &self.kubectl, name, labels)
     }
 
     /// kubectl as a ServiceAccount, by a token such as a pod would hold.
@@ -269,25 +254,5 @@ impl Cluster {
         self.own.as_ref().ok_or_else(|| {
             Skip("needs a node that the tests boot, and KUBECONFIG is set".to_owned()).into()
         })
-    }
-}
-
-/// A namespace that is deleted with everything in it when the test is over.
-pub(crate) struct Namespace {
-    pub(crate) name: String,
-    /// kubectl in this namespace.
-    pub(crate) kubectl: Kubectl,
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that wants the name finds out.
-        let _ = self
-            .kubectl
-            .run(&format!("delete namespace {} --wait=false", self.name));
-        // Nothing can be created any more, and no pod needs its grace period.
-        let _ = self
-            .kubectl
-            .run("delete pods --all --force --grace-period=0 --wait=false");
     }
 }

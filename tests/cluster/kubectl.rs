@@ -14,7 +14,7 @@ use crate::process::{self, Output, indent};
 const DEADLINE: Duration = Duration::from_mins(3);
 
 /// How much longer what is awaited may take than it does on an idle machine: tests run side by side on few processors.
-const PATIENCE: u64 = 3;
+pub(crate) const PATIENCE: u64 = 3;
 
 /// kubectl and Helm as one user, and perhaps in one namespace.
 #[derive(Clone)]

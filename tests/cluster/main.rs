@@ -18,6 +18,7 @@ mod harness;
 mod image;
 mod kubectl;
 mod machine;
+mod namespace;
 mod node;
 mod pki;
 mod poll;

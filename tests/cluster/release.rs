@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
 use crate::image;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::pki::Authority;
 
 const NAME: &str = "migration-gate";
@@ -73,11 +74,9 @@ impl Release {
 
     /// The namespace for it, and nothing in there yet.
     pub(crate) fn prepare(cluster: &Cluster) -> Result<Self> {
-        let namespace = cluster.namespace_named(NAME)?;
         // The strictest of the Pod Security Standards, for the server's pods and for that of `helm test`.
-        cluster.kubectl().run(&format!(
-            "label namespace {NAME} pod-security.kubernetes.io/enforce=restricted"
-        ))?;
+        let restricted = ("pod-security.kubernetes.io/enforce", "restricted");
+        let namespace = cluster.namespace_with(NAME, &[restricted])?;
         Ok(Self {
             kubectl: namespace.kubectl.clone(),
             replicas: None,

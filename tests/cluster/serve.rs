@@ -9,14 +9,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Resource};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::client::block_on;
-use crate::cluster::{Cluster, Namespace};
+use crate::client::{block_on, client};
+use crate::cluster::Cluster;
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::poll::{Look, until};
 use crate::process::Process;
 use crate::sandbox::Sandbox;
@@ -156,17 +165,23 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
     kubectl.run("create namespace five")?;
     let kubeconfig = control_plane.user("serve", "serve", None)?;
     let subject = "{apiGroup: rbac.authorization.k8s.io, kind: User, name: serve}";
-    let manifests = manifests("five", "{url: 'https://localhost:18400/PATH'}", subject);
+    let client_config = "{url: 'https://localhost:18400/PATH'}";
+    kubectl.apply(&manifests("five", client_config, subject))?;
+    let client = client(control_plane.admin())?;
+    let secrets: Afresh<Secret> =
+        Afresh::of(Api::namespaced(client.clone(), "five"), "certificate")?;
+    let mutating: Afresh<MutatingWebhookConfiguration> =
+        Afresh::of(Api::all(client.clone()), "five")?;
+    let validating: Afresh<ValidatingWebhookConfiguration> =
+        Afresh::of(Api::all(client.clone()), "five")?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "five");
     let logs = sandbox.logs("five-replicas")?;
     for round in 0..ROUNDS {
-        // The configurations and the Secret as they were before the first replica.
-        kubectl
-            .output(
-                &["replace", "--force", "-f", "-"],
-                &manifests,
-                Duration::from_secs(90),
-            )?
-            .success()?;
+        if round > 0 {
+            secrets.make()?;
+            mutating.make()?;
+            validating.make()?;
+        }
         let replicas: Vec<_> = (0..REPLICAS)
             .map(|index| replica(&kubeconfig, &logs, index))
             .collect::<Result<_>>()?;
@@ -179,13 +194,50 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
         }
         let bundle = bundle(&kubectl, "five")?;
         ensure!(bundle.len() == 1, "round {round}: {} CAs", bundle.len());
-        let secret = kubectl.get("secret certificate")?;
-        let stored = STANDARD.decode(secret["data"]["ca.crt"].as_str().context("a CA")?)?;
-        ensure!(String::from_utf8(stored)?.trim() == bundle[0].trim());
+        let secret = block_on(secrets.api.get("certificate"))?;
+        let stored = secret.data.and_then(|mut data| data.remove("ca.crt"));
+        let stored = String::from_utf8(stored.context("a CA")?.0)?;
+        ensure!(stored.trim() == bundle[0].trim());
         // Reached by its URL, one of them answers what all of them would.
-        kubectl.run("create configmap canary --dry-run=server")?;
+        let mut canary = ConfigMap::default();
+        canary.metadata.name = Some("canary".to_owned());
+        block_on(maps.create(
+            &PostParams {
+                dry_run: true,
+                ..PostParams::default()
+            },
+            &canary,
+        ))?;
     }
     Ok(())
+}
+
+/// An object as it was first, to be made once more.
+struct Afresh<K> {
+    api: Api<K>,
+    first: K,
+}
+
+impl<K> Afresh<K>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    fn of(api: Api<K>, name: &str) -> Result<Self> {
+        let mut first = block_on(api.get(name))?;
+        first.meta_mut().resource_version = None;
+        first.meta_mut().uid = None;
+        first.meta_mut().managed_fields = None;
+        Ok(Self { api, first })
+    }
+
+    fn make(&self) -> Result<()> {
+        let name = self.first.meta().name.as_deref().context("a name")?;
+        block_on(async {
+            self.api.delete(name, &DeleteParams::default()).await?;
+            self.api.create(&PostParams::default(), &self.first).await
+        })?;
+        Ok(())
+    }
 }
 
 /// One replica as a process of its own, with the rights of `kubeconfig`.

@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::lifecycle::helm_test;
 use super::{APPLICATION, CHART, HELD};
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::poll::{Look, until};
 use crate::release::Release;
 use crate::{image, process};

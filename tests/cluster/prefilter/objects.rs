@@ -5,7 +5,7 @@ use migration_gate::core::podspec::{POD_KINDS, PodKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::cluster::Namespace;
+use crate::namespace::Namespace;
 
 pub(super) const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 

@@ -8,8 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use super::manifests;
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
 use crate::image;
+use crate::namespace::Namespace;
 use crate::pki::Authority;
 
 /// Two replicas in a cluster, called through their Service.

@@ -13,8 +13,9 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 
 use crate::client::{await_object, block_on};
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::poll::{Look, until};
 use crate::{dns, image, process};
 

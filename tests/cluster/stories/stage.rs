@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::application::{Application, JOB, WEB, WORKER};
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
+use crate::namespace::Namespace;
 use crate::release::Release;
 
 /// The namespaces of the stories, each of which has a gate of that name.

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::process::Waiter;
 use super::rights;
 use super::scene::JOB;
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::image;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::poll::{Look, until};
 
 pub(super) const TESTS: [Test; 3] = [

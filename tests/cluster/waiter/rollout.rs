@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
+use crate::namespace::Namespace;
 use crate::poll::{Look, until};
 use crate::stories::stage::Stage;
 

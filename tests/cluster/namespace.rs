@@ -1,0 +1,84 @@
+//! Namespaces that end with their tests.
+//!
+//! Made and deleted by kube-rs rather than by kubectl: nearly every test wants some, and each kubectl costs as much as
+//! many requests.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::{self, Pod, ServiceAccount};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+
+use crate::client::{await_gone, await_object, block_on};
+use crate::kubectl::{Kubectl, PATIENCE};
+
+/// A namespace that is deleted with everything in it when the test is over.
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    /// kubectl in this namespace.
+    pub(crate) kubectl: Kubectl,
+    client: kube::Client,
+}
+
+impl Namespace {
+    /// A new one of exactly this name; waits for an earlier test's of that name to be gone.
+    pub(crate) fn create(
+        client: kube::Client,
+        kubectl: &Kubectl,
+        name: &str,
+        labels: &[(&str, &str)],
+    ) -> Result<Self> {
+        let namespaces: Api<v1::Namespace> = Api::all(client.clone());
+        if let Some(found) = block_on(namespaces.get_opt(name))? {
+            if found.metadata.deletion_timestamp.is_none() {
+                bail!(
+                    "the namespace {name} exists; these tests create and delete it, so they won't touch yours"
+                );
+            }
+            await_gone(&namespaces, name, Duration::from_secs(120 * PATIENCE))?;
+        }
+        let namespace = v1::Namespace {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels: Some(
+                    labels
+                        .iter()
+                        .map(|&(key, value)| (key.into(), value.into()))
+                        .collect(),
+                ),
+                ..ObjectMeta::default()
+            },
+            ..v1::Namespace::default()
+        };
+        block_on(namespaces.create(&PostParams::default(), &namespace))?;
+        let this = Self {
+            name: name.to_owned(),
+            kubectl: kubectl.in_namespace(name),
+            client,
+        };
+        // Pods are refused until the controller manager has made it.
+        let accounts: Api<ServiceAccount> = Api::namespaced(this.client.clone(), name);
+        let patience = Duration::from_secs(30 * PATIENCE);
+        await_object(&accounts, "default", "to be made", patience, |_| true)?;
+        Ok(this)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let namespaces: Api<v1::Namespace> = Api::all(self.client.clone());
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let at_once = DeleteParams::default().grace_period(0);
+        block_on(async {
+            // A failure has nobody to go to, and the next test that wants the name finds out.
+            let _ = namespaces
+                .delete(&self.name, &DeleteParams::default())
+                .await;
+            // Nothing can be created any more, and no pod needs its grace period.
+            let _ = pods
+                .delete_collection(&at_once, &ListParams::default())
+                .await;
+        });
+    }
+}
