@@ -1,13 +1,18 @@
 //! kube-rs for tests that are written without `async`.
 
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use futures::StreamExt as _;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
+use kube::runtime::watcher::{Config as Selection, Event};
+use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,4 +73,44 @@ where
     block_on(async { tokio::time::timeout(deadline, watch).await })
         .with_context(|| format!("waited {deadline:?} for {name} to be gone"))??;
     Ok(())
+}
+
+/// Watches the objects that a selector selects until `look` finds what is awaited, and gives that.
+pub(crate) fn await_list<K, T>(
+    api: &Api<K>,
+    labels: &str,
+    what: &str,
+    deadline: Duration,
+    look: impl Fn(&[Arc<K>]) -> Option<T>,
+) -> Result<T>
+where
+    K: Clone + Debug + Send + Sync + DeserializeOwned + Resource + 'static,
+    K::DynamicType: Clone + Default + Eq + Hash,
+{
+    let (store, writer) = reflector::store();
+    let changes = watcher(api.clone(), Selection::default().labels(labels)).default_backoff();
+    let watch = async {
+        let mut changes = pin!(reflector(writer, changes));
+        while let Some(change) = changes.next().await {
+            match change {
+                // The watch goes on by itself after an error, and in the middle of a list there is nothing to see yet.
+                Err(_) | Ok(Event::Init | Event::InitApply(_)) => {}
+                Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
+                    if let Some(found) = look(&store.state()) {
+                        return Some(found);
+                    }
+                }
+            }
+        }
+        None
+    };
+    let found = block_on(async { tokio::time::timeout(deadline, watch).await });
+    found.ok().flatten().with_context(|| {
+        let seen: Vec<_> = store
+            .state()
+            .iter()
+            .map(|object| object.meta().name.clone())
+            .collect();
+        format!("waited {deadline:?} for {what}; there are {seen:?}")
+    })
 }

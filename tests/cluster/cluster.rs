@@ -9,9 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kube::Api;
+use kube::api::PostParams;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::client::block_on;
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Skip;
 use crate::kubectl::Kubectl;
@@ -208,6 +212,30 @@ impl Cluster {
             .join(format!("{namespace}-{account}.kubeconfig"));
         fs::write(&path, kubeconfig.to_string())?;
         Ok(kubectl.with_kubeconfig(&path))
+    }
+
+    /// Whether a ServiceAccount may do something, such as `patch` what is called `deployments.apps/NAME`, in a namespace
+    /// (the empty one for what lies in none): the API server's answer to a `SubjectAccessReview`.
+    pub(crate) fn may(
+        &self,
+        (home, account): (&str, &str),
+        verb: &str,
+        what: &str,
+        namespace: &str,
+    ) -> Result<bool> {
+        let (kind, name) = what.split_once('/').unwrap_or((what, ""));
+        let (resource, group) = kind.split_once('.').unwrap_or((kind, ""));
+        let review = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "user": format!("system:serviceaccount:{home}:{account}"),
+            "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{home}"), "system:authenticated"],
+            "resourceAttributes": {
+                "namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name,
+            },
+        }}))?;
+        let reviews: Api<SubjectAccessReview> = Api::all(self.client());
+        let reviewed = block_on(reviews.create(&PostParams::default(), &review))?;
+        let status = reviewed.status.context("a review without an answer")?;
+        Ok(status.allowed)
     }
 
     /// The requests that reached the API server, as audit events, oldest first. Skips the test on a cluster whose audit

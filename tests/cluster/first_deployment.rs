@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
-use crate::poll::{Look, until};
 use crate::release::Release;
 use crate::stories::stage::Stage;
 
@@ -168,13 +167,7 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
             "Running upgrade 4a3f2c1b0d9e -> 7c6d5e4f3a2b",
             "could not connect with postgresql://piefed:",
         ];
-        let logs = until("the Job's logs", Duration::from_mins(3), || {
-            match kubectl.logs(name, "wait-for-migrations") {
-                Ok(logs) if parts.iter().all(|part| logs.contains(part)) => Look::Done(logs),
-                Ok(logs) => Look::Pending(logs),
-                Err(error) => Look::Pending(format!("{error:#}")),
-            }
-        })?;
+        let logs = application.says(name, "wait-for-migrations", &parts)?;
         let described = kubectl.run(&format!("describe pod {name}"))?;
         ensure!(described.contains("could not connect with"), "{described}");
         for shown in [logs, described, waiter.to_string()] {

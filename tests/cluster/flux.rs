@@ -12,13 +12,16 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use k8s_openapi::api::core::v1::Event;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
+};
 use serde_json::{Value, json};
 
-use crate::client::await_object;
+use crate::client::{await_object, block_on};
 use crate::cluster::Cluster;
-use crate::kubectl::Kubectl;
 use crate::process::{self, Process};
 
 const NAMESPACE: &str = "flux-system";
@@ -27,7 +30,6 @@ const DEADLINE: Duration = Duration::from_mins(6);
 
 /// A running kustomize-controller, which all tests of a run share.
 pub(crate) struct Flux {
-    kubectl: Kubectl,
     client: kube::Client,
     folder: PathBuf,
     address: String,
@@ -93,7 +95,6 @@ impl Flux {
             },
         )?;
         Ok(Self {
-            kubectl,
             client: cluster.client(),
             folder,
             address,
@@ -105,38 +106,32 @@ impl Flux {
 
     /// A source of manifests and the Kustomization that applies them, as an operator has them: `prune`, `wait`.
     pub(crate) fn kustomization(&'static self, name: &str) -> Result<Kustomization> {
-        self.kubectl.apply(&format!(
-            "
-apiVersion: source.toolkit.fluxcd.io/v1
-kind: ExternalArtifact
-metadata: {{name: {name}}}
-spec: {{}}
----
-apiVersion: kustomize.toolkit.fluxcd.io/v1
-kind: Kustomization
-metadata: {{name: {name}}}
-spec:
-  sourceRef: {{kind: ExternalArtifact, name: {name}}}
-  path: ./
-  prune: true
-  wait: true
-  interval: 10m
-  retryInterval: 5s
-  timeout: 5m
-  # The test deletes the namespace, and everything in it.
-  deletionPolicy: Orphan
-"
-        ))?;
+        let source = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
+        let this = kind("kustomize.toolkit.fluxcd.io", "Kustomization");
+        let this_spec = json!({
+            "sourceRef": {"kind": source.kind, "name": name}, "path": "./",
+            "prune": true, "wait": true, "interval": "10m", "retryInterval": "5s", "timeout": "5m",
+            // The test deletes the namespace, and everything in it.
+            "deletionPolicy": "Orphan",
+        });
         Ok(Kustomization {
             flux: self,
             name: name.to_owned(),
+            source: self.create(&source, name, &json!({}))?,
+            this: self.create(&this, name, &this_spec)?,
         })
     }
 
-    fn objects(&self, group: &str, kind: &str) -> Api<DynamicObject> {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &kind)
+    fn create(&self, kind: &ApiResource, name: &str, spec: &Value) -> Result<Api<DynamicObject>> {
+        let api = Api::namespaced_with(self.client.clone(), NAMESPACE, kind);
+        let object = DynamicObject::new(name, kind).data(json!({"spec": spec}));
+        block_on(api.create(&PostParams::default(), &object))?;
+        Ok(api)
     }
+}
+
+fn kind(group: &str, kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind))
 }
 
 /// What one reconciliation came to.
@@ -172,6 +167,8 @@ impl Outcome {
 pub(crate) struct Kustomization {
     flux: &'static Flux,
     name: String,
+    source: Api<DynamicObject>,
+    this: Api<DynamicObject>,
 }
 
 impl Kustomization {
@@ -202,10 +199,8 @@ impl Kustomization {
                 "lastTransitionTime": "2026-01-01T00:00:00Z",
             }],
         }});
-        self.flux.kubectl.run(&format!(
-            "patch externalartifact {} --subresource=status --type=merge --patch={status}",
-            self.name
-        ))?;
+        let (parameters, status) = (PatchParams::default(), Patch::Merge(status));
+        block_on(self.source.patch_status(&self.name, &parameters, &status))?;
         Ok(revision)
     }
 
@@ -232,10 +227,9 @@ impl Kustomization {
     pub(crate) fn request(&self) -> Result<String> {
         let number = self.flux.revisions.fetch_add(1, Ordering::Relaxed);
         let request = format!("request-{number}");
-        self.flux.kubectl.run(&format!(
-            "annotate kustomization {} --overwrite reconcile.fluxcd.io/requestedAt={request}",
-            self.name
-        ))?;
+        let annotations = json!({"reconcile.fluxcd.io/requestedAt": request});
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        block_on(self.this.patch(&self.name, &PatchParams::default(), &patch))?;
         Ok(request)
     }
 
@@ -248,28 +242,25 @@ impl Kustomization {
 
     /// What Flux says it has changed, in its events about this Kustomization; that a reconciliation succeeded is none.
     pub(crate) fn changes(&self) -> Result<Vec<String>> {
-        let events = self.flux.kubectl.get(&format!(
-            "events --field-selector=involvedObject.kind=Kustomization,involvedObject.name={}",
+        let events: Api<Event> = Api::namespaced(self.flux.client.clone(), NAMESPACE);
+        let about = format!(
+            "involvedObject.kind=Kustomization,involvedObject.name={}",
             self.name
-        ))?;
-        Ok(events["items"]
-            .as_array()
-            .context("a list of events")?
-            .iter()
-            .filter(|event| event["reason"] != "ReconciliationSucceeded")
-            .map(|event| event["message"].to_string())
+        );
+        let events = block_on(events.list(&ListParams::default().fields(&about)))?;
+        Ok(events
+            .into_iter()
+            .filter(|event| event.reason.as_deref() != Some("ReconciliationSucceeded"))
+            .map(|event| event.message.unwrap_or_default())
             .collect())
     }
 
     fn outcome(&self, what: &str, handled: impl Fn(&Value) -> bool) -> Result<Outcome> {
-        let kustomizations = self
-            .flux
-            .objects("kustomize.toolkit.fluxcd.io", "Kustomization");
         let ready = |status: &Value| {
             let conditions = status["conditions"].as_array()?;
             conditions.iter().find(|it| it["type"] == "Ready").cloned()
         };
-        let found = await_object(&kustomizations, &self.name, what, DEADLINE, |object| {
+        let found = await_object(&self.this, &self.name, what, DEADLINE, |object| {
             let status = &object.data["status"];
             handled(status) && ready(status).is_some_and(|ready| ready["status"] != "Unknown")
         })
@@ -289,10 +280,11 @@ impl Kustomization {
 
 impl Drop for Kustomization {
     fn drop(&mut self) {
-        // A failure has nobody to go to; the names differ from test to test.
-        let _ = self.flux.kubectl.run(&format!(
-            "delete kustomization,externalartifact {} --wait=false",
-            self.name
-        ));
+        let parameters = DeleteParams::default();
+        block_on(async {
+            // A failure has nobody to go to; the names differ from test to test.
+            let _ = self.this.delete(&self.name, &parameters).await;
+            let _ = self.source.delete(&self.name, &parameters).await;
+        });
     }
 }

@@ -146,8 +146,7 @@ fn outside(tests: Vec<Test>, benches: Vec<Test>) -> Result<ExitCode> {
         // Side by side they would measure each other.
         _ if bench => (1, 1),
         Venue::Here(_) => (1, processors()),
-        // Much of what they do is to wait.
-        Venue::Nodes(nodes, _) => (nodes.len(), processors() * 2),
+        Venue::Nodes(nodes, _) => (nodes.len(), at_a_time()),
     };
     // A thread for each, as the schedule says when it begins.
     arguments.test_threads.get_or_insert(tests.len());
@@ -165,6 +164,11 @@ fn outside(tests: Vec<Test>, benches: Vec<Test>) -> Result<ExitCode> {
         run.end(&conclusion)?;
     }
     Ok(conclusion.exit_code())
+}
+
+/// How many tests run at the same time: much of what they do is to wait.
+fn at_a_time() -> usize {
+    processors() * 2
 }
 
 fn processors() -> usize {
@@ -208,9 +212,9 @@ fn venue(bench: bool) -> Result<Venue> {
     if let Some(binary) = &binary {
         environment.push((image::RELEASED_BINARY, binary.as_os_str()));
     }
-    // Tests that need a node whole wait for half of their time, so there is one node more than processors. An unused one
-    // costs next to nothing: it boots for the first test that needs it.
-    let nodes = (0..=processors()).map(|_| Inside::enter(&environment));
+    // One for each test that may run at a time, as the last ones all need one whole. An unused one costs next to nothing:
+    // it boots for the first test that needs it.
+    let nodes = (0..at_a_time()).map(|_| Inside::enter(&environment));
     Ok(Venue::Nodes(nodes.collect::<Result<_>>()?, OnceLock::new()))
 }
 

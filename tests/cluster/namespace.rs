@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{self, Pod, ServiceAccount};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ListParams, LogParams, ObjectMeta, PostParams};
 
 use crate::client::{await_gone, await_object, block_on};
 use crate::kubectl::{Kubectl, PATIENCE};
+use crate::poll::{Look, until};
 
 /// A namespace that is deleted with everything in it when the test is over.
 pub(crate) struct Namespace {
@@ -63,6 +65,59 @@ impl Namespace {
         await_object(&accounts, "default", "to be made", patience, |_| true)?;
         Ok(this)
     }
+
+    /// Follows a container's log until all of these are in it; gives what it has said by then.
+    pub(crate) fn says(&self, pod: &str, container: &str, parts: &[&str]) -> Result<String> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let parameters = LogParams {
+            container: Some(container.to_owned()),
+            follow: true,
+            ..LogParams::default()
+        };
+        let all_in = |log: &str| parts.iter().all(|part| log.contains(part));
+        let patience = Duration::from_secs(60 * PATIENCE);
+        // Before that there is no log to follow.
+        await_object(&pods, pod, "to have started", patience, |pod| {
+            has_started(pod, container)
+        })?;
+        let follow = || async {
+            let mut lines = pods.log_stream(pod, &parameters).await?.lines();
+            let mut log = String::new();
+            while !all_in(&log)
+                && let Some(line) = lines.try_next().await?
+            {
+                log.push_str(&line);
+                log.push('\n');
+            }
+            anyhow::Ok(log)
+        };
+        until(
+            &format!("{container} in {pod} to say {parts:?}"),
+            patience,
+            || match block_on(async { tokio::time::timeout(patience, follow()).await }) {
+                Ok(Ok(log)) if all_in(&log) => Look::Done(log),
+                // The container has ended without it, and may begin again.
+                Ok(Ok(log)) => Look::Pending(log),
+                Ok(Err(error)) => Look::Pending(format!("{error:#}")),
+                Err(late) => Look::Failed(late.into()),
+            },
+        )
+    }
+}
+
+/// Whether a container runs, or has run.
+fn has_started(pod: &Pod, container: &str) -> bool {
+    let status = pod.status.iter();
+    let mut containers = status.flat_map(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        init.chain(status.container_statuses.iter().flatten())
+    });
+    containers
+        .find(|status| status.name == container)
+        .into_iter()
+        .flat_map(|status| [&status.state, &status.last_state])
+        .flatten()
+        .any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 impl Drop for Namespace {

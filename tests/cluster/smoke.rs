@@ -14,7 +14,6 @@ use crate::cluster::Cluster;
 use crate::control_plane::{ControlPlane, Settings};
 use crate::harness::Test;
 use crate::image::BUSYBOX;
-use crate::poll::{Look, until};
 use crate::sandbox::Sandbox;
 
 pub(crate) const TESTS: [Test; 6] = [
@@ -59,13 +58,8 @@ spec:
 "
     ))?;
     kubectl.wait("pod/greeter", "condition=Ready", 30)?;
-    until("the greeting", Duration::from_mins(3), || {
-        match kubectl.logs("greeter", "main") {
-            Ok(said) if said == "hello\n" => Look::Done(()),
-            Ok(said) => Look::Pending(said),
-            Err(error) => Look::Failed(error),
-        }
-    })?;
+    let said = namespace.says("greeter", "main", &["hello"])?;
+    ensure!(said == "hello\n", "{said}");
     kubectl.exec("greeter", &["touch", "/tmp/go"])?;
     kubectl.wait("pod/greeter", "jsonpath={.status.phase}=Succeeded", 30)?;
     ensure!(kubectl.logs("greeter", "main")? == "hello\ngoodbye\n");

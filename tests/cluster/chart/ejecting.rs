@@ -6,13 +6,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use serde_json::{Value, json};
 
+use crate::client::await_list;
 use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::image::BUSYBOX;
 use crate::kubectl::Kubectl;
-use crate::poll::{Look, until};
+use crate::namespace::Namespace;
 use crate::process::{self, Output};
 use crate::release::Release;
 
@@ -89,25 +92,24 @@ fn template(kubectl: &Kubectl, name: &str) -> Result<Value> {
 }
 
 /// Makes the pods of a Deployment ready that have no waiter any more.
-fn make_ready(kubectl: &Kubectl, name: &str) -> Result<()> {
-    let pod = until(
+fn make_ready(cluster: &Cluster, application: &Namespace, name: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), &application.name);
+    let pod = await_list(
+        &pods,
+        &format!("app={name}"),
         &format!("a running pod of {name} without a waiter"),
         Duration::from_mins(3),
-        || {
-            let pods = match kubectl.get(&format!("pods --selector=app={name}")) {
-                Ok(pods) => pods,
-                Err(error) => return Look::Failed(error),
-            };
-            let found = pods["items"].as_array().into_iter().flatten().find(|pod| {
+        |pods| {
+            let mut pods = pods.iter().map(|pod| json!(**pod));
+            let pod = pods.find(|pod| {
                 pod["spec"].get("initContainers").is_none() && pod["status"]["phase"] == "Running"
-            });
-            match found.and_then(|pod| pod["metadata"]["name"].as_str()) {
-                Some(pod) => Look::Done(pod.to_owned()),
-                None => Look::Pending("none".to_owned()),
-            }
+            })?;
+            pod["metadata"]["name"].as_str().map(str::to_owned)
         },
     )?;
-    kubectl.exec(&format!("pod/{pod}"), &["touch", "/tmp/ready"])?;
+    application
+        .kubectl
+        .exec(&format!("pod/{pod}"), &["touch", "/tmp/ready"])?;
     Ok(())
 }
 
@@ -153,7 +155,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     let eject_web = ["--gate=web", "--yes", "--timeout=170s"];
     std::thread::scope(|scope| -> Result<()> {
         let ejecting = scope.spawn(|| eject_unread(cluster, &saved, &eject_web));
-        make_ready(kubectl, "web")?;
+        make_ready(cluster, &application, "web")?;
         ejecting
             .join()
             .map_err(|_| anyhow::anyhow!("the thread panicked"))??;
@@ -186,7 +188,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
         );
         kubectl.run("get role/migration-gate-worker-wait rolebinding/migration-gate-worker-wait serviceaccount/checker")?;
     }
-    make_ready(kubectl, "worker")?;
+    make_ready(cluster, &application, "worker")?;
     let said = eject(cluster, &saved, &["--yes"])?.success()?;
     ensure!(said.contains("Done."), "{said}");
     let spec = template(kubectl, "worker")?;

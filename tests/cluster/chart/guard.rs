@@ -1,8 +1,6 @@
 //! The server can't hold up what a cluster lives by, and may no more than it needs.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::APPLICATION;
@@ -81,26 +79,23 @@ fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let release = Release::install_one(cluster)?;
     let check = |namespace: &str, asked: &str, expect: bool| -> Result<()> {
-        let account = "--as=system:serviceaccount:migration-gate:migration-gate";
-        let mut words = vec!["auth", "can-i", account];
-        words.extend(asked.split_whitespace());
-        let kubectl = cluster.kubectl().in_namespace(namespace);
-        let said = kubectl.output(&words, "", Duration::from_secs(90))?;
-        let may = said.stdout.trim() == "yes";
-        ensure!(
-            may == expect,
-            "{asked} in {namespace}: {}{}",
-            said.stdout,
-            said.stderr
-        );
+        let (verb, what) = asked.split_once(' ').context("a verb and an object")?;
+        let may = cluster.may(("migration-gate", "migration-gate"), verb, what, namespace)?;
+        ensure!(may == expect, "{asked} in {namespace}: {may}");
         Ok(())
     };
-    let own = "migration-gate";
+    let (own, cluster_wide) = ("migration-gate", "");
     for (namespace, asked) in [
         (own, "patch secrets/migration-gate-certificate"),
-        (own, "patch mutatingwebhookconfigurations/migration-gate"),
-        (own, "patch validatingwebhookconfigurations/migration-gate"),
-        (APPLICATION, "watch jobs/piefed-db-init"),
+        (
+            cluster_wide,
+            "patch mutatingwebhookconfigurations.admissionregistration.k8s.io/migration-gate",
+        ),
+        (
+            cluster_wide,
+            "patch validatingwebhookconfigurations.admissionregistration.k8s.io/migration-gate",
+        ),
+        (APPLICATION, "watch jobs.batch/piefed-db-init"),
         (APPLICATION, "patch configmaps/migration-gate-piefed"),
         (APPLICATION, "create configmaps"),
     ] {
@@ -113,25 +108,37 @@ fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
         (own, "delete secrets/migration-gate-certificate"),
         (own, "get secrets/another"),
         (own, "create pods"),
-        (own, "patch deployments/migration-gate"),
-        (own, "create mutatingwebhookconfigurations"),
-        (own, "delete mutatingwebhookconfigurations/migration-gate"),
-        (own, "patch mutatingwebhookconfigurations/another"),
-        (own, "patch validatingwebhookconfigurations/another"),
+        (own, "patch deployments.apps/migration-gate"),
+        (
+            cluster_wide,
+            "create mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        ),
+        (
+            cluster_wide,
+            "delete mutatingwebhookconfigurations.admissionregistration.k8s.io/migration-gate",
+        ),
+        (
+            cluster_wide,
+            "patch mutatingwebhookconfigurations.admissionregistration.k8s.io/another",
+        ),
+        (
+            cluster_wide,
+            "patch validatingwebhookconfigurations.admissionregistration.k8s.io/another",
+        ),
         (APPLICATION, "get secrets"),
         (APPLICATION, "list secrets"),
         (APPLICATION, "get configmaps/piefed-config"),
         (APPLICATION, "list configmaps"),
         (APPLICATION, "delete configmaps/migration-gate-piefed"),
-        (APPLICATION, "get jobs/another"),
-        (APPLICATION, "create jobs"),
-        (APPLICATION, "delete jobs/piefed-db-init"),
+        (APPLICATION, "get jobs.batch/another"),
+        (APPLICATION, "create jobs.batch"),
+        (APPLICATION, "delete jobs.batch/piefed-db-init"),
         (APPLICATION, "list pods"),
-        (APPLICATION, "create deployments"),
-        (APPLICATION, "patch deployments/piefed-web"),
+        (APPLICATION, "create deployments.apps"),
+        (APPLICATION, "patch deployments.apps/piefed-web"),
         (APPLICATION, "impersonate serviceaccounts"),
         ("kube-system", "create configmaps"),
-        ("default", "watch jobs/piefed-db-init"),
+        ("default", "watch jobs.batch/piefed-db-init"),
     ] {
         check(namespace, asked, false)?;
     }

@@ -168,16 +168,9 @@ fn an_account_of_a_deployments_own_may_see_the_job(cluster: &Cluster) -> Result<
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
     let release = Release::install_one(cluster)?;
-    let may = |account: &str| -> Result<bool> {
-        let asked = [
-            "auth",
-            "can-i",
-            "watch",
-            "jobs/piefed-db-init",
-            &format!("--as=system:serviceaccount:{APPLICATION}:{account}"),
-        ];
-        let said = kubectl.output(&asked, "", Duration::from_secs(90))?;
-        Ok(said.stdout.trim() == "yes")
+    let may = |account: &str| {
+        let account = (APPLICATION, account);
+        cluster.may(account, "watch", "jobs.batch/piefed-db-init", APPLICATION)
     };
     ensure!(may("piefed-init-checker")? && !may("web")? && !may("worker")?);
     let gates = json!([{

@@ -3,19 +3,22 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use serde_json::json;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
 
 use super::lifecycle::helm_test;
-use super::{APPLICATION, CHART, HELD};
+use super::{APPLICATION, CHART, HELD, objects};
+use crate::client::block_on;
 use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
-use crate::namespace::Namespace;
-use crate::poll::{Look, until};
 use crate::release::Release;
 use crate::{image, process};
 
@@ -34,32 +37,71 @@ pub(super) const TESTS: [Test; 3] = [
     ),
 ];
 
-/// Applies a held Deployment, by a dry run, over and over until `work` is done; each of them must get its waiter.
+/// The time between two applies of an application that is applied all the while.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Applies a held Deployment over and over until `work` is done, as Flux does: on the server. `each` sees what comes of it.
+fn applying<T: Send>(
+    application: &Api<Deployment>,
+    parameters: &PatchParams,
+    work: impl FnOnce() -> Result<T> + Send,
+    mut each: impl FnMut(kube::Result<Deployment>) -> Result<()>,
+) -> Result<T> {
+    let held = held()?;
+    let (over, is_over) = mpsc::channel();
+    thread::scope(|scope| {
+        let work = scope.spawn(move || {
+            // Dropped with the end of the work, however it ends.
+            let _over: Sender<()> = over;
+            work()
+        });
+        // The pace of the applies, until the work is over.
+        while is_over.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+            each(apply(application, parameters, &held))?;
+        }
+        work.join().map_err(|_| anyhow!("the thread panicked"))?
+    })
+}
+
+fn apply(
+    application: &Api<Deployment>,
+    parameters: &PatchParams,
+    held: &Value,
+) -> kube::Result<Deployment> {
+    block_on(application.patch("piefed-web", parameters, &Patch::Apply(held)))
+}
+
+fn held() -> Result<Value> {
+    let mut held = objects(HELD)?;
+    held.pop().context("a held Deployment")
+}
+
+fn has_waiter(deployment: &Deployment) -> bool {
+    let template = deployment.spec.as_ref().map(|spec| &spec.template);
+    let pod = template.and_then(|template| template.spec.as_ref());
+    pod.into_iter()
+        .flat_map(|pod| pod.init_containers.iter().flatten())
+        .any(|container| container.name == "wait-for-migrations")
+}
+
+/// Applies a held Deployment by dry runs until `work` is done; each of them must get its waiter.
 fn guarded<T: Send>(
-    kubectl: &Kubectl,
+    application: &Api<Deployment>,
     what: &str,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
-    thread::scope(|scope| {
-        let work = scope.spawn(work);
-        let mut applied = 0;
-        while !work.is_finished() {
-            let said = kubectl
-                .output(
-                    &["apply", "--dry-run=server", "--output=yaml", "-f", "-"],
-                    HELD,
-                    Duration::from_secs(90),
-                )?
-                .success()
-                .with_context(|| format!("during {what}, after {applied} applies"))?;
-            ensure!(said.contains("wait-for-migrations"), "{what}: {said}");
-            applied += 1;
-        }
-        let done = work.join().map_err(|_| anyhow!("the thread panicked"))??;
-        eprintln!("chart: {applied} applies during {what}");
-        ensure!(applied > 3, "{applied} applies prove nothing");
-        Ok(done)
-    })
+    let mut applied = 0;
+    let parameters = PatchParams::apply("flux").dry_run();
+    let done = applying(application, &parameters, work, |deployment| {
+        let deployment =
+            deployment.with_context(|| format!("during {what}, after {applied} applies"))?;
+        ensure!(has_waiter(&deployment), "{what}: {}", json!(deployment));
+        applied += 1;
+        Ok(())
+    })?;
+    eprintln!("chart: {applied} applies during {what}");
+    ensure!(applied > 3, "{applied} applies prove nothing");
+    Ok(done)
 }
 
 /// The chart as it was a release ago, as far as there is one: another version, another image, an object that the present
@@ -85,7 +127,8 @@ fn previous(folder: &Path) -> Result<String> {
 }
 
 fn an_upgrade_and_a_rollback_refuse_no_apply(cluster: &Cluster) -> Result<()> {
-    let application = cluster.namespace_named(APPLICATION)?;
+    let _namespace = cluster.namespace_named(APPLICATION)?;
+    let application = Api::namespaced(cluster.client(), APPLICATION);
     let release = Release::prepare(cluster)?;
     let gate = release.kubectl();
     let folder = tempfile::tempdir()?;
@@ -103,14 +146,10 @@ fn an_upgrade_and_a_rollback_refuse_no_apply(cluster: &Cluster) -> Result<()> {
     }]);
     let upgrade = format!("--wait --set-json=gates={gates} --set=mode=warn");
     for step in ["upgrade", "rollback"] {
-        guarded(
-            &application.kubectl,
-            &format!("the {step}"),
-            || match step {
-                "upgrade" => release.helm("upgrade", &upgrade),
-                _ => gate.helm("rollback migration-gate 1 --wait --timeout=170s"),
-            },
-        )?;
+        guarded(&application, &format!("the {step}"), || match step {
+            "upgrade" => release.helm("upgrade", &upgrade),
+            _ => gate.helm("rollback migration-gate 1 --wait --timeout=170s"),
+        })?;
         let upgraded = step == "upgrade";
         let config = gate.get("configmap migration-gate")?["data"]["config.yaml"].to_string();
         ensure!(config.contains("piefed-beat") == upgraded, "{config}");
@@ -131,8 +170,8 @@ fn an_upgrade_and_a_rollback_refuse_no_apply(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Starts Helm, and kills it when `begun` has happened.
-fn interrupt(kubectl: &Kubectl, arguments: &[&str], begun: &str) -> Result<()> {
+/// Starts Helm, and kills it when it has come as far as this condition.
+fn interrupt(kubectl: &Kubectl, arguments: &[&str], what: &str, condition: &str) -> Result<()> {
     let mut helm = Command::new(&kubectl.helm)
         .args(arguments)
         .args([
@@ -146,26 +185,24 @@ fn interrupt(kubectl: &Kubectl, arguments: &[&str], begun: &str) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let waiting = until(begun, Duration::from_mins(3), || match kubectl.run(begun) {
-        Ok(found) if found.is_empty() => Look::Pending("nothing".to_owned()),
-        Ok(_) => Look::Done(()),
-        Err(error) => Look::Failed(error),
-    });
+    let begun = kubectl.wait(what, condition, 60);
     helm.kill()?;
     helm.wait()?;
-    waiting
+    begun
 }
 
 fn an_interrupted_upgrade_is_rolled_back_under_guard(cluster: &Cluster) -> Result<()> {
-    let application = cluster.namespace_named(APPLICATION)?;
+    let _namespace = cluster.namespace_named(APPLICATION)?;
+    let application = Api::namespaced(cluster.client(), APPLICATION);
     let release = Release::install(cluster)?;
     let gate = release.kubectl();
-    guarded(&application.kubectl, "an interrupted upgrade", || {
+    guarded(&application, "an interrupted upgrade", || {
         // The new replicas wait for an image that nobody has.
         interrupt(
             gate,
             &["upgrade"],
-            "get pods --field-selector=status.phase=Pending --output=name",
+            "deployment/migration-gate",
+            "jsonpath={.status.unavailableReplicas}=1",
         )?;
         let refusal = release
             .helm("upgrade", "--wait")
@@ -182,13 +219,15 @@ fn an_interrupted_upgrade_is_rolled_back_under_guard(cluster: &Cluster) -> Resul
 }
 
 fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
-    let application = cluster.namespace_named(APPLICATION)?;
+    let _namespace = cluster.namespace_named(APPLICATION)?;
+    let application = Api::namespaced(cluster.client(), APPLICATION);
     let release = Release::prepare(cluster)?;
     let kubectl = release.kubectl();
     interrupt(
         kubectl,
         &["install"],
-        "get validatingwebhookconfiguration migration-gate --ignore-not-found --output=name",
+        "validatingwebhookconfiguration/migration-gate",
+        "create",
     )?;
     // What Helm tells people to do, and the chart must allow. An application that is applied all the while is refused
     // for as long as the webhooks are there and nobody answers, and then succeeds by itself.
@@ -209,37 +248,27 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Applies a held Deployment over and over, as Flux does, while `work` is done. Nobody minds a refusal meanwhile, but the
-/// apply after it must succeed, and with a waiter.
+/// Applies a held Deployment until `work` is done. Nobody minds a refusal meanwhile, but the apply after it must succeed,
+/// and with a waiter.
 fn applied_at_last<T: Send>(
-    application: &Namespace,
+    application: &Api<Deployment>,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<()> {
-    let apply = || {
-        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        application
-            .kubectl
-            .output(&arguments, HELD, Duration::from_secs(90))
-    };
+    let parameters = PatchParams::apply("flux").force();
     let (mut refused, mut applied) = (0, 0);
-    thread::scope(|scope| -> Result<()> {
-        let work = scope.spawn(work);
-        while !work.is_finished() {
-            match apply()?.success() {
-                Ok(_) => applied += 1,
-                Err(error) => {
-                    let error = error.to_string();
-                    ensure!(error.contains("failed calling webhook"), "{error}");
-                    refused += 1;
-                }
+    applying(application, &parameters, work, |deployment| {
+        match deployment {
+            Ok(_) => applied += 1,
+            Err(error) => {
+                let error = error.to_string();
+                ensure!(error.contains("failed calling webhook"), "{error}");
+                refused += 1;
             }
         }
-        work.join().map_err(|_| anyhow!("the thread panicked"))??;
         Ok(())
     })?;
-    apply()?.success()?;
     eprintln!("chart: {applied} applied and {refused} refused meanwhile");
-    let found = application.kubectl.get("deployment piefed-web")?;
-    ensure!(found.to_string().contains("wait-for-migrations"), "{found}");
+    let deployment = apply(application, &parameters, &held()?)?;
+    ensure!(has_waiter(&deployment), "{}", json!(deployment));
     Ok(())
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::client::{await_object, block_on};
+use crate::client::{await_list, await_object, block_on};
 use crate::cluster::Cluster;
 use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
@@ -168,19 +169,10 @@ impl Application {
 
     /// The pods of a Deployment that run this release and aren't being deleted.
     pub(crate) fn pods(&self, deployment: &str, tag: &str) -> Result<Vec<Pod>> {
-        let of = ListParams::default().labels(&format!("app.kubernetes.io/name={deployment}"));
-        let image = format!(":{tag}");
-        let pods = block_on(self.api::<Pod>().list(&of))?.items;
-        Ok(pods
-            .into_iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .filter(|pod| {
-                let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-                containers
-                    .filter_map(|container| container.image.as_deref())
-                    .any(|reference| reference.ends_with(&image))
-            })
-            .collect())
+        let selected = ListParams::default().labels(&of(deployment));
+        let mut pods = block_on(self.api::<Pod>().list(&selected))?.items;
+        pods.retain(|pod| stays(pod, tag));
+        Ok(pods)
     }
 
     /// Waits until a Deployment has this many pods of a release, and each of them is in its waiter; gives their names.
@@ -208,16 +200,17 @@ impl Application {
         tag: &str,
         count: usize,
     ) -> Result<Vec<String>> {
-        let what = format!("{deployment} to have {count} pods of {tag}");
-        let found = until(&what, PATIENCE, || match self.pods(deployment, tag) {
-            Ok(pods) if pods.len() >= count => Look::Done(pods),
-            Ok(pods) => Look::Pending(format!("{} of them", pods.len())),
-            Err(error) => Look::Failed(error),
-        })?;
-        found
-            .into_iter()
-            .map(|pod| pod.metadata.name.context("a pod without a name"))
-            .collect()
+        await_list(
+            &self.api::<Pod>(),
+            &of(deployment),
+            &format!("{deployment} to have {count} pods of {tag}"),
+            PATIENCE,
+            |pods| {
+                let pods = pods.iter().filter(|pod| stays(pod, tag));
+                let names: Vec<_> = pods.map(|pod| pod.name_any()).collect();
+                (names.len() >= count).then_some(names)
+            },
+        )
     }
 
     /// Watches one pod until `condition` holds of it.
@@ -235,15 +228,7 @@ impl Application {
 
     /// Follows a waiter's log until it says something; gives all that it has said by then.
     pub(crate) fn says(&self, pod: &str, what: &str) -> Result<String> {
-        until(
-            &format!("{WAITER} in {pod} to say `{what}`"),
-            PATIENCE,
-            || match self.kubectl().logs(pod, WAITER) {
-                Ok(said) if said.contains(what) => Look::Done(said),
-                Ok(said) => Look::Pending(said),
-                Err(error) => Look::Pending(format!("{error:#}")),
-            },
-        )
+        self.namespace.says(pod, WAITER, &[what])
     }
 
     /// Checks that each pod of a release was let go by the Job, and by nothing else; tells how long that took.
@@ -290,8 +275,13 @@ impl Application {
     }
 
     fn redis(&self, command: &[&str]) -> Result<String> {
-        self.kubectl()
-            .wait("deployment/redis", "condition=Available", 60)?;
+        let deployments = self.api::<Deployment>();
+        await_object(&deployments, "redis", "to be available", PATIENCE, |it| {
+            let conditions = it.status.iter().flat_map(|it| &it.conditions);
+            conditions
+                .flatten()
+                .any(|it| it.type_ == "Available" && it.status == "True")
+        })?;
         let line = [&["redis-cli"], command].concat();
         self.kubectl()
             .output(
@@ -301,6 +291,21 @@ impl Application {
             )?
             .success()
     }
+}
+
+/// The selector of a Deployment's pods.
+pub(super) fn of(deployment: &str) -> String {
+    format!("app.kubernetes.io/name={deployment}")
+}
+
+/// Whether a pod runs this release and isn't being deleted.
+fn stays(pod: &Pod, tag: &str) -> bool {
+    let image = format!(":{tag}");
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    pod.metadata.deletion_timestamp.is_none()
+        && containers
+            .filter_map(|container| container.image.as_deref())
+            .any(|reference| reference.ends_with(&image))
 }
 
 fn time(value: &Value) -> Result<Timestamp> {

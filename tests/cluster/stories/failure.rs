@@ -1,15 +1,15 @@
 //! A migration that fails, and the release that mends it.
 
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::Pod;
 
-use super::application::{JOB, PATIENCE, WEB, WORKER, one_attempt};
+use super::application::{JOB, PATIENCE, WEB, WORKER, of, one_attempt};
 use super::stage::Stage;
 use super::traffic::Traffic;
+use crate::client::await_list;
 use crate::cluster::Cluster;
 use crate::flux::Flux;
 use crate::harness::Test;
-use crate::poll::{Look, until};
 
 pub(crate) const TESTS: [Test; 1] = [Test::shared(
     "stories::a_failed_migration_is_explained_and_healed_by_the_next_revision",
@@ -83,19 +83,14 @@ fn a_failed_migration_is_explained_and_healed_by_the_next_revision(
     ensure!(seen.unmigrated == 0 && seen.outages == 0, "{seen}");
     application.met_no_unmigrated_schema()?;
     // The pods that failed in their waiter are gone, and so are those of the old release.
-    let of = format!("pods --selector=app.kubernetes.io/name={WEB}");
-    until("two running pods, and no other", PATIENCE, || {
-        let left = match kubectl.get(&of) {
-            Ok(left) => left,
-            Err(error) => return Look::Failed(error),
-        };
-        let pods = left["items"].as_array().into_iter().flatten();
-        let phases: Vec<Value> = pods.map(|pod| pod["status"]["phase"].clone()).collect();
-        if phases == [json!("Running"), json!("Running")] {
-            Look::Done(())
-        } else {
-            Look::Pending(format!("{phases:?}"))
-        }
-    })?;
-    Ok(())
+    await_list(
+        &application.api::<Pod>(),
+        &of(WEB),
+        "two running pods, and no other",
+        PATIENCE,
+        |pods| {
+            let phases = pods.iter().map(|pod| pod.status.as_ref()?.phase.as_deref());
+            phases.eq([Some("Running"); 2]).then_some(())
+        },
+    )
 }

@@ -48,7 +48,7 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     }
     let after = footprint(&application)?;
     ensure!(before == after, "{before:#}\nbecame\n{after:#}");
-    ensure!(after["deployments"][WEB]["generation"] == 1, "{after:#}");
+    ensure!(after["Deployment"][WEB]["generation"] == 1, "{after:#}");
     let more = kustomization.changes()?;
     ensure!(more == changes, "{changes:#?}\nbecame\n{more:#?}");
 
@@ -92,29 +92,18 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
 /// What a reconciliation must leave as it is. The resource version changes with every write, whoever it is from.
 fn footprint(application: &Application) -> Result<Value> {
     let mut found = json!({});
-    for kind in [
-        "deployments",
-        "statefulsets",
-        "replicasets",
-        "jobs",
-        "pods",
-        "serviceaccounts",
-        "roles",
-        "rolebindings",
-        "configmaps",
-    ] {
-        let list = application
-            .kubectl()
-            .get(&format!("{kind} --show-managed-fields"))?;
-        for item in list["items"].as_array().into_iter().flatten() {
-            let metadata = &item["metadata"];
-            let restarts = &item["status"]["containerStatuses"][0]["restartCount"];
-            let name = metadata["name"].as_str().unwrap_or_default();
-            found[kind][name] = json!({
-                "uid": metadata["uid"], "generation": metadata["generation"], "restarts": restarts,
-                "writes": writes(metadata),
-            });
-        }
+    let kinds = "deployments,statefulsets,replicasets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps";
+    let list = application
+        .kubectl()
+        .get(&format!("{kinds} --show-managed-fields"))?;
+    for item in list["items"].as_array().into_iter().flatten() {
+        let metadata = &item["metadata"];
+        let restarts = &item["status"]["containerStatuses"][0]["restartCount"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        found[text(&item["kind"])][text(&metadata["name"])] = json!({
+            "uid": metadata["uid"], "generation": metadata["generation"], "restarts": restarts,
+            "writes": writes(metadata),
+        });
     }
     // What controllers and the kubelet did they have also said, and how often.
     let events = application.kubectl().get("events")?;
@@ -138,8 +127,8 @@ fn footprint(application: &Application) -> Result<Value> {
 
 /// A footprint but for what comes and goes with the Job: itself, its pods, events, and the record of its completion.
 fn without_the_job(mut footprint: Value) -> Value {
-    footprint["jobs"] = Value::Null;
-    for kind in ["pods", "events", "configmaps"] {
+    footprint["Job"] = Value::Null;
+    for kind in ["Pod", "events", "ConfigMap"] {
         if let Some(objects) = footprint[kind].as_object_mut() {
             objects.retain(|name, _| !name.contains(JOB) && !name.starts_with("migration-gate-"));
         }

@@ -235,19 +235,15 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
     let mut waiter = place.waiter(kubectl);
     waiter.says("waiting: Job db-init is running (attempt 1 of 7, ");
     let pod = await_running_pod(kubectl)?;
-    until("the log", Duration::from_mins(3), || {
-        match kubectl.run(&format!("logs {pod}")) {
-            Ok(log) if log.contains("it takes a long time") => Look::Done(()),
-            Ok(log) => Look::Pending(log),
-            Err(error) => Look::Failed(error),
-        }
-    })?;
+    let pod = pod.trim_start_matches("pod/");
+    place
+        .namespace
+        .says(pod, "migrate", &["it takes a long time"])?;
     kubectl.run(&format!(
         r#"patch job {JOB} --type=merge --patch={{"spec":{{"activeDeadlineSeconds":1}}}}"#
     ))?;
     let ended = waiter.ends();
     ensure!(ended.code == Some(3), "{}", ended.output);
-    let pod = pod.trim_start_matches("pod/");
     let log = format!("pod {pod}, container migrate: it was running\nit takes a long time\n");
     ensure!(ended.output.contains(&log), "{}", ended.output);
     ensure!(

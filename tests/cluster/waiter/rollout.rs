@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use serde_json::{Value, json};
 
+use crate::client::await_list;
 use crate::cluster::Cluster;
 use crate::harness::Test;
 use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
-use crate::poll::{Look, until};
 use crate::stories::stage::Stage;
 
 pub(super) const TESTS: [Test; 2] = [
@@ -61,14 +63,17 @@ spec:
 struct Application {
     // Dropped first, while the release's webhooks are there.
     namespace: Namespace,
+    pods: Api<Pod>,
     _stage: Arc<Stage>,
 }
 
 impl Application {
     fn new(cluster: &Cluster, name: &str) -> Result<Self> {
         let stage = Stage::enter(cluster)?;
+        let namespace = stage.namespace(name)?;
         Ok(Self {
-            namespace: stage.namespace(name)?,
+            pods: Api::namespaced(cluster.client(), &namespace.name),
+            namespace,
             _stage: stage,
         })
     }
@@ -95,24 +100,25 @@ impl Application {
         let Value::Array(mut items) = pods["items"].take() else {
             return Ok(Vec::new());
         };
-        let image = format!("piefed/piefed:{tag}");
-        items.retain(|pod| pod["spec"]["containers"][0]["image"] == image.as_str());
+        items.retain(|pod| is_of(pod, tag));
         Ok(items)
     }
 
     /// Waits until the waiter of the only pod of this version says so; the pod's own container hasn't started then.
     fn holds(&self, tag: &str, what: &str) -> Result<()> {
-        let pod = until(
-            &format!("a pod of {tag} to say `{what}`"),
+        let pod = await_list(
+            &self.pods,
+            "app=web",
+            &format!("a pod of {tag}"),
             Duration::from_mins(3),
-            || match self.waiters(tag) {
-                Ok(said) if said.len() == 1 && said[0].1.contains(what) => {
-                    Look::Done(said[0].0.clone())
-                }
-                Ok(said) => Look::Pending(format!("{said:?}")),
-                Err(error) => Look::Failed(error),
+            |pods| {
+                let mut pods = pods.iter().map(|pod| json!(**pod));
+                let pod = pods.find(|pod| is_of(pod, tag))?;
+                let others = pods.filter(|pod| is_of(pod, tag)).count();
+                (others == 0).then(|| pod["metadata"]["name"].as_str().map(str::to_owned))?
             },
         )?;
+        self.namespace.says(&pod, WAITER, &[what])?;
         let pod = self.kubectl().get(&format!("pod {pod}"))?;
         let (waiter, main) = statuses(&pod);
         ensure!(waiter["state"].get("running").is_some(), "{waiter}");
@@ -161,6 +167,10 @@ impl Application {
         }
         Ok(())
     }
+}
+
+fn is_of(pod: &Value, tag: &str) -> bool {
+    pod["spec"]["containers"][0]["image"] == format!("piefed/piefed:{tag}")
 }
 
 /// The status of the injected container, and of the application's own.
