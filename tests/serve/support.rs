@@ -165,8 +165,11 @@ impl Running {
         }
     }
 
+    /// A connection that sends what it is given at once, as an API server's does: Go's standard library sets that.
     pub async fn tcp(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
     }
 
     /// A TLS connection that offers these protocols, with every version of TLS.

@@ -6,6 +6,7 @@ mod answer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
@@ -130,10 +131,18 @@ impl Api {
 
     /// Takes connections again, where it did before.
     pub(crate) fn resume(&mut self) {
-        let listener = self
-            .runtime
-            .block_on(TcpListener::bind(self.address))
-            .expect("the port");
+        let begun = Instant::now();
+        // A waiter that another test starts at the same time has the old listener too, until it is a program of its own.
+        let listener = loop {
+            match self.runtime.block_on(TcpListener::bind(self.address)) {
+                Err(error)
+                    if error.kind() == ErrorKind::AddrInUse && begun.elapsed() < PATIENCE =>
+                {
+                    std::thread::yield_now();
+                }
+                listener => break listener.expect("the port"),
+            }
+        };
         self.address = listener.local_addr().expect("an address");
         let shared = Arc::clone(&self.shared);
         self.server = Some(self.runtime.spawn(serve(listener, shared)));

@@ -1,7 +1,7 @@
 //! The record's writers, any number of them, over an API server that fails.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use migration_gate::config::Config;
 use migration_gate::core::record::HISTORY;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
+use crate::process::PATIENCE;
 
 /// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
 struct Recorder {
@@ -75,7 +76,7 @@ impl Drop for Recorder {
 
 /// What all recorders of this program have logged, one JSON object a line.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct Log(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
 impl Log {
     /// Begins to listen, if nobody has yet.
@@ -94,14 +95,36 @@ impl Log {
 
     /// How often that was logged.
     fn count(&self, part: &str) -> usize {
-        let log = self.0.lock().expect("the log");
-        String::from_utf8_lossy(&log).matches(part).count()
+        count(&self.0.0.lock().expect("the log"), part)
     }
+
+    /// Waits until that is logged.
+    fn await_line(&self, part: &str) {
+        let log = self.0.0.lock().expect("the log");
+        let (log, waited) = self
+            .0
+            .1
+            .wait_timeout_while(log, PATIENCE, |log| count(log, part) == 0)
+            .expect("the log");
+        let log = String::from_utf8_lossy(&log);
+        assert!(!waited.timed_out(), "nobody logs `{part}`, but\n{log}");
+    }
+}
+
+impl std::fmt::Display for Log {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&String::from_utf8_lossy(&self.0.0.lock().expect("the log")))
+    }
+}
+
+fn count(log: &[u8], part: &str) -> usize {
+    String::from_utf8_lossy(log).matches(part).count()
 }
 
 impl std::io::Write for Log {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("the log").extend(text);
+        self.0.0.lock().expect("the log").extend(text);
+        self.0.1.notify_all();
         Ok(text.len())
     }
 
@@ -295,12 +318,14 @@ fn an_immutable_record_is_left_alone_until_it_is_deleted() {
     api.put("configmaps", RECORD, immutable);
     api.put("jobs", JOB, job("2", complete()));
     let _recorder = Recorder::start(&api);
-    api.await_watches(2);
+    // That it is over is logged with its cause, too.
+    let told = r#"trying again","gate":"g","cause":"it is immutable; delete it, and what it says"#;
+    log.await_line(told);
     api.delete("configmaps", RECORD);
     // With what the old one said.
     api.await_object("configmaps", RECORD, has(&["1", "2"]));
     assert_eq!(writes(&api), 1, "{:#?}", api.requests());
-    assert_eq!(log.count("it is immutable; delete it, and what it says"), 1);
+    assert_eq!(log.count(told), 1, "{log}");
 }
 
 #[test]
