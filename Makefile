@@ -37,7 +37,7 @@ demo: packages ## What the webhooks would do to PieFed's manifests, as they shou
 	@! cargo run --quiet --locked -- review examples/piefed-old
 
 .PHONY: test
-test: packages ## Everything: lints, dependencies' licences, all tests (some 40 minutes on two cores at first, 12 when all is cached)
+test: packages ## Everything: lints, dependencies' licences, all tests (some 30 minutes on two cores at first, 8 when all is cached)
 	$(call say,release binary for the image; it takes one core for 2 minutes$(comma) so the next steps go on beside it)
 	@CARGO_TERM_QUIET=true build/binary.sh >/dev/null & binary=$$!; \
 	trap 'kill $$binary 2>/dev/null || true' EXIT; \
@@ -52,7 +52,7 @@ test-fast: packages ## The tests that need no cluster (seconds, once compiled)
 # The tests build what they need by themselves, where they can run at all; where they can't, they say so.
 .PHONY: test-cluster
 test-cluster: packages ## The tests on a real node (builds and boots it), or on the cluster of KUBECONFIG
-	$(call say,tests on a cluster (the first run builds a control plane$(comma) a node and an application: some 25 minutes; then 10))
+	$(call say,tests on a cluster (the first run builds a control plane$(comma) a node and an application: some 20 minutes; then 8))
 	cargo test --locked --test cluster -- $(TESTS)
 
 .PHONY: lint
@@ -117,7 +117,7 @@ endif
 packages:
 	@command -v cc >/dev/null || { \
 		echo "==> installing Debian packages: gcc libc6-dev (under a minute)"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev; }
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev >/dev/null; }
 
 .PHONY: clean-cache
 clean-cache: ## Forget every program that was built for the tests

@@ -59,7 +59,7 @@ packages() {
     say "installing Debian packages: ${missing[*]} (under a minute)"
     # The package lists of a fresh machine are absent or stale.
     DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || die "apt-get update failed; the lines above say why"
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 ||
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null ||
         die "apt-get could not install ${missing[*]}; the lines above say why"
 }
 

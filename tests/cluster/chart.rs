@@ -26,13 +26,13 @@ use crate::process;
 
 /// All of them.
 pub(crate) fn tests() -> impl Iterator<Item = Test> {
-    render::TESTS
+    accepted::TESTS
         .into_iter()
+        .chain(render::TESTS)
         .chain(values::TESTS)
         .chain(notes::TESTS)
         .chain(readme::TESTS)
         .chain(packaging::TESTS)
-        .chain(accepted::TESTS)
         .chain(lifecycle::TESTS)
         .chain(ownership::TESTS)
         .chain(guard::TESTS)

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Runtime::new().expect("a machine that can start threads"));
@@ -73,6 +74,40 @@ where
     block_on(async { tokio::time::timeout(deadline, watch).await })
         .with_context(|| format!("waited {deadline:?} for {name} to be gone"))??;
     Ok(())
+}
+
+/// The objects that a selector selects, as a watch tells them.
+pub(crate) struct Watched<K: Resource<DynamicType: Eq + Hash> + 'static> {
+    store: reflector::Store<K>,
+    watch: AbortHandle,
+}
+
+impl<K> Watched<K>
+where
+    K: Clone + Debug + Send + Sync + DeserializeOwned + Resource + 'static,
+    K::DynamicType: Clone + Default + Eq + Hash + Send + Sync,
+{
+    pub(crate) fn begin(api: &Api<K>, labels: &str) -> Self {
+        let (store, writer) = reflector::store();
+        let changes = watcher(api.clone(), Selection::default().labels(labels)).default_backoff();
+        // It goes on by itself after an error.
+        let watch = reflector(writer, changes).for_each(|_| std::future::ready(()));
+        Self {
+            store,
+            watch: RUNTIME.spawn(watch).abort_handle(),
+        }
+    }
+
+    /// Those that there are now; none before the first answer.
+    pub(crate) fn now(&self) -> Vec<Arc<K>> {
+        self.store.state()
+    }
+}
+
+impl<K: Resource<DynamicType: Eq + Hash> + 'static> Drop for Watched<K> {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
 }
 
 /// Watches the objects that a selector selects until `look` finds what is awaited, and gives that.

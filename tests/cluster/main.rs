@@ -38,8 +38,8 @@ fn main() -> std::process::ExitCode {
         .chain(serve::TESTS)
         .chain(first_deployment::TESTS)
         .chain(waiter::tests())
-        .chain(chart::tests())
         .chain(prefilter::TESTS)
+        .chain(chart::tests())
         .chain(admission::TESTS)
         .chain(smoke::TESTS)
         .chain(machine::TESTS);

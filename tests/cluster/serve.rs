@@ -7,8 +7,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
@@ -122,21 +120,20 @@ subjects: [{subject}]
 /// As the chart makes it, so that the right to create Secrets isn't needed.
 const EMPTY_SECRET: &str = "{apiVersion: v1, kind: Secret, metadata: {name: certificate}}";
 
-/// The CA certificates that the API server was given, which must be the same for all webhooks.
-fn bundle(kubectl: &Kubectl, name: &str) -> Result<Vec<String>> {
-    let configurations = kubectl.get(&format!(
-        "mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name}"
-    ))?;
-    let webhooks = |item: &Value| item["webhooks"].as_array().cloned().unwrap_or_default();
-    let bundles: BTreeSet<Option<String>> = configurations["items"]
-        .as_array()
-        .context("a list")?
-        .iter()
-        .flat_map(webhooks)
-        .map(|webhook| {
-            let bundle = webhook["clientConfig"]["caBundle"].as_str()?;
-            String::from_utf8(STANDARD.decode(bundle).ok()?).ok()
-        })
+/// The CA certificates that the API server was given, which must be the same for both webhooks.
+fn bundle(
+    mutating: &Api<MutatingWebhookConfiguration>,
+    validating: &Api<ValidatingWebhookConfiguration>,
+    name: &str,
+) -> Result<Vec<String>> {
+    let (mutating, validating) =
+        block_on(async { anyhow::Ok((mutating.get(name).await?, validating.get(name).await?)) })?;
+    let mutating = mutating.webhooks.into_iter().flatten();
+    let validating = validating.webhooks.into_iter().flatten();
+    let bundles: BTreeSet<Option<String>> = mutating
+        .map(|webhook| webhook.client_config)
+        .chain(validating.map(|webhook| webhook.client_config))
+        .map(|config| String::from_utf8(config.ca_bundle?.0).ok())
         .collect();
     ensure!(bundles.len() == 1, "the caBundles differ: {bundles:?}");
     let bundle = bundles
@@ -190,7 +187,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
                 Ok(())
             })?;
         }
-        let bundle = bundle(&kubectl, "five")?;
+        let bundle = bundle(&mutating.api, &validating.api, "five")?;
         ensure!(bundle.len() == 1, "round {round}: {} CAs", bundle.len());
         let secret = block_on(secrets.api.get("certificate"))?;
         let stored = secret.data.and_then(|mut data| data.remove("ca.crt"));

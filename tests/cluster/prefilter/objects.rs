@@ -156,6 +156,7 @@ pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<>
 pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
     let main =
         json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
+    let (mut olds, mut leaving) = (Vec::new(), Vec::new());
     for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
         for (name, owner) in [("old", Some(owner)), ("old-free", None), ("leaving", None)] {
             // Without the label that selectors here go by, what is free isn't adopted.
@@ -171,11 +172,13 @@ pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
             if name == "leaving" {
                 old["metadata"]["finalizers"] = json!(["example.org/held"]);
             }
-            namespace.kubectl.apply(&old.to_string())?;
+            olds.push(old.to_string());
         }
-        namespace
-            .kubectl
-            .run(&format!("delete {} leaving --wait=false", kind.resource))?;
+        leaving.push(format!("{}/leaving", kind.resource));
     }
+    namespace.kubectl.apply(&olds.join("\n---\n"))?;
+    namespace
+        .kubectl
+        .run(&format!("delete {} --wait=false", leaving.join(" ")))?;
     Ok(())
 }

@@ -5,9 +5,12 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use tempfile::TempDir;
 
 use super::manifests;
+use crate::client::block_on;
 use crate::cluster::Cluster;
 use crate::image;
 use crate::namespace::Namespace;
@@ -18,6 +21,7 @@ pub(super) struct Installed {
     pub(super) namespace: Namespace,
     /// Who signs the certificate, unless the server makes its own; and where the keys are.
     authority: Option<(Authority, TempDir)>,
+    secrets: Api<Secret>,
 }
 
 impl Installed {
@@ -49,8 +53,10 @@ impl Installed {
         arguments: &str,
         authority: Option<(Authority, TempDir)>,
     ) -> Result<Self> {
+        let namespace = cluster.namespace("serve")?;
         let this = Self {
-            namespace: cluster.namespace("serve")?,
+            secrets: Api::namespaced(cluster.client(), &namespace.name),
+            namespace,
             authority,
         };
         let name = &this.namespace.name;
@@ -124,12 +130,11 @@ spec:
         Ok(())
     }
 
-    pub(super) fn certificate(&self) -> Result<String> {
-        let secret = self.namespace.kubectl.get("secret certificate")?;
-        Ok(secret["data"]["tls.crt"]
-            .as_str()
-            .context("a certificate")?
-            .to_owned())
+    /// The certificate that the server has made last.
+    pub(super) fn certificate(&self) -> Result<Vec<u8>> {
+        let secret = block_on(self.secrets.get("certificate"))?;
+        let data = secret.data.and_then(|mut data| data.remove("tls.crt"));
+        Ok(data.context("a certificate")?.0)
     }
 }
 

@@ -11,11 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::ListParams;
 
-use super::application::{Application, PATIENCE, WEB};
-use crate::client::block_on;
+use super::application::{Application, PATIENCE, WEB, of};
+use crate::client::Watched;
 
 /// The time between two rounds, each of which asks every ready pod once.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -59,14 +57,14 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) fn start(application: &Application) -> Self {
-        let pods: Api<Pod> = application.api();
+        let pods = Watched::begin(&application.api(), &of(WEB));
         let (stop, stopped) = mpsc::channel();
         let shared = Arc::new((Mutex::new(Seen::default()), Condvar::new()));
         let seen = Arc::clone(&shared);
         let visitors = thread::spawn(move || {
             for _ in 0..ROUNDS {
                 let mut so_far = lock(&seen.0).clone();
-                round(&pods, &mut so_far);
+                round(&pods.now(), &mut so_far);
                 *lock(&seen.0) = so_far;
                 seen.1.notify_all();
                 // The pace of the visits; nothing is awaited here.
@@ -111,14 +109,9 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn round(pods: &Api<Pod>, seen: &mut Seen) {
-    let of = ListParams::default().labels(&format!("app.kubernetes.io/name={WEB}"));
-    let Ok(list) = block_on(pods.list(&of)) else {
-        return;
-    };
+fn round(pods: &[Arc<Pod>], seen: &mut Seen) {
     let mut served = false;
-    let ready = list.items.iter().filter(|pod| is_ready(pod));
-    for pod in ready {
+    for pod in pods.iter().filter(|pod| is_ready(pod)) {
         let Some(address) = address(pod) else {
             continue;
         };

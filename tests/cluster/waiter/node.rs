@@ -244,8 +244,14 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
     ))?;
     let ended = waiter.ends();
     ensure!(ended.code == Some(3), "{}", ended.output);
-    let log = format!("pod {pod}, container migrate: it was running\nit takes a long time\n");
-    ensure!(ended.output.contains(&log), "{}", ended.output);
+    // A busy machine may look after the grace period.
+    let shown = ["it was running", "exit code 137"]
+        .map(|state| format!("pod {pod}, container migrate: {state}\nit takes a long time\n"));
+    ensure!(
+        shown.iter().any(|shown| ended.output.contains(shown)),
+        "{}",
+        ended.output
+    );
     ensure!(
         ended
             .termination

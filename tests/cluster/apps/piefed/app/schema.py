@@ -30,6 +30,8 @@ def read(session) -> int:
     try:
         return session.execute(text(_newest().module.READS)).scalar_one()
     except ProgrammingError as error:
+        if error.orig.sqlstate is None:  # the driver's own complaint, not PostgreSQL's
+            raise
         session.rollback()
         complaint = str(error.orig).splitlines()[0]
         raise Unmigrated(f"needs {head()}, the database is at {_found(session)}: {complaint}") from error
