@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{self, Pod, ServiceAccount};
 use kube::Api;
@@ -80,26 +80,28 @@ impl Namespace {
         await_object(&pods, pod, "to have started", patience, |pod| {
             has_started(pod, container)
         })?;
-        let follow = || async {
-            let mut lines = pods.log_stream(pod, &parameters).await?.lines();
-            let mut log = String::new();
-            while !all_in(&log)
-                && let Some(line) = lines.try_next().await?
-            {
-                log.push_str(&line);
-                log.push('\n');
-            }
-            anyhow::Ok(log)
-        };
         until(
             &format!("{container} in {pod} to say {parts:?}"),
             patience,
-            || match block_on(async { tokio::time::timeout(patience, follow()).await }) {
-                Ok(Ok(log)) if all_in(&log) => Look::Done(log),
-                // The container has ended without it, and may begin again.
-                Ok(Ok(log)) => Look::Pending(log),
-                Ok(Err(error)) => Look::Pending(format!("{error:#}")),
-                Err(late) => Look::Failed(late.into()),
+            || {
+                let mut log = String::new();
+                let follow = async {
+                    let mut lines = pods.log_stream(pod, &parameters).await?.lines();
+                    while !all_in(&log)
+                        && let Some(line) = lines.try_next().await?
+                    {
+                        log.push_str(&line);
+                        log.push('\n');
+                    }
+                    anyhow::Ok(())
+                };
+                match block_on(async { tokio::time::timeout(patience, follow).await }) {
+                    Ok(Ok(())) if all_in(&log) => Look::Done(log),
+                    // The container has ended without it, and may begin again.
+                    Ok(Ok(())) => Look::Pending(log),
+                    Ok(Err(error)) => Look::Pending(format!("{error:#}")),
+                    Err(_) => Look::Failed(anyhow!("after {patience:?} it has said\n{log}")),
+                }
             },
         )
     }
