@@ -197,6 +197,12 @@ impl Cluster {
         Namespace::create(self.client(), &self.kubectl, name, labels)
     }
 
+    /// Leaves a namespace to the end of the node, where the tests have booted one: to delete thousands of objects takes as
+    /// long as to create them.
+    pub(crate) fn leave(&self, namespace: &mut Namespace) {
+        namespace.stays = self.own.is_some();
+    }
+
     /// kubectl as a ServiceAccount, by a token such as a pod would hold.
     pub(crate) fn kubectl_as(&self, namespace: &str, account: &str) -> Result<Kubectl> {
         let kubectl = self.kubectl.in_namespace(namespace);

@@ -15,11 +15,13 @@ use crate::client::{await_gone, await_object, block_on};
 use crate::kubectl::{Kubectl, PATIENCE};
 use crate::poll::{Look, until};
 
-/// A namespace that is deleted with everything in it when the test is over.
+/// A namespace that is deleted with everything in it when the test is over, unless it stays.
 pub(crate) struct Namespace {
     pub(crate) name: String,
     /// kubectl in this namespace.
     pub(crate) kubectl: Kubectl,
+    /// It ends with its cluster.
+    pub(crate) stays: bool,
     client: kube::Client,
 }
 
@@ -57,6 +59,7 @@ impl Namespace {
         let this = Self {
             name: name.to_owned(),
             kubectl: kubectl.in_namespace(name),
+            stays: false,
             client,
         };
         // Pods are refused until the controller manager has made it.
@@ -124,6 +127,9 @@ fn has_started(pod: &Pod, container: &str) -> bool {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         let namespaces: Api<v1::Namespace> = Api::all(self.client.clone());
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
         let at_once = DeleteParams::default().grace_period(0);

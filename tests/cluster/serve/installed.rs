@@ -53,7 +53,8 @@ impl Installed {
         arguments: &str,
         authority: Option<(Authority, TempDir)>,
     ) -> Result<Self> {
-        let namespace = cluster.namespace("serve")?;
+        let mut namespace = cluster.namespace("serve")?;
+        cluster.leave(&mut namespace);
         let this = Self {
             secrets: Api::namespaced(cluster.client(), &namespace.name),
             namespace,
@@ -143,7 +144,7 @@ impl Drop for Installed {
         let Namespace { name, kubectl, .. } = &self.namespace;
         // A failure has nobody to go to; the configurations concern this test's namespace alone.
         let _ = kubectl.run(&format!(
-            "delete mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"
+            "delete deployment/serve mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"
         ));
     }
 }

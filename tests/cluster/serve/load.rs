@@ -110,13 +110,8 @@ impl Shared {
             },
             ..ConfigMap::default()
         };
-        // Admission is asked as ever, and nothing is kept that would have to be watched and deleted.
-        let parameters = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
         while !self.over.load(Ordering::Relaxed) {
-            match maps.create(&parameters, &map).await {
+            match maps.create(&PostParams::default(), &map).await {
                 Ok(_) => {
                     self.created.fetch_add(1, Ordering::Relaxed);
                 }
