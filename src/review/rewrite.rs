@@ -162,7 +162,8 @@ pub fn yaml(report: &Report<'_>, source: usize) -> String {
         if objects.is_empty() {
             continue;
         }
-        if document_is_text(&rewrite, report, objects, index) {
+        if document_is_text(&rewrite, report, objects, index) && bears_a_line_break(text, document)
+        {
             push_document(&mut out, text, document);
         } else {
             for object in objects {
@@ -194,6 +195,14 @@ fn document_is_text(
         .iter()
         .any(|object| object.manifest.at.first() == Some(&Step::Key("request".to_owned())));
     !rendered && !captured
+}
+
+/// Whether another document can follow: a line break is part of a block scalar that ends with its file, and a document
+/// that lacks one would say something else with it (YAML 1.2, section 8.1.1.2).
+fn bears_a_line_break(text: &str, document: &Document) -> bool {
+    let text = &text[document.span.range()];
+    let reread = || documents(&format!("{text}\n")).next()?.ok();
+    text.ends_with('\n') || reread().is_some_and(|reread| reread.value == document.value)
 }
 
 fn push_document(out: &mut String, text: &str, document: &Document) {
