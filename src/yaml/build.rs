@@ -95,9 +95,15 @@ impl<'t> Builder<'t> {
             // An explicit end, `...`, has a length.
             Event::DocumentEnd if end.end() > end.start() => Span::new(part.start, end.end()),
             _ => {
-                // What comes after it without a separator is part of it, and so is what is wrong there.
-                self.ahead = Some(self.next()?);
-                Span::new(part.start, part.end)
+                // What comes after it without a separator is part of it, and so is what is wrong there. The parser may
+                // see one where `kubectl` doesn't: before a NUL.
+                let next = self.next()?;
+                let end = match &next {
+                    (Event::DocumentStart(..), span) => span.start(),
+                    _ => part.end,
+                };
+                self.ahead = Some(next);
+                Span::new(part.start, end)
             }
         };
         Ok(Document {
