@@ -179,8 +179,8 @@ pub fn yaml(report: &Report<'_>, source: usize) -> String {
     out
 }
 
-/// Whether a document is printed as it is written: unless an object in it was rendered, or it is
-/// an AdmissionReview, of which only the object is a manifest.
+/// Whether a document is printed as it is written: unless an object in it was rendered, an item in it is no object, or it
+/// is an AdmissionReview, of which only the object is a manifest.
 fn document_is_text(
     rewrite: &Rewrite,
     report: &Report<'_>,
@@ -194,7 +194,15 @@ fn document_is_text(
     let captured = objects
         .iter()
         .any(|object| object.manifest.at.first() == Some(&Step::Key("request".to_owned())));
-    !rendered && !captured
+    let Some(source) = objects.first().map(|object| object.manifest.source) else {
+        return false;
+    };
+    let written = report.loaded[source].documents[document].as_ref();
+    let bad = report.bad_input.iter().any(|bad| {
+        bad.source == source
+            && written.is_ok_and(|document| document.span.range().contains(&bad.span.start()))
+    });
+    !rendered && !captured && !bad
 }
 
 /// Whether another document can follow: a line break is part of a block scalar that ends with its file, and a document
