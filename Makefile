@@ -78,7 +78,7 @@ $(cargo_deny):
 
 .PHONY: fuzz
 fuzz: packages $(cargo_fuzz) ## Each fuzz target for FUZZ_SECONDS (60), starting from the seeds
-	$(call say,fuzzing (the instrumented build takes about 3 minutes on two cores))
+	$(call say,fuzzing (the instrumented build takes about 5 minutes on two cores))
 	PATH="$(dir $(cargo_fuzz)):$$PATH" fuzz/run.sh $(FUZZ_SECONDS)
 
 $(cargo_fuzz):
