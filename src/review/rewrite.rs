@@ -162,8 +162,7 @@ pub fn yaml(report: &Report<'_>, source: usize) -> String {
         if objects.is_empty() {
             continue;
         }
-        if document_is_text(&rewrite, report, objects, index) && bears_a_line_break(text, document)
-        {
+        if document_is_text(&rewrite, report, source, index) && bears_a_line_break(text, document) {
             push_document(&mut out, text, document);
         } else {
             for object in objects {
@@ -184,19 +183,16 @@ pub fn yaml(report: &Report<'_>, source: usize) -> String {
 fn document_is_text(
     rewrite: &Rewrite,
     report: &Report<'_>,
-    objects: &[Reviewed<'_>],
+    source: usize,
     document: usize,
 ) -> bool {
     let rendered = rewrite
         .rendered
         .iter()
         .any(|index| document_of(report, *index) == document);
-    let captured = objects
+    let captured = report.objects[report.objects_in(source, document)]
         .iter()
         .any(|object| object.manifest.at.first() == Some(&Step::Key("request".to_owned())));
-    let Some(source) = objects.first().map(|object| object.manifest.source) else {
-        return false;
-    };
     let written = report.loaded[source].documents[document].as_ref();
     let bad = report.bad_input.iter().any(|bad| {
         bad.source == source

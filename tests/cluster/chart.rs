@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::harness::Test;
 use crate::process;
 
-/// All of them.
+/// All of them; first the one that keeps a processor busy, as the others mostly wait.
 pub(crate) fn tests() -> impl Iterator<Item = Test> {
     accepted::TESTS
         .into_iter()

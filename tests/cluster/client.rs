@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
 use kube::runtime::watcher::{Config as Selection, Event};
@@ -88,10 +88,8 @@ where
     K::DynamicType: Clone + Default + Eq + Hash + Send + Sync,
 {
     pub(crate) fn begin(api: &Api<K>, labels: &str) -> Self {
-        let (store, writer) = reflector::store();
-        let changes = watcher(api.clone(), Selection::default().labels(labels)).default_backoff();
-        // It goes on by itself after an error.
-        let watch = reflector(writer, changes).for_each(|_| std::future::ready(()));
+        let (store, changes) = watch(api, labels);
+        let watch = changes.for_each(|_| std::future::ready(()));
         Self {
             store,
             watch: RUNTIME.spawn(watch).abort_handle(),
@@ -110,6 +108,24 @@ impl<K: Resource<DynamicType: Eq + Hash> + 'static> Drop for Watched<K> {
     }
 }
 
+/// What a selector selects, and the changes that keep it true for as long as somebody reads them. After an error the
+/// watch goes on by itself.
+fn watch<K>(
+    api: &Api<K>,
+    labels: &str,
+) -> (
+    reflector::Store<K>,
+    impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>,
+)
+where
+    K: Clone + Debug + Send + Sync + DeserializeOwned + Resource + 'static,
+    K::DynamicType: Clone + Default + Eq + Hash + Send + Sync,
+{
+    let (store, writer) = reflector::store();
+    let changes = watcher(api.clone(), Selection::default().labels(labels)).default_backoff();
+    (store, reflector(writer, changes))
+}
+
 /// Watches the objects that a selector selects until `look` finds what is awaited, and gives that.
 pub(crate) fn await_list<K, T>(
     api: &Api<K>,
@@ -120,15 +136,14 @@ pub(crate) fn await_list<K, T>(
 ) -> Result<T>
 where
     K: Clone + Debug + Send + Sync + DeserializeOwned + Resource + 'static,
-    K::DynamicType: Clone + Default + Eq + Hash,
+    K::DynamicType: Clone + Default + Eq + Hash + Send + Sync,
 {
-    let (store, writer) = reflector::store();
-    let changes = watcher(api.clone(), Selection::default().labels(labels)).default_backoff();
+    let (store, changes) = watch(api, labels);
     let watch = async {
-        let mut changes = pin!(reflector(writer, changes));
+        let mut changes = pin!(changes);
         while let Some(change) = changes.next().await {
             match change {
-                // The watch goes on by itself after an error, and in the middle of a list there is nothing to see yet.
+                // In the middle of a list there is nothing to see yet.
                 Err(_) | Ok(Event::Init | Event::InitApply(_)) => {}
                 Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
                     if let Some(found) = look(&store.state()) {

@@ -33,7 +33,8 @@ mod stories;
 mod waiter;
 
 fn main() -> std::process::ExitCode {
-    // The schedule begins them in this order: those that take longest come first, so that they don't end alone.
+    // The schedule begins them in this order: those that take longest come first, so that they don't end alone, and those
+    // that mostly wait come after those that keep a processor busy.
     let tests = stories::tests()
         .chain(serve::TESTS)
         .chain(first_deployment::TESTS)

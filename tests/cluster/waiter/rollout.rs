@@ -115,7 +115,8 @@ impl Application {
                 let mut pods = pods.iter().map(|pod| json!(**pod));
                 let pod = pods.find(|pod| is_of(pod, tag))?;
                 let others = pods.filter(|pod| is_of(pod, tag)).count();
-                (others == 0).then(|| pod["metadata"]["name"].as_str().map(str::to_owned))?
+                let name = pod["metadata"]["name"].as_str()?;
+                (others == 0).then(|| name.to_owned())
             },
         )?;
         self.namespace.says(&pod, WAITER, &[what])?;
