@@ -25,6 +25,7 @@ RUN case $TARGETARCH in \
     fi; \
     echo "export TARGET=$machine-unknown-linux-gnu" >>/environment
 COPY Cargo.toml Cargo.lock ./
+COPY crates crates
 COPY src src
 # The image holds no libc, so the binary must bring its own.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -5,9 +5,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use migration_gate::config::Config;
 use migration_gate::review::{render, review_text};
-use migration_gate::yaml::documents;
+use migration_gate_core::gates::Config;
+use migration_gate_yaml::documents;
 
 /// How often the examples are repeated, and how often the fastest run is looked for.
 const COPIES: usize = 500;

@@ -19,7 +19,7 @@ command -v "$tool" >/dev/null || {
 # The tool writes beside the manifest, and only there.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r Cargo.toml Cargo.lock README.md src "$work"
+cp -r Cargo.toml Cargo.lock README.md crates src "$work"
 "$tool" cyclonedx --quiet --manifest-path "$work/Cargo.toml" --format json --spec-version 1.5 --describe binaries \
     --no-build-deps --target "$target" >&2
 made=$work/migration-gate_bin.cdx.json

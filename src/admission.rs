@@ -1,7 +1,7 @@
 //! The wire format: `AdmissionReview` of `admission.k8s.io/v1`, in and out.
 //!
 //! This is the one place that knows how a review is written. [`decode`] reads one, [`answer`]
-//! writes the other; between the two stand values of [`core`](crate::core). What the API server
+//! writes the other; between the two stand values of [`migration_gate_core`]. What the API server
 //! makes of an answer is told in [Dynamic Admission Control].
 //!
 //! kube's own types aren't used: their patch is an array of numbers rather than base64, a denial

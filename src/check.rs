@@ -16,10 +16,13 @@ use kube::client::Body;
 use kube::core::Request;
 use serde_json::{Value, json};
 
+use crate::cli::config::{self, ConfigError};
 use crate::cluster::{self, ClusterError};
-use crate::config::{self, Config, ConfigError, Gate, LabelOperator, LabelSelector, Mode};
-use crate::core::names::WAITER_CONTAINER;
 use crate::say::say;
+use migration_gate_core::gates::{
+    Config, Gate, LabelOperator, LabelSelector, Mode, parse_duration,
+};
+use migration_gate_core::names::WAITER_CONTAINER;
 
 /// The Deployment that is only ever dry-run.
 const NAME: &str = "migration-gate-check";
@@ -39,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How long to try again what is not as it should be: a release that was just installed needs a moment.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = config::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
 }
 

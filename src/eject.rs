@@ -18,10 +18,11 @@ use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
 use self::leftovers::Leftovers;
+use crate::cli::config;
 use crate::cluster;
-use crate::config::{self, Config, Gate, parse_duration};
-use crate::core::eject::{eject, gate_of};
 use crate::say::say;
+use migration_gate_core::eject::{eject, gate_of};
+use migration_gate_core::gates::{Config, Gate, parse_duration};
 
 /// What the chart labels its objects with.
 const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";

@@ -1,6 +1,6 @@
 //! Kubernetes admission webhooks that make a cluster enforce migration ordering.
 //!
-//! [`core`] decides and does nothing else: it has no clock, no client, no file and no async code.
+//! [`migration_gate_core`] decides and does nothing else: it has no clock, no client, no file and no async code.
 //! Everything around it is a shell that fetches what the core wants to see and carries out what
 //! it said: [`serve`] for the API server, [`wait`] for the pods that were held, [`review`] for
 //! people and their pull requests.
@@ -11,9 +11,8 @@
 
 pub mod admission;
 pub mod check;
+pub mod cli;
 pub mod cluster;
-pub mod config;
-pub mod core;
 pub mod eject;
 pub mod observe;
 pub mod recorder;
@@ -21,4 +20,3 @@ pub mod review;
 mod say;
 pub mod serve;
 pub mod wait;
-pub mod yaml;

@@ -16,8 +16,8 @@ use kube::core::WatchEvent;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use crate::core::job::Job;
-use crate::core::record::Record;
+use migration_gate_core::job::Job;
+use migration_gate_core::record::Record;
 pub use server::chain;
 use server::{Events, Failure, Server};
 

@@ -2,7 +2,7 @@
 //!
 //! Any number of replicas do this at the same time, and none of them leads. Each brings the record
 //! to the state that it wants, by writes that can't undo another's (see
-//! [`Write`](crate::core::record::Write)), for as long as the record doesn't show it; so one that dies in
+//! [`Write`](migration_gate_core::record::Write)), for as long as the record doesn't show it; so one that dies in
 //! between leaves nothing that another, or its own successor, doesn't finish. What completed while
 //! nobody looked is recorded by whoever looks next, as long as the Job is there. Jobs get no
 //! finalizer: one that nobody removes would be worse than a missing entry.
@@ -21,12 +21,12 @@ use kube::Client;
 use tokio::task::{self, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Gate};
-use crate::core::job::{Job, JobState};
-use crate::core::names;
-use crate::core::record::{Entry, HISTORY, Record};
-use crate::core::verdict::Sight;
 use crate::observe::{Pacing, Target, Trouble, Update, backoff, observe};
+use migration_gate_core::gates::{Config, Gate};
+use migration_gate_core::job::{Job, JobState};
+use migration_gate_core::names;
+use migration_gate_core::record::{Entry, HISTORY, Record};
+use migration_gate_core::verdict::Sight;
 
 /// What a gate's Job is doing, for metrics: few values, whatever happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

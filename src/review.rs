@@ -24,7 +24,8 @@ use self::check::{Level, Report};
 use self::input::Unreadable;
 use self::manifest::Loaded;
 use self::output::{Format, Outcome, Paint, Sinks};
-use crate::config::{self, Config};
+use crate::cli::config;
+use migration_gate_core::gates::Config;
 
 /// The arguments of `migration-gate review`.
 #[derive(Debug, clap::Args)]

@@ -37,8 +37,9 @@ use self::ready::Readiness;
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
 use self::tls::{Acceptor, Served};
-use crate::config::{self, Config};
+use crate::cli::config;
 use crate::{cluster, recorder};
+use migration_gate_core::gates::Config;
 
 /// Most threads that decide on reviews. Each may hold an object as values, which takes many times the
 /// memory that it takes as text.

@@ -1,6 +1,6 @@
 //! The subcommand `wait`: the injected init container, `wait-for-migrations`.
 //!
-//! It watches the gate's Job and record, asks [`verdict`](crate::core::verdict::verdict) after
+//! It watches the gate's Job and record, asks [`verdict`](migration_gate_core::verdict::verdict) after
 //! each change, and exits: 0 open, 1 internal, 2 usage, 3 the Job failed, 4 timed out, 5 not
 //! permitted, 130 and 143 after SIGINT and SIGTERM.
 
@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::{Freshness, LogFormat, parse_duration};
-use crate::core::explain::Subject;
-use crate::core::names;
-use crate::core::verdict::{Limits, Wanted};
+use migration_gate_core::explain::Subject;
+use migration_gate_core::gates::{Freshness, LogFormat, parse_duration};
+use migration_gate_core::names;
+use migration_gate_core::verdict::{Limits, Wanted};
 use output::Output;
 
 /// Kubernetes' default for a container's `terminationMessagePath`.
@@ -53,7 +53,7 @@ pub struct Args {
     freshness: Freshness,
     /// How lines look.
     #[arg(long, value_enum, default_value_t)]
-    log_format: LogFormat,
+    log_format: LogFormatArg,
     /// Where the kubelet looks for a container's last words.
     #[arg(long, hide = true, default_value = TERMINATION_LOG)]
     termination_log: PathBuf,
@@ -66,6 +66,25 @@ pub struct Args {
     /// How long the logs of a failed Job may take.
     #[arg(long, hide = true, default_value = "20s", value_parser = parse_duration)]
     log_timeout: Duration,
+}
+
+/// [`LogFormat`] as clap reads it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormatArg {
+    /// Plain text, for people.
+    #[default]
+    Human,
+    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(argument: LogFormatArg) -> Self {
+        match argument {
+            LogFormatArg::Human => Self::Human,
+            LogFormatArg::Json => Self::Json,
+        }
+    }
 }
 
 fn freshness(text: &str) -> Result<Freshness, String> {
@@ -141,7 +160,11 @@ impl Plan {
 /// Runs `migration-gate wait` and answers with its exit code.
 pub fn main(args: &Args) -> ExitCode {
     exit_on_panic(args);
-    let mut output = Output::new(args.log_format, &args.gate, args.termination_log.clone());
+    let mut output = Output::new(
+        args.log_format.into(),
+        &args.gate,
+        args.termination_log.clone(),
+    );
     let exit = match Plan::new(args) {
         Ok(plan) => run::to_the_end(&plan, &mut output),
         Err(cause) => {
@@ -160,7 +183,7 @@ fn exit_on_panic(args: &Args) {
     } = args.clone();
     let termination_log = args.termination_log.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        let output = Output::new(log_format, &gate, termination_log.clone());
+        let output = Output::new(log_format.into(), &gate, termination_log.clone());
         let panic = panic.to_string().replace('\n', " ");
         output.give_up(&format!(
             "cannot wait any more, which is a bug of migration-gate; please report it: {panic}"

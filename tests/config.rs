@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use migration_gate::config::{Config, Freshness, LogFormat, Mode, PullPolicy, load, parse};
+use migration_gate::cli::config::{load, parse};
+use migration_gate_core::gates::{Config, Freshness, LogFormat, Mode, PullPolicy};
 
 const FULL: &str = "\
 gates:

@@ -1,11 +1,11 @@
 //! What holds for any text that is reviewed offline.
 
-use migration_gate::config::Config;
 use migration_gate::review::check::{Report, review};
 use migration_gate::review::input::Source;
 use migration_gate::review::manifest::Loaded;
 use migration_gate::review::{review_text, rewrite};
-use migration_gate::yaml::documents;
+use migration_gate_core::gates::Config;
+use migration_gate_yaml::documents;
 use serde_json::Value;
 
 /// What is shown for a text: whether objects change, and whether their lines are edited.

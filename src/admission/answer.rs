@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::warnings::within_limits;
 use super::{API_VERSION, AdmissionRequest, KIND};
-use crate::core::decision::{Decision, Rule, Violation};
+use migration_gate_core::decision::{Decision, Rule, Violation};
 
 /// What an answer says.
 #[derive(Debug)]

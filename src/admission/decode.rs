@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{API_VERSION, KIND};
-use crate::core::request::{Operation, Request};
+use migration_gate_core::request::{Operation, Request};
 
 /// The `request` of a review, borrowed from its body.
 ///

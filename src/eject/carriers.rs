@@ -11,9 +11,9 @@ use kube::api::{Api, DynamicObject, ListParams, WatchParams};
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt as _};
 
-use crate::config::Gate;
-use crate::core::eject::{still_makes, still_waits};
 use crate::say::say;
+use migration_gate_core::eject::{still_makes, still_waits};
+use migration_gate_core::gates::Gate;
 
 /// A watch that the server ends after this is followed by another look. Seconds.
 const WATCH: u32 = 30;

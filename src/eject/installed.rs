@@ -7,9 +7,10 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use super::{CHART_LABEL, Plan, name_of};
-use crate::config::{self, Config};
-use crate::core::mutate::holding;
-use crate::core::request::Request;
+use crate::cli::config;
+use migration_gate_core::gates::Config;
+use migration_gate_core::held::holding;
+use migration_gate_core::request::Request;
 
 /// Refuses if a release is installed that has one of the gates, or holds one of the Deployments.
 /// A release without them does no harm: that is how one gate of several is retired.

@@ -11,11 +11,11 @@ use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::{CHART_LABEL, Plan, list, name_of};
-use crate::core::eject::{eject, is_controlled, is_taken_over};
-use crate::core::injection::account;
-use crate::core::names;
-use crate::core::podspec::{self, POD_KINDS};
 use crate::say::say;
+use migration_gate_core::eject::{eject, is_controlled, is_taken_over};
+use migration_gate_core::injection::account;
+use migration_gate_core::names;
+use migration_gate_core::podspec::{self, POD_KINDS};
 
 /// Objects in the order in which they can go.
 pub(super) struct Leftovers {

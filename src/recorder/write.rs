@@ -8,10 +8,10 @@ use serde_json::json;
 use tracing::info;
 
 use super::Keeper;
-use crate::core::names;
-use crate::core::record::{HISTORY, Record, Write, next_write};
-use crate::core::verdict::Sight;
 use crate::observe::{Pacing, Target, backoff, chain};
+use migration_gate_core::names;
+use migration_gate_core::record::{HISTORY, Record, Write, next_write};
+use migration_gate_core::verdict::Sight;
 
 /// Who wrote, in `managedFields`.
 const FIELD_MANAGER: &str = "migration-gate";

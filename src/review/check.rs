@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use super::lint;
 use super::manifest::{Loaded, Manifest, NotAnObject, manifests};
-use crate::config::{Config, Mode};
-use crate::core::decision::{Outcome, Rule, Violation};
-use crate::core::mutate::mutate;
-use crate::core::podspec::FieldPath;
-use crate::core::request::Request;
-use crate::core::validate::validate;
-use crate::yaml::Span;
+use migration_gate_core::decision::{Outcome, Rule, Violation};
+use migration_gate_core::field::FieldPath;
+use migration_gate_core::gates::{Config, Mode};
+use migration_gate_core::mutate::mutate;
+use migration_gate_core::request::Request;
+use migration_gate_core::validate::validate;
+use migration_gate_yaml::Span;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,7 +205,7 @@ impl<'l> Report<'l> {
             // A container or a variable is known by its name.
             Value::Object(members) if members.contains_key("name") => {
                 let mut name = steps;
-                name.push(crate::core::podspec::Step::Key("name".to_owned()));
+                name.push(migration_gate_core::field::Step::Key("name".to_owned()));
                 document.find(&name).node.span
             }
             Value::Object(_) | Value::Array(_) => found.key.unwrap_or(found.node.span),

@@ -11,8 +11,8 @@ use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
 use super::render;
-use crate::core::podspec::Step;
-use crate::yaml::{Child, Document, Lines, Node, Style};
+use migration_gate_core::field::Step;
+use migration_gate_yaml::{Child, Document, Lines, Node, Style};
 
 /// Lines that take the place of others.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use crate::yaml;
+use migration_gate_yaml as yaml;
 
 /// How much is read in all, in bytes.
 pub const MAX_INPUT: u64 = 128 << 20;

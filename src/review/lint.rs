@@ -14,9 +14,10 @@ use serde_json::Value;
 
 use super::check::{Finding, Level, Reviewed};
 use super::manifest::Manifest;
-use crate::config::{Config, Gate};
-use crate::core::podspec::{CONTAINER_LISTS, FieldPath, default_container, list, name, pod_kind};
-use crate::core::request::Request;
+use migration_gate_core::field::FieldPath;
+use migration_gate_core::gates::{Config, Gate};
+use migration_gate_core::podspec::{CONTAINER_LISTS, default_container, list, name, pod_kind};
+use migration_gate_core::request::Request;
 
 /// Every warning about these objects, in no particular order.
 pub fn lints(config: &Config, objects: &[Reviewed<'_>]) -> Vec<Finding> {
@@ -215,7 +216,7 @@ fn texts(container: &Value) -> impl Iterator<Item = (FieldPath, &str)> {
 
 /// A path below another.
 fn below(parent: &FieldPath, child: &FieldPath) -> FieldPath {
-    use crate::core::podspec::Step;
+    use migration_gate_core::field::Step;
     child
         .steps()
         .iter()

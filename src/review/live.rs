@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::input::{MAX_INPUT, Source, Unreadable};
 use super::render;
 use crate::cluster::{self, ClusterError};
-use crate::config::Config;
-use crate::core::podspec::POD_KINDS;
+use migration_gate_core::gates::Config;
+use migration_gate_core::podspec::POD_KINDS;
 
 /// How many objects are asked for at once.
 const PAGE: u32 = 250;

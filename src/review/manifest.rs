@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::input::{Source, is_kustomization};
-use crate::core::podspec::{FieldPath, Step};
-use crate::core::request::{Operation, Request};
-use crate::yaml::{Document, Span, SyntaxError, documents};
+use migration_gate_core::field::{FieldPath, Step};
+use migration_gate_core::request::{Operation, Request};
+use migration_gate_yaml::{Document, Span, SyntaxError, documents};
 
 /// The namespace of an object that names none, where nothing else does: the one that `kubectl` would take.
 pub const FALLBACK_NAMESPACE: &str = "default";

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use super::check::{Finding, Level, Report};
 use super::input::Unreadable;
 use super::rewrite;
-use crate::yaml::{Lines, Position, Span};
+use migration_gate_yaml::{Lines, Position, Span};
 
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -8,8 +8,8 @@ use super::edit::{self, Edit};
 use super::input::STDIN;
 use super::manifest::Loaded;
 use super::render;
-use crate::core::podspec::Step;
-use crate::yaml::{Document, Lines, documents};
+use migration_gate_core::field::Step;
+use migration_gate_yaml::{Document, Lines, documents};
 
 /// What becomes of one source.
 #[derive(Debug, Default)]

@@ -18,10 +18,10 @@ use super::limits::Limits;
 use super::metrics::Metrics;
 use super::rejection::Rejection;
 use crate::admission::{self, AdmissionRequest, DecodeError, Failure, Verdict};
-use crate::config::Config;
-use crate::core::decision::Decision;
-use crate::core::request::Request;
-use crate::core::{mutate, validate};
+use migration_gate_core::decision::Decision;
+use migration_gate_core::gates::Config;
+use migration_gate_core::request::Request;
+use migration_gate_core::{mutate, validate};
 
 /// From this size on, in bytes, reviews are decided one at a time, and on a thread of their own, so
 /// that the connections that share this one don't wait.

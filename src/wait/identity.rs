@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use crate::core::names::TOKEN_MOUNT_PATH;
+use migration_gate_core::names::TOKEN_MOUNT_PATH;
 
 /// The user's name: what the server's refusal says, or else the pod's token, or else a
 /// placeholder.

@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use super::identity;
 use super::output::{Level, Output};
 use super::tail::Tail;
-use crate::core::explain::Subject;
-use crate::core::job::Attempt;
 use crate::observe::chain;
+use migration_gate_core::explain::Subject;
+use migration_gate_core::job::Attempt;
 use pods::{Blame, Listed, Pod, Run};
 
 /// Attempts whose logs are shown, the newest ones.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::config::LogFormat;
+use migration_gate_core::gates::LogFormat;
 
 /// The kubelet reads no more of a termination message.
 const TERMINATION_LIMIT: usize = 4096;

@@ -12,11 +12,11 @@ use super::logs::{Kept, Reader};
 use super::output::{Level, Output};
 use super::{Exit, Plan, identity};
 use crate::cluster;
-use crate::core::explain::{self, Moment};
-use crate::core::job::Job;
-use crate::core::record::Record;
-use crate::core::verdict::{Seen, Sight, Source, TroubleKind, Verdict, Waiting, verdict};
 use crate::observe::{self, Pacing, Target, Update, observe};
+use migration_gate_core::explain::{self, Moment};
+use migration_gate_core::job::Job;
+use migration_gate_core::record::Record;
+use migration_gate_core::verdict::{Seen, Sight, Source, TroubleKind, Verdict, Waiting, verdict};
 
 /// Waits, and stops at once at a signal.
 pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {

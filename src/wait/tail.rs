@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::mask;
+use migration_gate_core::mask;
 
 /// A line beyond this is cut.
 const LINE: usize = 4096;

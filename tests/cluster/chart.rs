@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use migration_gate::yaml;
+use migration_gate_yaml as yaml;
 use serde_json::Value;
 
 use crate::harness::Test;

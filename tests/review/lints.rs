@@ -1,6 +1,7 @@
 //! Each warning, next to the nearest manifests that don't get it.
 
-use migration_gate::config::{Config, Freshness, Mode, parse};
+use migration_gate::cli::config::parse;
+use migration_gate_core::gates::{Config, Freshness, Mode};
 
 use super::found;
 

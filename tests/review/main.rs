@@ -9,11 +9,11 @@ mod live;
 mod manifests;
 mod output;
 
-use migration_gate::config::Config;
 use migration_gate::review::check::review;
 use migration_gate::review::codes::CODES;
 use migration_gate::review::input::Source;
 use migration_gate::review::manifest::Loaded;
+use migration_gate_core::gates::Config;
 
 /// A text as the only source.
 fn loaded(text: &str) -> [Loaded; 1] {

@@ -1,9 +1,9 @@
 //! Which objects a text holds.
 
-use migration_gate::config::Config;
 use migration_gate::review::check::review;
 use migration_gate::review::input::Source;
 use migration_gate::review::manifest::{Loaded, manifests};
+use migration_gate_core::gates::Config;
 use serde_json::json;
 
 use super::{found, loaded};
@@ -195,8 +195,8 @@ fn a_reserved_name_is_the_only_thing_told_of_the_waiter() {
 /// What a cluster has already is reviewed as an update: the waiter of another release is kept, as on the next apply.
 #[test]
 fn what_is_stored_is_reviewed_as_an_update() {
-    use migration_gate::core::decision::Outcome;
     use migration_gate::review::rewrite;
+    use migration_gate_core::decision::Outcome;
     let text = std::fs::read_to_string("examples/piefed/deployment-web.yaml").expect("example");
     let fresh = loaded(&text);
     let injected = rewrite::yaml(&review(&Config::default(), &fresh, None), 0);

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use migration_gate::config::Config;
 use migration_gate::review::review_text;
+use migration_gate_core::gates::Config;
 use serde_json::{Value, json};
 
 fn run(arguments: &[&str], input: &str) -> Output {

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::{World, below, called, containers, metadata, selects, texts, warning, words};
-use crate::config::Gate;
-use crate::core::podspec::{FieldPath, list};
 use crate::review::check::Finding;
+use migration_gate_core::field::FieldPath;
+use migration_gate_core::gates::Gate;
+use migration_gate_core::podspec::list;
 
 const CODE: &str = "deadlock";
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{World, called, containers, warning};
-use crate::core::podspec::list;
 use crate::review::check::Finding;
+use migration_gate_core::podspec::list;
 
 /// `envFrom` takes every key of a ConfigMap or Secret, behind a prefix if it has one. A key without
 /// a prefix in a gate's namespace is refused already; the rest is let through, as admission sees one object at a time.

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::{World, guarded_image, metadata, warning};
-use crate::config::{Freshness, Gate};
-use crate::core::image::{Version, same_version};
-use crate::core::podspec::{FieldPath, list, pod_kind};
 use crate::review::check::Finding;
+use migration_gate_core::field::FieldPath;
+use migration_gate_core::gates::{Freshness, Gate};
+use migration_gate_core::image::{Version, same_version};
+use migration_gate_core::podspec::{list, pod_kind};
 
 pub(super) fn lint(
     world: &World<'_, '_>,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{World, warning};
-use crate::config::Gate;
-use crate::core::injection::account;
-use crate::core::names;
-use crate::core::podspec::{FieldPath, list};
 use crate::review::check::Finding;
+use migration_gate_core::field::FieldPath;
+use migration_gate_core::gates::Gate;
+use migration_gate_core::injection::account;
+use migration_gate_core::names;
+use migration_gate_core::podspec::list;
 
 /// What the waiter asks the API server for.
 struct Need<'g> {

@@ -14,7 +14,7 @@ use annotate_snippets::{
 use super::{Outcome, Paint};
 use crate::review::check::{Finding, Level, Report};
 use crate::review::rewrite;
-use crate::yaml::{Lines, Span};
+use migration_gate_yaml::{Lines, Span};
 
 /// The longest line that is shown, in characters; of longer ones, the part around the place.
 const MAX_LINE: usize = 160;

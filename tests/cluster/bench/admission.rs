@@ -12,8 +12,8 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::PostParams;
-use migration_gate::config::Config;
-use migration_gate::core::prefilter::{Prefilter, mutating, validating};
+use migration_gate_core::gates::Config;
+use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use serde_json::{Value, json};
 
 use super::{Sample, milliseconds};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use migration_gate::yaml;
+use migration_gate_yaml as yaml;
 use serde_json::Value;
 
 use super::CHART;

@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use migration_gate::config::{Config, parse};
-use migration_gate::core::prefilter::{Prefilter, mutating, validating};
+use migration_gate::cli::config::parse;
+use migration_gate_core::gates::Config;
+use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use serde_json::{Value, json};
 
 use super::values::everything;

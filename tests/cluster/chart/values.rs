@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use migration_gate::config::parse;
+use migration_gate::cli::config::parse;
 use serde_json::{Value, json};
 
 use super::{CHART, objects, template};

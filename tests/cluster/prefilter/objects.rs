@@ -1,7 +1,7 @@
 //! Objects that set the variable or not, and objects that are there already.
 
 use anyhow::Result;
-use migration_gate::core::podspec::{POD_KINDS, PodKind};
+use migration_gate_core::podspec::{POD_KINDS, PodKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,0 +1,154 @@
+//! What the rules answer, in values that no wire format knows of.
+
+use json_patch::PatchOperation;
+
+use super::field::FieldPath;
+use super::gates::Mode;
+
+/// Most offending fields that one decision lists; others are only counted.
+///
+/// An object of a few megabytes can hold tens of thousands. Nobody reads past the first screen, and
+/// with its words each would take many times the memory that it takes as text.
+pub const MOST_LISTED: usize = 256;
+
+/// The answer of [`mutate`](super::mutate::mutate) or [`validate`](super::validate::validate)
+/// for one object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    /// The gate that holds the object, if one does.
+    pub gate: Option<String>,
+    /// JSON Patch operations (RFC 6902) on the object as it came. Empty from `validate`.
+    pub patch: Vec<PatchOperation>,
+    /// What the author should know although the object is let through.
+    pub warnings: Vec<Warning>,
+    /// Why the object is refused; empty if it is not. What is wrong with the waiter comes first,
+    /// then the rest in the order of the object's fields, at most [`MOST_LISTED`] in all.
+    pub violations: Vec<Violation>,
+    /// How many more fields break a rule than are listed, in `violations` or in `warnings`.
+    pub unlisted: usize,
+    /// What was done, for logs, metrics and audit annotations.
+    pub outcome: Outcome,
+}
+
+impl Decision {
+    /// The decision with these violations, as the mode has it.
+    pub(super) fn refused(mut self, mode: Mode, violations: Vec<Violation>) -> Self {
+        match mode {
+            Mode::Enforce => {
+                self.outcome = Outcome::Denied;
+                self.violations = violations;
+            }
+            Mode::Warn => {
+                self.outcome = Outcome::Warned;
+                self.warnings
+                    .extend(violations.into_iter().map(Warning::from));
+            }
+        }
+        self
+    }
+}
+
+/// What was decided, in one word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Nothing here concerns the object.
+    #[default]
+    Untouched,
+    /// The waiter was put in.
+    Injected,
+    /// A hand-written or outdated waiter was replaced.
+    Replaced,
+    /// The waiter of another release was kept, so that nothing restarts.
+    Kept,
+    /// The waiter is there as wanted.
+    InPlace,
+    /// Violations, in a mode that lets them through.
+    Warned,
+    /// Violations.
+    Denied,
+}
+
+impl Outcome {
+    /// The word in logs, metrics and audit annotations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untouched => "untouched",
+            Self::Injected => "injected",
+            Self::Replaced => "replaced",
+            Self::Kept => "kept",
+            Self::InPlace => "in-place",
+            Self::Warned => "warned",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// One field that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Where it is.
+    pub field: FieldPath,
+    /// Which rule it breaks.
+    pub rule: Rule,
+    /// What is wrong with it and what to do, without the field's path.
+    pub message: String,
+}
+
+/// One field that is let through, but that its author should know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where it is.
+    pub field: FieldPath,
+    /// A stable code for reports.
+    pub code: &'static str,
+    /// What is to know about it, without the field's path.
+    pub message: String,
+}
+
+impl From<Violation> for Warning {
+    /// In a mode that lets violations through.
+    fn from(violation: Violation) -> Self {
+        Self {
+            field: violation.field,
+            code: violation.rule.code(),
+            message: violation.message,
+        }
+    }
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// The rules that can refuse an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rule {
+    /// A container sets a forbidden environment variable.
+    ForbiddenEnv,
+    /// A ConfigMap in a gate's namespace has a key that `envFrom` would turn into one.
+    ForbiddenKey,
+    /// A held Deployment would leave admission without a waiter that waits.
+    WaiterMissing,
+    /// A name that the waiter needs is used by something else.
+    ReservedName,
+}
+
+impl Rule {
+    /// A stable code for reports.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ForbiddenEnv => "forbidden-env",
+            Self::ForbiddenKey => "forbidden-key",
+            Self::WaiterMissing => "waiter-missing",
+            Self::ReservedName => "reserved-name",
+        }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}

@@ -1,0 +1,131 @@
+//! The way back: what was injected is taken out again.
+
+use json_patch::{PatchOperation, RemoveOperation, TestOperation};
+use serde_json::Value;
+
+use super::field::FieldPath;
+use super::held::template;
+use super::injection::{account, is_ours, named, waiter_of};
+use super::names::TOKEN_VOLUME;
+use super::podspec::list;
+use crate::gates::Gate;
+
+/// The argument that tells a waiter, of whatever release, which gate it belongs to.
+const GATE_ARGUMENT: &str = "--gate=";
+
+/// The gate whose waiter a pod spec carries. `None` without a waiter, and for one that somebody
+/// wrote by hand.
+pub fn gate_of(pod_spec: &Value) -> Option<&str> {
+    let (_, waiter) = waiter_of(pod_spec).filter(|(_, container)| is_ours(container))?;
+    list(waiter, "args")
+        .iter()
+        .find_map(|arg| arg.as_str()?.strip_prefix(GATE_ARGUMENT))
+}
+
+/// The patch that takes a gate's waiter, its token and its account out of a Deployment, as it is
+/// stored. Empty if no waiter of that gate is there: another gate of the namespace may hold it.
+///
+/// A field that somebody applied (so that `metadata.managedFields` names an owner for it) is that
+/// somebody's and stays: an applier would put it back, which would be a second roll-out.
+pub fn eject(gate: &Gate, deployment: &Value) -> Vec<PatchOperation> {
+    let Some(spec) = template(deployment).map(|template| &template["spec"]) else {
+        return Vec::new();
+    };
+    if gate_of(spec) != Some(gate.name.as_str()) {
+        return Vec::new();
+    }
+    let at = FieldPath::from_iter(["spec", "template", "spec"]);
+    let mut patch = Vec::new();
+    if let Some((waiter, _)) = waiter_of(spec) {
+        patch.extend(remove_element(spec, &at, "initContainers", waiter));
+    }
+    if let Some((volume, _)) = named(list(spec, "volumes"), TOKEN_VOLUME) {
+        patch.extend(remove_element(spec, &at, "volumes", volume));
+    }
+    // With an account of its own, the Deployment got neither an account nor the word about its token.
+    if account(spec) == Some(gate.service_account.as_str()) {
+        // The two names are of one value, so whoever applied one of them owns both.
+        let names = ["serviceAccountName", "serviceAccount"];
+        if !names.iter().any(|field| is_applied(deployment, field)) {
+            let present = names.iter().filter(|field| spec.get(**field).is_some());
+            patch.extend(present.map(|field| remove(&at.clone().key(*field))));
+        }
+        // An author's own `true` isn't what was injected.
+        let automount = "automountServiceAccountToken";
+        if spec.get(automount) == Some(&Value::Bool(false)) && !is_applied(deployment, automount) {
+            patch.push(remove(&at.key(automount)));
+        }
+    }
+    patch
+}
+
+/// Removes one element, or the whole field with its last. The element is tested first, so that a
+/// patch made from an older state removes nothing else.
+fn remove_element(spec: &Value, at: &FieldPath, field: &str, index: usize) -> Vec<PatchOperation> {
+    let elements = list(spec, field);
+    let list = at.clone().key(field);
+    let element = list.clone().index(index);
+    let test = PatchOperation::Test(TestOperation {
+        path: element.clone().key("name").pointer(),
+        value: elements[index]["name"].clone(),
+    });
+    let path = if elements.len() == 1 { list } else { element };
+    vec![test, remove(&path)]
+}
+
+fn remove(path: &FieldPath) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation {
+        path: path.pointer(),
+    })
+}
+
+/// Whether some manager owns a field of the pod spec. What a webhook sets belongs to nobody.
+fn is_applied(deployment: &Value, field: &str) -> bool {
+    let path = ["f:spec", "f:template", "f:spec", &format!("f:{field}")];
+    list(&deployment["metadata"], "managedFields")
+        .iter()
+        .any(|manager| {
+            path.iter()
+                .try_fold(&manager["fieldsV1"], |fields, key| fields.get(key))
+                .is_some()
+        })
+}
+
+/// Whether a pod of this spec may still ask for its gate: it isn't over, isn't going away, and
+/// carries the gate's waiter. Although the waiter may have ended, a node that restarts runs it
+/// again.
+pub fn still_waits(gate: &Gate, pod: &Value) -> bool {
+    let phase = pod["status"]["phase"].as_str();
+    gate_of(&pod["spec"]) == Some(gate.name.as_str())
+        && pod["metadata"].get("deletionTimestamp").is_none()
+        && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a `ReplicaSet` is to have pods that carry the gate's waiter.
+pub fn still_makes(gate: &Gate, replica_set: &Value) -> bool {
+    // A `ReplicaSet` that is stored has the field; the API server fills it in.
+    replica_set["spec"]["replicas"].as_i64() != Some(0)
+        && template(replica_set).and_then(|template| gate_of(&template["spec"]))
+            == Some(gate.name.as_str())
+}
+
+/// Whether an object has been made by a controller, which keeps it like its own template.
+pub fn is_controlled(object: &Value) -> bool {
+    list(&object["metadata"], "ownerReferences")
+        .iter()
+        .any(|owner| owner["controller"] == true)
+}
+
+/// Whether somebody else has applied an object that Helm made, and so answers for it. The chart
+/// goes by the same (`migration-gate.owns`).
+pub fn is_taken_over(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let annotation = "kubectl.kubernetes.io/last-applied-configuration";
+    metadata["annotations"].get(annotation).is_some()
+        || list(metadata, "managedFields").iter().any(|manager| {
+            manager["operation"] == "Apply"
+                && !manager["manager"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with("helm"))
+        })
+}

@@ -1,0 +1,119 @@
+//! How the injected init container looks.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// How the injected init container looks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WaiterConfig {
+    /// The image that holds this program.
+    pub image: String,
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub image_pull_policy: PullPolicy,
+    /// What the init container asks for and may use. Quantities as Kubernetes writes them.
+    pub resources: Resources,
+    /// How its lines look.
+    pub log_format: LogFormat,
+}
+
+impl Default for WaiterConfig {
+    fn default() -> Self {
+        Self {
+            image: concat!("migration-gate/migration-gate:", env!("CARGO_PKG_VERSION")).to_owned(),
+            image_pull_policy: PullPolicy::IfNotPresent,
+            resources: Resources::default(),
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+/// How the waiter's lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Plain text, for people.
+    #[default]
+    Human,
+    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
+    Json,
+}
+
+impl LogFormat {
+    /// The value of the waiter's argument.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// When the kubelet pulls an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    /// The value of a container's `imagePullPolicy`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// A container's `resources`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// What the scheduler sets aside.
+    #[serde(deserialize_with = "quantities")]
+    pub requests: BTreeMap<String, String>,
+    /// What the kubelet enforces.
+    #[serde(deserialize_with = "quantities")]
+    pub limits: BTreeMap<String, String>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        let map = |pairs: [(&str, &str); 2]| {
+            pairs
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect()
+        };
+        Self {
+            requests: map([("cpu", "10m"), ("memory", "16Mi")]),
+            limits: map([("cpu", "100m"), ("memory", "32Mi")]),
+        }
+    }
+}
+
+/// Quantities, which Kubernetes takes as numbers too.
+fn quantities<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a quantity such as `100m` or `32Mi`")]
+    enum Quantity {
+        Text(String),
+        Number(serde_json::Number),
+    }
+    let quantities = BTreeMap::<String, Quantity>::deserialize(deserializer)?;
+    Ok(quantities
+        .into_iter()
+        .map(|(resource, quantity)| match quantity {
+            Quantity::Text(text) => (resource, text),
+            Quantity::Number(number) => (resource, number.to_string()),
+        })
+        .collect())
+}

@@ -1,0 +1,140 @@
+//! Where each kind keeps its pod spec.
+
+use serde_json::Value;
+
+use super::field::FieldPath;
+
+/// A kind that holds a pod spec.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PodKind {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    /// The API version that the webhooks ask for.
+    pub version: &'static str,
+    /// The kind.
+    pub kind: &'static str,
+    /// The resource's plural, as webhook rules name it.
+    pub resource: &'static str,
+    /// The fields that lead from the object to its pod spec.
+    pub path: &'static [&'static str],
+}
+
+const fn kind(
+    group: &'static str,
+    kind: &'static str,
+    resource: &'static str,
+    path: &'static [&'static str],
+) -> PodKind {
+    PodKind {
+        group,
+        version: "v1",
+        kind,
+        resource,
+        path,
+    }
+}
+
+const IN_TEMPLATE: &[&str] = &["spec", "template", "spec"];
+
+/// Every built-in kind that holds a pod spec. The one list that rules, webhook configurations
+/// and review go by.
+pub const POD_KINDS: [PodKind; 9] = [
+    kind("", "Pod", "pods", &["spec"]),
+    kind("", "PodTemplate", "podtemplates", &["template", "spec"]),
+    kind(
+        "",
+        "ReplicationController",
+        "replicationcontrollers",
+        IN_TEMPLATE,
+    ),
+    kind("apps", "ReplicaSet", "replicasets", IN_TEMPLATE),
+    kind("apps", "Deployment", "deployments", IN_TEMPLATE),
+    kind("apps", "StatefulSet", "statefulsets", IN_TEMPLATE),
+    kind("apps", "DaemonSet", "daemonsets", IN_TEMPLATE),
+    kind("batch", "Job", "jobs", IN_TEMPLATE),
+    kind(
+        "batch",
+        "CronJob",
+        "cronjobs",
+        &["spec", "jobTemplate", "spec", "template", "spec"],
+    ),
+];
+
+/// The fields of a pod spec that list containers, in the order in which violations are told.
+pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// What is known of a kind, if it holds a pod spec.
+pub fn pod_kind(group: &str, kind: &str) -> Option<&'static PodKind> {
+    POD_KINDS
+        .iter()
+        .find(|known| known.group == group && known.kind == kind)
+}
+
+impl PodKind {
+    /// The object's pod spec, if it is there.
+    pub fn pod_spec<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+        self.path
+            .iter()
+            .try_fold(object, |value, field| value.get(field))
+    }
+
+    /// Where the pod spec is.
+    pub fn field(&self) -> FieldPath {
+        self.path.iter().copied().collect()
+    }
+}
+
+/// The elements of a list field, none if the field is absent, null or not a list.
+pub fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value
+        .get(field)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// The `name` of a container, volume or variable.
+pub fn name(value: &Value) -> Option<&str> {
+    value.get("name")?.as_str()
+}
+
+/// The container that the pod is about: the one that the annotation
+/// `kubectl.kubernetes.io/default-container` names, or else the first.
+pub fn default_container(template: &Value) -> Option<&Value> {
+    let containers = list(template.get("spec")?, "containers");
+    let annotated = template
+        .get("metadata")
+        .and_then(|m| m.get("annotations"))
+        .and_then(|a| a.get("kubectl.kubernetes.io/default-container"))
+        .and_then(Value::as_str);
+    containers
+        .iter()
+        .find(|container| annotated.is_some() && name(container) == annotated)
+        .or_else(|| containers.first())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_default_container_is_the_annotated_one_or_the_first() {
+        let template = |annotation: Option<&str>| {
+            let mut template =
+                json!({"spec": {"containers": [{"name": "proxy"}, {"name": "web"}]}});
+            if let Some(name) = annotation {
+                template["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] =
+                    json!(name);
+            }
+            template
+        };
+        let check = |template: Value, expect: Option<&str>| {
+            assert_eq!(default_container(&template).and_then(name), expect);
+        };
+        check(template(None), Some("proxy"));
+        check(template(Some("web")), Some("web"));
+        check(template(Some("gone")), Some("proxy"));
+        check(json!({"spec": {"containers": null}}), None);
+        check(json!({}), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! The validation: no pod spec sets a forbidden variable, and no held Deployment goes without
+//! its waiter.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::decision::{Decision, MOST_LISTED, Outcome, Rule, Violation};
+use super::field::FieldPath;
+use super::held::{holding, injection, template};
+use super::injection::{blunted, waiter_of};
+use super::names::WAITER_CONTAINER;
+use super::podspec::{CONTAINER_LISTS, PodKind, list, name, pod_kind};
+use super::request::{Operation, Request};
+use crate::gates::Config;
+
+/// What the webhook `/validate` answers. It never patches.
+///
+/// Nothing that is being deleted is held up, and neither is a controller at work on what already
+/// existed: an object that a controller owns may be updated as long as the update adds no
+/// forbidden variable.
+pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
+    if request.is_being_deleted() {
+        return Decision::default();
+    }
+    let mut decision = Decision::default();
+    let (mut violations, unlisted) = forbidden(config, request);
+    decision.unlisted = unlisted;
+    if let Some(gate) = holding(config, request) {
+        decision.gate = Some(gate.name.clone());
+        if let Some(template) = template(request.object) {
+            let (injection, _) = injection(config, gate, request, template);
+            // In front, so that a flood of the others doesn't hide it.
+            if let Some(waiter) = waiter_violation(&template["spec"], &injection.container) {
+                violations.insert(0, waiter);
+                decision.unlisted += violations.len().saturating_sub(MOST_LISTED);
+                violations.truncate(MOST_LISTED);
+            }
+        }
+        decision.outcome = Outcome::InPlace;
+    }
+    if violations.is_empty() {
+        decision
+    } else {
+        decision.refused(config.mode, violations)
+    }
+}
+
+/// Every forbidden variable, or key that would become one, that the request may not bring: the first
+/// of them, and how many more there are.
+fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) {
+    let existing_counts = request.operation == Operation::Update
+        && (request.is_controlled() || request.subresource == "ephemeralcontainers");
+    let mut existing = HashSet::new();
+    if let Some(old) = request.old.filter(|_| existing_counts) {
+        each_offence(config, request, old, |offence| {
+            existing.insert(offence.identity());
+        });
+    }
+    let mut violations = Vec::new();
+    let mut unlisted = 0;
+    let mut instead = None;
+    each_offence(config, request, request.object, |offence| {
+        if existing.contains(&offence.identity()) {
+            return;
+        }
+        if violations.len() == MOST_LISTED {
+            unlisted += 1;
+            return;
+        }
+        let instead: &String =
+            instead.get_or_insert_with(|| self::instead(config, request.namespace));
+        violations.push(offence.violation(instead));
+    });
+    (violations, unlisted)
+}
+
+/// What replaced the variable.
+fn instead(config: &Config, namespace: &str) -> String {
+    match config.gates.iter().find(|gate| gate.namespace == namespace) {
+        Some(gate) => format!(
+            "remove it: migrations run in Job {}/{}, and migration-gate holds the pods until it has completed",
+            gate.namespace, gate.job
+        ),
+        None => "remove it: migrations run in a Job of their own, and migration-gate holds the pods until it has completed".to_owned(),
+    }
+}
+
+/// A forbidden name where it stands, borrowed from the object.
+enum Offence<'a> {
+    Variable {
+        kind: &'static PodKind,
+        list: &'static str,
+        container: (usize, Option<&'a str>),
+        variable: (usize, &'a str),
+    },
+    Key {
+        field: &'static str,
+        key: &'a str,
+    },
+}
+
+impl<'a> Offence<'a> {
+    /// What tells it from others: the list and the container that it is in, and its name. Not the
+    /// index, for an update may reorder.
+    fn identity(&self) -> (&'static str, Option<&'a str>, &'a str) {
+        match *self {
+            Self::Variable {
+                list,
+                container: (_, container),
+                variable: (_, variable),
+                ..
+            } => (list, container, variable),
+            Self::Key { field, key } => (field, None, key),
+        }
+    }
+
+    fn violation(&self, instead: &str) -> Violation {
+        match *self {
+            Self::Variable {
+                kind,
+                list,
+                container: (i, _),
+                variable: (j, variable),
+            } => Violation {
+                field: kind.field().key(list).index(i).key("env").index(j),
+                rule: Rule::ForbiddenEnv,
+                message: format!("`{variable}` is forbidden; {instead}"),
+            },
+            Self::Key { field, key } => Violation {
+                field: FieldPath::from_iter([field, key]),
+                rule: Rule::ForbiddenKey,
+                message: format!(
+                    "`{key}` would reach containers by envFrom and is forbidden there; {instead}"
+                ),
+            },
+        }
+    }
+}
+
+/// Tells every offence in an object, in the order of its fields.
+fn each_offence<'a>(
+    config: &'a Config,
+    request: &Request<'_>,
+    object: &'a Value,
+    mut tell: impl FnMut(Offence<'a>),
+) {
+    if request.group.is_empty() && request.kind == "ConfigMap" {
+        return each_forbidden_key(config, request.namespace, object, tell);
+    }
+    let Some(kind) = pod_kind(request.group, request.kind) else {
+        return;
+    };
+    let Some(spec) = kind.pod_spec(object) else {
+        return;
+    };
+    for containers in CONTAINER_LISTS {
+        for (i, container) in list(spec, containers).iter().enumerate() {
+            for (j, variable) in list(container, "env").iter().enumerate() {
+                let Some(variable) =
+                    name(variable).filter(|name| config.forbidden_env.iter().any(|f| f == name))
+                else {
+                    continue;
+                };
+                tell(Offence::Variable {
+                    kind,
+                    list: containers,
+                    container: (i, name(container)),
+                    variable: (j, variable),
+                });
+            }
+        }
+    }
+}
+
+/// A ConfigMap's keys, where a gate's pods could load them with `envFrom`.
+fn each_forbidden_key<'a>(
+    config: &'a Config,
+    namespace: &str,
+    object: &'a Value,
+    mut tell: impl FnMut(Offence<'a>),
+) {
+    if !config.gates.iter().any(|gate| gate.namespace == namespace) {
+        return;
+    }
+    for field in ["data", "binaryData"] {
+        for key in &config.forbidden_env {
+            if object.get(field).and_then(|data| data.get(key)).is_some() {
+                tell(Offence::Key { field, key });
+            }
+        }
+    }
+}
+
+fn waiter_violation(spec: &Value, wanted: &Value) -> Option<Violation> {
+    let at = FieldPath::from_iter(["spec", "template", "spec", "initContainers"]);
+    let Some((index, existing)) = waiter_of(spec) else {
+        return Some(Violation {
+            field: at,
+            rule: Rule::WaiterMissing,
+            message: format!(
+                "`{WAITER_CONTAINER}` is missing although migration-gate injects it; apply again if a new configuration of it is being rolled out; else another webhook removed the container, or the mutating webhook of migration-gate was not called: check that it is installed and that its failurePolicy is Fail"
+            ),
+        });
+    };
+    blunted(existing, wanted).map(|(field, cause)| Violation {
+        field: at.index(index).key(field),
+        rule: Rule::WaiterMissing,
+        message: format!(
+            "`{WAITER_CONTAINER}` was changed after migration-gate injected it: {cause}; exempt the container from the webhook that changes it, or apply again if a new configuration of migration-gate is being rolled out"
+        ),
+    })
+}

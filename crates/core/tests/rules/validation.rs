@@ -1,0 +1,381 @@
+//! No pod spec sets a forbidden variable, and no held Deployment goes without its waiter.
+
+use migration_gate_core::decision::Outcome;
+use migration_gate_core::gates::{Config, Freshness, LogFormat, Mode};
+use migration_gate_core::podspec::POD_KINDS;
+use migration_gate_core::request::Request;
+use migration_gate_core::validate::validate;
+use serde_json::{Value, json};
+
+use crate::fixtures::{admitted, deployment, mutated, other_release, pod_spec, refused, request};
+
+const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
+
+/// An object of a kind around a pod spec.
+fn object(group: &str, kind: &str, path: &[&str], spec: &Value) -> Value {
+    let body = path
+        .iter()
+        .rev()
+        .fold(spec.clone(), |inner, field| json!({ *field: inner }));
+    let mut object = json!({
+        "apiVersion": if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") },
+        "kind": kind,
+        "metadata": {"name": "x", "namespace": "anywhere"},
+    });
+    object
+        .as_object_mut()
+        .unwrap()
+        .extend(body.as_object().unwrap().clone());
+    object
+}
+
+fn pod(env: Value) -> Value {
+    object(
+        "",
+        "Pod",
+        &["spec"],
+        &json!({"containers": [{"name": "c", "image": "i", "env": env}]}),
+    )
+}
+
+fn controlled(mut object: Value) -> Value {
+    object["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "d", "uid": "u", "controller": true}]);
+    object
+}
+
+fn offender() -> Value {
+    pod(json!([{"name": FORBIDDEN, "value": "true"}]))
+}
+
+#[test]
+fn every_kind_and_every_list_of_containers() {
+    assert_eq!(POD_KINDS.len(), 9);
+    for kind in &POD_KINDS {
+        let env = json!([{"name": "A", "value": "1"}, {"name": FORBIDDEN, "value": "true"}]);
+        let spec = json!({
+            "initContainers": [{"name": "i", "env": env}],
+            "containers": [{"name": "a"}, {"name": "b", "env": env}],
+            "ephemeralContainers": [{"name": "e", "env": env}],
+        });
+        let object = object(kind.group, kind.kind, kind.path, &spec);
+        let at = kind.path.join(".");
+        assert_eq!(
+            refused(&Config::default(), &object, None),
+            [
+                format!("{at}.initContainers[0].env[1]"),
+                format!("{at}.containers[1].env[1]"),
+                format!("{at}.ephemeralContainers[0].env[1]"),
+            ],
+            "{}",
+            kind.kind
+        );
+    }
+}
+
+#[test]
+fn whatever_the_value() {
+    for variable in [
+        json!({"name": FORBIDDEN}),
+        json!({"name": FORBIDDEN, "value": ""}),
+        json!({"name": FORBIDDEN, "value": "false"}),
+        json!({"name": FORBIDDEN, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+    ] {
+        let object = pod(json!([variable]));
+        assert_eq!(
+            refused(&Config::default(), &object, None),
+            ["spec.containers[0].env[0]"]
+        );
+    }
+    let twice = pod(json!([{"name": FORBIDDEN}, {"name": FORBIDDEN, "value": "1"}]));
+    assert_eq!(
+        refused(&Config::default(), &twice, None),
+        ["spec.containers[0].env[0]", "spec.containers[0].env[1]"]
+    );
+}
+
+#[test]
+fn a_flood_is_counted_and_only_its_beginning_told() {
+    let config = Config::default();
+    let variable = json!({"name": FORBIDDEN});
+    let object = pod(json!(vec![variable.clone(); 1000]));
+    let decision = validate(&config, &request(&object, None));
+    assert_eq!((decision.violations.len(), decision.unlisted), (256, 744));
+    let last = decision.violations[255].field.to_string();
+    assert_eq!(last, "spec.containers[0].env[255]");
+    let config = Config {
+        mode: Mode::Warn,
+        ..config
+    };
+    let decision = validate(&config, &request(&object, None));
+    assert_eq!((decision.warnings.len(), decision.unlisted), (256, 744));
+
+    // What is there already doesn't count, however much it is and in whatever order.
+    let container = |i: usize| json!({"name": format!("c{i}"), "env": [variable]});
+    let of = |order: &mut dyn Iterator<Item = usize>| {
+        let mut object = controlled(pod(json!([])));
+        object["spec"]["containers"] = order.map(container).collect();
+        object
+    };
+    let old = of(&mut (0..20_000));
+    let new = of(&mut (0..20_001).rev());
+    assert_eq!(
+        refused(&Config::default(), &new, Some(&old)),
+        ["spec.containers[0].env[0]"]
+    );
+}
+
+#[test]
+fn the_name_elsewhere_is_no_offence() {
+    let mut object = pod(json!([
+        {"name": "piefed_init_container"},
+        {"name": "X", "value": FORBIDDEN},
+    ]));
+    object["metadata"]["annotations"] = json!({
+        "kubectl.kubernetes.io/last-applied-configuration":
+            "{\"env\":[{\"name\":\"PIEFED_INIT_CONTAINER\"}]}",
+        FORBIDDEN: "true",
+    });
+    object["spec"]["containers"][0]["args"] = json!([FORBIDDEN]);
+    assert_eq!(refused(&Config::default(), &object, None), [""; 0]);
+}
+
+#[test]
+fn the_message_names_the_variable_and_what_replaced_it() {
+    let mut config = Config::default();
+    config.gates[0].namespace = "anywhere".into();
+    let object = offender();
+    let decision = validate(&config, &request(&object, None));
+    assert_eq!(decision.outcome, Outcome::Denied);
+    let text = decision.violations[0].to_string();
+    for part in [
+        "spec.containers[0].env[0]: ",
+        FORBIDDEN,
+        "Job anywhere/piefed-db-init",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn other_objects_and_malformed_ones_are_let_through() {
+    for odd in [
+        json!({"apiVersion": "v1", "kind": "Service", "spec": {"containers": [{"env": [{"name": FORBIDDEN}]}]}}),
+        json!({"apiVersion": "example.org/v1", "kind": "Deployment", "spec": {"template": {"spec": {"containers": [{"env": [{"name": FORBIDDEN}]}]}}}}),
+        json!({"apiVersion": "v1", "kind": "Pod"}),
+        json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": {"env": []}}}),
+        json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [null, 1, {"env": "x"}, {"env": [null, FORBIDDEN]}]}}),
+    ] {
+        assert_eq!(refused(&Config::default(), &odd, None), [""; 0]);
+    }
+}
+
+#[test]
+fn a_config_map_in_a_gates_namespace_may_not_carry_the_key() {
+    let config = Config::default();
+    let map = |namespace: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "env", "namespace": namespace},
+            "data": {FORBIDDEN: "true", "OTHER": FORBIDDEN},
+            "binaryData": {FORBIDDEN: "dHJ1ZQ=="},
+        })
+    };
+    assert_eq!(
+        refused(&config, &map("piefed-application"), None),
+        [
+            "data.PIEFED_INIT_CONTAINER",
+            "binaryData.PIEFED_INIT_CONTAINER"
+        ]
+    );
+    assert_eq!(refused(&config, &map("elsewhere"), None), [""; 0]);
+}
+
+#[test]
+fn nothing_that_is_being_deleted_is_held_up() {
+    let old = offender();
+    let mut new = old.clone();
+    new["metadata"]["deletionTimestamp"] = json!("2026-11-22T12:00:00Z");
+    assert_eq!(refused(&Config::default(), &new, Some(&old)), [""; 0]);
+}
+
+#[test]
+fn a_controller_may_go_on_with_what_exists() {
+    let config = Config::default();
+    let old = controlled(offender());
+    let mut new = old.clone();
+    new["metadata"]["annotations"] = json!({"deployment.kubernetes.io/desired-replicas": "0"});
+    assert_eq!(refused(&config, &new, Some(&old)), [""; 0]);
+
+    // Reordered, and owned only before or only after: an orphan is released or adopted.
+    new["spec"]["containers"][0]["env"] = json!([{"name": "NEW"}, {"name": FORBIDDEN}]);
+    assert_eq!(refused(&config, &new, Some(&old)), [""; 0]);
+    assert_eq!(refused(&config, &offender(), Some(&old)), [""; 0]);
+    assert_eq!(refused(&config, &old, Some(&offender())), [""; 0]);
+}
+
+#[test]
+fn a_controller_may_not_bring_the_variable() {
+    let config = Config::default();
+    assert_eq!(refused(&config, &controlled(offender()), None).len(), 1);
+
+    let clean = controlled(pod(json!([])));
+    assert_eq!(
+        refused(&config, &controlled(offender()), Some(&clean)).len(),
+        1
+    );
+
+    let mut moved = controlled(offender());
+    moved["spec"]["containers"][0]["name"] = json!("another");
+    assert_eq!(
+        refused(&config, &moved, Some(&controlled(offender()))).len(),
+        1
+    );
+}
+
+#[test]
+fn without_a_controller_an_update_must_be_clean() {
+    let old = offender();
+    assert_eq!(
+        refused(&Config::default(), &old, Some(&old)),
+        ["spec.containers[0].env[0]"]
+    );
+    // An owner that doesn't control is not at work on the object.
+    let mut owned = offender();
+    owned["metadata"]["ownerReferences"] = json!([{"kind": "Node", "name": "n", "uid": "u"}]);
+    assert_eq!(refused(&Config::default(), &owned, Some(&owned)).len(), 1);
+}
+
+#[test]
+fn a_pod_that_sets_it_already_can_still_be_debugged() {
+    let config = Config::default();
+    let old = offender();
+    let check = |env: Value, expect: &[&str]| {
+        let mut new = old.clone();
+        new["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "env": env}]);
+        let request = Request {
+            subresource: "ephemeralcontainers",
+            ..request(&new, Some(&old))
+        };
+        let fields: Vec<String> = validate(&config, &request)
+            .violations
+            .iter()
+            .map(|violation| violation.field.to_string())
+            .collect();
+        assert_eq!(fields, expect);
+    };
+    check(json!([]), &[]);
+    check(
+        json!([{"name": FORBIDDEN}]),
+        &["spec.ephemeralContainers[0].env[0]"],
+    );
+}
+
+#[test]
+fn in_warn_mode_the_same_is_only_warned_of() {
+    let config = Config {
+        mode: Mode::Warn,
+        ..Config::default()
+    };
+    let object = offender();
+    let decision = validate(&config, &request(&object, None));
+    assert_eq!(decision.violations, []);
+    assert_eq!(decision.outcome, Outcome::Warned);
+    assert!(
+        decision.warnings[0]
+            .to_string()
+            .starts_with("spec.containers[0].env[0]: ")
+    );
+}
+
+/// What another webhook may leave of the waiter.
+fn tampered(change: impl Fn(&mut Value)) -> Vec<String> {
+    let config = Config::default();
+    let mut object = admitted(&config, &deployment(json!({})), None);
+    change(pod_spec(&mut object));
+    validate(&config, &request(&object, None))
+        .violations
+        .iter()
+        .map(|violation| violation.field.to_string())
+        .collect()
+}
+
+#[test]
+fn a_removed_or_blunted_waiter_is_refused() {
+    let at = |field: &str| [format!("spec.template.spec.initContainers[0].{field}")];
+    assert_eq!(tampered(|_| ()), [""; 0]);
+    assert_eq!(
+        tampered(|spec| spec["initContainers"] = json!([])),
+        ["spec.template.spec.initContainers"]
+    );
+    let set = |field: &'static str, value: Value| {
+        tampered(move |spec| spec["initContainers"][0][field] = value.clone())
+    };
+    assert_eq!(set("command", json!(["true"])), at("command"));
+    assert_eq!(set("restartPolicy", json!("Always")), at("restartPolicy"));
+    assert_eq!(set("image", json!("busybox:1")), at("image"));
+    assert_eq!(set("args", json!(["--version"])), at("args"));
+    assert_eq!(set("volumeMounts", json!([])), at("volumeMounts"));
+    assert_eq!(
+        tampered(|spec| spec["initContainers"][0]["args"][3] = json!("--job=other")),
+        at("args")
+    );
+}
+
+#[test]
+fn what_other_webhooks_may_rightly_do_is_let_through() {
+    let image = format!("mirror:5000/{}", Config::default().waiter.image);
+    let clean = |change: &dyn Fn(&mut Value)| assert_eq!(tampered(change), [""; 0]);
+    clean(&|spec| spec["initContainers"][0]["image"] = json!(image));
+    clean(&|spec| spec["initContainers"][0]["env"] = json!([{"name": "HTTP_PROXY"}]));
+    clean(&|spec| spec["initContainers"][0]["resources"]["limits"]["cpu"] = json!("1"));
+    clean(&|spec| {
+        let first = json!({"name": "mesh-init", "image": "mesh:1"});
+        spec["initContainers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, first);
+    });
+    // A digest was pinned after the waiter had been told the tag.
+    clean(&|spec| spec["containers"][0]["image"] = json!("piefed/piefed:1.2.0@sha256:ab"));
+}
+
+/// While a new release rolls out, one replica mutates an object and another validates it.
+#[test]
+fn what_a_replica_of_another_release_injected_is_in_place() {
+    let mut other = other_release();
+    other.gates[0].timeout = std::time::Duration::from_secs(90);
+    other.gates[0].freshness = Freshness::Any;
+    other.waiter.log_format = LogFormat::Json;
+    let config = Config::default();
+    for (mutating, validating) in [(&other, &config), (&config, &other)] {
+        let (object, _) = mutated(mutating, &deployment(json!({})), None);
+        let decision = validate(validating, &request(&object, None));
+        assert_eq!(decision.violations, []);
+    }
+    // Which Job that is must not differ.
+    other.gates[0].job = "another".into();
+    let (object, _) = mutated(&other, &deployment(json!({})), None);
+    let decision = validate(&config, &request(&object, None));
+    let message = decision.violations[0].to_string();
+    assert!(message.contains("--job=another"), "{message}");
+    assert!(message.contains("apply again"), "{message}");
+}
+
+#[test]
+fn a_kept_waiter_of_another_release_is_in_place() {
+    let stored = admitted(&other_release(), &deployment(json!({})), None);
+    let config = Config::default();
+    assert_eq!(
+        validate(&config, &request(&stored, Some(&stored))).violations,
+        []
+    );
+    // But a new template must not leave with the old one.
+    let mut next = stored.clone();
+    pod_spec(&mut next)["containers"][0]["image"] = json!("piefed/piefed:1.3.0");
+    assert_eq!(
+        validate(&config, &request(&next, Some(&stored)))
+            .violations
+            .len(),
+        1
+    );
+}

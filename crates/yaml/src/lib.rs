@@ -1,0 +1,291 @@
+//! YAML as Kubernetes reads it, with the place of every value in the text.
+//!
+//! `kubectl` and Flux turn a manifest into JSON with `sigs.k8s.io/yaml`, whose scalars follow YAML 1.1
+//! as Go's yaml.v2 understands it: `on`, `yes` and `y` are booleans, `0755` and `0o755` are octal, `1_000` is a
+//! thousand. What is read here is what they would send, with one exception: a key that occurs twice in a mapping is an
+//! error here, as it is for kustomize, where `kubectl` keeps the last one in silence. JSON is read as the YAML that it is.
+//!
+//! Nothing here panics, and memory is bounded by the text: nesting ends at [`MAX_DEPTH`], and what
+//! aliases copy at [`ALIAS_BUDGET`].
+
+mod build;
+mod scalar;
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use migration_gate_core::field::Step;
+
+/// How deep values may nest, aliases resolved. `serde_json`'s own limit.
+pub const MAX_DEPTH: usize = 128;
+
+/// How much anchors and aliases may copy in one document, in bytes.
+pub const ALIAS_BUDGET: usize = 16 << 20;
+
+/// The longest text that is read, in bytes. Spans are 32 bits wide.
+pub const MAX_TEXT: usize = u32::MAX as usize;
+
+/// A place in the text, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// The span of these bytes.
+    pub fn new(start: usize, end: usize) -> Self {
+        // The text is at most MAX_TEXT long, so nothing is cut off.
+        let narrow = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+        Self {
+            start: narrow(start),
+            end: narrow(end.max(start)),
+        }
+    }
+
+    /// The first byte.
+    pub fn start(self) -> usize {
+        self.start as usize
+    }
+
+    /// The byte after the last.
+    pub fn end(self) -> usize {
+        self.end as usize
+    }
+
+    /// Both, to slice the text with.
+    pub fn range(self) -> Range<usize> {
+        self.start()..self.end()
+    }
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// A scalar in any of its notations.
+    Scalar,
+    /// A collection whose structure is its indentation.
+    Block,
+    /// A collection in brackets or braces, as in JSON.
+    Flow,
+    /// `*alias`: what it stands for is written elsewhere.
+    Alias,
+}
+
+/// Where a value stands, and where what is in it stands.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The value's text; of an alias, that of the alias itself. A null that is not written is empty.
+    pub span: Span,
+    /// How it is written.
+    pub style: Style,
+    /// The members or elements, in the order of the value's.
+    pub children: Vec<Child>,
+}
+
+/// A member or an element.
+#[derive(Debug, Clone)]
+pub struct Child {
+    /// The member's key; `None` for an element, and for a member that a merge key brought.
+    pub key: Option<Span>,
+    /// The value.
+    pub node: Node,
+}
+
+/// One document of a text.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// What it says.
+    pub value: Value,
+    /// Where it says so.
+    pub node: Node,
+    /// Its part of the text, from its `---` (if there is one) to the next.
+    pub span: Span,
+}
+
+/// Where a path led.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'d> {
+    /// The key under which it stands.
+    pub key: Option<Span>,
+    /// The value's place.
+    pub node: &'d Node,
+    /// The value.
+    pub value: &'d Value,
+    /// How many of the steps led there; fewer than all if the rest doesn't exist.
+    pub steps: usize,
+}
+
+impl Document {
+    /// The value that the steps lead to, or the last one on the way there that exists.
+    pub fn find(&self, steps: &[Step]) -> Found<'_> {
+        let mut found = Found {
+            key: None,
+            node: &self.node,
+            value: &self.value,
+            steps: 0,
+        };
+        for step in steps {
+            let (index, value) = match (step, found.value) {
+                (Step::Key(key), Value::Object(members)) => {
+                    match members.iter().enumerate().find(|(_, (k, _))| *k == key) {
+                        Some((index, (_, value))) => (index, value),
+                        None => break,
+                    }
+                }
+                (Step::Index(index), Value::Array(elements)) => match elements.get(*index) {
+                    Some(value) => (*index, value),
+                    None => break,
+                },
+                _ => break,
+            };
+            let Some(child) = found.node.children.get(index) else {
+                break;
+            };
+            found = Found {
+                key: child.key,
+                node: &child.node,
+                value,
+                steps: found.steps + 1,
+            };
+        }
+        found
+    }
+}
+
+/// Why a document can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SyntaxError {
+    /// What is wrong.
+    pub message: String,
+    /// Where, in bytes from the text's start.
+    pub offset: usize,
+}
+
+/// The documents of a text, in order. One that can't be read doesn't keep the others from being read:
+/// documents are told apart by their `---` lines, as `kubectl` does.
+///
+/// A document without a value (comments alone) is left out.
+pub fn documents(text: &str) -> impl Iterator<Item = Result<Document, SyntaxError>> + '_ {
+    let too_long = (text.len() > MAX_TEXT).then(|| {
+        Err(SyntaxError {
+            message: format!("the text is longer than {MAX_TEXT} bytes"),
+            offset: 0,
+        })
+    });
+    let chunks = if too_long.is_some() { "" } else { text };
+    too_long
+        .into_iter()
+        .chain(Chunks::new(chunks).flat_map(move |chunk| build::documents(text, chunk)))
+}
+
+/// The parts of a text between its `---` lines. Each but the first starts with its own.
+struct Chunks<'t> {
+    text: &'t str,
+    start: usize,
+}
+
+impl<'t> Chunks<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, start: 0 }
+    }
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        if self.start >= self.text.len() {
+            return None;
+        }
+        let mut from = self.start;
+        let end = loop {
+            match next_separator(self.text, from) {
+                None => break self.text.len(),
+                // Directives belong to the document that follows their separator.
+                Some(at) if is_prefix(&self.text[self.start..at]) => from = at,
+                Some(at) => break at,
+            }
+        };
+        let chunk = self.start..end;
+        self.start = end;
+        Some(chunk)
+    }
+}
+
+/// The start of the first line after `from`'s own that is a document separator.
+fn next_separator(text: &str, from: usize) -> Option<usize> {
+    text[from..]
+        .match_indices("\n---")
+        .map(|(at, found)| (from + at + 1, from + at + found.len()))
+        .find(|(_, after)| {
+            matches!(
+                text.as_bytes().get(*after),
+                None | Some(b' ' | b'\t' | b'\r' | b'\n')
+            )
+        })
+        .map(|(start, _)| start)
+}
+
+/// Whether there are directives and nothing else that counts.
+fn is_prefix(text: &str) -> bool {
+    let mut directives = false;
+    for line in text.lines() {
+        match line.trim_start_matches('\u{feff}').bytes().next() {
+            Some(b'%') => directives = true,
+            None | Some(b'#') => {}
+            Some(_) if line.trim().is_empty() => {}
+            Some(_) => return false,
+        }
+    }
+    directives
+}
+
+/// A line and a column, both from 1. Columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+/// Finds lines in a text.
+#[derive(Debug, Clone)]
+pub struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    /// The lines of a text, one more than it has line feeds.
+    pub fn new(text: &'t str) -> Self {
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self { text, starts }
+    }
+
+    /// The line and column of a byte. What is past the end is at the end.
+    pub fn position(&self, offset: usize) -> Position {
+        let offset = self.text.floor_char_boundary(offset);
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = self.starts[line - 1];
+        Position {
+            line,
+            column: self.text[start..offset].chars().count() + 1,
+        }
+    }
+
+    /// The bytes of the lines from `first` to `last`, counted from 1, line feed included.
+    pub fn range(&self, first: usize, last: usize) -> Range<usize> {
+        let at = |line: usize| self.starts.get(line).copied().unwrap_or(self.text.len());
+        let start = at(first.saturating_sub(1));
+        start..at(last).max(start)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! What every subcommand has in common with the others.
+
+pub mod config;

@@ -1,0 +1,203 @@
+//! Loading the configuration: from a file to a [`Config`], or to where in the file it is wrong.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use serde_path_to_error::{Path as KeyPath, Segment};
+
+use migration_gate_core::field::{FieldPath, Step};
+use migration_gate_core::gates::{self, Config};
+use migration_gate_yaml::{self as yaml, Document, Lines, Position};
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It says something that can't be, at these places.
+    #[error("{}", lines(origin, problems))]
+    Invalid {
+        /// The file.
+        origin: String,
+        /// What is wrong, in the order of the lines; at least one.
+        problems: Vec<Mistake>,
+    },
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where.
+    pub at: Position,
+    /// The key, such as `gates[0].timeout`; empty for the file as a whole.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.at.line, self.at.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+fn lines(origin: &str, problems: &[Mistake]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("{origin}:{problem}"))
+        .collect();
+    lines.join("\n")
+}
+
+/// Reads and validates a configuration file.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text, &path.display().to_string())
+}
+
+/// Reads and validates a configuration. `origin` names the text in errors.
+pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
+    let reader = Reader {
+        text,
+        lines: Lines::new(text),
+    };
+    reader.config().map_err(|mut problems| {
+        problems.sort_by_key(|problem| problem.at);
+        ConfigError::Invalid {
+            origin: origin.to_owned(),
+            problems,
+        }
+    })
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    lines: Lines<'t>,
+}
+
+impl Reader<'_> {
+    fn config(&self) -> Result<Config, Vec<Mistake>> {
+        let document = self.document().map_err(|problem| vec![problem])?;
+        let config: Config = serde_path_to_error::deserialize(&document.value)
+            .map_err(|error| vec![self.type_error(&document, &error)])?;
+        let problems: Vec<Mistake> = config
+            .problems()
+            .into_iter()
+            .map(|gates::Problem { field, message }| Mistake {
+                at: self.place(&document, field.steps()),
+                key: field.to_string(),
+                message,
+            })
+            .collect();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems)
+        }
+    }
+
+    fn document(&self) -> Result<Document, Mistake> {
+        let whole = |offset: usize, message: String| Mistake {
+            at: self.lines.position(offset),
+            key: String::new(),
+            message,
+        };
+        let mut documents = yaml::documents(self.text);
+        let document = match documents.next() {
+            Some(document) => document.map_err(|error| whole(error.offset, error.message))?,
+            None => return Err(whole(0, EMPTY.to_owned())),
+        };
+        match documents.next() {
+            None => {}
+            Some(Ok(Document { span, .. })) => {
+                let message = "a configuration is one YAML document, and here a second one starts";
+                return Err(whole(span.start(), message.to_owned()));
+            }
+            Some(Err(error)) => return Err(whole(error.offset, error.message)),
+        }
+        match &document.value {
+            Value::Object(_) => Ok(document),
+            Value::Null => Err(whole(0, EMPTY.to_owned())),
+            _ => Err(whole(
+                document.node.span.start(),
+                "a configuration is a mapping; its keys are `gates`, `forbiddenEnv`, `mode` and `waiter`".to_owned(),
+            )),
+        }
+    }
+
+    fn type_error(
+        &self,
+        document: &Document,
+        error: &serde_path_to_error::Error<serde_json::Error>,
+    ) -> Mistake {
+        let field = field(error.path());
+        let message = error.inner().to_string();
+        let yaml::Found {
+            key, value: found, ..
+        } = document.find(field.steps());
+        Mistake {
+            at: match key.filter(|_| message.starts_with("unknown field")) {
+                Some(key) => self.lines.position(key.start()),
+                None => self.place(document, field.steps()),
+            },
+            key: field.to_string(),
+            message: match close_match(&message) {
+                Some(meant) => format!("{message}; did you mean `{meant}`?"),
+                // As YAML 1.1 has it, `n` and `on` are booleans, and Kubernetes reads YAML so.
+                None if message.ends_with("expected a string") && !found.is_null() => {
+                    format!("{message}; put it in quotes")
+                }
+                None => message,
+            },
+        }
+    }
+
+    /// The place of a key; where it is missing, of what it is missing from.
+    fn place(&self, document: &Document, steps: &[Step]) -> Position {
+        let found = document.find(steps);
+        let span = match found.value {
+            Value::Object(_) | Value::Array(_) => found.key,
+            _ => None,
+        };
+        let span = span.unwrap_or(found.node.span);
+        self.lines.position(span.start())
+    }
+}
+
+const EMPTY: &str = "the configuration is empty; leave `--config` out for the built-in gate";
+
+fn field(path: &KeyPath) -> FieldPath {
+    path.iter()
+        .fold(FieldPath::default(), |field, segment| match segment {
+            Segment::Seq { index } => field.index(*index),
+            Segment::Map { key } => field.key(key),
+            Segment::Enum { .. } | Segment::Unknown => field,
+        })
+}
+
+/// What was meant, if an error of serde about an unknown word lists something much like it.
+fn close_match(message: &str) -> Option<&str> {
+    if !message.starts_with("unknown ") {
+        return None;
+    }
+    let mut words = message.split('`').skip(1).step_by(2);
+    let given = words.next()?;
+    let expected: Vec<&str> = words.collect();
+    similar::get_close_matches(given, &expected, 1, 0.6)
+        .first()
+        .copied()
+}
