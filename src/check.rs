@@ -16,9 +16,9 @@ use kube::client::Body;
 use kube::core::Request;
 use serde_json::{Value, json};
 
+use crate::api::client::{self as cluster, ClusterError};
 use crate::cli::config::{self, ConfigError};
-use crate::cluster::{self, ClusterError};
-use crate::say::say;
+use crate::cli::say::say;
 use migration_gate_core::gates::{
     Config, Gate, LabelOperator, LabelSelector, Mode, parse_duration,
 };

@@ -1,3 +1,4 @@
 //! What every subcommand has in common with the others.
 
 pub mod config;
+pub(crate) mod say;

@@ -18,9 +18,9 @@ use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
 use self::leftovers::Leftovers;
+use crate::api::client as cluster;
 use crate::cli::config;
-use crate::cluster;
-use crate::say::say;
+use crate::cli::say::say;
 use migration_gate_core::eject::{eject, gate_of};
 use migration_gate_core::gates::{Config, Gate, parse_duration};
 

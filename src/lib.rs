@@ -10,13 +10,10 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod api;
 pub mod check;
 pub mod cli;
-pub mod cluster;
 pub mod eject;
-pub mod observe;
-pub mod recorder;
 pub mod review;
-mod say;
 pub mod serve;
 pub mod wait;

@@ -7,6 +7,7 @@ pub mod connections;
 pub mod limits;
 pub mod metrics;
 pub mod ready;
+pub mod recorder;
 mod rejection;
 pub mod review;
 pub mod routes;
@@ -37,8 +38,8 @@ use self::ready::Readiness;
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
 use self::tls::{Acceptor, Served};
+use crate::api::client as cluster;
 use crate::cli::config;
-use crate::{cluster, recorder};
 use migration_gate_core::gates::Config;
 
 /// Most threads that decide on reviews. Each may hold an object as values, which takes many times the

@@ -11,7 +11,7 @@ use kube::api::{Api, DynamicObject, ListParams, WatchParams};
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt as _};
 
-use crate::say::say;
+use crate::cli::say::say;
 use migration_gate_core::eject::{still_makes, still_waits};
 use migration_gate_core::gates::Gate;
 

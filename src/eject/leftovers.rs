@@ -11,7 +11,7 @@ use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::{CHART_LABEL, Plan, list, name_of};
-use crate::say::say;
+use crate::cli::say::say;
 use migration_gate_core::eject::{eject, is_controlled, is_taken_over};
 use migration_gate_core::injection::account;
 use migration_gate_core::names;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::input::{MAX_INPUT, Source, Unreadable};
 use super::render;
-use crate::cluster::{self, ClusterError};
+use crate::api::client::{self as cluster, ClusterError};
 use migration_gate_core::gates::Config;
 use migration_gate_core::podspec::POD_KINDS;
 

@@ -27,7 +27,7 @@ use super::limits::{duration, duration_or_zero};
 use super::metrics::Metrics;
 use super::stop::Stop;
 use super::tls::{Identity, Served};
-use crate::cluster;
+use crate::api::client as cluster;
 
 /// Where the certificate comes from: `--tls-cert` and `--tls-key`, or `--secret`.
 #[derive(Debug, Clone, clap::Args)]

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::identity;
 use super::output::{Level, Output};
 use super::tail::Tail;
-use crate::observe::chain;
+use crate::api::observe::chain;
 use migration_gate_core::explain::Subject;
 use migration_gate_core::job::Attempt;
 use pods::{Blame, Listed, Pod, Run};

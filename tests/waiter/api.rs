@@ -114,7 +114,7 @@ impl Api {
 
     pub(crate) fn client(&self) -> kube::Client {
         let url = format!("http://{}", self.address).parse().expect("a URL");
-        migration_gate::cluster::client(kube::Config::new(url)).expect("a client")
+        migration_gate::api::client::client(kube::Config::new(url)).expect("a client")
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use migration_gate::observe::{Pacing, Target, Trouble, Update, observe};
+use migration_gate::api::observe::{Pacing, Target, Trouble, Update, observe};
 use migration_gate_core::job::{Job, JobState};
 
 use crate::api::Api;

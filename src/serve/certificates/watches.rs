@@ -12,7 +12,7 @@ use kube::Client;
 use tracing::{info, warn};
 
 use super::trust::{Callers, Configuration, ConfigurationName};
-use crate::observe::{self, Object, Pacing, Target, Trouble, Update};
+use crate::api::observe::{self, Object, Pacing, Target, Trouble, Update};
 use crate::serve::stop::Stop;
 
 /// What a watch brings.

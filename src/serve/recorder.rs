@@ -21,7 +21,7 @@ use kube::Client;
 use tokio::task::{self, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::observe::{Pacing, Target, Trouble, Update, backoff, observe};
+use crate::api::observe::{Pacing, Target, Trouble, Update, backoff, observe};
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::job::{Job, JobState};
 use migration_gate_core::names;

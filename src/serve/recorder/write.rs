@@ -8,7 +8,7 @@ use serde_json::json;
 use tracing::info;
 
 use super::Keeper;
-use crate::observe::{Pacing, Target, backoff, chain};
+use crate::api::observe::{Pacing, Target, backoff, chain};
 use migration_gate_core::names;
 use migration_gate_core::record::{HISTORY, Record, Write, next_write};
 use migration_gate_core::verdict::Sight;

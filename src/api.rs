@@ -1,0 +1,4 @@
+//! The one way to the API server.
+
+pub mod client;
+pub mod observe;
