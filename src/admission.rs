@@ -13,7 +13,7 @@ mod answer;
 mod decode;
 mod warnings;
 
-pub use answer::{Failure, Verdict, answer};
+pub use answer::{Answer, ReviewError, answer};
 pub use decode::{AdmissionRequest, DecodeError, GroupVersionKind, UserInfo, decode};
 
 /// The only version of the API that is spoken here.

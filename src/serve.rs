@@ -13,6 +13,7 @@ pub mod review;
 pub mod routes;
 pub mod stop;
 pub mod tls;
+pub mod webhook;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,7 +31,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use self::certificates::Source;
+use self::certificates::CertificateSource;
 use self::connections::Server;
 use self::limits::{Limits, duration_or_zero};
 use self::metrics::{GateState, Metrics};
@@ -166,7 +167,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     let stop = Stop::default();
 
     // What can't work is said before a port is opened, so that nobody is sent here in vain.
-    let source = Source::new(certificate, &served, &metrics).await?;
+    let source = CertificateSource::new(certificate, &served, &metrics).await?;
     let callers = source.callers();
     let tls = Acceptor::new(Arc::clone(&served)).context("cannot set TLS up")?;
     let webhooks = bind("--listen", listen).await?;
@@ -179,7 +180,8 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         "serving"
     );
 
-    let mut keeper = tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
+    let mut certificates =
+        tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
     let config = Arc::new(config);
     let mut records = tokio::spawn(keep_records(
         Arc::clone(&config),
@@ -217,7 +219,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
             stop.begin();
             info!(signal, "asked to stop");
         }
-        _ = &mut keeper => bail!("the keeper of the certificate ended by itself"),
+        _ = &mut certificates => bail!("the keeper of the certificate ended by itself"),
         _ = &mut webhooks => bail!("the webhooks' listener ended by itself"),
         _ = &mut health => bail!("the health listener ended by itself"),
         _ = &mut records => bail!("the recorder of migrations ended by itself"),

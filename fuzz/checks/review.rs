@@ -1,13 +1,15 @@
 //! What holds for any body that is sent to the webhooks.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use base64::Engine as _;
 use clap::Parser;
 use migration_gate::admission;
 use migration_gate::serve::limits::Limits;
 use migration_gate::serve::metrics::Metrics;
-use migration_gate::serve::review::{Reviewer, Webhook};
+use migration_gate::serve::review::Reviewer;
+use migration_gate::serve::webhook::Webhook;
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -28,20 +30,23 @@ pub fn check(body: &[u8]) {
     });
     let reviewer: &Reviewer = &REVIEWER;
     let Ok(request) = admission::decode(body) else {
-        for webhook in [Webhook::Mutate, Webhook::Validate] {
-            let error = reviewer.answer(webhook, body).unwrap_err().to_string();
+        for webhook in [Webhook::MUTATE, Webhook::VALIDATE] {
+            let error = reviewer
+                .decide(webhook, body, Instant::now())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("expected"), "{error}");
             assert!(error.len() < 1024, "{error}");
         }
         return;
     };
-    let validated = answer(reviewer, Webhook::Validate, body, &request.uid);
+    let validated = answer(reviewer, Webhook::VALIDATE, body, &request.uid);
     assert!(
         validated.get("patch").is_none(),
         "a validating webhook patches"
     );
 
-    let mutated = answer(reviewer, Webhook::Mutate, body, &request.uid);
+    let mutated = answer(reviewer, Webhook::MUTATE, body, &request.uid);
     let Some(patch) = mutated.get("patch") else {
         return;
     };
@@ -58,12 +63,12 @@ pub fn check(body: &[u8]) {
     let mut again: Value = serde_json::from_slice(body).unwrap();
     again["request"]["object"] = object;
     let again = serde_json::to_vec(&again).unwrap();
-    let twice = answer(reviewer, Webhook::Mutate, &again, &request.uid);
+    let twice = answer(reviewer, Webhook::MUTATE, &again, &request.uid);
     assert!(
         twice.get("patch").is_none(),
         "mutating twice isn't once: {twice}"
     );
-    let validated = answer(reviewer, Webhook::Validate, &again, &request.uid);
+    let validated = answer(reviewer, Webhook::VALIDATE, &again, &request.uid);
     let causes = validated["status"]["details"]["causes"].as_array();
     for cause in causes.into_iter().flatten() {
         assert_eq!(cause["reason"], "FieldValueForbidden", "{validated}");
@@ -72,7 +77,9 @@ pub fn check(body: &[u8]) {
 
 /// The response, checked to be an answer to the review.
 fn answer(reviewer: &Reviewer, webhook: Webhook, body: &[u8], uid: &str) -> Value {
-    let answer = reviewer.answer(webhook, body).expect("it was decoded once");
+    let answer = reviewer
+        .decide(webhook, body, Instant::now())
+        .expect("it was decoded once");
     let mut answer: Value = serde_json::from_slice(&answer).expect("an answer is JSON");
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");

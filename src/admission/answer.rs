@@ -9,39 +9,40 @@ use serde::Serialize;
 
 use super::warnings::within_limits;
 use super::{API_VERSION, AdmissionRequest, KIND};
+use crate::api::observe::chain;
 use migration_gate_core::decision::{Decision, Rule, Violation};
 
 /// What an answer says.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Answer {
     /// The rules have spoken.
     Decided(Decision),
     /// Nothing was asked that the rules speak of, such as a deletion.
     Skipped,
     /// The review could be read but not decided. The object is refused.
-    Failed(Failure),
+    Failed(ReviewError),
 }
 
 /// Why a review could not be decided.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum ReviewError {
     /// The review has no object although its operation brings one.
     #[error("the AdmissionReview's request.object is missing")]
     NoObject,
     /// An object in the review can't be read.
-    #[error("the AdmissionReview's request.{field} cannot be read: {cause}")]
+    #[error("the AdmissionReview's request.{field} cannot be read")]
     Object {
         /// `object` or `oldObject`.
         field: &'static str,
         /// What is wrong with it.
-        cause: serde_json::Error,
+        source: serde_json::Error,
     },
     /// A bug in migration-gate.
     #[error("migration-gate failed to decide; its log has the cause under this review's uid")]
     Internal,
 }
 
-impl Failure {
+impl ReviewError {
     /// The HTTP code and the `metav1.StatusReason` of the refusal.
     fn status(&self) -> (u16, &'static str) {
         match self {
@@ -53,19 +54,19 @@ impl Failure {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Review<'a> {
+struct AdmissionReview<'a> {
     api_version: &'static str,
     kind: &'static str,
-    response: Response<'a>,
+    response: AdmissionResponse<'a>,
 }
 
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Response<'a> {
+struct AdmissionResponse<'a> {
     uid: &'a str,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status<'a>>,
+    status: Option<DenialStatus<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +80,7 @@ struct Response<'a> {
 /// A `metav1.Status`.
 #[derive(Serialize)]
 #[allow(clippy::struct_field_names, reason = "the names are Kubernetes' own")]
-struct Status<'a> {
+struct DenialStatus<'a> {
     status: &'static str,
     code: u16,
     reason: &'static str,
@@ -106,28 +107,28 @@ struct Cause<'a> {
 }
 
 /// The answer to `request`, as JSON.
-pub fn answer(request: &AdmissionRequest<'_>, verdict: &Verdict) -> Vec<u8> {
-    let mut response = Response {
+pub fn answer(request: &AdmissionRequest<'_>, answer: &Answer) -> Vec<u8> {
+    let mut response = AdmissionResponse {
         uid: &request.uid,
         allowed: true,
-        ..Response::default()
+        ..AdmissionResponse::default()
     };
-    match verdict {
-        Verdict::Skipped => {}
-        Verdict::Decided(decision) => decided(&mut response, request, decision),
-        Verdict::Failed(failure) => {
+    match answer {
+        Answer::Skipped => {}
+        Answer::Decided(decision) => decided(&mut response, request, decision),
+        Answer::Failed(failure) => {
             let (code, reason) = failure.status();
             response.allowed = false;
-            response.status = Some(Status {
+            response.status = Some(DenialStatus {
                 status: "Failure",
                 code,
                 reason,
-                message: failure.to_string(),
+                message: chain(failure),
                 details: None,
             });
         }
     }
-    let review = Review {
+    let review = AdmissionReview {
         api_version: API_VERSION,
         kind: KIND,
         response,
@@ -137,7 +138,7 @@ pub fn answer(request: &AdmissionRequest<'_>, verdict: &Verdict) -> Vec<u8> {
 }
 
 fn decided<'a>(
-    response: &mut Response<'a>,
+    response: &mut AdmissionResponse<'a>,
     request: &'a AdmissionRequest<'_>,
     decision: &'a Decision,
 ) {
@@ -160,9 +161,9 @@ fn decided<'a>(
     }
 }
 
-fn denial<'a>(request: &'a AdmissionRequest<'_>, decision: &'a Decision) -> Status<'a> {
+fn denial<'a>(request: &'a AdmissionRequest<'_>, decision: &'a Decision) -> DenialStatus<'a> {
     let violations = &decision.violations;
-    Status {
+    DenialStatus {
         status: "Failure",
         code: 403,
         reason: "Forbidden",

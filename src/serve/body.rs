@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -19,8 +21,11 @@ use super::rejection::Rejection;
 /// So much of each body, in bytes, comes out of the share for small ones.
 const SMALL: u64 = 64 * 1024;
 
-/// By how much the memory for a body grows at least and at most, in bytes.
-const STEP: (usize, usize) = (1024, 256 * 1024);
+/// By how much the memory for a body grows at least, in bytes.
+const SMALLEST_STEP: usize = 1024;
+
+/// By how much the memory for a body grows at most, in bytes.
+const LARGEST_STEP: usize = 256 * 1024;
 
 /// The room for all bodies that are held at one time, in KiB.
 #[derive(Debug)]
@@ -110,15 +115,41 @@ fn kib(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX)
 }
 
-/// Reads the whole body, of `announced` bytes if the client said how many there are, if it isn't larger than it may be and comes in time.
+/// How large a body is going to be, by the head of its request.
+pub(super) struct Announced {
+    /// In bytes, if the client knows.
+    length: Option<u64>,
+    /// The client sends the body once it is asked to.
+    asks_first: bool,
+}
+
+impl Announced {
+    pub(super) fn in_head(headers: &HeaderMap) -> Self {
+        Self {
+            length: headers
+                .get(CONTENT_LENGTH)
+                .and_then(|length| length.to_str().ok()?.parse().ok()),
+            asks_first: headers.contains_key(EXPECT),
+        }
+    }
+}
+
+/// Reads the whole body, if it isn't larger than it may be and comes in time.
 pub(super) async fn read(
     body: Body,
-    announced: Option<u64>,
+    announced: Announced,
     limits: &Limits,
     room: &Room,
     deadline: Instant,
 ) -> Result<(Vec<u8>, Held), Rejection> {
-    let all = announced.unwrap_or(limits.max_body).min(limits.max_body);
+    let all = announced.length.unwrap_or(limits.max_body);
+    if all > limits.max_body {
+        // A client that asks first hasn't sent anything, and reading would make it.
+        if !announced.asks_first {
+            Incoming::new(body, limits, deadline).discard().await;
+        }
+        return Err(Rejection::TooLarge(limits.max_body));
+    }
     let most = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
     let mut incoming = Incoming::new(body, limits, deadline);
     let (mut bytes, mut held) = (Vec::new(), Held::default());
@@ -130,7 +161,7 @@ pub(super) async fn read(
             return Err(Rejection::TooLarge(limits.max_body));
         }
         if length > bytes.capacity() {
-            let step = bytes.capacity().clamp(STEP.0, STEP.1);
+            let step = bytes.capacity().clamp(SMALLEST_STEP, LARGEST_STEP);
             let size = length.max(bytes.capacity() + step).min(most);
             let size_now = size as u64;
             room.grow(&mut held, size_now, all.max(size_now), deadline)
@@ -140,13 +171,6 @@ pub(super) async fn read(
         bytes.extend_from_slice(&data);
     }
     Ok((bytes, held))
-}
-
-/// Reads on and forgets what it reads, up to as much as a body may have.
-///
-/// A client that is still sending when the connection is closed sees that, and not the answer.
-pub(super) async fn discard(body: Body, limits: &Limits, deadline: Instant) {
-    Incoming::new(body, limits, deadline).discard().await;
 }
 
 /// A body on its way.
@@ -203,6 +227,9 @@ impl<'l> Incoming<'l> {
         }
     }
 
+    /// Reads on and forgets what it reads, up to as much as a body may have.
+    ///
+    /// A client that is still sending when the connection is closed sees that, and not the answer.
     async fn discard(mut self) {
         let most = self.bytes.saturating_add(self.limits.max_body);
         while self.bytes <= most && matches!(self.next().await, Ok(Some(_))) {}

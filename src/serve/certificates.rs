@@ -1,13 +1,13 @@
 //! Where the serving certificate comes from, and how it is replaced while calls come in.
 //!
-//! Two ways: [`files`], as cert-manager's Secret is mounted, and [`keeper`], which makes
+//! Two ways: [`files`], as cert-manager's Secret is mounted, and [`rotator`], which makes
 //! certificates itself and shares them among all replicas through a Secret. Both end in
 //! [`Served`], which the next handshake takes its certificate from. What the API server makes of
 //! it is for [`trust`] to say.
 
 mod files;
 mod issue;
-pub mod keeper;
+pub mod rotator;
 mod state;
 pub mod trust;
 mod watches;
@@ -21,8 +21,8 @@ use kube::Client;
 use tracing::info;
 
 use self::files::Files;
-use self::keeper::Settings;
-use self::trust::{Callers, ConfigurationName};
+use self::rotator::Settings;
+use self::trust::{Callers, CallersWriter, ConfigurationName};
 use super::limits::{duration, duration_or_zero};
 use super::metrics::Metrics;
 use super::stop::Stop;
@@ -80,8 +80,8 @@ pub struct CertificateArgs {
 }
 
 /// Where the certificate comes from, found to be usable.
-pub(super) struct Source {
-    callers: Arc<Callers>,
+pub(super) struct CertificateSource {
+    callers: CallersWriter,
     kind: Kind,
 }
 
@@ -92,14 +92,14 @@ enum Kind {
         /// For watching the configurations, if any are named.
         client: Option<Client>,
     },
-    Keeper {
+    Rotator {
         client: Client,
         settings: Settings,
     },
 }
 
-impl Source {
-    /// Checks the arguments. Files are served from here on; a Secret takes until [`Source::run`].
+impl CertificateSource {
+    /// Checks the arguments. Files are served from here on; a Secret takes until [`CertificateSource::run`].
     pub(super) async fn new(
         args: CertificateArgs,
         served: &Served,
@@ -118,8 +118,8 @@ impl Source {
         } = args;
         let mutating = mutating.into_iter().map(ConfigurationName::Mutating);
         let validating = validating.into_iter().map(ConfigurationName::Validating);
-        let callers = Arc::new(Callers::new(mutating.chain(validating)));
-        let called = !callers.names().is_empty();
+        let callers = CallersWriter::new(mutating.chain(validating));
+        let called = !callers.callers().names().is_empty();
 
         let kind = match (tls_cert.zip(tls_key), secret) {
             (Some((certificate, key)), _) => {
@@ -147,7 +147,7 @@ impl Source {
                     Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
                     None => (client.default_namespace().to_owned(), secret),
                 };
-                Kind::Keeper {
+                Kind::Rotator {
                     client,
                     settings: Settings {
                         namespace,
@@ -166,15 +166,15 @@ impl Source {
     }
 
     /// Who must accept the certificate.
-    pub(super) fn callers(&self) -> Arc<Callers> {
-        Arc::clone(&self.callers)
+    pub(super) fn callers(&self) -> Callers {
+        self.callers.callers()
     }
 
     /// Keeps `served` right until the server closes.
     pub(super) async fn run(self, served: Arc<Served>, metrics: Metrics, stop: Stop) {
         match self.kind {
-            Kind::Keeper { client, settings } => {
-                keeper::run(client, settings, self.callers, served, metrics, stop).await;
+            Kind::Rotator { client, settings } => {
+                rotator::run(client, settings, self.callers, served, metrics, stop).await;
             }
             Kind::Files {
                 files,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::time::Instant;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::review::Webhook;
+use super::webhook::Webhook;
 use migration_gate_core::podspec::POD_KINDS;
 
 /// The content type of [`Metrics::encode`].
@@ -192,7 +193,7 @@ impl Metrics {
         InFlight {
             metrics: self,
             webhook,
-            since: std::time::Instant::now(),
+            since: Instant::now(),
         }
     }
 
@@ -208,13 +209,13 @@ impl Metrics {
 pub(super) struct InFlight<'a> {
     metrics: &'a Metrics,
     webhook: Webhook,
-    since: std::time::Instant,
+    since: Instant,
 }
 
 impl InFlight<'_> {
-    /// How long it has taken so far.
-    pub(super) fn elapsed(&self) -> std::time::Duration {
-        self.since.elapsed()
+    /// When it began.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 }
 
@@ -226,7 +227,7 @@ impl Drop for InFlight<'_> {
             .get_or_create(&WebhookLabel {
                 webhook: self.webhook.as_str(),
             })
-            .observe(self.elapsed().as_secs_f64());
+            .observe(self.since.elapsed().as_secs_f64());
     }
 }
 

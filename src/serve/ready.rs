@@ -12,7 +12,7 @@ use super::tls::Served;
 #[derive(Debug, Clone)]
 pub struct Readiness {
     served: Arc<Served>,
-    callers: Arc<Callers>,
+    callers: Callers,
     stop: Stop,
 }
 
@@ -32,7 +32,7 @@ pub enum NotReady {
 
 impl Readiness {
     /// Ready while `served` holds a certificate that all `callers` accept, and `stop` hasn't begun.
-    pub fn new(served: Arc<Served>, callers: Arc<Callers>, stop: Stop) -> Self {
+    pub fn new(served: Arc<Served>, callers: Callers, stop: Stop) -> Self {
         Self {
             served,
             callers,

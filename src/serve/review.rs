@@ -2,26 +2,23 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use axum::body::Body;
-use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::extract::Request;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tracing::{error, info};
 
-use super::body::{self, Room};
+use super::body::{self, Announced, Room};
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::rejection::Rejection;
-use crate::admission::{self, AdmissionRequest, DecodeError, Failure, Verdict};
-use migration_gate_core::decision::Decision;
+use super::webhook::Webhook;
+use crate::admission::{self, AdmissionRequest, Answer, DecodeError, ReviewError};
+use crate::api::observe::chain;
 use migration_gate_core::gates::Config;
-use migration_gate_core::request::Request;
-use migration_gate_core::{mutate, validate};
 
 /// From this size on, in bytes, reviews are decided one at a time, and on a thread of their own, so
 /// that the connections that share this one don't wait.
@@ -29,34 +26,6 @@ const LARGE: usize = 64 * 1024;
 
 /// Longest text from a review that is logged, in bytes.
 const LONGEST_LOGGED: usize = 256;
-
-/// Which of the two is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Webhook {
-    /// `/mutate`, which injects.
-    Mutate,
-    /// `/validate`, which refuses.
-    Validate,
-}
-
-impl Webhook {
-    /// The word in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Mutate => "mutate",
-            Self::Validate => "validate",
-        }
-    }
-
-    fn rules(self) -> Rules {
-        match self {
-            Self::Mutate => mutate::mutate,
-            Self::Validate => validate::validate,
-        }
-    }
-}
-
-type Rules = fn(&Config, &Request<'_>) -> Decision;
 
 /// Answers reviews.
 #[derive(Debug)]
@@ -83,13 +52,8 @@ impl Reviewer {
     }
 
     /// Answers one HTTP request to a webhook's path.
-    pub async fn serve(
-        self: Arc<Self>,
-        webhook: Webhook,
-        headers: HeaderMap,
-        body: Body,
-    ) -> Response {
-        match self.handle(webhook, &headers, body).await {
+    pub async fn serve(self: Arc<Self>, webhook: Webhook, request: Request) -> Response {
+        match self.review(webhook, request).await {
             Ok(answer) => ([(CONTENT_TYPE, "application/json")], answer).into_response(),
             Err(rejection) => {
                 let code = rejection.code();
@@ -100,29 +64,24 @@ impl Reviewer {
         }
     }
 
-    async fn handle(
+    /// Reads the request's body when there is room for it, and decides when it is its turn.
+    async fn review(
         self: &Arc<Self>,
         webhook: Webhook,
-        headers: &HeaderMap,
-        body: Body,
+        request: Request,
     ) -> Result<Vec<u8>, Rejection> {
         let in_flight = self.metrics.begin(webhook);
+        let since = in_flight.since();
         let limits = &self.limits;
-        let deadline = Instant::now() + limits.request_timeout;
+        let deadline = (since + limits.request_timeout).into();
         let too_slow = |_| Rejection::TooSlow(limits.request_timeout);
-        let announced = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > limits.max_body) {
-            // A client that asks first hasn't sent anything, and reading would make it.
-            if !headers.contains_key(EXPECT) {
-                body::discard(body, limits, deadline).await;
-            }
-            return Err(Rejection::TooLarge(limits.max_body));
-        }
+        let (head, body) = request.into_parts();
+        let announced = Announced::in_head(&head.headers);
+        // Not kept while the body comes: a head takes more memory than its text.
+        drop(head);
         let (body, room) = body::read(body, announced, limits, &self.room, deadline).await?;
         if body.len() < LARGE {
-            return Ok(self.review(webhook, webhook.rules(), &body, in_flight.elapsed())?);
+            return Ok(self.decide(webhook, &body, since)?);
         }
         // One at a time: as values, an object takes many times the memory that it takes as text.
         let turn = timeout_at(deadline, Arc::clone(&self.large).acquire_owned())
@@ -130,11 +89,10 @@ impl Reviewer {
             .map_err(|_| Rejection::TooBusy)?
             .map_err(|_| Rejection::TooBusy)?;
         let reviewer = Arc::clone(self);
-        let waited = in_flight.elapsed();
         let decided = tokio::task::spawn_blocking(move || {
             // Given back when the work is over, even if the client didn't wait for it.
             let _held = (room, turn);
-            reviewer.review(webhook, webhook.rules(), &body, waited)
+            reviewer.decide(webhook, &body, since)
         });
         match timeout_at(deadline, decided).await.map_err(too_slow)? {
             Ok(answer) => Ok(answer?),
@@ -145,24 +103,19 @@ impl Reviewer {
         }
     }
 
-    /// Answers the review in `body`, or says why it is none.
-    pub fn answer(&self, webhook: Webhook, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        self.review(webhook, webhook.rules(), body, Duration::ZERO)
-    }
-
-    /// Answers the review in `body`. A review that can be read is always answered with its uid.
-    fn review(
+    /// Answers the review in `body`, which was asked at `since`, or says why it is none. A review
+    /// that can be read is always answered with its uid.
+    pub fn decide(
         &self,
         webhook: Webhook,
-        rules: Rules,
         body: &[u8],
-        waited: Duration,
+        since: Instant,
     ) -> Result<Vec<u8>, DecodeError> {
-        let since = Instant::now();
         let request = admission::decode(body)?;
         // A bug in a rule must not cost the answer: the API server would report a broken
         // connection, and nobody would know which object it was.
-        let verdict = catch_unwind(AssertUnwindSafe(|| self.decide(rules, &request)))
+        let decide = AssertUnwindSafe(|| webhook.decide(&self.config, &request));
+        let answer = catch_unwind(decide)
             .unwrap_or_else(|panic| {
                 let cause = panic
                     .downcast_ref::<&str>()
@@ -171,27 +124,11 @@ impl Reviewer {
                     .unwrap_or("no reason given");
                 let uid = cut(&request.uid);
                 error!(uid, panic = cut(cause), "a rule panicked; please report it");
-                Err(Failure::Internal)
+                Err(ReviewError::Internal)
             })
-            .unwrap_or_else(Verdict::Failed);
-        let answer = admission::answer(&request, &verdict);
-        self.report(webhook, &request, &verdict, waited + since.elapsed());
-        Ok(answer)
-    }
-
-    fn decide(&self, rules: Rules, request: &AdmissionRequest<'_>) -> Result<Verdict, Failure> {
-        // A deletion is never held up: whoever can't delete can't repair.
-        let Some(operation) = request.operation() else {
-            return Ok(Verdict::Skipped);
-        };
-        let unreadable = |field| move |cause| Failure::Object { field, cause };
-        let object: Value = request
-            .object()
-            .map_err(unreadable("object"))?
-            .ok_or(Failure::NoObject)?;
-        let old = request.old_object().map_err(unreadable("oldObject"))?;
-        let asked = request.as_core(operation, &object, old.as_ref());
-        Ok(Verdict::Decided(rules(&self.config, &asked)))
+            .unwrap_or_else(Answer::Failed);
+        self.report(webhook, &request, &answer, since);
+        Ok(admission::answer(&request, &answer))
     }
 
     /// One line and one count for each decision; never the object's content.
@@ -199,13 +136,13 @@ impl Reviewer {
         &self,
         webhook: Webhook,
         request: &AdmissionRequest<'_>,
-        verdict: &Verdict,
-        took: Duration,
+        answer: &Answer,
+        since: Instant,
     ) {
-        let (decision, gate, patches, refused, failure) = match verdict {
-            Verdict::Skipped => ("skipped", None, 0, 0, None),
-            Verdict::Failed(failure) => ("failed", None, 0, 0, Some(failure.to_string())),
-            Verdict::Decided(decision) => (
+        let (decision, gate, patches, refused, failure) = match answer {
+            Answer::Skipped => ("skipped", None, 0, 0, None),
+            Answer::Failed(failure) => ("failed", None, 0, 0, Some(chain(failure))),
+            Answer::Decided(decision) => (
                 decision.outcome.as_str(),
                 decision.gate.as_deref(),
                 decision.patch.len(),
@@ -236,7 +173,7 @@ impl Reviewer {
             gate,
             patches,
             refused_fields = refused,
-            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
             "reviewed"
         );
         if let Some(failure) = failure {
@@ -256,7 +193,7 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -286,10 +223,8 @@ mod tests {
     #[test]
     fn a_rule_that_panics_costs_no_answer() {
         let reviewer = reviewer();
-        let rules: Rules = |_, _| panic!("a bug");
-        let answer = reviewer
-            .review(Webhook::Mutate, rules, &review(), Duration::ZERO)
-            .unwrap();
+        let webhook = Webhook::new("mutate", |_, _| panic!("a bug"));
+        let answer = reviewer.decide(webhook, &review(), Instant::now()).unwrap();
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(answer["response"]["uid"], "u");
         assert_eq!(answer["response"]["allowed"], false);

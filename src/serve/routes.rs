@@ -3,29 +3,29 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use super::metrics::{self, Metrics};
 use super::ready::Readiness;
-use super::review::{Reviewer, Webhook};
+use super::review::Reviewer;
+use super::webhook::Webhook;
 
 /// `/mutate` and `/validate`.
 pub fn webhooks(reviewer: Arc<Reviewer>) -> Router {
     let route = |webhook| {
         post(
-            move |State(reviewer): State<Arc<Reviewer>>, headers: HeaderMap, body: Body| {
-                reviewer.serve(webhook, headers, body)
+            move |State(reviewer): State<Arc<Reviewer>>, request: Request| {
+                reviewer.serve(webhook, request)
             },
         )
     };
     Router::new()
-        .route("/mutate", route(Webhook::Mutate))
-        .route("/validate", route(Webhook::Validate))
+        .route("/mutate", route(Webhook::MUTATE))
+        .route("/validate", route(Webhook::VALIDATE))
         .with_state(reviewer)
 }
 

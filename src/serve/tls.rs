@@ -3,10 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -15,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -143,32 +141,23 @@ pub(super) fn provider() -> CryptoProvider {
 
 /// The identity that new connections are served with. Changing it doesn't disturb open ones.
 #[derive(Default)]
-pub struct Served {
-    identity: ArcSwapOption<Identity>,
-    /// Told of the first one.
-    first: Notify,
-}
+pub struct Served(watch::Sender<Option<Arc<Identity>>>);
 
 impl Served {
     /// The identity, once there is one.
     pub fn get(&self) -> Option<Arc<Identity>> {
-        self.identity.load_full()
+        self.0.borrow().clone()
     }
 
     /// Serves `identity` from the next handshake on.
     pub fn set(&self, identity: Arc<Identity>) {
-        self.identity.store(Some(identity));
-        self.first.notify_waiters();
+        self.0.send_replace(Some(identity));
     }
 
     /// Resolves once there is an identity.
     pub async fn some(&self) {
-        let mut told = pin!(self.first.notified());
-        // Registered before the look, so that what comes in between is not missed.
-        told.as_mut().enable();
-        if self.identity.load().is_none() {
-            told.await;
-        }
+        // The sender is here, so this doesn't end by its drop.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 }
 
@@ -180,10 +169,7 @@ impl fmt::Debug for Served {
 
 impl ResolvesServerCert for Served {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.identity
-            .load()
-            .as_ref()
-            .map(|identity| Arc::clone(&identity.certified))
+        self.get().map(|identity| Arc::clone(&identity.certified))
     }
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
-use migration_gate::serve::certificates::trust::{Callers, ConfigurationName};
+use migration_gate::serve::certificates::trust::{Callers, CallersWriter, ConfigurationName};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -352,12 +352,12 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
 fn callers(api: &FakeApi, at: Instant) -> Callers {
     let mutating = ConfigurationName::Mutating("gate".to_owned());
     let validating = ConfigurationName::Validating("gate".to_owned());
-    let callers = Callers::new([mutating.clone(), validating.clone()]);
+    let mut callers = CallersWriter::new([mutating.clone(), validating.clone()]);
     let object = api.get_as_of(MUTATING, at).unwrap();
     let object: MutatingWebhookConfiguration = serde_json::from_value(object).unwrap();
     callers.see(&mutating, Some(object.into()));
     let object = api.get_as_of(VALIDATING, at).unwrap();
     let object: ValidatingWebhookConfiguration = serde_json::from_value(object).unwrap();
     callers.see(&validating, Some(object.into()));
-    callers
+    callers.callers()
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use migration_gate::serve::certificates::keeper::{self, Settings};
-use migration_gate::serve::certificates::trust::{Callers, ConfigurationName};
+use migration_gate::serve::certificates::rotator::{self, Settings};
+use migration_gate::serve::certificates::trust::{CallersWriter, ConfigurationName};
 use migration_gate::serve::metrics::Metrics;
 use migration_gate::serve::ready::Readiness;
 use migration_gate::serve::stop::Stop;
@@ -82,15 +82,15 @@ pub struct Replica {
 
 impl Replica {
     pub fn start(api: &FakeApi, settings: Settings) -> Self {
-        let callers = Arc::new(Callers::new([
+        let callers = CallersWriter::new([
             ConfigurationName::Mutating("gate".to_owned()),
             ConfigurationName::Validating("gate".to_owned()),
-        ]));
+        ]);
         let (served, stop) = (Arc::new(Served::default()), Stop::default());
-        let readiness = Readiness::new(Arc::clone(&served), Arc::clone(&callers), stop.clone());
+        let readiness = Readiness::new(Arc::clone(&served), callers.callers(), stop.clone());
         let metrics = Metrics::new();
         let mut task = JoinSet::new();
-        task.spawn(keeper::run(
+        task.spawn(rotator::run(
             api.client(),
             settings,
             callers,

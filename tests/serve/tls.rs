@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use migration_gate::serve::certificates::trust::CallersWriter;
 use migration_gate::serve::ready::Readiness;
 use migration_gate::serve::stop::Stop;
 use migration_gate::serve::tls::{Identity, Served};
@@ -107,7 +108,11 @@ async fn a_handshake_doesnt_wait_for_a_certificate_for_ever() {
 fn an_expired_certificate_is_not_ready() {
     let authority = Authority::new();
     let served = Arc::new(Served::default());
-    let readiness = Readiness::new(Arc::clone(&served), Arc::default(), Stop::default());
+    let readiness = Readiness::new(
+        Arc::clone(&served),
+        CallersWriter::new([]).callers(),
+        Stop::default(),
+    );
     let check = |expect: Option<&str>| {
         let why = readiness.check().map_err(|cause| cause.to_string());
         assert_eq!(why.err().as_deref(), expect);

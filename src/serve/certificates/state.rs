@@ -1,4 +1,4 @@
-//! What the keeper of self-made certificates does next, as a function of what it has seen.
+//! What the rotator does next, as a function of what it has seen.
 //!
 //! The rotation, and why no call fails by it:
 //!
@@ -31,7 +31,7 @@ pub(super) struct State {
     names: Vec<String>,
     lifetime: Duration,
     propagation: Duration,
-    secret: Secret,
+    secret: SharedSecret,
     /// What is served.
     served: Option<Arc<Identity>>,
     /// The certificate in the Secret, and since when every configuration has accepted it.
@@ -42,7 +42,7 @@ pub(super) struct State {
 
 /// The Secret, as it was seen last.
 #[derive(Default)]
-enum Secret {
+enum SharedSecret {
     /// Not yet.
     #[default]
     Unknown,
@@ -57,7 +57,7 @@ enum Secret {
     },
 }
 
-/// One thing to do.
+/// One write.
 #[derive(Debug)]
 pub(super) enum Action {
     /// Make a new CA and certificate, and write them to the Secret.
@@ -79,18 +79,19 @@ pub(super) enum Action {
         seen: Configuration,
         bundle: Vec<u8>,
     },
-    /// Serve this from now on.
-    Serve(Arc<Identity>),
 }
 
 /// What to do now, and when to look again if nothing happens until then.
 #[derive(Debug, Default)]
-pub(super) struct Step {
+pub(super) struct Agenda {
+    /// To be served from now on, before anything is written.
+    pub serve: Option<Arc<Identity>>,
+    /// To be written, the most urgent first.
     pub actions: Vec<Action>,
     pub wake: Option<Timestamp>,
 }
 
-impl Step {
+impl Agenda {
     fn wake_at(&mut self, at: Timestamp) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
@@ -102,7 +103,7 @@ impl State {
             names,
             lifetime,
             propagation,
-            secret: Secret::Unknown,
+            secret: SharedSecret::Unknown,
             served: None,
             candidate: None,
             last_bundle: Vec::new(),
@@ -112,14 +113,14 @@ impl State {
     /// Tells what the Secret holds: its version and content, or that it isn't there.
     pub(super) fn see_secret(&mut self, seen: Option<(String, Result<Material, MaterialError>)>) {
         self.secret = match seen {
-            None => Secret::Absent,
-            Some((resource_version, Err(cause))) => Secret::Unusable {
+            None => SharedSecret::Absent,
+            Some((resource_version, Err(cause))) => SharedSecret::Unusable {
                 resource_version,
                 cause,
             },
             Some((resource_version, Ok(material))) => {
                 self.last_bundle.clone_from(&material.bundle);
-                Secret::Usable {
+                SharedSecret::Usable {
                     resource_version,
                     material,
                 }
@@ -130,11 +131,11 @@ impl State {
     /// The Secret's version that this state goes by.
     pub(super) fn resource_version(&self) -> Option<&str> {
         match &self.secret {
-            Secret::Unknown | Secret::Absent => None,
-            Secret::Unusable {
+            SharedSecret::Unknown | SharedSecret::Absent => None,
+            SharedSecret::Unusable {
                 resource_version, ..
             }
-            | Secret::Usable {
+            | SharedSecret::Usable {
                 resource_version, ..
             } => Some(resource_version),
         }
@@ -145,23 +146,21 @@ impl State {
         self.served = Some(identity);
     }
 
-    /// What is to be done at `now`, the most urgent first.
+    /// What is to be done at `now`.
     ///
-    /// Each is worth doing even if one before it fails, with one exception: once the Secret is
+    /// Each write is worth doing even if one before it fails, with one exception: once the Secret is
     /// written, the rest is out of date, and the next step tells what to do.
-    pub(super) fn step(&mut self, callers: &Callers, now: Timestamp) -> Step {
-        let mut step = Step::default();
-        let secret = self.maintain(callers, now, &mut step);
+    pub(super) fn step(&mut self, callers: &Callers, now: Timestamp) -> Agenda {
+        let mut agenda = Agenda::default();
+        let secret = self.maintain(callers, now, &mut agenda);
         // What is trusted can be served, whoever may not write what.
-        if let Some(identity) = self.due(callers, now, &mut step) {
-            step.actions.push(Action::Serve(identity));
-        }
-        step.actions.extend(secret);
-        if let Secret::Usable { material, .. } = &self.secret {
+        agenda.serve = self.due(callers, now, &mut agenda);
+        agenda.actions.extend(secret);
+        if let SharedSecret::Usable { material, .. } = &self.secret {
             let bundle = material.bundle_pem();
             for (name, seen) in callers.seen() {
                 if seen.webhooks.iter().any(|w| w.ca_bundle != bundle) {
-                    step.actions.push(Action::Announce {
+                    agenda.actions.push(Action::Announce {
                         name,
                         seen,
                         bundle: bundle.clone(),
@@ -169,7 +168,7 @@ impl State {
                 }
             }
         }
-        step
+        agenda
     }
 
     /// What others may still serve and the API server trust, when the Secret can't tell: a replica
@@ -185,12 +184,19 @@ impl State {
     }
 
     /// What the Secret needs.
-    fn maintain(&mut self, callers: &Callers, now: Timestamp, step: &mut Step) -> Option<Action> {
+    fn maintain(
+        &mut self,
+        callers: &Callers,
+        now: Timestamp,
+        agenda: &mut Agenda,
+    ) -> Option<Action> {
         let (resource_version, material) = match &self.secret {
-            Secret::Unknown => return None,
+            SharedSecret::Unknown => return None,
             // Until then, it isn't known what is trusted.
-            Secret::Absent | Secret::Unusable { .. } if !callers.all_known() => return None,
-            Secret::Absent => {
+            SharedSecret::Absent | SharedSecret::Unusable { .. } if !callers.all_known() => {
+                return None;
+            }
+            SharedSecret::Absent => {
                 return Some(Action::Issue {
                     names: self.names.clone(),
                     keep: self.trusted(callers, now),
@@ -198,7 +204,7 @@ impl State {
                     why: "there is no Secret yet".to_owned(),
                 });
             }
-            Secret::Unusable {
+            SharedSecret::Unusable {
                 resource_version,
                 cause,
             } => {
@@ -209,7 +215,7 @@ impl State {
                     why: cause.to_string(),
                 });
             }
-            Secret::Usable {
+            SharedSecret::Usable {
                 resource_version,
                 material,
             } => (resource_version, material),
@@ -251,7 +257,7 @@ impl State {
             let why = format!("it expires at {not_after}");
             return issue(self.names.clone(), why);
         }
-        step.wake_at(renewal);
+        agenda.wake_at(renewal);
         let kept = material.without_expired(now);
         if kept.bundle.len() < material.bundle.len() {
             return Some(Action::Prune {
@@ -265,13 +271,18 @@ impl State {
             .filter_map(|ca| crate::serve::tls::not_after(ca).ok())
             .min();
         if let Some(expiry) = expiry {
-            step.wake_at(expiry);
+            agenda.wake_at(expiry);
         }
         None
     }
 
     /// The certificate that is to be served from now on, if it isn't yet.
-    fn due(&mut self, callers: &Callers, now: Timestamp, step: &mut Step) -> Option<Arc<Identity>> {
+    fn due(
+        &mut self,
+        callers: &Callers,
+        now: Timestamp,
+        agenda: &mut Agenda,
+    ) -> Option<Arc<Identity>> {
         let (candidate, accepted) = self.candidate.as_mut()?;
         let served = self.served.as_ref();
         if served.is_some_and(|served| served.chain() == candidate.chain()) {
@@ -290,7 +301,7 @@ impl State {
         if now >= due || lost || known {
             return Some(Arc::clone(candidate));
         }
-        step.wake_at(due);
+        agenda.wake_at(due);
         None
     }
 }

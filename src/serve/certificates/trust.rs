@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
@@ -14,6 +13,7 @@ use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::sync::watch;
 
 use crate::serve::tls::{self, Identity};
 
@@ -41,12 +41,12 @@ pub struct Configuration {
     /// Its `metadata.resourceVersion`.
     pub resource_version: String,
     /// Its `webhooks`, in their order.
-    pub webhooks: Vec<Webhook>,
+    pub webhooks: Vec<CallingWebhook>,
 }
 
 /// One of a configuration's `webhooks`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Webhook {
+pub struct CallingWebhook {
     /// Its name.
     pub name: String,
     /// The name that the API server expects in the certificate.
@@ -83,7 +83,7 @@ impl Configuration {
         Self {
             resource_version: metadata.resource_version.unwrap_or_default(),
             webhooks: webhooks
-                .map(|(name, client)| Webhook {
+                .map(|(name, client)| CallingWebhook {
                     name,
                     server_name: server_name(&client),
                     ca_bundle: client.ca_bundle.map(|bytes| bytes.0).unwrap_or_default(),
@@ -109,9 +109,36 @@ fn server_name(client: &WebhookClientConfig) -> String {
         .unwrap_or_default()
 }
 
-/// The webhook configurations that call this server, as far as they were seen.
-#[derive(Debug, Default)]
-pub struct Callers(ArcSwap<BTreeMap<ConfigurationName, Caller>>);
+/// The webhook configurations that call this server, as far as they were seen. Clones see the same.
+#[derive(Debug, Clone)]
+pub struct Callers(watch::Receiver<BTreeMap<ConfigurationName, Caller>>);
+
+/// Tells [`Callers`] what has become of the configurations.
+///
+/// There is one, and it can't be shared, so that nothing newer is overwritten: its owner passes on
+/// what the watches bring and what its own writes are answered with.
+#[derive(Debug)]
+pub struct CallersWriter(watch::Sender<BTreeMap<ConfigurationName, Caller>>);
+
+impl CallersWriter {
+    /// For callers of these names, none of them seen yet.
+    pub fn new(names: impl IntoIterator<Item = ConfigurationName>) -> Self {
+        let callers = names.into_iter().map(|name| (name, Caller::Unknown));
+        Self(watch::Sender::new(callers.collect()))
+    }
+
+    /// Takes in what a configuration is now; `None` if it isn't there.
+    pub fn see(&mut self, name: &ConfigurationName, seen: Option<Configuration>) {
+        self.0.send_modify(|callers| {
+            callers.insert(name.clone(), seen.map_or(Caller::Absent, Caller::Present));
+        });
+    }
+
+    /// The callers that this one tells of.
+    pub fn callers(&self) -> Callers {
+        Callers(self.0.subscribe())
+    }
+}
 
 /// One of them, as it was seen last.
 #[derive(Debug, Clone, Default)]
@@ -138,24 +165,15 @@ pub enum NotTrusted {
 }
 
 impl Callers {
-    /// Callers of these names, none of them seen yet.
-    pub fn new(names: impl IntoIterator<Item = ConfigurationName>) -> Self {
-        let callers = names
-            .into_iter()
-            .map(|name| (name, Caller::Unknown))
-            .collect();
-        Self(ArcSwap::from_pointee(callers))
-    }
-
     /// Their names.
     pub fn names(&self) -> Vec<ConfigurationName> {
-        self.0.load().keys().cloned().collect()
+        self.0.borrow().keys().cloned().collect()
     }
 
     /// Those that are there.
     pub(super) fn seen(&self) -> Vec<(ConfigurationName, Configuration)> {
         self.0
-            .load()
+            .borrow()
             .iter()
             .filter_map(|(name, caller)| match caller {
                 Caller::Present(seen) => Some((name.clone(), seen.clone())),
@@ -166,7 +184,7 @@ impl Callers {
 
     /// Whether it is known of each whether it is there.
     pub(super) fn all_known(&self) -> bool {
-        let callers = self.0.load();
+        let callers = self.0.borrow();
         !callers.values().any(|c| matches!(c, Caller::Unknown))
     }
 
@@ -187,17 +205,9 @@ impl Callers {
         certificates
     }
 
-    /// Tells what has become of one of them. One task tells, so that nothing newer is overwritten:
-    /// it passes on what the watch brings and what its own writes are answered with.
-    pub fn see(&self, name: &ConfigurationName, seen: Option<Configuration>) {
-        let mut callers = BTreeMap::clone(&self.0.load());
-        callers.insert(name.clone(), seen.map_or(Caller::Absent, Caller::Present));
-        self.0.store(Arc::new(callers));
-    }
-
     /// Whether every one of them would accept `identity` at `now`.
     pub fn accept(&self, identity: &Identity, now: Timestamp) -> Result<(), NotTrusted> {
-        for (configuration, caller) in self.0.load().iter() {
+        for (configuration, caller) in self.0.borrow().iter() {
             let Caller::Present(seen) = caller else {
                 return Err(NotTrusted::NoConfiguration(configuration.clone()));
             };

@@ -1,7 +1,5 @@
 //! The watches that tell what the cluster holds.
 
-use std::sync::Arc;
-
 use futures::stream::{BoxStream, SelectAll};
 use futures::{StreamExt, future};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -11,12 +9,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use tracing::{info, warn};
 
-use super::trust::{Callers, Configuration, ConfigurationName};
+use super::trust::{Callers, CallersWriter, Configuration, ConfigurationName};
 use crate::api::observe::{self, Object, Pacing, Target, Trouble, Update};
 use crate::serve::stop::Stop;
 
-/// What a watch brings.
-pub(super) enum Seen {
+/// What a watch brings: an object as it is now, `None` if it isn't there.
+pub(super) enum Change {
     Secret(Option<Box<Secret>>),
     Configuration(ConfigurationName, Option<Configuration>),
 }
@@ -38,35 +36,37 @@ object!(
 );
 
 /// Keeps `callers` right and nothing else, for a certificate that comes from elsewhere.
-pub(super) async fn observe(client: Client, callers: Arc<Callers>, stop: Stop) {
-    let mut events: SelectAll<_> = configurations(&client, &callers).collect();
+pub(super) async fn observe(client: Client, mut callers: CallersWriter, stop: Stop) {
+    let mut events: SelectAll<_> = configurations(&client, &callers.callers()).collect();
     loop {
-        let seen = tokio::select! {
+        let change = tokio::select! {
             () = stop.closing() => return,
-            seen = events.next() => seen,
+            change = events.next() => change,
         };
-        match seen {
-            Some(Seen::Configuration(name, seen)) => callers.see(&name, seen),
-            Some(Seen::Secret(_)) => {}
+        match change {
+            Some(Change::Configuration(name, seen)) => callers.see(&name, seen),
+            Some(Change::Secret(_)) => {}
             None => return,
         }
     }
 }
 
 /// A watch of the Secret.
-pub(super) fn secret(client: &Client, namespace: &str, name: &str) -> BoxStream<'static, Seen> {
+pub(super) fn secret(client: &Client, namespace: &str, name: &str) -> BoxStream<'static, Change> {
     let target = Target {
         path: format!("/api/v1/namespaces/{namespace}/secrets"),
         name: name.to_owned(),
     };
-    one(client, target, |secret| Seen::Secret(secret.map(Box::new)))
+    one(client, target, |secret| {
+        Change::Secret(secret.map(Box::new))
+    })
 }
 
 /// A watch of each of the callers.
 pub(super) fn configurations(
     client: &Client,
     callers: &Callers,
-) -> impl Iterator<Item = BoxStream<'static, Seen>> {
+) -> impl Iterator<Item = BoxStream<'static, Change>> {
     let target = |resource, name: &str| Target {
         path: format!("/apis/admissionregistration.k8s.io/v1/{resource}"),
         name: name.to_owned(),
@@ -75,13 +75,13 @@ pub(super) fn configurations(
         ConfigurationName::Mutating(wanted) => {
             let target = target("mutatingwebhookconfigurations", wanted);
             one::<MutatingWebhookConfiguration>(client, target, move |seen| {
-                Seen::Configuration(name.clone(), seen.map(Configuration::from))
+                Change::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
         ConfigurationName::Validating(wanted) => {
             let target = target("validatingwebhookconfigurations", wanted);
             one::<ValidatingWebhookConfiguration>(client, target, move |seen| {
-                Seen::Configuration(name.clone(), seen.map(Configuration::from))
+                Change::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
     })
@@ -91,8 +91,8 @@ pub(super) fn configurations(
 fn one<K: Object>(
     client: &Client,
     target: Target,
-    seen: impl Fn(Option<K>) -> Seen + Send + 'static,
-) -> BoxStream<'static, Seen> {
+    seen: impl Fn(Option<K>) -> Change + Send + 'static,
+) -> BoxStream<'static, Change> {
     let what = format!("{}/{}", target.path, target.name);
     observe::observe(client.clone(), target, Pacing::default())
         .filter_map(move |update| {

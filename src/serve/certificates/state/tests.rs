@@ -1,7 +1,7 @@
 //! What is seen → what is done.
 
 use super::*;
-use crate::serve::certificates::trust::Webhook;
+use crate::serve::certificates::trust::{CallersWriter, CallingWebhook};
 
 const LIFETIME: Duration = Duration::from_hours(3);
 const PROPAGATION: Duration = Duration::from_secs(2);
@@ -27,7 +27,7 @@ fn name(mutating: bool) -> ConfigurationName {
 fn configuration(bundle: &[u8]) -> Configuration {
     Configuration {
         resource_version: "1".to_owned(),
-        webhooks: vec![Webhook {
+        webhooks: vec![CallingWebhook {
             name: "w".to_owned(),
             server_name: NAME.to_owned(),
             ca_bundle: bundle.to_vec(),
@@ -37,11 +37,11 @@ fn configuration(bundle: &[u8]) -> Configuration {
 
 /// Both configurations, with one bundle each.
 fn callers(bundles: [&[u8]; 2]) -> Callers {
-    let callers = Callers::new([name(true), name(false)]);
+    let mut callers = CallersWriter::new([name(true), name(false)]);
     for (mutating, bundle) in [true, false].into_iter().zip(bundles) {
         callers.see(&name(mutating), Some(configuration(bundle)));
     }
-    callers
+    callers.callers()
 }
 
 fn state() -> State {
@@ -56,7 +56,7 @@ fn seen(material: &Material) -> State {
 }
 
 /// The actions in short, in their order.
-fn actions(step: &Step) -> Vec<String> {
+fn actions(step: &Agenda) -> Vec<String> {
     let short = |action: &Action| match action {
         Action::Issue { keep, base, .. } => {
             format!(
@@ -67,9 +67,9 @@ fn actions(step: &Step) -> Vec<String> {
         }
         Action::Prune { material, .. } => format!("prune to {}", material.bundle.len()),
         Action::Announce { name, .. } => format!("announce to {name}"),
-        Action::Serve(_) => "serve".to_owned(),
     };
-    step.actions.iter().map(short).collect()
+    let serve = step.serve.iter().map(|_| "serve".to_owned());
+    serve.chain(step.actions.iter().map(short)).collect()
 }
 
 #[test]
@@ -169,13 +169,13 @@ fn a_lost_secret_costs_nobody_the_trust_in_what_is_served() {
     );
 
     // Until it has seen them, it can't know.
-    let unseen = Callers::new([name(true), name(false)]);
-    assert_eq!(actions(&state.step(&unseen, at(60))), [""; 0]);
+    let mut unseen = CallersWriter::new([name(true), name(false)]);
+    assert_eq!(actions(&state.step(&unseen.callers(), at(60))), [""; 0]);
     unseen.see(&name(true), Some(configuration(&bundle)));
-    assert_eq!(actions(&state.step(&unseen, at(60))), [""; 0]);
+    assert_eq!(actions(&state.step(&unseen.callers(), at(60))), [""; 0]);
     unseen.see(&name(false), None);
     assert_eq!(
-        actions(&state.step(&unseen, at(60))),
+        actions(&state.step(&unseen.callers(), at(60))),
         ["issue over 7, keeping 1"]
     );
 

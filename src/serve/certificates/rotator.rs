@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use futures::stream::SelectAll;
 use futures::{StreamExt, future};
 use jiff::Timestamp;
+use json_patch::{AddOperation, PatchOperation, TestOperation};
+use jsonptr::{PointerBuf, Token};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
@@ -24,8 +27,8 @@ use tracing::{error, info};
 use super::install;
 use super::issue::{IssueError, Material, MaterialError};
 use super::state::{Action, State};
-use super::trust::{Callers, Configuration, ConfigurationName};
-use super::watches::{self, Seen};
+use super::trust::{Callers, CallersWriter, Configuration, ConfigurationName};
+use super::watches::{self, Change};
 use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::Served;
@@ -39,13 +42,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wall clock is looked at this often at least: timers stand still while a machine sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
-/// How long to leave a write alone that failed, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long to leave a write alone that failed for the first time.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// This many bundles written to one configuration in such a time are a quarrel with somebody else.
-const CONTENTION: (usize, Duration) = (5, Duration::from_secs(1));
+/// How long to leave a write alone at most.
+const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// What the keeper keeps, and how.
+/// This many bundles written to one configuration within [`CONTENTION_PERIOD`] are a quarrel with
+/// somebody else.
+const CONTENTION_WRITES: usize = 5;
+
+/// See [`CONTENTION_WRITES`].
+const CONTENTION_PERIOD: Duration = Duration::from_secs(1);
+
+/// What the rotator keeps, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The Secret's namespace.
@@ -88,11 +98,12 @@ fn hint(cause: &kube::Error) -> &'static str {
 pub async fn run(
     client: Client,
     settings: Settings,
-    callers: Arc<Callers>,
+    writer: CallersWriter,
     served: Arc<Served>,
     metrics: Metrics,
     stop: Stop,
 ) {
+    let callers = writer.callers();
     let secrets = Api::<Secret>::namespaced(client.clone(), &settings.namespace);
     let mut events = SelectAll::new();
     events.push(watches::secret(
@@ -101,7 +112,7 @@ pub async fn run(
         &settings.secret,
     ));
     events.extend(watches::configurations(&client, &callers));
-    let mut keeper = Keeper {
+    let mut rotator = Rotator {
         state: State::new(
             settings.names.clone(),
             settings.lifetime,
@@ -111,6 +122,7 @@ pub async fn run(
         client,
         settings,
         callers,
+        writer,
         served,
         metrics,
         blocked: BTreeMap::new(),
@@ -120,20 +132,20 @@ pub async fn run(
     let mut closing = pin!(stop.closing());
     loop {
         let work = async {
-            let wake = keeper.work().await;
+            let wake = rotator.work().await;
             let pause = wake.map(|at| until(at, Timestamp::now()));
             tokio::select! {
-                seen = events.next() => seen,
+                change = events.next() => change,
                 () = sleep(pause) => None,
             }
         };
-        let seen = tokio::select! {
+        let change = tokio::select! {
             () = closing.as_mut() => return,
-            seen = work => seen,
+            change = work => change,
         };
-        match seen {
-            Some(Seen::Secret(secret)) => keeper.state.see_secret(secret.map(|s| content(*s))),
-            Some(Seen::Configuration(name, seen)) => keeper.callers.see(&name, seen),
+        match change {
+            Some(Change::Secret(secret)) => rotator.state.see_secret(secret.map(|s| content(*s))),
+            Some(Change::Configuration(name, seen)) => rotator.writer.see(&name, seen),
             None => {}
         }
     }
@@ -164,9 +176,18 @@ fn content(secret: Secret) -> (String, Result<Material, MaterialError>) {
 
 /// What is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
+enum Writable {
     Secret,
     Configuration(ConfigurationName),
+}
+
+impl Writable {
+    fn of(action: &Action) -> Self {
+        match action {
+            Action::Issue { .. } | Action::Prune { .. } => Self::Secret,
+            Action::Announce { name, .. } => Self::Configuration(name.clone()),
+        }
+    }
 }
 
 /// A write that failed.
@@ -182,42 +203,39 @@ impl Default for Blocked {
     fn default() -> Self {
         Self {
             until: Timestamp::UNIX_EPOCH,
-            pause: RETRY.0,
+            pause: FIRST_RETRY,
         }
     }
 }
 
-struct Keeper {
+struct Rotator {
     state: State,
     secrets: Api<Secret>,
     client: Client,
     settings: Settings,
-    callers: Arc<Callers>,
+    callers: Callers,
+    writer: CallersWriter,
     served: Arc<Served>,
     metrics: Metrics,
     /// What could not be written, by what it is. One that fails holds up no other.
-    blocked: BTreeMap<Target, Blocked>,
+    blocked: BTreeMap<Writable, Blocked>,
     /// When a bundle was written, of late.
     announced: VecDeque<Instant>,
 }
 
-impl Keeper {
+impl Rotator {
     /// Does what there is to do, and answers when to look again if nothing happens until then.
     async fn work(&mut self) -> Option<Timestamp> {
         loop {
             let now = Timestamp::now();
             let step = self.state.step(&self.callers, now);
             let mut wrote = false;
+            if let Some(identity) = step.serve {
+                install(Arc::clone(&identity), &self.served, &self.metrics);
+                self.state.see_served(identity);
+            }
             for action in step.actions {
-                let target = match &action {
-                    Action::Serve(identity) => {
-                        install(Arc::clone(identity), &self.served, &self.metrics);
-                        self.state.see_served(Arc::clone(identity));
-                        continue;
-                    }
-                    Action::Issue { .. } | Action::Prune { .. } => Target::Secret,
-                    Action::Announce { name, .. } => Target::Configuration(name.clone()),
-                };
+                let target = Writable::of(&action);
                 if self.blocked.get(&target).is_some_and(|b| b.until > now) {
                     continue;
                 }
@@ -225,7 +243,7 @@ impl Keeper {
                     Ok(()) => {
                         wrote = true;
                         self.blocked.remove(&target);
-                        if target == Target::Secret {
+                        if target == Writable::Secret {
                             break;
                         }
                     }
@@ -233,7 +251,7 @@ impl Keeper {
                         let blocked = self.blocked.entry(target).or_default();
                         error!(%cause, retry_in = ?blocked.pause, "cannot keep the certificate");
                         blocked.until = now.checked_add(blocked.pause).unwrap_or(now);
-                        blocked.pause = (blocked.pause * 2).min(RETRY.1);
+                        blocked.pause = (blocked.pause * 2).min(LAST_RETRY);
                     }
                 }
             }
@@ -271,7 +289,6 @@ impl Keeper {
                 self.replace(&base, &material).await
             }
             Action::Announce { name, seen, bundle } => self.announce(name, &seen, &bundle).await,
-            Action::Serve(_) => Ok(()),
         }
     }
 
@@ -357,11 +374,11 @@ impl Keeper {
         while self
             .announced
             .front()
-            .is_some_and(|at| now - *at > CONTENTION.1)
+            .is_some_and(|at| now - *at > CONTENTION_PERIOD)
         {
             self.announced.pop_front();
         }
-        if self.announced.len() >= CONTENTION.0 * self.callers.names().len() {
+        if self.announced.len() >= CONTENTION_WRITES * self.callers.names().len() {
             return Err(KeepError::Contended(name));
         }
         self.announced.push_back(now);
@@ -375,7 +392,7 @@ impl Keeper {
                 put_bundle(&api, object, &name, seen, bundle).await?
             }
         };
-        self.callers.see(&name, now);
+        self.writer.see(&name, now);
         Ok(())
     }
 }
@@ -393,18 +410,20 @@ where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
     Configuration: From<K>,
 {
-    let bundle = json!(k8s_openapi::ByteString(bundle.to_vec()));
-    let mut operations = vec![
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": seen.resource_version}),
-    ];
-    for index in 0..seen.webhooks.len() {
-        let path = format!("/webhooks/{index}/clientConfig/caBundle");
-        operations.push(json!({"op": "add", "path": path, "value": bundle}));
-    }
-    let patch = serde_json::from_value(json!(operations)).map_err(|cause| KeepError::Api {
-        what: format!("cannot write the caBundle of {name}"),
-        cause: kube::Error::SerdeError(cause),
-    })?;
+    let bundle = json!(ByteString(bundle.to_vec()));
+    let mut operations = vec![PatchOperation::Test(TestOperation {
+        path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
+        value: json!(seen.resource_version),
+    })];
+    operations.extend((0..seen.webhooks.len()).map(|index| {
+        let webhook = ["webhooks".into(), Token::from(index)];
+        let field = ["clientConfig".into(), "caBundle".into()];
+        PatchOperation::Add(AddOperation {
+            path: PointerBuf::from_tokens(webhook.into_iter().chain(field)),
+            value: bundle.clone(),
+        })
+    }));
+    let patch = json_patch::Patch(operations);
     let parameters = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()

@@ -1,0 +1,55 @@
+//! The two webhooks, and how each decides.
+
+use migration_gate_core::decision::Decision;
+use migration_gate_core::gates::Config;
+use migration_gate_core::request::Request;
+use migration_gate_core::{mutate, validate};
+
+use crate::admission::{AdmissionRequest, Answer, ReviewError};
+
+/// One of the two webhooks.
+#[derive(Debug, Clone, Copy)]
+pub struct Webhook {
+    name: &'static str,
+    rules: Rules,
+}
+
+/// What decides on one object.
+pub(super) type Rules = fn(&Config, &Request<'_>) -> Decision;
+
+impl Webhook {
+    /// `/mutate`, which injects.
+    pub const MUTATE: Self = Self::new("mutate", mutate::mutate);
+
+    /// `/validate`, which refuses.
+    pub const VALIDATE: Self = Self::new("validate", validate::validate);
+
+    pub(super) const fn new(name: &'static str, rules: Rules) -> Self {
+        Self { name, rules }
+    }
+
+    /// The word in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        self.name
+    }
+
+    /// Decides on the object in `request`.
+    pub(super) fn decide(
+        self,
+        config: &Config,
+        request: &AdmissionRequest<'_>,
+    ) -> Result<Answer, ReviewError> {
+        // A deletion is never held up: whoever can't delete can't repair.
+        let Some(operation) = request.operation() else {
+            return Ok(Answer::Skipped);
+        };
+        let unreadable = |field| move |source| ReviewError::Object { field, source };
+        let object = request
+            .object()
+            .map_err(unreadable("object"))?
+            .ok_or(ReviewError::NoObject)?;
+        let old = request.old_object().map_err(unreadable("oldObject"))?;
+        let asked = request.as_core(operation, &object, old.as_ref());
+        Ok(Answer::Decided((self.rules)(config, &asked)))
+    }
+}
