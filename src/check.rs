@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,9 @@ use kube::client::Body;
 use kube::core::Request;
 use serde_json::{Value, json};
 
-use crate::api::client::{self as cluster, ClusterError};
-use crate::cli::config::{self, ConfigError};
+use crate::api::client as cluster;
 use crate::cli::say::say;
+use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::gates::{
     Config, Gate, LabelOperator, LabelSelector, Mode, parse_duration,
 };
@@ -38,75 +37,52 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Nothing is stored. Needs the rights to create and patch Deployments in the gates' namespaces.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration; without it, the built-in `PieFed` gate.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// How long to try again what is not as it should be: a release that was just installed needs a moment.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
 }
 
-/// Why nothing could be asked.
-#[derive(Debug, thiserror::Error)]
-enum CheckError {
-    #[error("cannot start the async runtime: {0}")]
-    Runtime(#[source] std::io::Error),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-}
-
 /// Runs `migration-gate check` and answers with its exit code: 0 if all is as it should be, 1 otherwise.
 pub fn main(args: &Args) -> ExitCode {
-    let findings = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CheckError::Runtime)
-        .and_then(|runtime| runtime.block_on(run(args)));
-    match findings {
-        Ok(findings) => {
-            for finding in &findings {
-                say(finding);
-            }
-            let failed = findings.iter().filter(|f| f.result.is_err()).count();
-            if failed == 0 {
-                say("All is as it should be.");
-                return ExitCode::SUCCESS;
-            }
-            say(format_args!("{failed} of {} failed.", findings.len()));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let ended = cli::block_on(run(args)).map(|trials| report(&trials));
+    cli::finish(ended, Exit::Failure)
 }
 
-async fn run(args: &Args) -> Result<Vec<Finding>, CheckError> {
-    let config = match &args.config {
-        Some(path) => config::load(path)?,
-        None => Config::default(),
-    };
-    let client = cluster::client(cluster::config().await?)?;
+fn report(trials: &[Trial]) -> Exit {
+    for trial in trials {
+        say(trial);
+    }
+    let failed = trials.iter().filter(|t| t.result.is_err()).count();
+    if failed == 0 {
+        say("All is as it should be.");
+        return Exit::Success;
+    }
+    say(format_args!("{failed} of {} failed.", trials.len()));
+    Exit::Failure
+}
+
+async fn run(args: &Args) -> anyhow::Result<Vec<Trial>> {
+    let config = args.config.load()?;
+    let client = cluster::connect().await?;
     let end = Instant::now() + args.timeout;
     loop {
-        let findings = look(&client, &config).await;
-        if findings.iter().all(|f| f.result.is_ok()) || Instant::now() + PAUSE > end {
-            return Ok(findings);
+        let trials = look(&client, &config).await;
+        if trials.iter().all(|t| t.result.is_ok()) || Instant::now() + PAUSE > end {
+            return Ok(trials);
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
 /// What was asked for, and in words what came of it.
-struct Finding {
+struct Trial {
     about: String,
     result: Result<String, String>,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mark, words) = match &self.result {
             Ok(words) => ("ok  ", words),
@@ -116,8 +92,8 @@ impl fmt::Display for Finding {
     }
 }
 
-async fn look(client: &Client, config: &Config) -> Vec<Finding> {
-    let mut findings = Vec::new();
+async fn look(client: &Client, config: &Config) -> Vec<Trial> {
+    let mut trials = Vec::new();
     for gate in &config.gates {
         for (name, labels) in examples(gate) {
             let result = match labels {
@@ -133,7 +109,7 @@ async fn look(client: &Client, config: &Config) -> Vec<Finding> {
                 "gate {}: held Deployment {}/{name}",
                 gate.name, gate.namespace
             );
-            findings.push(Finding { about, result });
+            trials.push(Trial { about, result });
         }
         if let Some(variable) = config.forbidden_env.first() {
             let object = deployment(NAME, &BTreeMap::new(), Some(variable));
@@ -145,10 +121,10 @@ async fn look(client: &Client, config: &Config) -> Vec<Finding> {
                 "gate {}: a Deployment in {} that sets {variable}",
                 gate.name, gate.namespace
             );
-            findings.push(Finding { about, result });
+            trials.push(Trial { about, result });
         }
     }
-    findings
+    trials
 }
 
 /// Deployments that a gate holds: those that it names, and one that its selector matches, with the
@@ -341,6 +317,7 @@ fn unanswered(error: &kube::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::config;
 
     fn answer(code: u16, body: Value, warnings: &[&str]) -> Answer {
         Answer {

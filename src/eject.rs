@@ -6,7 +6,6 @@ mod installed;
 mod leftovers;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use serde_json::Value;
 
 use self::leftovers::Leftovers;
 use crate::api::client as cluster;
-use crate::cli::config;
 use crate::cli::say::say;
+use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::eject::{eject, gate_of};
 use migration_gate_core::gates::{Config, Gate, parse_duration};
 
@@ -29,13 +28,12 @@ const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
 
 /// Takes the waiters out of the held Deployments, and deletes what `helm uninstall` left.
 ///
-/// Shows what it would do; with --yes it does it.
+/// Shows what it would do; with --yes it does it. An installed release has its configuration in a
+/// `ConfigMap` that goes with `helm uninstall`, so save it before.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration; without it, the built-in `PieFed` gate. An installed release has it in
-    /// a `ConfigMap` that goes with `helm uninstall`, so save it before.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Only this gate of the configuration; may be given again.
     #[arg(long = "gate", value_name = "NAME")]
     gates: Vec<String>,
@@ -49,27 +47,14 @@ pub struct Args {
 
 /// Runs `migration-gate eject` and answers with its exit code: 0 done or shown, 1 otherwise.
 pub fn main(args: &Args) -> ExitCode {
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")
-        .and_then(|runtime| runtime.block_on(run(args)));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let ended = cli::block_on(run(args)).map(|()| Exit::Success);
+    cli::finish(ended, Exit::Failure)
 }
 
 async fn run(args: &Args) -> anyhow::Result<()> {
-    let config = match &args.config {
-        Some(path) => config::load(path)?,
-        None => Config::default(),
-    };
+    let config = args.config.load()?;
     let gates = chosen(&config, &args.gates)?;
-    let client = cluster::client(cluster::config().await?)?;
+    let client = cluster::connect().await?;
     let mut plans = Vec::new();
     for gate in gates {
         plans.push(Plan::make(&client, gate).await?);

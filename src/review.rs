@@ -20,11 +20,13 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 use self::check::{Level, Report};
 use self::input::Unreadable;
 use self::manifest::Loaded;
 use self::output::{Format, Outcome, Paint, Sinks};
-use crate::cli::config;
+use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
 /// The arguments of `migration-gate review`.
@@ -46,9 +48,8 @@ pub struct Args {
     #[arg(long, conflicts_with = "paths")]
     live: bool,
 
-    /// The configuration file; without it, the built-in gate for PieFed
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 
     /// The namespace of objects that name none [default: that of the kustomization beside the file];
     /// with --live, the only one to look at
@@ -87,15 +88,12 @@ impl Color {
     }
 }
 
-/// Nothing to refuse.
-const ACCEPTED: u8 = 0;
-/// Something would be refused.
-const REFUSED: u8 = 1;
-/// Something could not be reviewed.
-const BAD_INPUT: u8 = 2;
-
 /// Runs `migration-gate review` and answers with its exit code.
 pub fn main(args: Args) -> ExitCode {
+    cli::finish(run(args), Exit::BadInput)
+}
+
+fn run(args: Args) -> anyhow::Result<Exit> {
     let Args {
         paths,
         live,
@@ -105,24 +103,11 @@ pub fn main(args: Args) -> ExitCode {
         strict,
         color,
     } = args;
-    let config = match config.map(|path| config::load(&path)).transpose() {
-        Ok(config) => config.unwrap_or_default(),
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(BAD_INPUT);
-        }
-    };
-    let gathered = if live {
-        live::fetch(&config, namespace.as_deref())
+    let config = config.load()?;
+    let (sources, unreadable) = if live {
+        live::fetch(&config, namespace.as_deref())?
     } else {
-        Ok(input::gather(&paths, io::stdin().lock()))
-    };
-    let (sources, unreadable) = match gathered {
-        Ok(gathered) => gathered,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(BAD_INPUT);
-        }
+        input::gather(&paths, io::stdin().lock())
     };
     let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
     let report = check::review(&config, &loaded, namespace.as_deref());
@@ -142,20 +127,19 @@ pub fn main(args: Args) -> ExitCode {
     match written {
         // Whoever reads the report has read enough of it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("error: cannot write the report: {error}");
-            ExitCode::from(BAD_INPUT)
+            Err(error).context("cannot write the report")
         }
-        _ => ExitCode::from(exit_code(&report, &unreadable, strict)),
+        _ => Ok(exit(&report, &unreadable, strict)),
     }
 }
 
-fn exit_code(report: &Report<'_>, unreadable: &[Unreadable], strict: bool) -> u8 {
+fn exit(report: &Report<'_>, unreadable: &[Unreadable], strict: bool) -> Exit {
     if !unreadable.is_empty() || !report.bad_input.is_empty() {
-        BAD_INPUT
+        Exit::BadInput
     } else if report.count(Level::Error) > 0 || (strict && report.count(Level::Warning) > 0) {
-        REFUSED
+        Exit::Failure
     } else {
-        ACCEPTED
+        Exit::Success
     }
 }
 

@@ -18,7 +18,6 @@ pub mod webhook;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -40,7 +39,7 @@ use self::review::Reviewer;
 use self::stop::{Signals, Stop};
 use self::tls::{Acceptor, Served};
 use crate::api::client as cluster;
-use crate::cli::config;
+use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
 /// Most threads that decide on reviews. Each may hold an object as values, which takes many times the
@@ -49,10 +48,10 @@ const MOST_WORKERS: usize = 4;
 
 /// Answers the API server's admission reviews.
 #[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("config", |config| config.env("MIGRATION_GATE_CONFIG")))]
 pub struct Args {
-    /// The gates; without it, PieFed's
-    #[arg(long, value_name = "FILE", env = "MIGRATION_GATE_CONFIG")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 
     /// Where the webhooks listen, with TLS
     ///
@@ -93,19 +92,17 @@ pub struct Args {
 pub fn main(args: Args) -> ExitCode {
     let config = match prepare(&args) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("migration-gate serve: {error:#}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return cli::finish(Err(error), Exit::Failure),
     };
-    match serve(args, config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let ended = serve(args, config).map_or_else(
+        |error| {
             // Whoever collects the log by now expects JSON.
-            error!(cause = format!("{error:#}"), "cannot serve");
-            ExitCode::FAILURE
-        }
-    }
+            error!(cause = cli::chain(error), "cannot serve");
+            Exit::Failure
+        },
+        |()| Exit::Success,
+    );
+    ended.into()
 }
 
 /// Reads the configuration and sets the log up.
@@ -115,11 +112,7 @@ fn prepare(args: &Args) -> anyhow::Result<Config> {
         .log
         .parse()
         .with_context(|| format!("--log {}", args.log))?;
-    let config = match &args.config {
-        // Its message holds its cause already.
-        Some(path) => config::load(path).map_err(anyhow::Error::msg)?,
-        None => Config::default(),
-    };
+    let config = args.config.load()?;
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
@@ -245,10 +238,13 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 
 /// Reviews need no cluster, so a server that finds none serves all the same.
 async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
-    let client = match cluster::config().await.and_then(cluster::client) {
+    let client = match cluster::connect().await {
         Ok(client) => client,
         Err(error) => {
-            warn!(cause = %error, "no cluster to watch; completed migrations are not recorded");
+            warn!(
+                cause = cli::chain(error),
+                "no cluster to watch; completed migrations are not recorded"
+            );
             return stop.closing().await;
         }
     };

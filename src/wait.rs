@@ -21,6 +21,8 @@ use migration_gate_core::names;
 use migration_gate_core::verdict::{Limits, Wanted};
 use output::Output;
 
+use crate::cli::Exit;
+
 /// Kubernetes' default for a container's `terminationMessagePath`.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -94,20 +96,6 @@ fn freshness(text: &str) -> Result<Freshness, String> {
         .ok_or_else(|| "it is `version` or `any`".to_owned())
 }
 
-/// How a waiter ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exit {
-    Open = 0,
-    Internal = 1,
-    Usage = 2,
-    JobFailed = 3,
-    TimedOut = 4,
-    NotPermitted = 5,
-    // What a shell, and so everyone, takes for death by that signal.
-    Interrupted = 130,
-    Terminated = 143,
-}
-
 /// What the arguments ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Plan {
@@ -169,10 +157,10 @@ pub fn main(args: &Args) -> ExitCode {
         Ok(plan) => run::to_the_end(&plan, &mut output),
         Err(cause) => {
             output.give_up(&format!("cannot wait: {cause}"));
-            Exit::Usage
+            Exit::BadInput
         }
     };
-    ExitCode::from(exit as u8)
+    exit.into()
 }
 
 /// A bug ends the wait as other bad ends do: told where people look, with an exit code of the
@@ -188,7 +176,7 @@ fn exit_on_panic(args: &Args) {
         output.give_up(&format!(
             "cannot wait any more, which is a bug of migration-gate; please report it: {panic}"
         ));
-        std::process::exit(Exit::Internal as i32);
+        std::process::exit(Exit::Failure as i32);
     }));
 }
 

@@ -7,8 +7,11 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
+use kube::config::{InClusterError, KubeConfigOptions, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
+
+use super::error::Cause;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -20,16 +23,46 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// In a pod, but without the files of a service account.
-    #[error(
-        "cannot read the pod's service account: {0}; mount its token, or set KUBECONFIG outside of a pod"
-    )]
-    InCluster(#[source] kube::config::InClusterError),
+    #[error("cannot read the pod's service account")]
+    InCluster(#[source] Cause),
     /// Outside of a pod, and no kubeconfig that could be used.
-    #[error("cannot use the kubeconfig: {0}; set KUBECONFIG to a file that kubectl accepts")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
+    #[error("cannot use the kubeconfig")]
+    Kubeconfig(#[source] Cause),
     /// The configuration names certificates or credentials that don't work.
-    #[error("cannot set up a connection to the API server: {0}")]
-    Client(#[source] kube::Error),
+    #[error("cannot set up a connection to the API server")]
+    Client(#[source] Cause),
+}
+
+impl From<InClusterError> for ClusterError {
+    fn from(cause: InClusterError) -> Self {
+        Self::InCluster(
+            Cause::of(&cause).then("mount its token, or set KUBECONFIG outside of a pod"),
+        )
+    }
+}
+
+impl From<KubeconfigError> for ClusterError {
+    fn from(cause: KubeconfigError) -> Self {
+        let cause = match &cause {
+            // Without the excerpt of the file, which takes several lines.
+            KubeconfigError::Parse(error) => {
+                Cause::of(error.without_snippet()).after("failed to parse kubeconfig YAML")
+            }
+            cause => Cause::of(cause),
+        };
+        Self::Kubeconfig(cause.then("set KUBECONFIG to a file that kubectl accepts"))
+    }
+}
+
+impl From<kube::Error> for ClusterError {
+    fn from(cause: kube::Error) -> Self {
+        Self::Client(Cause::of(&cause))
+    }
+}
+
+/// A client for the cluster of [`config`].
+pub async fn connect() -> Result<Client, ClusterError> {
+    client(config().await?)
 }
 
 /// The cluster that this process is meant to talk to: as with kubectl, `KUBECONFIG` if it is
@@ -37,11 +70,9 @@ pub enum ClusterError {
 pub async fn config() -> Result<Config, ClusterError> {
     let explicit = std::env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty());
     if !explicit && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        Config::incluster().map_err(ClusterError::InCluster)
+        Ok(Config::incluster()?)
     } else {
-        Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
-            .await
-            .map_err(ClusterError::Kubeconfig)
+        Ok(Config::from_kubeconfig(&KubeConfigOptions::default()).await?)
     }
 }
 
@@ -51,7 +82,7 @@ pub async fn config() -> Result<Config, ClusterError> {
 pub fn client(config: Config) -> Result<Client, ClusterError> {
     if config.proxy_url.is_some() {
         // Says what it can't do, or does it.
-        return Client::try_from(config).map_err(ClusterError::Client);
+        return Ok(Client::try_from(config)?);
     }
     let mut http = HttpConnector::new();
     http.enforce_http(false);
@@ -62,13 +93,11 @@ pub fn client(config: Config) -> Result<Client, ClusterError> {
     http.set_keepalive_retries(Some(3));
     #[cfg(target_os = "linux")]
     http.set_tcp_user_timeout(Some(KEEPALIVE * 2));
-    let https = config
-        .rustls_https_connector_with_connector(http)
-        .map_err(ClusterError::Client)?;
+    let https = config.rustls_https_connector_with_connector(http)?;
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(ClusterError::Client)?)
-        .layer(config.extra_headers_layer().map_err(ClusterError::Client)?)
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
         .service(legacy::Client::builder(TokioExecutor::new()).build(https));
     Ok(Client::new(service, config.default_namespace))

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::input::{MAX_INPUT, Source, Unreadable};
 use super::render;
-use crate::api::client::{self as cluster, ClusterError};
+use crate::api::client as cluster;
+use crate::cli;
 use migration_gate_core::gates::Config;
 use migration_gate_core::podspec::POD_KINDS;
 
@@ -19,50 +20,35 @@ const PAGE: u32 = 250;
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why nothing can be reviewed.
-#[derive(Debug, thiserror::Error)]
-pub enum LiveError {
-    /// There is no cluster to ask.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The system gives no room to ask in.
-    #[error("cannot start the async runtime: {0}")]
-    Runtime(#[source] std::io::Error),
-}
-
 /// Every object of the cluster that a rule or a warning is about, each as a source of its own, and what could not be listed.
 ///
 /// What a controller owns is left out: its owner is there, and that is what people change. Secrets are not read.
 pub fn fetch(
     config: &Config,
     namespace: Option<&str>,
-) -> Result<(Vec<Source>, Vec<Unreadable>), LiveError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(LiveError::Runtime)?
-        .block_on(async {
-            let client = cluster::client(cluster::config().await?)?;
-            let mut fetcher = Fetcher {
-                client,
-                left: MAX_INPUT,
-                sources: Vec::new(),
-                unreadable: Vec::new(),
-            };
-            for kind in &POD_KINDS {
-                let resource = resource(kind.group, kind.version, kind.kind, kind.resource);
-                fetcher.list(&resource, namespace).await;
+) -> anyhow::Result<(Vec<Source>, Vec<Unreadable>)> {
+    cli::block_on(async {
+        let client = cluster::connect().await?;
+        let mut fetcher = Fetcher {
+            client,
+            left: MAX_INPUT,
+            sources: Vec::new(),
+            unreadable: Vec::new(),
+        };
+        for kind in &POD_KINDS {
+            let resource = resource(kind.group, kind.version, kind.kind, kind.resource);
+            fetcher.list(&resource, namespace).await;
+        }
+        let mut gates: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
+        gates.sort_unstable();
+        gates.dedup();
+        for gate in gates {
+            if namespace.is_none_or(|namespace| namespace == gate) {
+                fetcher.surroundings(gate).await;
             }
-            let mut gates: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
-            gates.sort_unstable();
-            gates.dedup();
-            for gate in gates {
-                if namespace.is_none_or(|namespace| namespace == gate) {
-                    fetcher.surroundings(gate).await;
-                }
-            }
-            Ok((fetcher.sources, fetcher.unreadable))
-        })
+        }
+        Ok((fetcher.sources, fetcher.unreadable))
+    })
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use kube::Client;
 use tracing::info;
 
@@ -194,10 +194,7 @@ impl CertificateSource {
 }
 
 async fn client() -> anyhow::Result<Client> {
-    cluster::config()
-        .await
-        .and_then(cluster::client)
-        .map_err(|error| anyhow!("cannot find a cluster: {error}"))
+    cluster::connect().await.context("cannot find a cluster")
 }
 
 /// Serves `identity`, and says so.

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::logs::{Kept, Reader};
 use super::output::{Level, Output};
-use super::{Exit, Plan, identity};
+use super::{Plan, identity};
 use crate::api::client as cluster;
 use crate::api::observe::{self, Pacing, Target, Update, observe};
+use crate::cli::{self, Exit};
 use migration_gate_core::explain::{self, Moment};
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
@@ -20,14 +21,11 @@ use migration_gate_core::verdict::{Seen, Sight, Source, TroubleKind, Verdict, Wa
 
 /// Waits, and stops at once at a signal.
 pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match cli::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output.give_up(&format!("cannot start: {error}"));
-            return Exit::Internal;
+            output.give_up(&cli::chain(error));
+            return Exit::Failure;
         }
     };
     let exit = runtime.block_on(async {
@@ -35,7 +33,7 @@ pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {
             Ok(stopped) => stopped,
             Err(error) => {
                 output.give_up(&format!("cannot listen for signals: {error}"));
-                return Exit::Internal;
+                return Exit::Failure;
             }
         };
         tokio::select! {
@@ -69,11 +67,11 @@ const WATCH_MARGIN: Duration = Duration::from_mins(1);
 
 async fn wait(plan: &Plan, output: &mut Output) -> Exit {
     let start = Instant::now();
-    let client = match cluster::config().await.and_then(cluster::client) {
+    let client = match cluster::connect().await {
         Ok(client) => client,
         Err(error) => {
-            output.give_up(&format!("cannot wait: {}", observe::chain(&error)));
-            return Exit::Internal;
+            output.give_up(&format!("cannot wait: {}", cli::chain(error)));
+            return Exit::Failure;
         }
     };
     let subject = &plan.subject;
@@ -283,7 +281,7 @@ async fn finish(
     match end {
         Verdict::Open(why) => {
             output.say(Level::Info, &explain::opened(subject, &why));
-            Exit::Open
+            Exit::Success
         }
         Verdict::Failed {
             uid,
@@ -321,7 +319,7 @@ async fn finish(
         // Never an end; if it were one, the pod must not start.
         Verdict::Wait { .. } => {
             output.give_up("cannot wait: the wait ended without a reason");
-            Exit::Internal
+            Exit::Failure
         }
     }
 }
