@@ -1,19 +1,22 @@
 //! The subcommand `review`: the webhooks' rules over manifests, before a cluster sees them.
 //!
-//! [`check`] asks the same engine as the webhooks what it would do with every object, and [`lint`] what will
-//! bite later. Neither reads or prints anything: [`input`] gathers the texts (or [`live`] the objects of a cluster), [`manifest`] finds the objects in them, [`rewrite`]
-//! shows changes as edits of the text, [`output`] prints.
+//! [`input`] gathers texts (or [`live`] the objects of a cluster), [`manifest`] finds the objects in
+//! them, and [`engine`] asks the webhooks' own rules what they would do with each, and [`lint`]
+//! about trouble that shows later. The [`report`] holds the answers. [`rewrite`] shows changes as
+//! edits of the text, and [`output`] prints. The steps from `manifest` to `rewrite` neither read nor
+//! print.
 
-pub mod check;
 pub mod codes;
 pub mod diff;
 pub mod edit;
+pub mod engine;
 pub mod input;
 pub mod lint;
 pub mod live;
 pub mod manifest;
 pub mod output;
 pub mod render;
+pub mod report;
 pub mod rewrite;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -22,10 +25,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use self::check::{Level, Report};
-use self::input::Unreadable;
+use self::codes::Level;
 use self::manifest::Loaded;
-use self::output::{Format, Outcome, Paint, Sinks};
+use self::output::{Format, Paint, Sinks};
+use self::report::Report;
 use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
@@ -110,31 +113,28 @@ fn run(args: Args) -> anyhow::Result<Exit> {
         input::gather(&paths, io::stdin().lock())
     };
     let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
-    let report = check::review(&config, &loaded, namespace.as_deref());
+    let mut report = engine::review(&config, &loaded, namespace.as_deref());
+    report.unreadable = unreadable;
     let mut sinks = Sinks {
         out: BufWriter::new(io::stdout().lock()),
         err: BufWriter::new(io::stderr().lock()),
         out_paint: color.paint(io::stdout().is_terminal()),
         err_paint: color.paint(io::stderr().is_terminal()),
     };
-    let outcome = Outcome {
-        report: &report,
-        unreadable: &unreadable,
-    };
-    let written = output::write(output, outcome, &mut sinks)
+    let written = output::write(output, &report, &mut sinks)
         .and_then(|()| sinks.out.flush())
         .and_then(|()| sinks.err.flush());
     match written {
-        // Whoever reads the report has read enough of it.
+        // The reader of a pipe may stop early.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the report")
         }
-        _ => Ok(exit(&report, &unreadable, strict)),
+        _ => Ok(exit(&report, strict)),
     }
 }
 
-fn exit(report: &Report<'_>, unreadable: &[Unreadable], strict: bool) -> Exit {
-    if !unreadable.is_empty() || !report.bad_input.is_empty() {
+fn exit(report: &Report<'_>, strict: bool) -> Exit {
+    if report.unreviewed() > 0 {
         Exit::BadInput
     } else if report.count(Level::Error) > 0 || (strict && report.count(Level::Warning) > 0) {
         Exit::Failure
@@ -143,26 +143,23 @@ fn exit(report: &Report<'_>, unreadable: &[Unreadable], strict: bool) -> Exit {
     }
 }
 
-/// Reviews one text, as the fuzz target and the benchmark do: everything between reading and printing.
+/// Reviews one text, as the fuzz target and the benchmark do: every step between reading and
+/// printing.
 pub fn review_text(config: &Config, text: &str) -> String {
-    let source = input::Source {
+    let source = input::SourceText {
         name: input::STDIN.to_owned(),
         text: text.to_owned(),
-        ..input::Source::default()
+        ..input::SourceText::default()
     };
     let loaded = [Loaded::new(source)];
-    let report = check::review(config, &loaded, None);
+    let report = engine::review(config, &loaded, None);
     let mut sinks = Sinks {
         out: Vec::new(),
         err: Vec::new(),
         out_paint: Paint::Plain,
         err_paint: Paint::Plain,
     };
-    let outcome = Outcome {
-        report: &report,
-        unreadable: &[],
-    };
     // Writing to a Vec can't fail.
-    let _ = output::write(Format::Human, outcome, &mut sinks);
+    let _ = output::write(Format::Human, &report, &mut sinks);
     String::from_utf8_lossy(&sinks.out).into_owned()
 }

@@ -1,8 +1,9 @@
 //! What holds for any text that is reviewed offline.
 
-use migration_gate::review::check::{Report, review};
-use migration_gate::review::input::Source;
+use migration_gate::review::engine::review;
+use migration_gate::review::input::SourceText;
 use migration_gate::review::manifest::Loaded;
+use migration_gate::review::report::Report;
 use migration_gate::review::{review_text, rewrite};
 use migration_gate_core::gates::Config;
 use migration_gate_yaml::documents;
@@ -31,10 +32,10 @@ pub fn check(bytes: &[u8]) -> Shown {
         !shown.contains(|c: char| c.is_control() && c != '\n'),
         "a control character reaches the terminal: {shown:?}"
     );
-    let loaded = [Loaded::new(Source {
+    let loaded = [Loaded::new(SourceText {
         name: "app.yaml".to_owned(),
         text: text.into_owned(),
-        ..Source::default()
+        ..SourceText::default()
     })];
     let report = review(&Config::default(), &loaded, None);
     check_spans(&report);

@@ -1,151 +1,228 @@
-//! The codes of findings: stable, so that people can look them up and programs can go by them.
+//! The codes of findings, in one table: stable, so that people and programs can look them up.
+//!
+//! The tables in `docs/review.md` and the rules of a SARIF report are made from it.
 
-use super::check::Level;
+use migration_gate_core::decision::{Notice, Rule};
 
-/// What is known of a code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    /// The code.
-    pub code: &'static str,
-    /// How bad a finding of it is, unless the configuration's mode is `warn`.
-    pub level: Level,
-    /// What it is about, in one sentence.
-    pub about: &'static str,
-    /// What to do.
-    pub help: &'static str,
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The object is let through, and causes trouble later.
+    Warning,
+    /// The API server would refuse the object.
+    Error,
 }
 
-const fn refusal(code: &'static str, about: &'static str, help: &'static str) -> Code {
-    Code {
-        code,
-        level: Level::Error,
-        about,
-        help,
+impl Level {
+    /// The word in JSON, in SARIF (3.27.10) and in GitHub's workflow commands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
     }
 }
 
-const fn warning(code: &'static str, about: &'static str, help: &'static str) -> Code {
-    Code {
-        code,
-        level: Level::Warning,
-        about,
-        help,
-    }
+macro_rules! codes {
+    ($($level:ident $name:ident $code:literal: $about:literal, $help:literal;)*) => {
+        /// The code of a finding.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Code {
+            $(#[doc = $about] $name,)*
+        }
+
+        impl Code {
+            /// Every code, refusals first, each part in alphabetical order.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The code in reports.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// The level of its findings, unless the mode `warn` makes refusals warnings.
+            pub fn level(self) -> Level {
+                match self { $(Self::$name => Level::$level),* }
+            }
+
+            /// The subject of its findings, in one sentence.
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$name => $about),* }
+            }
+
+            /// The remedy, in one sentence.
+            pub fn help(self) -> &'static str {
+                match self { $(Self::$name => $help),* }
+            }
+        }
+    };
 }
 
-/// Every code, refusals first.
-pub const CODES: &[Code] = &[
-    refusal(
-        "forbidden-env",
+codes! {
+    Error ForbiddenEnv "forbidden-env":
         "A container sets a variable that no container may set.",
-        "Remove the variable; the migration Job does what it asked for.",
-    ),
-    refusal(
-        "forbidden-key",
+        "Remove the variable; the migration Job does what it asked for.";
+    Error ForbiddenKey "forbidden-key":
         "A ConfigMap in a gate's namespace has a key that `envFrom` would turn into a forbidden variable.",
-        "Remove the key.",
-    ),
-    refusal(
-        "reserved-name",
+        "Remove the key.";
+    Error ReservedName "reserved-name":
         "A container or volume has a name that the injection needs.",
-        "Rename it.",
-    ),
-    refusal(
-        "waiter-missing",
+        "Rename it.";
+    Error WaiterMissing "waiter-missing":
         "A held Deployment would be stored without a waiter that waits.",
-        "Exempt the init container from whatever removes or changes it.",
-    ),
-    warning(
-        "account-kept",
+        "Exempt the init container from whatever removes or changes it.";
+    Warning AccountKept "account-kept":
         "A held Deployment has a ServiceAccount of its own, which the waiter has to use.",
-        "List it in the gate's `extraAccounts` (the chart), or bind it to the gate's Role.",
-    ),
-    warning(
-        "deadlock",
+        "List it in the gate's `extraAccounts` (the chart), or bind it to the gate's Role.";
+    Warning Deadlock "deadlock":
         "The Job, or whoever applies it, waits for a Deployment that waits for the Job.",
-        "Take the Deployment out of the gate, or apply the Job no later than the Deployments.",
-    ),
-    warning(
-        "forbidden-env-from",
+        "Take the Deployment out of the gate, or apply the Job no later than the Deployments.";
+    Warning ForbiddenEnvFrom "forbidden-env-from":
         "A container gets a forbidden variable by `envFrom`.",
-        "Remove the key from the ConfigMap or Secret.",
-    ),
-    warning(
-        "hand-written-waiter",
+        "Remove the key from the ConfigMap or Secret.";
+    Warning HandWrittenWaiter "hand-written-waiter":
         "A hand-written init container of the waiter's name is replaced.",
-        "Remove it from the manifest.",
-    ),
-    warning(
-        "job-not-replaceable",
+        "Remove it from the manifest.";
+    Warning JobNotReplaceable "job-not-replaceable":
         "The applier can't put a new version of the Job in place of the old one: a Job's pod template is immutable.",
-        "Annotate the Job so that the applier replaces it.",
-    ),
-    warning(
-        "job-suspended",
+        "Annotate the Job so that the applier replaces it.";
+    Warning JobSuspended "job-suspended":
         "The Job is suspended.",
-        "Remove `suspend: true`, unless somebody resumes the Job each time.",
-    ),
-    warning(
-        "missing-rbac",
+        "Remove `suspend: true`, unless somebody resumes the Job each time.";
+    Warning MissingRbac "missing-rbac":
         "The account of a held pod may not see the Job, its pods' logs or the record.",
-        "Bind it to a Role that allows what is listed.",
-    ),
-    warning(
-        "mutable-tag",
+        "Bind it to a Role that allows what is listed.";
+    Warning MutableTag "mutable-tag":
         "A held Deployment's image has no tag, or `latest`: its version is unknown.",
-        "Use a tag that isn't moved, or a digest.",
-    ),
-    warning(
-        "no-account",
+        "Use a tag that isn't moved, or a digest.";
+    Warning NoAccount "no-account":
         "Rights are bound to a ServiceAccount that is not there.",
-        "Add the ServiceAccount.",
-    ),
-    warning(
-        "no-job",
+        "Add the ServiceAccount.";
+    Warning NoJob "no-job":
         "The Job that a gate waits for is not among the manifests.",
-        "Review it together with the Deployments.",
-    ),
-    warning(
-        "no-namespace",
+        "Review it together with the Deployments.";
+    Warning NoNamespace "no-namespace":
         "A Deployment that a gate names says nothing of its namespace, so no gate holds it.",
-        "Set `metadata.namespace`, or review with `--namespace`.",
-    ),
-    warning(
-        "not-held",
+        "Set `metadata.namespace`, or review with `--namespace`.";
+    Warning NotHeld "not-held":
         "A workload runs the Job's image, and no gate holds it.",
-        "Add it to the gate.",
-    ),
-    warning(
-        "token-visible",
+        "Add it to the gate.";
+    Warning TokenVisible "token-visible":
         "The application's containers see the token that is meant for the waiter.",
-        "Remove `automountServiceAccountToken: true`, unless the application needs it.",
-    ),
-    warning(
-        "version-mismatch",
+        "Remove `automountServiceAccountToken: true`, unless the application needs it.";
+    Warning VersionMismatch "version-mismatch":
         "Job and Deployment are of different versions.",
-        "Change both tags together, or set `freshness: any`.",
-    ),
-];
+        "Change both tags together, or set `freshness: any`.";
+}
+
+/// Why something could not be reviewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadCode {
+    /// A document is no YAML or JSON.
+    Syntax,
+    /// A document is YAML, and no Kubernetes object.
+    NotAnObject,
+    /// A path can't be read.
+    Unreadable,
+}
+
+impl BadCode {
+    /// Every code.
+    pub const ALL: &[Self] = &[Self::Syntax, Self::NotAnObject, Self::Unreadable];
+
+    /// The code in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::NotAnObject => "not-an-object",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// The subject, in a few words.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Syntax => "broken YAML or JSON",
+            Self::NotAnObject => "no `apiVersion` or `kind`",
+            Self::Unreadable => "a file or folder",
+        }
+    }
+}
+
+impl From<Rule> for Code {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::ForbiddenEnv => Self::ForbiddenEnv,
+            Rule::ForbiddenKey => Self::ForbiddenKey,
+            Rule::WaiterMissing => Self::WaiterMissing,
+            Rule::ReservedName => Self::ReservedName,
+        }
+    }
+}
+
+impl From<Notice> for Code {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::Rule(rule) => rule.into(),
+            Notice::AccountKept => Self::AccountKept,
+            Notice::HandWrittenWaiter => Self::HandWrittenWaiter,
+            Notice::TokenVisible => Self::TokenVisible,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The table in the documentation is this list; the test prints what it should say.
+    /// `docs/review.md` has the table. `GENERATE=1 cargo test --lib codes` writes it.
     #[test]
-    fn every_code_is_documented() {
-        let docs = include_str!("../../docs/review.md");
-        for code in CODES {
-            let row = format!("| `{}` | {} | {} |", code.code, code.about, code.help);
-            assert!(docs.contains(&row), "docs/review.md lacks the row\n{row}");
+    fn the_documentation_has_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/review.md");
+        let found = std::fs::read_to_string(path).unwrap();
+        let mut wanted = found.clone();
+        // Each part starts after this text and ends with an empty line.
+        for (start, part) in [
+            ("Refused, exit code 1:\n\n", rows(Level::Error)),
+            (
+                "so what they miss may be in the cluster:\n\n",
+                rows(Level::Warning),
+            ),
+            ("Not reviewable, exit code 2: ", bad()),
+        ] {
+            let at = wanted.find(start).expect(start) + start.len();
+            let length = wanted[at..].find("\n\n").expect("an empty line");
+            wanted.replace_range(at..at + length, &part);
         }
+        if std::env::var_os("GENERATE").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap() == wanted,
+            "{path} is out of date; run `GENERATE=1 cargo test --lib codes` and commit it"
+        );
+    }
+
+    fn rows(level: Level) -> String {
+        let codes = Code::ALL.iter().filter(|code| code.level() == level);
+        let rows = codes.map(|code| {
+            let (about, help) = (code.about(), code.help());
+            format!("\n| `{}` | {about} | {help} |", code.as_str())
+        });
+        "| code | what | what to do |\n|---|---|---|".to_owned() + &rows.collect::<String>()
+    }
+
+    fn bad() -> String {
+        let codes = BadCode::ALL.iter();
+        let codes = codes.map(|code| format!("`{}` ({})", code.as_str(), code.about()));
+        codes.collect::<Vec<_>>().join(", ") + "."
     }
 
     #[test]
     fn codes_are_unique_and_sorted_within_a_level() {
-        assert!(CODES.windows(2).all(|pair| {
-            (std::cmp::Reverse(pair[0].level), pair[0].code)
-                < (std::cmp::Reverse(pair[1].level), pair[1].code)
+        assert!(Code::ALL.windows(2).all(|pair| {
+            (std::cmp::Reverse(pair[0].level()), pair[0].as_str())
+                < (std::cmp::Reverse(pair[1].level()), pair[1].as_str())
         }));
     }
 }

@@ -126,7 +126,7 @@ struct Editor<'a> {
 }
 
 /// What a pointer's parent is, and the pointer's last step.
-struct Target<'d> {
+struct Slot<'d> {
     node: &'d Node,
     value: &'d Value,
     last: Step,
@@ -140,13 +140,13 @@ impl Editor<'_> {
             _ => return None,
         };
         let tokens: Vec<String> = pointer.tokens().map(|t| t.decoded().into_owned()).collect();
-        let target = self.target(at, &tokens)?;
-        if target.node.style != Style::Block {
+        let slot = self.slot(at, &tokens)?;
+        if slot.node.style != Style::Block {
             return None;
         }
-        match &target.last {
+        match &slot.last {
             Step::Index(index) => {
-                let element = target.node.children.get(*index)?;
+                let element = slot.node.children.get(*index)?;
                 let (line, indent) = self.dash(element)?;
                 let end = if replace {
                     self.line_after(&element.node)
@@ -158,12 +158,12 @@ impl Editor<'_> {
                     new: render(&json!([value]), indent)?,
                 })
             }
-            Step::Key(key) => self.member(&target, key, value),
+            Step::Key(key) => self.member(&slot, key, value),
         }
     }
 
     /// Follows a pointer to its parent, through blocks alone: elsewhere there are no lines to edit.
-    fn target(&self, at: &[Step], tokens: &[String]) -> Option<Target<'_>> {
+    fn slot(&self, at: &[Step], tokens: &[String]) -> Option<Slot<'_>> {
         let (last, way) = tokens.split_last()?;
         let mut node = &self.document.node;
         let mut value = &self.document.value;
@@ -201,35 +201,35 @@ impl Editor<'_> {
         for token in way {
             in_list = enter(step(token, in_list)?)?;
         }
-        Some(Target {
+        Some(Slot {
             node,
             value,
             last: step(last, in_list)?,
         })
     }
 
-    fn member(&self, target: &Target<'_>, key: &str, value: &Value) -> Option<Edit> {
-        let members = target.value.as_object()?;
+    fn member(&self, slot: &Slot<'_>, key: &str, value: &Value) -> Option<Edit> {
+        let members = slot.value.as_object()?;
         let member = json!({ key: value });
         if let Some(index) = members.keys().position(|k| k == key) {
-            let child = target.node.children.get(index)?;
+            let child = slot.node.children.get(index)?;
             let (line, indent) = self.first_on_line(child.key?.start())?;
             return Some(Edit {
                 lines: line..self.line_after(&child.node),
                 new: render(&member, indent)?,
             });
         }
-        let last = target.node.children.last()?;
+        let last = slot.node.children.last()?;
         // Init containers read best before the containers that they precede.
         let before = (key == "initContainers")
             .then(|| members.keys().position(|k| k == "containers"))
             .flatten()
-            .and_then(|index| target.node.children.get(index)?.key)
+            .and_then(|index| slot.node.children.get(index)?.key)
             .and_then(|key| self.first_on_line(key.start()));
         let (line, indent) = if let Some((line, indent)) = before {
             (self.above_comments(line), indent)
         } else {
-            let first = target.node.children.first()?.key?;
+            let first = slot.node.children.first()?.key?;
             let column = self.lines.position(first.start()).column;
             (self.line_after(&last.node), column - 1)
         };

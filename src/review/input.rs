@@ -17,7 +17,7 @@ pub const STDIN: &str = "<stdin>";
 
 /// One text that holds manifests.
 #[derive(Debug, Clone, Default)]
-pub struct Source {
+pub struct SourceText {
     /// The path as it was given, or [`STDIN`].
     pub name: String,
     /// What is in it.
@@ -40,8 +40,8 @@ pub struct Unreadable {
 
 /// Reads what the paths name, `-` being standard input. Folders are read with all that is below them, in the order of
 /// their names: `*.yaml`, `*.yml` and `*.json`, but nothing hidden.
-pub fn gather(paths: &[PathBuf], stdin: impl Read) -> (Vec<Source>, Vec<Unreadable>) {
-    let mut reader = Reader {
+pub fn gather(paths: &[PathBuf], stdin: impl Read) -> (Vec<SourceText>, Vec<Unreadable>) {
+    let mut gatherer = Gatherer {
         left: MAX_INPUT,
         sources: Vec::new(),
         unreadable: Vec::new(),
@@ -51,26 +51,26 @@ pub fn gather(paths: &[PathBuf], stdin: impl Read) -> (Vec<Source>, Vec<Unreadab
     for path in paths {
         if path.as_os_str() == "-" {
             if let Some(stdin) = stdin.take() {
-                reader.read(STDIN, stdin, None);
+                gatherer.read(STDIN, stdin, None);
             }
         } else if path.is_dir() {
-            reader.folder(path);
+            gatherer.folder(path);
         } else {
-            reader.file(path, path.parent().unwrap_or(path));
+            gatherer.file(path, path.parent().unwrap_or(path));
         }
     }
-    (reader.sources, reader.unreadable)
+    (gatherer.sources, gatherer.unreadable)
 }
 
-struct Reader {
+struct Gatherer {
     left: u64,
-    sources: Vec<Source>,
+    sources: Vec<SourceText>,
     unreadable: Vec<Unreadable>,
     /// The `namespace` of each folder's kustomization.
     namespaces: HashMap<PathBuf, Option<String>>,
 }
 
-impl Reader {
+impl Gatherer {
     fn folder(&mut self, root: &Path) {
         let before = self.sources.len() + self.unreadable.len();
         let walk = WalkDir::new(root)
@@ -122,7 +122,7 @@ impl Reader {
             Ok(read) => {
                 self.left -= read as u64;
                 match decode(bytes) {
-                    Ok(text) => self.sources.push(Source {
+                    Ok(text) => self.sources.push(SourceText {
                         name: name.to_owned(),
                         text,
                         namespace,

@@ -1,50 +1,70 @@
-//! What will bite later, although admission lets it through.
+//! Trouble that admission lets through and that shows later.
 //!
-//! A lint sees the reviewed objects alone. What is not among them may well be in the cluster, so lints only warn, and say
-//! what to check.
+//! A lint sees the reviewed objects alone. What is not among them may well be in the cluster, so
+//! lints only warn, and say what to check. A lint is a function in one of the two lists here, and a
+//! row in the table of [`codes`](super::codes).
 
 mod deadlock;
 mod env_from;
 mod job;
+mod namespace;
 mod rbac;
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::check::{Finding, Level, Reviewed};
 use super::manifest::Manifest;
-use migration_gate_core::field::FieldPath;
+use super::report::{Finding, Reviewed};
+use migration_gate_core::field::{FieldPath, Step};
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::podspec::{CONTAINER_LISTS, default_container, list, name, pod_kind};
 use migration_gate_core::request::Request;
 
+/// Lints of one gate that holds something.
+const OF_GATES: [fn(&Held<'_>) -> Vec<Finding>; 9] = [
+    job::mutable_tag,
+    job::no_job,
+    job::version_mismatch,
+    job::not_replaceable,
+    job::suspended,
+    job::not_held,
+    rbac::lint,
+    deadlock::needs,
+    deadlock::order,
+];
+
+/// Lints of all objects, held or not.
+const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 2] = [env_from::lint, namespace::lint];
+
 /// Every warning about these objects, in no particular order.
 pub fn lints(config: &Config, objects: &[Reviewed<'_>]) -> Vec<Finding> {
     let world = World::new(config, objects);
-    let mut findings = Vec::new();
-    for gate in &config.gates {
-        let held = world.held(gate);
-        if !held.is_empty() {
-            job::lint(&world, gate, &held, &mut findings);
-            rbac::lint(&world, gate, &held, &mut findings);
-            deadlock::lint(&world, gate, &held, &mut findings);
-        }
-    }
-    env_from::lint(&world, &mut findings);
-    namespaces(&world, &mut findings);
-    findings
+    let held = config.gates.iter().filter_map(|gate| world.held(gate));
+    let of_gates = held.flat_map(|held| OF_GATES.map(|lint| lint(&held)).into_iter().flatten());
+    let of_objects = OF_OBJECTS.iter().flat_map(|lint| lint(&world));
+    of_gates.chain(of_objects).collect()
 }
 
 /// The reviewed objects, to be found by name.
-struct World<'w, 'l> {
+struct World<'w> {
     config: &'w Config,
-    objects: &'w [Reviewed<'l>],
+    objects: &'w [Reviewed<'w>],
     by_name: HashMap<(&'w str, &'w str, &'w str, &'w str), usize>,
 }
 
-impl<'w, 'l> World<'w, 'l> {
-    fn new(config: &'w Config, objects: &'w [Reviewed<'l>]) -> Self {
+/// A gate with the objects that concern it.
+struct Held<'w> {
+    world: &'w World<'w>,
+    gate: &'w Gate,
+    /// The index of its Job, where that is among the objects.
+    job: Option<usize>,
+    /// The indices of the workloads that it holds: one at least.
+    workloads: Vec<usize>,
+}
+
+impl<'w> World<'w> {
+    fn new(config: &'w Config, objects: &'w [Reviewed<'w>]) -> Self {
         let by_name = objects
             .iter()
             .enumerate()
@@ -64,11 +84,11 @@ impl<'w, 'l> World<'w, 'l> {
         }
     }
 
-    fn manifest(&self, index: usize) -> &'w Manifest<'l> {
+    fn manifest(&self, index: usize) -> &'w Manifest<'w> {
         &self.objects[index].manifest
     }
 
-    fn request(&self, index: usize) -> &'w Request<'l> {
+    fn request(&self, index: usize) -> &'w Request<'w> {
         &self.objects[index].manifest.request
     }
 
@@ -93,11 +113,17 @@ impl<'w, 'l> World<'w, 'l> {
         })
     }
 
-    /// The Deployments that a gate holds.
-    fn held(&self, gate: &Gate) -> Vec<usize> {
-        (0..self.objects.len())
+    /// What a gate holds; `None` if that is nothing.
+    fn held(&'w self, gate: &'w Gate) -> Option<Held<'w>> {
+        let workloads: Vec<usize> = (0..self.objects.len())
             .filter(|index| self.objects[*index].gate.as_ref() == Some(&gate.name))
-            .collect()
+            .collect();
+        (!workloads.is_empty()).then(|| Held {
+            world: self,
+            gate,
+            job: self.find("batch", "Job", &gate.namespace, &gate.job),
+            workloads,
+        })
     }
 
     /// What an object would be stored as.
@@ -107,16 +133,6 @@ impl<'w, 'l> World<'w, 'l> {
             .patched
             .as_ref()
             .unwrap_or(object.manifest.request.object)
-    }
-}
-
-fn warning(manifest: usize, code: &'static str, field: FieldPath, message: String) -> Finding {
-    Finding {
-        manifest,
-        level: Level::Warning,
-        code,
-        field,
-        message,
     }
 }
 
@@ -156,33 +172,7 @@ fn metadata<'v>(object: &'v Value, map: &str, key: &str) -> Option<&'v str> {
     object.get("metadata")?.get(map)?.get(key)?.as_str()
 }
 
-/// A Deployment that a gate would hold if it were in the gate's namespace, and that doesn't say where it goes.
-fn namespaces(world: &World<'_, '_>, findings: &mut Vec<Finding>) {
-    for (index, object) in world.objects.iter().enumerate() {
-        let manifest = &object.manifest;
-        if manifest.namespace_known || manifest.request.kind != "Deployment" {
-            continue;
-        }
-        let gate = world
-            .config
-            .gates
-            .iter()
-            .find(|gate| gate.deployments.contains(manifest.name()));
-        if let Some(gate) = gate.filter(|_| object.gate.is_none()) {
-            findings.push(warning(
-                index,
-                "no-namespace",
-                FieldPath::default().key("metadata"),
-                format!(
-                    "it names no namespace, so it was reviewed in `{}`, where gate `{}` doesn't hold it; set metadata.namespace or review with `--namespace {}`",
-                    manifest.request.namespace, gate.name, gate.namespace
-                ),
-            ));
-        }
-    }
-}
-
-/// What may be names of other objects in a text: hosts, on their own or in a URL, and `kind/name`.
+/// Words of a text that may name other objects: hosts, on their own or in a URL, and `kind/name`.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '/' | '_');
     text.split(move |c: char| !in_name(c)).flat_map(|word| {
@@ -194,7 +184,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The texts in a container from which it learns of other workloads: command, arguments and the values of its variables.
+/// The texts in a container that may name other workloads: its command, its arguments and the
+/// values of its variables.
 fn texts(container: &Value) -> impl Iterator<Item = (FieldPath, &str)> {
     let strings = |field: &'static str| {
         list(container, field)
@@ -216,7 +207,6 @@ fn texts(container: &Value) -> impl Iterator<Item = (FieldPath, &str)> {
 
 /// A path below another.
 fn below(parent: &FieldPath, child: &FieldPath) -> FieldPath {
-    use migration_gate_core::field::Step;
     child
         .steps()
         .iter()

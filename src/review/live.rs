@@ -7,7 +7,7 @@ use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
-use super::input::{MAX_INPUT, Source, Unreadable};
+use super::input::{MAX_INPUT, SourceText, Unreadable};
 use super::render;
 use crate::api::client as cluster;
 use crate::cli;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn fetch(
     config: &Config,
     namespace: Option<&str>,
-) -> anyhow::Result<(Vec<Source>, Vec<Unreadable>)> {
+) -> anyhow::Result<(Vec<SourceText>, Vec<Unreadable>)> {
     cli::block_on(async {
         let client = cluster::connect().await?;
         let mut fetcher = Fetcher {
@@ -68,7 +68,7 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
 struct Fetcher {
     client: Client,
     left: u64,
-    sources: Vec<Source>,
+    sources: Vec<SourceText>,
     unreadable: Vec<Unreadable>,
 }
 
@@ -161,7 +161,7 @@ impl Fetcher {
             return false;
         };
         self.left = left;
-        self.sources.push(Source {
+        self.sources.push(SourceText {
             name,
             text,
             namespace: None,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::input::{Source, is_kustomization};
+use super::input::{SourceText, is_kustomization};
 use migration_gate_core::field::{FieldPath, Step};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_yaml::{Document, Span, SyntaxError, documents};
@@ -14,14 +14,14 @@ pub const FALLBACK_NAMESPACE: &str = "default";
 #[derive(Debug)]
 pub struct Loaded {
     /// The source.
-    pub source: Source,
+    pub source: SourceText,
     /// What could be read of it, and what couldn't.
     pub documents: Vec<Result<Document, SyntaxError>>,
 }
 
 impl Loaded {
     /// Reads a source's documents.
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: SourceText) -> Self {
         let documents = documents(&source.text).collect();
         Self { source, documents }
     }
@@ -83,8 +83,8 @@ struct Collector<'l> {
 
 /// Where the collector is.
 #[derive(Clone, Copy)]
-struct Place<'l> {
-    source: &'l Source,
+struct Cursor<'l> {
+    source: &'l SourceText,
     index: usize,
     document: usize,
     parsed: &'l Document,
@@ -93,12 +93,12 @@ struct Place<'l> {
 impl<'l> Collector<'l> {
     fn document(
         &mut self,
-        source: &'l Source,
+        source: &'l SourceText,
         index: usize,
         document: usize,
         parsed: &'l Document,
     ) {
-        let place = Place {
+        let place = Cursor {
             source,
             index,
             document,
@@ -118,7 +118,7 @@ impl<'l> Collector<'l> {
     /// An object, or a list of them. `kind` is what the list says its items are.
     fn object(
         &mut self,
-        place: Place<'l>,
+        place: Cursor<'l>,
         at: Vec<Step>,
         object: &'l Value,
         of: Option<(&'l str, &'l str)>,
@@ -167,7 +167,7 @@ impl<'l> Collector<'l> {
         });
     }
 
-    fn namespace(&self, source: &'l Source, object: &'l Value) -> (&'l str, bool) {
+    fn namespace(&self, source: &'l SourceText, object: &'l Value) -> (&'l str, bool) {
         let own = object.get("metadata").and_then(|m| text(m, "namespace"));
         match own.or(self.namespace).or(source.namespace.as_deref()) {
             Some(namespace) => (namespace, true),
@@ -176,7 +176,7 @@ impl<'l> Collector<'l> {
     }
 
     /// A captured AdmissionReview is reviewed as what it was: a create or an update.
-    fn review(&mut self, place: Place<'l>) {
+    fn review(&mut self, place: Cursor<'l>) {
         let review = &place.parsed.value;
         let problem = |message: &str| NotAnObject {
             source: place.index,
@@ -242,7 +242,7 @@ impl<'l> Collector<'l> {
         });
     }
 
-    fn not_an_object(&mut self, place: Place<'l>, at: &[Step], object: &Value) {
+    fn not_an_object(&mut self, place: Cursor<'l>, at: &[Step], object: &Value) {
         let missing = match object {
             Value::Object(_) if text(object, "apiVersion").is_none() => "it has no apiVersion",
             Value::Object(_) => "it has no kind",

@@ -6,11 +6,9 @@ mod json;
 mod junit;
 mod sarif;
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::check::{Finding, Level, Report};
-use super::input::Unreadable;
+use super::report::{Finding, Report};
 use super::rewrite;
 use migration_gate_yaml::{Lines, Position, Span};
 
@@ -31,49 +29,6 @@ pub enum Format {
     Junit,
     /// Workflow commands that annotate a pull request on GitHub.
     Github,
-}
-
-/// A review with what couldn't be read for it.
-#[derive(Debug, Clone, Copy)]
-pub struct Outcome<'r> {
-    /// The review.
-    pub report: &'r Report<'r>,
-    /// What couldn't be read.
-    pub unreadable: &'r [Unreadable],
-}
-
-impl Outcome<'_> {
-    /// How many objects are changed.
-    fn injections(&self) -> usize {
-        let objects = &self.report.objects;
-        objects.iter().filter(|o| o.patched.is_some()).count()
-    }
-
-    /// How much couldn't be reviewed.
-    fn bad_input(&self) -> usize {
-        self.report.bad_input.len() + self.unreadable.len()
-    }
-
-    /// In one sentence.
-    fn summary(&self) -> String {
-        let report = self.report;
-        let count = |number: usize, one: &str, many: &str| match number {
-            0 => format!("no {many}"),
-            1 => format!("1 {one}"),
-            number => format!("{number} {many}"),
-        };
-        let mut summary = format!(
-            "{}: {}, {}, {}",
-            count(report.objects.len(), "object", "objects"),
-            count(self.injections(), "injection", "injections"),
-            count(report.count(Level::Error), "violation", "violations"),
-            count(report.count(Level::Warning), "warning", "warnings"),
-        );
-        if self.bad_input() > 0 {
-            let _ = write!(summary, ", {} that could not be reviewed", self.bad_input());
-        }
-        summary
-    }
 }
 
 /// Where a report goes and how.
@@ -101,19 +56,18 @@ pub enum Paint {
 /// Writes a report.
 pub fn write<O: Write, E: Write>(
     format: Format,
-    outcome: Outcome<'_>,
+    report: &Report<'_>,
     sinks: &mut Sinks<O, E>,
 ) -> io::Result<()> {
-    let report = outcome.report;
     match format {
-        Format::Human => human::write(outcome, sinks.out_paint, &mut sinks.out),
+        Format::Human => human::write(report, sinks.out_paint, &mut sinks.out),
         Format::Diff => {
             for source in 0..report.loaded.len() {
                 for diff in rewrite::diffs(report, source) {
                     sinks.out.write_all(diff.as_bytes())?;
                 }
             }
-            human::findings(outcome, sinks.err_paint, &mut sinks.err)
+            human::findings(report, sinks.err_paint, &mut sinks.err)
         }
         Format::Yaml => {
             for source in 0..report.loaded.len() {
@@ -121,16 +75,17 @@ pub fn write<O: Write, E: Write>(
                     .out
                     .write_all(rewrite::yaml(report, source).as_bytes())?;
             }
-            human::findings(outcome, sinks.err_paint, &mut sinks.err)
+            human::findings(report, sinks.err_paint, &mut sinks.err)
         }
-        Format::Json => json::write(outcome, &mut sinks.out),
-        Format::Sarif => sarif::write(outcome, &mut sinks.out),
-        Format::Junit => junit::write(outcome, &mut sinks.out),
-        Format::Github => github::write(outcome, &mut sinks.out),
+        Format::Json => json::write(report, &mut sinks.out),
+        Format::Sarif => sarif::write(report, &mut sinks.out),
+        Format::Junit => junit::write(report, &mut sinks.out),
+        Format::Github => github::write(report, &mut sinks.out),
     }
 }
 
-/// Where findings are, in lines and columns. Lines are counted once a source, and only where something was found.
+/// Where findings are, in lines and columns. Lines are counted once a source, and only where there
+/// is a finding.
 struct Places<'r> {
     report: &'r Report<'r>,
     lines: Vec<Option<Lines<'r>>>,

@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use super::check::{Report, Reviewed};
 use super::diff::FileDiff;
 use super::edit::{self, Edit};
 use super::input::STDIN;
 use super::manifest::Loaded;
 use super::render;
+use super::report::{Report, Reviewed};
 use migration_gate_core::field::Step;
 use migration_gate_yaml::{Document, Lines, documents};
 

@@ -1,6 +1,6 @@
 //! Diffs are of the author's own text, and what they lead to is what the API server would store.
 
-use migration_gate::review::check::review;
+use migration_gate::review::engine::review;
 use migration_gate::review::{render, rewrite};
 use migration_gate_core::gates::Config;
 use migration_gate_yaml::documents;

@@ -403,7 +403,8 @@ fn a_deployment_that_says_nothing_of_its_namespace() {
 
 #[test]
 fn in_the_mode_warn_violations_are_warnings() {
-    use migration_gate::review::check::{Level, review};
+    use migration_gate::review::codes::{Code, Level};
+    use migration_gate::review::engine::review;
     let text = WEB.replace(
         "image:",
         "env: [{name: PIEFED_INIT_CONTAINER}]\n        image:",
@@ -415,7 +416,10 @@ fn in_the_mode_warn_violations_are_warnings() {
     let loaded = super::loaded(&text);
     let report = review(&config, &loaded, None);
     assert_eq!(report.count(Level::Error), 0);
-    let finding = report.findings.iter().find(|f| f.code == "forbidden-env");
+    let finding = report
+        .findings
+        .iter()
+        .find(|f| f.code == Code::ForbiddenEnv);
     assert_eq!(finding.map(|f| f.level), Some(Level::Warning));
     assert!(report.objects[0].patched.is_some());
 }

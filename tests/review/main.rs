@@ -9,18 +9,17 @@ mod live;
 mod manifests;
 mod output;
 
-use migration_gate::review::check::review;
-use migration_gate::review::codes::CODES;
-use migration_gate::review::input::Source;
+use migration_gate::review::engine::review;
+use migration_gate::review::input::SourceText;
 use migration_gate::review::manifest::Loaded;
 use migration_gate_core::gates::Config;
 
 /// A text as the only source.
 fn loaded(text: &str) -> [Loaded; 1] {
-    [Loaded::new(Source {
+    [Loaded::new(SourceText {
         name: "app.yaml".to_owned(),
         text: text.to_owned(),
-        ..Source::default()
+        ..SourceText::default()
     })]
 }
 
@@ -32,17 +31,17 @@ fn found(config: &Config, text: &str) -> Vec<String> {
         .findings
         .iter()
         .map(|finding| {
-            let known = CODES.iter().find(|known| known.code == finding.code);
-            assert_eq!(
-                known.map(|known| known.level),
-                Some(finding.level),
-                "{finding:?}"
-            );
+            assert_eq!(finding.level, finding.code.level(), "{finding:?}");
             let start = report.span(finding).start();
             let line = text[..start].matches('\n').count() + 1;
-            format!("{} {line}", finding.code)
+            format!("{} {line}", finding.code.as_str())
         })
         .collect();
-    found.extend(report.bad_input.iter().map(|bad| bad.code.to_owned()));
+    found.extend(
+        report
+            .bad_input
+            .iter()
+            .map(|bad| bad.code.as_str().to_owned()),
+    );
     found
 }

@@ -1,7 +1,8 @@
 //! Which objects a text holds.
 
-use migration_gate::review::check::review;
-use migration_gate::review::input::Source;
+use migration_gate::review::codes::Code;
+use migration_gate::review::engine::review;
+use migration_gate::review::input::SourceText;
 use migration_gate::review::manifest::{Loaded, manifests};
 use migration_gate_core::gates::Config;
 use serde_json::json;
@@ -82,11 +83,11 @@ fn where_an_object_goes_that_does_not_say() {
     let text = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: ''}}";
     assert_eq!(objects(text, None), ["v1 Pod default/a"]);
     assert_eq!(objects(text, Some("flag")), ["v1 Pod flag/a"]);
-    let source = Source {
+    let source = SourceText {
         name: "a.yaml".to_owned(),
         text: text.to_owned(),
         namespace: Some("kustomization".to_owned()),
-        ..Source::default()
+        ..SourceText::default()
     };
     let loaded = [Loaded::new(source)];
     let name = |namespace| {
@@ -174,7 +175,7 @@ spec:
     let finding = report
         .findings
         .iter()
-        .find(|f| f.code == "forbidden-env")
+        .find(|f| f.code == Code::ForbiddenEnv)
         .expect("found");
     assert_eq!(
         finding.field.to_string(),
@@ -203,10 +204,10 @@ fn what_is_stored_is_reviewed_as_an_update() {
     let mut newer = Config::default();
     newer.waiter.image = "migration-gate/migration-gate:99".to_owned();
     for (stored, expect) in [(true, Outcome::Kept), (false, Outcome::Replaced)] {
-        let loaded = [Loaded::new(Source {
+        let loaded = [Loaded::new(SourceText {
             text: injected.clone(),
             stored,
-            ..Source::default()
+            ..SourceText::default()
         })];
         let report = review(&newer, &loaded, None);
         assert_eq!(report.objects[0].outcome, expect);

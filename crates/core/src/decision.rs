@@ -99,10 +99,23 @@ pub struct Violation {
 pub struct Warning {
     /// Where it is.
     pub field: FieldPath,
-    /// A stable code for reports.
-    pub code: &'static str,
+    /// The reason, as reports name it.
+    pub notice: Notice,
     /// What is to know about it, without the field's path.
     pub message: String,
+}
+
+/// The reasons for a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// A violation, in a mode that lets it through.
+    Rule(Rule),
+    /// The workload's own ServiceAccount stays, so it needs the waiter's rights.
+    AccountKept,
+    /// A hand-written init container of the waiter's name is replaced.
+    HandWrittenWaiter,
+    /// The application's containers see the waiter's token.
+    TokenVisible,
 }
 
 impl From<Violation> for Warning {
@@ -110,7 +123,7 @@ impl From<Violation> for Warning {
     fn from(violation: Violation) -> Self {
         Self {
             field: violation.field,
-            code: violation.rule.code(),
+            notice: Notice::Rule(violation.rule),
             message: violation.message,
         }
     }
@@ -133,18 +146,6 @@ pub enum Rule {
     WaiterMissing,
     /// A name that the waiter needs is used by something else.
     ReservedName,
-}
-
-impl Rule {
-    /// A stable code for reports.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::ForbiddenEnv => "forbidden-env",
-            Self::ForbiddenKey => "forbidden-key",
-            Self::WaiterMissing => "waiter-missing",
-            Self::ReservedName => "reserved-name",
-        }
-    }
 }
 
 impl std::fmt::Display for Violation {

@@ -3,7 +3,7 @@
 use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
-use super::decision::{Decision, Outcome, Rule, Violation, Warning};
+use super::decision::{Decision, Notice, Outcome, Rule, Violation, Warning};
 use super::field::FieldPath;
 use super::held::{holding, injection, template};
 use super::injection::{account, covers, is_current, is_ours, named, take_over_images, waiter_of};
@@ -58,7 +58,7 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
             if !is_ours(existing) {
                 decision.warnings.push(Warning {
                     field: at.clone().key("initContainers").index(index),
-                    code: "hand-written-waiter",
+                    notice: Notice::HandWrittenWaiter,
                     message: format!("the hand-written init container `{WAITER_CONTAINER}` is replaced by migration-gate's; remove it from the manifest"),
                 });
             }
@@ -122,7 +122,7 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
             // Its token is the application's own, so who mounts it stays the author's decision.
             decision.warnings.push(Warning {
                 field: at.clone().key("serviceAccountName"),
-                code: "account-kept",
+                notice: Notice::AccountKept,
                 message: format!(
                     "the ServiceAccount `{own}` is kept, and the waiter runs as it; add it to the gate's `extraAccounts` in the chart's values, or bind it to the Role that `kubectl get roles -n {} -l {GATE_LABEL}={}` shows",
                     gate.namespace, gate.name
@@ -144,7 +144,7 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
         None | Some(Value::Null) => decision.patch.push(add(&automount, false.into())),
         Some(Value::Bool(true)) => decision.warnings.push(Warning {
             field: automount,
-            code: "token-visible",
+            notice: Notice::TokenVisible,
             message: format!("it is true, so the application's containers see the token of `{wanted}`; remove the field unless they need it"),
         }),
         Some(_) => {}

@@ -1,96 +1,76 @@
-//! What would wait in a circle: the pods for the Job, and the Job, or whoever applies it, for the pods.
+//! Circular waits: the pods wait for the Job, and the Job, or its applier, waits for the pods.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{World, below, called, containers, metadata, selects, texts, warning, words};
-use crate::review::check::Finding;
+use super::{Held, below, called, containers, metadata, selects, texts, words};
+use crate::review::codes::Code;
+use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
 use migration_gate_core::gates::Gate;
 use migration_gate_core::podspec::list;
 
-const CODE: &str = "deadlock";
-
-/// Argo CD goes on to the next wave when what is in the last one is healthy.
+/// Argo CD goes on to the next wave when the objects of the last one are healthy.
 const WAVE: &str = "argocd.argoproj.io/sync-wave";
 
 /// Services that lead to a held Deployment, with the Deployment.
 type Services<'w> = HashMap<&'w str, &'w str>;
 
-pub(super) fn lint(
-    world: &World<'_, '_>,
-    gate: &Gate,
-    held: &[usize],
-    findings: &mut Vec<Finding>,
-) {
-    let Some(job) = world.find("batch", "Job", &gate.namespace, &gate.job) else {
-        return;
-    };
-    needs(world, gate, job, held, findings);
-    order(world, gate, job, held, findings);
-}
-
-/// The Job's containers speak of a held Deployment: by a Service that leads to it, or in a command
+/// The Job's containers name a held Deployment: by a Service that leads to it, or in a command
 /// that waits for it.
-fn needs(
-    world: &World<'_, '_>,
-    gate: &Gate,
-    job: usize,
-    held: &[usize],
-    findings: &mut Vec<Finding>,
-) {
-    let services = services(world, gate, held);
-    for (place, container) in containers(world.request(job)) {
+pub(super) fn needs(held: &Held<'_>) -> Vec<Finding> {
+    let Some(job) = held.job else {
+        return Vec::new();
+    };
+    let services = services(held);
+    let mut findings = Vec::new();
+    for (place, container) in containers(held.world.request(job)) {
+        let mut add = |field: &FieldPath, text: &str, through: &str| {
+            if let Some(dependency) = mentioned(held, &services, text) {
+                let message = explained(held.gate, container, &dependency) + through;
+                findings.push(Finding::new(
+                    job,
+                    Code::Deadlock,
+                    below(&place, field),
+                    message,
+                ));
+            }
+        };
         for (field, text) in texts(container) {
-            if let Some(need) = mentioned(world, gate, &services, held, text) {
-                findings.push(warning(
-                    job,
-                    CODE,
-                    below(&place, &field),
-                    told(gate, container, &need),
-                ));
-            }
+            add(&field, text, "");
         }
-        for (field, name, text) in config_maps(world, gate, container) {
-            if let Some(need) = mentioned(world, gate, &services, held, text) {
-                findings.push(warning(
-                    job,
-                    CODE,
-                    below(&place, &field),
-                    format!(
-                        "{} (through ConfigMap `{name}`)",
-                        told(gate, container, &need)
-                    ),
-                ));
-            }
+        for (field, name, text) in config_maps(held, container) {
+            add(&field, text, &format!(" (through ConfigMap `{name}`)"));
         }
     }
+    findings
 }
 
-/// What a Job needs that waits for the Job.
-struct Need<'w> {
+/// Something that a Job needs and that waits for the Job.
+struct Dependency<'w> {
     what: String,
     deployment: &'w str,
 }
 
-fn told(gate: &Gate, container: &Value, need: &Need<'_>) -> String {
+fn explained(gate: &Gate, container: &Value, dependency: &Dependency<'_>) -> String {
     format!(
         "container {} of the Job uses {}, but gate `{}` holds Deployment `{}` until the Job has completed, so on a first installation both wait for ever; take the Deployment out of the gate, unless the Job can do without it",
         called(container),
-        need.what,
+        dependency.what,
         gate.name,
-        need.deployment
+        dependency.deployment
     )
 }
 
-fn services<'w>(world: &World<'w, '_>, gate: &'w Gate, held: &[usize]) -> Services<'w> {
+fn services<'w>(held: &Held<'w>) -> Services<'w> {
+    let world = held.world;
     let name = |index: usize| world.request(index).name();
     world
-        .of_kind("", "Service", &gate.namespace)
+        .of_kind("", "Service", &held.gate.namespace)
         .filter_map(|service| {
             let selector = world.object(service).pointer("/spec/selector")?;
-            let deployment = held.iter().find(|deployment| {
+            let deployment = held.workloads.iter().find(|deployment| {
                 let object = world.object(**deployment);
                 selects(selector, object.pointer("/spec/template/metadata/labels"))
             })?;
@@ -99,20 +79,14 @@ fn services<'w>(world: &World<'w, '_>, gate: &'w Gate, held: &[usize]) -> Servic
         .collect()
 }
 
-fn mentioned<'w>(
-    world: &World<'w, '_>,
-    gate: &Gate,
-    services: &Services<'w>,
-    held: &[usize],
-    text: &str,
-) -> Option<Need<'w>> {
+fn mentioned<'w>(held: &Held<'w>, services: &Services<'w>, text: &str) -> Option<Dependency<'w>> {
     words(text).find_map(|word| {
         // A Service's name is a DNS label, so what follows the first dot isn't of it.
         let label = word.split('.').next().unwrap_or(word);
         if let Some((service, deployment)) = services.get_key_value(label)
-            && is_host(word, service, &gate.namespace)
+            && is_host(word, service, &held.gate.namespace)
         {
-            return Some(Need {
+            return Some(Dependency {
                 what: format!("Service `{service}`"),
                 deployment,
             });
@@ -125,10 +99,11 @@ fn mentioned<'w>(
         ) {
             return None;
         }
-        held.iter()
-            .filter_map(|index| world.manifest(*index).request.name())
+        held.workloads
+            .iter()
+            .filter_map(|index| held.world.manifest(*index).request.name())
             .find(|held| *held == name)
-            .map(|deployment| Need {
+            .map(|deployment| Dependency {
                 what: format!("`{word}`"),
                 deployment,
             })
@@ -152,14 +127,12 @@ fn is_host(word: &str, service: &str, namespace: &str) -> bool {
     rest.is_empty() || rest == ".svc" || rest.starts_with(".svc.")
 }
 
-/// What reaches a container from a reviewed ConfigMap: the field that brings it, the ConfigMap, the value.
-fn config_maps<'w>(
-    world: &World<'w, '_>,
-    gate: &Gate,
-    container: &'w Value,
-) -> Vec<(FieldPath, &'w str, &'w str)> {
+/// The values that a container gets from a reviewed ConfigMap, with the field that brings them and
+/// the ConfigMap's name.
+fn config_maps<'w>(held: &Held<'w>, container: &'w Value) -> Vec<(FieldPath, &'w str, &'w str)> {
+    let world = held.world;
     let data = |name: &str| {
-        let index = world.find("", "ConfigMap", &gate.namespace, name)?;
+        let index = world.find("", "ConfigMap", &held.gate.namespace, name)?;
         world.object(index).get("data")?.as_object()
     };
     let mut values = Vec::new();
@@ -190,66 +163,69 @@ fn config_maps<'w>(
 }
 
 /// The applier creates the Job only once the Deployments are ready, and they never are.
-fn order(
-    world: &World<'_, '_>,
-    gate: &Gate,
-    job: usize,
-    held: &[usize],
-    findings: &mut Vec<Finding>,
-) {
-    let annotation = |index: usize, key: &str| metadata(world.object(index), "annotations", key);
-    let at = |key: &str| FieldPath::from_iter(["metadata", "annotations", key]);
-    let late = [
-        (
-            "helm.sh/hook",
-            ["post-install", "post-upgrade"].as_slice(),
-            "Helm runs it after the Deployments are ready where it waits for them (`--wait`); use `pre-install,pre-upgrade`, with what the Job needs in hooks of a lower weight, or no hook at all",
-        ),
-        (
-            "argocd.argoproj.io/hook",
-            ["PostSync"].as_slice(),
-            "Argo CD runs it after the Deployments are healthy; use `Sync`",
-        ),
-    ];
-    for (key, hooks, advice) in late {
-        let hook = annotation(job, key).and_then(|value| {
-            value
-                .split(',')
-                .map(str::trim)
-                .find(|hook| hooks.contains(hook))
-        });
-        if let Some(hook) = hook {
-            findings.push(warning(
-                job,
-                CODE,
-                at(key),
-                format!(
-                    "as a `{hook}` hook the Job comes after the Deployments of gate `{}`, which wait for it: {advice}",
-                    gate.name
-                ),
-            ));
-            return;
-        }
-    }
+pub(super) fn order(held: &Held<'_>) -> Vec<Finding> {
+    let Some(job) = held.job else {
+        return Vec::new();
+    };
+    late_hook(held, job)
+        .or_else(|| late_wave(held, job))
+        .into_iter()
+        .collect()
+}
+
+fn annotation<'w>(held: &Held<'w>, index: usize, key: &str) -> Option<&'w str> {
+    metadata(held.world.object(index), "annotations", key)
+}
+
+fn at(key: &str) -> FieldPath {
+    FieldPath::from_iter(["metadata", "annotations", key])
+}
+
+/// Hooks that run once the Deployments are ready.
+const LATE_HOOKS: [(&str, &[&str], &str); 2] = [
+    (
+        "helm.sh/hook",
+        &["post-install", "post-upgrade"],
+        "Helm runs it after the Deployments are ready where it waits for them (`--wait`); use `pre-install,pre-upgrade`, with what the Job needs in hooks of a lower weight, or no hook at all",
+    ),
+    (
+        "argocd.argoproj.io/hook",
+        &["PostSync"],
+        "Argo CD runs it after the Deployments are healthy; use `Sync`",
+    ),
+];
+
+fn late_hook(held: &Held<'_>, job: usize) -> Option<Finding> {
+    LATE_HOOKS.iter().find_map(|(key, late, advice)| {
+        let hooks = annotation(held, job, key)?.split(',').map(str::trim);
+        let hook = hooks.into_iter().find(|hook| late.contains(hook))?;
+        let message = format!(
+            "as a `{hook}` hook the Job comes after the Deployments of gate `{}`, which wait for it: {advice}",
+            held.gate.name
+        );
+        Some(Finding::new(job, Code::Deadlock, at(key), message))
+    })
+}
+
+fn late_wave(held: &Held<'_>, job: usize) -> Option<Finding> {
     let wave = |index: usize| -> i64 {
-        annotation(index, WAVE)
+        annotation(held, index, WAVE)
             .and_then(|wave| wave.trim().parse().ok())
             .unwrap_or(0)
     };
-    if annotation(job, "argocd.argoproj.io/hook").is_some_and(|hook| hook.contains("PreSync")) {
-        return;
+    let hook = annotation(held, job, "argocd.argoproj.io/hook");
+    if hook.is_some_and(|hook| hook.contains("PreSync")) {
+        return None;
     }
-    if let Some(deployment) = held.iter().find(|index| wave(**index) < wave(job)) {
-        findings.push(warning(
-            job,
-            CODE,
-            at(WAVE),
-            format!(
-                "Argo CD applies the Job in wave {}, once Deployment `{}` of wave {} is healthy, which waits for the Job; put the Job in the same wave or an earlier one",
-                wave(job),
-                world.manifest(*deployment).name(),
-                wave(*deployment)
-            ),
-        ));
-    }
+    let earlier = held
+        .workloads
+        .iter()
+        .find(|index| wave(**index) < wave(job))?;
+    let message = format!(
+        "Argo CD applies the Job in wave {}, once Deployment `{}` of wave {} is healthy, which waits for the Job; put the Job in the same wave or an earlier one",
+        wave(job),
+        held.world.manifest(*earlier).name(),
+        wave(*earlier)
+    );
+    Some(Finding::new(job, Code::Deadlock, at(WAVE), message))
 }

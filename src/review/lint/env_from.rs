@@ -2,47 +2,51 @@
 
 use serde_json::Value;
 
-use super::{World, called, containers, warning};
-use crate::review::check::Finding;
+use super::{World, called, containers};
+use crate::review::codes::Code;
+use crate::review::report::Finding;
 use migration_gate_core::podspec::list;
+use migration_gate_core::request::Request;
 
 /// `envFrom` takes every key of a ConfigMap or Secret, behind a prefix if it has one. A key without
-/// a prefix in a gate's namespace is refused already; the rest is let through, as admission sees one object at a time.
-pub(super) fn lint(world: &World<'_, '_>, findings: &mut Vec<Finding>) {
+/// a prefix in a gate's namespace is refused already; the rest is let through, as admission sees
+/// one object at a time.
+pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
     for index in 0..world.objects.len() {
         let request = world.request(index);
         for (place, container) in containers(request) {
             for (i, source) in list(container, "envFrom").iter().enumerate() {
-                let prefix = source
-                    .get("prefix")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
-                let Some((kind, name)) = reference(source) else {
-                    continue;
-                };
-                let Some(loaded) = world.find("", kind, request.namespace, name) else {
-                    continue;
-                };
-                let brought = world.config.forbidden_env.iter().find(|forbidden| {
-                    forbidden
-                        .strip_prefix(prefix)
-                        .is_some_and(|key| has_key(world.object(loaded), key))
-                });
-                if let Some(forbidden) = brought {
-                    findings.push(warning(
-                        index,
-                        "forbidden-env-from",
-                        place.clone().key("envFrom").index(i),
-                        format!(
-                            "container {} gets `{forbidden}` from {kind} `{name}`; remove the key `{}` there",
-                            called(container),
-                            &forbidden[prefix.len()..]
-                        ),
-                    ));
+                if let Some(message) = brought(world, request, container, source) {
+                    let field = place.clone().key("envFrom").index(i);
+                    let code = Code::ForbiddenEnvFrom;
+                    findings.push(Finding::new(index, code, field, message));
                 }
             }
         }
     }
+    findings
+}
+
+/// The forbidden variable that a source brings, as a message.
+fn brought(
+    world: &World<'_>,
+    request: &Request<'_>,
+    container: &Value,
+    source: &Value,
+) -> Option<String> {
+    let prefix = source.get("prefix").and_then(Value::as_str);
+    let (kind, name) = reference(source)?;
+    let loaded = world.find("", kind, request.namespace, name)?;
+    world.config.forbidden_env.iter().find_map(|forbidden| {
+        let key = forbidden.strip_prefix(prefix.unwrap_or_default())?;
+        has_key(world.object(loaded), key).then(|| {
+            format!(
+                "container {} gets `{forbidden}` from {kind} `{name}`; remove the key `{key}` there",
+                called(container)
+            )
+        })
+    })
 }
 
 fn reference(source: &Value) -> Option<(&'static str, &str)> {

@@ -1,118 +1,103 @@
-//! Whether the account of a held pod may see what the waiter asks for.
+//! Whether the account of a held pod may read what the waiter asks for.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{World, warning};
-use crate::review::check::Finding;
+use super::{Held, World};
+use crate::review::codes::Code;
+use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
 use migration_gate_core::gates::Gate;
 use migration_gate_core::injection::account;
 use migration_gate_core::names;
 use migration_gate_core::podspec::list;
 
-/// What the waiter asks the API server for.
-struct Need<'g> {
+/// A right that the waiter needs.
+struct Permission<'g> {
     group: &'static str,
     resource: &'static str,
     /// The one object that it asks for, where that is known beforehand.
     name: Option<&'g str>,
     verbs: &'static [&'static str],
-    /// What becomes of a waiter that isn't allowed to.
+    /// The consequence for a waiter that lacks it.
     without: &'static str,
 }
 
 const WATCH: &[&str] = &["get", "list", "watch"];
 
-pub(super) fn lint(
-    world: &World<'_, '_>,
-    gate: &Gate,
-    held: &[usize],
-    findings: &mut Vec<Finding>,
-) {
-    let record = names::record(&gate.name);
-    let need = |group, resource, name, verbs, without| Need {
+/// The waiter's rights. The worst to lack come first: its consequence is the one that is printed.
+fn permissions<'g>(gate: &'g Gate, record: &'g str) -> [Permission<'g>; 4] {
+    let permission = |group, resource, name, verbs, without| Permission {
         group,
         resource,
         name,
         verbs,
         without,
     };
-    // The worst first: what is said of several is what the first one leads to.
-    let needs = [
-        need(
+    let logs = "a failed Job's logs are not shown";
+    [
+        permission(
             "batch",
             "jobs",
             Some(&*gate.job),
             WATCH,
             "the waiter exits 5 after 30s",
         ),
-        need(
+        permission(
             "",
             "configmaps",
-            Some(&*record),
+            Some(record),
             WATCH,
             "pods that start once the Job is gone wait in vain",
         ),
-        need(
-            "",
-            "pods",
-            None,
-            &["list"],
-            "a failed Job's logs are not shown",
-        ),
-        need(
-            "",
-            "pods/log",
-            None,
-            &["get"],
-            "a failed Job's logs are not shown",
-        ),
-    ];
+        permission("", "pods", None, &["list"], logs),
+        permission("", "pods/log", None, &["get"], logs),
+    ]
+}
+
+pub(super) fn lint(held: &Held<'_>) -> Vec<Finding> {
     let mut accounts: BTreeMap<&str, usize> = BTreeMap::new();
-    for index in held {
-        let spec = world.stored(*index).pointer("/spec/template/spec");
-        let account = spec.and_then(account).unwrap_or(&gate.service_account);
+    for index in &held.workloads {
+        let spec = held.world.stored(*index).pointer("/spec/template/spec");
+        let account = spec.and_then(account).unwrap_or(&held.gate.service_account);
         accounts.entry(account).or_insert(*index);
     }
-    for (account, deployment) in accounts {
-        let Some(granted) = Granted::to(world, &gate.namespace, account) else {
-            // A role that is not among the manifests may grant everything.
-            continue;
-        };
-        let at = FieldPath::from_iter(["spec", "template", "spec", "serviceAccountName"]);
-        let missing: Vec<(String, &str)> = needs
-            .iter()
-            .filter_map(|need| Some((granted.missing(need)?, need.without)))
-            .collect();
-        if let Some((_, without)) = missing.first() {
-            let missing: Vec<&str> = missing.iter().map(|(text, _)| text.as_str()).collect();
-            findings.push(warning(
-                deployment,
-                "missing-rbac",
-                at,
-                format!(
-                    "nothing among the reviewed manifests lets ServiceAccount {}/{account} {}; bind it to a Role that does, or let the chart do it (`rbac.gates`): without, {without}",
-                    gate.namespace,
-                    missing.join("; "),
-                ),
-            ));
-        } else if world
-            .find("", "ServiceAccount", &gate.namespace, account)
-            .is_none()
-        {
-            findings.push(warning(
-                deployment,
-                "no-account",
-                at,
-                format!(
-                    "ServiceAccount {}/{account} is not among the reviewed manifests, although rights are bound to it; no pod is created until it exists",
-                    gate.namespace
-                ),
-            ));
+    let findings = accounts
+        .into_iter()
+        .filter_map(|(account, workload)| of_account(held, account, workload));
+    findings.collect()
+}
+
+fn of_account(held: &Held<'_>, account: &str, workload: usize) -> Option<Finding> {
+    let namespace = &held.gate.namespace;
+    // A role that is not among the manifests may grant everything.
+    let granted = Granted::to(held.world, namespace, account)?;
+    let record = names::record(&held.gate.name);
+    let needed = permissions(held.gate, &record);
+    let missing: Vec<(String, &str)> = needed
+        .iter()
+        .filter_map(|needed| Some((granted.missing(needed)?, needed.without)))
+        .collect();
+    let (code, message) = if let Some((_, without)) = missing.first() {
+        let missing: Vec<&str> = missing.iter().map(|(text, _)| text.as_str()).collect();
+        let message = format!(
+            "nothing among the reviewed manifests lets ServiceAccount {namespace}/{account} {}; bind it to a Role that does, or let the chart do it (`rbac.gates`): without, {without}",
+            missing.join("; "),
+        );
+        (Code::MissingRbac, message)
+    } else {
+        let there = held.world.find("", "ServiceAccount", namespace, account);
+        if there.is_some() {
+            return None;
         }
-    }
+        let message = format!(
+            "ServiceAccount {namespace}/{account} is not among the reviewed manifests, although rights are bound to it; no pod is created until it exists"
+        );
+        (Code::NoAccount, message)
+    };
+    let field = FieldPath::from_iter(["spec", "template", "spec", "serviceAccountName"]);
+    Some(Finding::new(workload, code, field, message))
 }
 
 /// The rules that an account has in a namespace.
@@ -120,7 +105,7 @@ struct Granted<'w>(Vec<&'w Value>);
 
 impl<'w> Granted<'w> {
     /// `None` if the account is bound to a role that isn't among the objects.
-    fn to(world: &World<'w, '_>, namespace: &str, account: &str) -> Option<Self> {
+    fn to(world: &World<'w>, namespace: &str, account: &str) -> Option<Self> {
         let mut rules = Vec::new();
         for index in 0..world.objects.len() {
             let request = world.request(index);
@@ -148,28 +133,31 @@ impl<'w> Granted<'w> {
     }
 
     /// What is missing of what is needed, as `kubectl auth can-i` would say it.
-    fn missing(&self, need: &Need<'_>) -> Option<String> {
-        let missing: Vec<&str> = need
+    fn missing(&self, needed: &Permission<'_>) -> Option<String> {
+        let missing: Vec<&str> = needed
             .verbs
             .iter()
             .copied()
-            .filter(|verb| !self.allows(need, verb))
+            .filter(|verb| !self.allows(needed, verb))
             .collect();
-        let name = need.name.map(|name| format!("/{name}")).unwrap_or_default();
-        (!missing.is_empty()).then(|| format!("{} {}{name}", missing.join(", "), need.resource))
+        let name = needed
+            .name
+            .map(|name| format!("/{name}"))
+            .unwrap_or_default();
+        (!missing.is_empty()).then(|| format!("{} {}{name}", missing.join(", "), needed.resource))
     }
 
-    fn allows(&self, need: &Need<'_>, verb: &str) -> bool {
+    fn allows(&self, needed: &Permission<'_>, verb: &str) -> bool {
         self.0.iter().any(|rule| {
             let lists = |field: &str, wanted: &str| {
                 list(rule, field).iter().any(|v| v == wanted || v == "*")
             };
             let names = list(rule, "resourceNames");
-            lists("apiGroups", need.group)
-                && lists("resources", need.resource)
+            lists("apiGroups", needed.group)
+                && lists("resources", needed.resource)
                 && lists("verbs", verb)
                 && (names.is_empty()
-                    || need
+                    || needed
                         .name
                         .is_some_and(|name| names.iter().any(|n| n == name)))
         })

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::{Outcome, Place, Places};
-use crate::review::check::Level;
+use super::{Place, Places};
+use crate::review::codes::BadCode;
+use crate::review::report::Report;
 
-pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
-    let report = outcome.report;
+pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut places = Places::new(report);
     for object in &report.objects {
         if let (Some(gate), Some(_)) = (&object.gate, &object.patched) {
@@ -26,26 +26,34 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
         }
     }
     for finding in &report.findings {
-        let severity = match finding.level {
-            Level::Error => "error",
-            Level::Warning => "warning",
-        };
         let manifest = &report.objects[finding.manifest].manifest;
         let message = match finding.field.to_string() {
             field if field.is_empty() => format!("{manifest}: {}", finding.message),
             field => format!("{manifest}: {field}: {}", finding.message),
         };
         let place = places.of_finding(finding);
-        command(out, severity, Some(place), finding.code, &message)?;
+        command(
+            out,
+            finding.level.as_str(),
+            Some(place),
+            finding.code.as_str(),
+            &message,
+        )?;
     }
     for bad in &report.bad_input {
         let place = places.of(bad.source, bad.span);
-        command(out, "error", Some(place), bad.code, &bad.message)?;
+        command(out, "error", Some(place), bad.code.as_str(), &bad.message)?;
     }
-    for unreadable in outcome.unreadable {
-        command(out, "error", None, "unreadable", &unreadable.to_string())?;
+    for unreadable in &report.unreadable {
+        command(
+            out,
+            "error",
+            None,
+            BadCode::Unreadable.as_str(),
+            &unreadable.to_string(),
+        )?;
     }
-    writeln!(out, "{}", outcome.summary())
+    writeln!(out, "{}", report.summary())
 }
 
 fn command(

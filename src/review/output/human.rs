@@ -11,78 +11,88 @@ use annotate_snippets::{
     AnnotationKind, Group, Level as Severity, Origin, Renderer, Snippet, Title,
 };
 
-use super::{Outcome, Paint};
-use crate::review::check::{Finding, Level, Report};
+use super::Paint;
+use crate::review::codes::{BadCode, Level};
+use crate::review::input::SourceText;
+use crate::review::report::Report;
 use crate::review::rewrite;
 use migration_gate_yaml::{Lines, Span};
 
 /// The longest line that is shown, in characters; of longer ones, the part around the place.
 const MAX_LINE: usize = 160;
 
-pub(super) fn write(outcome: Outcome<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let report = outcome.report;
-    let mut printer = Printer { paint, out };
-    let mut findings = report.findings.iter().peekable();
+/// Diffs, then findings.
+pub(super) fn write(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let mut printer = Printer { report, paint, out };
     for source in 0..report.loaded.len() {
-        for index in report.objects_of(source) {
-            let object = &report.objects[index];
+        printer.changes(source)?;
+        printer.source(source)?;
+    }
+    printer.unreadable()?;
+    writeln!(printer.out, "{}", report.summary())
+}
+
+/// Everything but the diffs.
+pub(super) fn findings(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let mut printer = Printer { report, paint, out };
+    for source in 0..report.loaded.len() {
+        printer.source(source)?;
+    }
+    printer.unreadable()
+}
+
+struct Printer<'p, W> {
+    report: &'p Report<'p>,
+    paint: Paint,
+    out: &'p mut W,
+}
+
+impl<W: Write> Printer<'_, W> {
+    /// The injections into a source, with their diffs.
+    fn changes(&mut self, source: usize) -> io::Result<()> {
+        for object in &self.report.objects[self.report.objects_of(source)] {
             if let (Some(gate), Some(_)) = (&object.gate, &object.patched) {
                 writeln!(
-                    printer.out,
+                    self.out,
                     "{}: {} by gate {gate}",
                     clean(&object.manifest.to_string()),
                     object.outcome.as_str(),
                 )?;
             }
         }
-        for diff in rewrite::diffs(report, source) {
-            printer.diff(&diff)?;
-        }
-        let mut lines = None;
-        while let Some(finding) =
-            findings.next_if(|finding| report.objects[finding.manifest].manifest.source == source)
-        {
-            let text = &report.loaded[source].source.text;
-            printer.finding(
-                report,
-                finding,
-                lines.get_or_insert_with(|| Lines::new(text)),
-            )?;
-        }
-        printer.bad_input(report, source)?;
+        let diffs = rewrite::diffs(self.report, source);
+        diffs.iter().try_for_each(|diff| self.diff(diff))
     }
-    printer.unreadable(outcome)?;
-    writeln!(printer.out, "{}", outcome.summary())
-}
 
-/// Everything but the diffs.
-pub(super) fn findings(outcome: Outcome<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let report = outcome.report;
-    let mut printer = Printer { paint, out };
-    let mut findings = report.findings.iter().peekable();
-    for source in 0..report.loaded.len() {
-        let mut lines = None;
-        while let Some(finding) =
-            findings.next_if(|finding| report.objects[finding.manifest].manifest.source == source)
-        {
-            let text = &report.loaded[source].source.text;
-            printer.finding(
-                report,
-                finding,
-                lines.get_or_insert_with(|| Lines::new(text)),
-            )?;
+    /// The findings in a source, then the documents in it that aren't manifests.
+    fn source(&mut self, source: usize) -> io::Result<()> {
+        let (findings, bad) = (
+            self.report.findings_in(source),
+            self.report.bad_input_in(source),
+        );
+        if findings.is_empty() && bad.is_empty() {
+            return Ok(());
         }
-        printer.bad_input(report, source)?;
+        let source = &self.report.loaded[source].source;
+        let lines = Lines::new(&source.text);
+        for finding in findings {
+            let manifest = &self.report.objects[finding.manifest].manifest;
+            let severity = match finding.level {
+                Level::Error => Severity::ERROR,
+                Level::Warning => Severity::WARNING,
+            };
+            let title = clean(&format!("{manifest}: {}", finding.message));
+            let title = severity.primary_title(title).id(finding.code.as_str());
+            let span = self.report.span(finding);
+            self.excerpt(title, source, span, &finding.field.to_string(), &lines)?;
+        }
+        for bad in bad {
+            let title = Severity::ERROR.primary_title(clean(&bad.message));
+            self.excerpt(title.id(bad.code.as_str()), source, bad.span, "", &lines)?;
+        }
+        Ok(())
     }
-    printer.unreadable(outcome)
-}
 
-struct Printer<'p, W> {
-    paint: Paint,
-    out: &'p mut W,
-}
-
-impl<W: Write> Printer<'_, W> {
     /// A diff with colours where findings have them.
     fn diff(&mut self, diff: &str) -> io::Result<()> {
         for line in diff.lines() {
@@ -99,53 +109,11 @@ impl<W: Write> Printer<'_, W> {
         Ok(())
     }
 
-    fn finding(
-        &mut self,
-        report: &Report<'_>,
-        finding: &Finding,
-        lines: &Lines<'_>,
-    ) -> io::Result<()> {
-        let manifest = &report.objects[finding.manifest].manifest;
-        let severity = match finding.level {
-            Level::Error => Severity::ERROR,
-            Level::Warning => Severity::WARNING,
-        };
-        let title = format!("{manifest}: {}", finding.message);
-        let source = &report.loaded[manifest.source].source;
-        let title = severity.primary_title(clean(&title)).id(finding.code);
-        self.excerpt(
-            title,
-            &source.name,
-            &source.text,
-            report.span(finding),
-            &finding.field.to_string(),
-            lines,
-        )
-    }
-
-    fn bad_input(&mut self, report: &Report<'_>, source: usize) -> io::Result<()> {
-        let all = &report.bad_input;
-        let start = all.partition_point(|bad| bad.source < source);
-        let end = all.partition_point(|bad| bad.source <= source);
-        if start == end {
-            return Ok(());
-        }
-        let text = &report.loaded[source].source;
-        let lines = Lines::new(&text.text);
-        for bad in &all[start..end] {
-            let title = Severity::ERROR
-                .primary_title(clean(&bad.message))
-                .id(bad.code);
-            self.excerpt(title, &text.name, &text.text, bad.span, "", &lines)?;
-        }
-        Ok(())
-    }
-
-    fn unreadable(&mut self, outcome: Outcome<'_>) -> io::Result<()> {
-        for unreadable in outcome.unreadable {
+    fn unreadable(&mut self) -> io::Result<()> {
+        for unreadable in &self.report.unreadable {
             let title = Severity::ERROR
                 .primary_title(clean(&unreadable.message))
-                .id("unreadable");
+                .id(BadCode::Unreadable.as_str());
             let origin = Origin::path(clean(&unreadable.name));
             let printed = self.render(title.element(origin));
             writeln!(self.out, "{printed}\n")?;
@@ -153,18 +121,18 @@ impl<W: Write> Printer<'_, W> {
         Ok(())
     }
 
+    /// A finding with the line that it is about.
     fn excerpt(
         &mut self,
         title: Title<'_>,
-        name: &str,
-        text: &str,
+        source: &SourceText,
         span: Span,
         label: &str,
         lines: &Lines<'_>,
     ) -> io::Result<()> {
         let at = lines.position(span.start());
         let line = lines.range(at.line, at.line);
-        let shown = text[line.clone()].trim_end();
+        let shown = source.text[line.clone()].trim_end();
         let start = shown.floor_char_boundary(span.start() - line.start);
         let end = shown.floor_char_boundary((span.end() - line.start).max(start));
         let window = window(shown, start);
@@ -174,13 +142,14 @@ impl<W: Write> Printer<'_, W> {
         let after = clean(&shown[end..window.end.max(end)]);
         let mark = before.len()..before.len() + marked.len();
         let label = (!label.is_empty()).then(|| clean(label));
-        let name = clean(name);
+        let name = clean(&source.name);
         let snippet = Snippet::source([before.as_str(), &marked, &after].concat())
             .line_start(at.line)
             .path(name.as_str())
             .annotation(AnnotationKind::Primary.span(mark).label(label));
+        // annotate-snippets (0.12.17) counts columns in the text that it is given, which may be but
+        // a part of the line. An `Origin` of its own would say the column, but print a line more.
         let printed = self.render(title.element(snippet));
-        // The renderer counts columns in what it is given, which may be but a part of the line.
         let counted = format!("{name}:{}:{}", at.line, before.chars().count() + 1);
         let meant = format!("{name}:{}:{}", at.line, at.column);
         writeln!(self.out, "{}\n", printed.replacen(&counted, &meant, 1))

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use json_patch::PatchOperation;
 use serde::Serialize;
 
-use super::{Outcome, Place, Places};
-use crate::review::check::Level;
+use super::{Place, Places};
+use crate::review::codes::{BadCode, Level};
 use crate::review::manifest::Manifest;
+use crate::review::report::Report;
 use crate::review::rewrite;
 
 /// Names this form of the document. Fields may be added; a change of another kind makes it `v2`.
@@ -15,12 +16,12 @@ const SCHEMA: &str = "migration-gate.review/v1";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Document<'r> {
+struct ReportV1<'r> {
     schema: &'static str,
     summary: Summary,
-    objects: Vec<Object<'r>>,
-    findings: Vec<Found<'r>>,
-    bad_input: Vec<Bad<'r>>,
+    objects: Vec<ObjectV1<'r>>,
+    findings: Vec<FindingV1<'r>>,
+    bad_input: Vec<BadInputV1<'r>>,
     diffs: Vec<String>,
 }
 
@@ -36,7 +37,7 @@ struct Summary {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Reference<'r> {
+struct ObjectRef<'r> {
     api_version: String,
     kind: &'r str,
     namespace: &'r str,
@@ -45,9 +46,9 @@ struct Reference<'r> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Object<'r> {
+struct ObjectV1<'r> {
     #[serde(flatten)]
-    reference: Reference<'r>,
+    reference: ObjectRef<'r>,
     file: &'r str,
     line: usize,
     gate: Option<&'r str>,
@@ -57,11 +58,11 @@ struct Object<'r> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Found<'r> {
+struct FindingV1<'r> {
     level: &'static str,
     code: &'static str,
     message: &'r str,
-    object: Reference<'r>,
+    object: ObjectRef<'r>,
     field: String,
     #[serde(flatten)]
     place: Region<'r>,
@@ -69,7 +70,7 @@ struct Found<'r> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Bad<'r> {
+struct BadInputV1<'r> {
     code: &'static str,
     message: &'r str,
     #[serde(flatten)]
@@ -102,20 +103,12 @@ impl<'r> From<Place<'r>> for Region<'r> {
     }
 }
 
-pub(super) fn level(level: Level) -> &'static str {
-    match level {
-        Level::Error => "error",
-        Level::Warning => "warning",
-    }
-}
-
-pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
-    let report = outcome.report;
+pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut places = Places::new(report);
     let objects = report.objects.iter().map(|object| {
         let manifest = &object.manifest;
         let place = places.of(manifest.source, report.start(manifest));
-        Object {
+        ObjectV1 {
             reference: reference(manifest),
             file: place.file,
             line: place.start.line,
@@ -125,26 +118,26 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
         }
     });
     let objects = objects.collect();
-    let findings = report.findings.iter().map(|finding| Found {
-        level: level(finding.level),
-        code: finding.code,
+    let findings = report.findings.iter().map(|finding| FindingV1 {
+        level: finding.level.as_str(),
+        code: finding.code.as_str(),
         message: &finding.message,
         object: reference(&report.objects[finding.manifest].manifest),
         field: finding.field.to_string(),
         place: places.of_finding(finding).into(),
     });
     let findings = findings.collect();
-    let mut bad_input: Vec<Bad<'_>> = report
+    let mut bad_input: Vec<BadInputV1<'_>> = report
         .bad_input
         .iter()
-        .map(|bad| Bad {
-            code: bad.code,
+        .map(|bad| BadInputV1 {
+            code: bad.code.as_str(),
             message: &bad.message,
             place: places.of(bad.source, bad.span).into(),
         })
         .collect();
-    bad_input.extend(outcome.unreadable.iter().map(|unreadable| Bad {
-        code: "unreadable",
+    bad_input.extend(report.unreadable.iter().map(|unreadable| BadInputV1 {
+        code: BadCode::Unreadable.as_str(),
         message: &unreadable.message,
         place: Region {
             file: &unreadable.name,
@@ -154,14 +147,14 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
             end_column: None,
         },
     }));
-    let document = Document {
+    let document = ReportV1 {
         schema: SCHEMA,
         summary: Summary {
             objects: report.objects.len(),
-            injections: outcome.injections(),
+            injections: report.injections(),
             violations: report.count(Level::Error),
             warnings: report.count(Level::Warning),
-            bad_input: outcome.bad_input(),
+            bad_input: report.unreviewed(),
         },
         objects,
         findings,
@@ -174,8 +167,8 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
     writeln!(out)
 }
 
-fn reference<'r>(manifest: &'r Manifest<'_>) -> Reference<'r> {
-    Reference {
+fn reference<'r>(manifest: &'r Manifest<'_>) -> ObjectRef<'r> {
+    ObjectRef {
         api_version: manifest.api_version(),
         kind: manifest.request.kind,
         namespace: manifest.request.namespace,

@@ -3,31 +3,27 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{Outcome, Place, Places};
-use crate::review::check::{Finding, Level, Report};
+use super::{Place, Places};
+use crate::review::codes::{BadCode, Level};
+use crate::review::report::{Finding, Report};
 
-pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
-    let report = outcome.report;
+pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut places = Places::new(report);
     let mut by_object: Vec<Vec<&Finding>> = vec![Vec::new(); report.objects.len()];
     for finding in &report.findings {
         by_object[finding.manifest].push(finding);
     }
-    let cases = report.objects.len() + outcome.bad_input();
+    let cases = report.objects.len() + report.unreviewed();
     writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
     writeln!(
         out,
         r#"<testsuites name="migration-gate review" tests="{cases}" failures="{}" errors="{}">"#,
         failed(&by_object),
-        outcome.bad_input(),
+        report.unreviewed(),
     )?;
     for (source, loaded) in report.loaded.iter().enumerate() {
         let objects = report.objects_of(source);
-        let bad: Vec<_> = report
-            .bad_input
-            .iter()
-            .filter(|bad| bad.source == source)
-            .collect();
+        let bad = report.bad_input_in(source);
         if objects.is_empty() && bad.is_empty() {
             continue;
         }
@@ -47,19 +43,24 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
             error(
                 out,
                 &loaded.source.name,
-                bad.code,
+                bad.code.as_str(),
                 &located(place, &bad.message),
             )?;
         }
         writeln!(out, "  </testsuite>")?;
     }
-    for unreadable in outcome.unreadable {
+    for unreadable in &report.unreadable {
         let name = escape(&unreadable.name);
         writeln!(
             out,
             r#"  <testsuite name="{name}" tests="1" failures="0" errors="1">"#
         )?;
-        error(out, &unreadable.name, "unreadable", &unreadable.to_string())?;
+        error(
+            out,
+            &unreadable.name,
+            BadCode::Unreadable.as_str(),
+            &unreadable.to_string(),
+        )?;
         writeln!(out, "  </testsuite>")?;
     }
     writeln!(out, "</testsuites>")
@@ -101,12 +102,12 @@ fn case(
             Level::Error => writeln!(
                 out,
                 r#"      <failure type="{}" message="{}">{}</failure>"#,
-                finding.code,
+                finding.code.as_str(),
                 escape(&message),
                 escape(&text)
             )?,
             Level::Warning => {
-                let _ = writeln!(warnings, "warning[{}]: {text}", finding.code);
+                let _ = writeln!(warnings, "warning[{}]: {text}", finding.code.as_str());
             }
         }
     }

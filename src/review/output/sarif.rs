@@ -5,11 +5,11 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{Outcome, Place, Places, json::level};
-use crate::review::codes::CODES;
+use super::{Place, Places};
+use crate::review::codes::{BadCode, Code};
+use crate::review::report::Report;
 
-pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()> {
-    let report = outcome.report;
+pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut places = Places::new(report);
     let results: Vec<Value> = report
         .findings
@@ -32,9 +32,9 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
                 "kind": "member",
             }]);
             json!({
-                "ruleId": finding.code,
-                "ruleIndex": CODES.iter().position(|code| code.code == finding.code),
-                "level": level(finding.level),
+                "ruleId": finding.code.as_str(),
+                "ruleIndex": Code::ALL.iter().position(|code| *code == finding.code),
+                "level": finding.level.as_str(),
                 "message": {"text": format!("{about}: {}", finding.message)},
                 "locations": [location],
                 // The place by name, so that a finding is known again when lines have moved.
@@ -49,22 +49,22 @@ pub(super) fn write(outcome: Outcome<'_>, out: &mut impl Write) -> io::Result<()
         .iter()
         .map(|bad| {
             let place = places.of(bad.source, bad.span);
-            notification(bad.code, &bad.message, &location(place))
+            notification(bad.code.as_str(), &bad.message, &location(place))
         })
         .collect();
-    notifications.extend(outcome.unreadable.iter().map(|unreadable| {
+    notifications.extend(report.unreadable.iter().map(|unreadable| {
         let location =
             json!({"physicalLocation": {"artifactLocation": {"uri": uri(&unreadable.name)}}});
-        notification("unreadable", &unreadable.message, &location)
+        notification(BadCode::Unreadable.as_str(), &unreadable.message, &location)
     }));
-    let rules: Vec<Value> = CODES
+    let rules: Vec<Value> = Code::ALL
         .iter()
         .map(|code| {
             json!({
-                "id": code.code,
-                "shortDescription": {"text": code.about},
-                "help": {"text": code.help},
-                "defaultConfiguration": {"level": level(code.level)},
+                "id": code.as_str(),
+                "shortDescription": {"text": code.about()},
+                "help": {"text": code.help()},
+                "defaultConfiguration": {"level": code.level().as_str()},
             })
         })
         .collect();

@@ -1,0 +1,159 @@
+//! The review itself: both webhooks' rules on every object, then the lints over all of them.
+//!
+//! Pure: the manifests have been read already, and nothing is printed.
+
+use std::cmp::Reverse;
+
+use json_patch::PatchOperation;
+use serde_json::Value;
+
+use super::codes::{BadCode, Code, Level};
+use super::lint;
+use super::manifest::{Loaded, Manifest, NotAnObject, manifests};
+use super::report::{BadInput, Finding, Report, Reviewed};
+use migration_gate_core::decision::{Decision, Outcome, Rule, Violation};
+use migration_gate_core::gates::{Config, Mode};
+use migration_gate_core::mutate::mutate;
+use migration_gate_core::request::Request;
+use migration_gate_core::validate::validate;
+use migration_gate_yaml::Span;
+
+/// Reviews manifests. `namespace` is for objects that name none.
+pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l str>) -> Report<'l> {
+    let (manifests, problems) = manifests(loaded, namespace);
+    let mut report = Report {
+        loaded,
+        objects: Vec::with_capacity(manifests.len()),
+        findings: Vec::new(),
+        bad_input: bad_input(loaded, problems),
+        unreadable: Vec::new(),
+    };
+    // Violations are found as such, with their fields, and become warnings if the mode says so.
+    let enforced = Config {
+        mode: Mode::Enforce,
+        ..config.clone()
+    };
+    for (index, manifest) in manifests.into_iter().enumerate() {
+        let (object, findings) = admit(config.mode, &enforced, index, manifest);
+        report.objects.push(object);
+        report.findings.extend(findings);
+    }
+    report.findings.extend(lint::lints(config, &report.objects));
+    sort(&mut report);
+    report
+}
+
+/// One object as both webhooks treat it, with their findings. `index` is its place in the report.
+fn admit<'l>(
+    mode: Mode,
+    enforced: &Config,
+    index: usize,
+    manifest: Manifest<'l>,
+) -> (Reviewed<'l>, Vec<Finding>) {
+    let request = manifest.request;
+    let mut mutation = mutate(enforced, &request);
+    let patched = apply(&request, &mutation.patch);
+    let violations = violations(enforced, &request, &mut mutation, patched.as_ref());
+    let outcome = match (violations.is_empty(), mode) {
+        (true, _) => mutation.outcome,
+        (false, Mode::Enforce) => Outcome::Denied,
+        (false, Mode::Warn) => Outcome::Warned,
+    };
+    let level = match mode {
+        Mode::Enforce => Level::Error,
+        Mode::Warn => Level::Warning,
+    };
+    let refusals = violations.into_iter().map(|violation| Finding {
+        level,
+        ..Finding::new(
+            index,
+            violation.rule.into(),
+            violation.field,
+            violation.message,
+        )
+    });
+    let warnings = mutation.warnings.into_iter().map(|warning| {
+        let code = Code::from(warning.notice);
+        Finding::new(index, code, warning.field, warning.message)
+    });
+    let findings = refusals.chain(warnings).collect();
+    // What is refused is never stored, so it isn't shown as if it were.
+    let stored = outcome != Outcome::Denied;
+    let object = Reviewed {
+        manifest,
+        gate: mutation.gate,
+        outcome,
+        patch: if stored { mutation.patch } else { Vec::new() },
+        patched: patched.filter(|_| stored),
+    };
+    (object, findings)
+}
+
+/// The violations that both webhooks find.
+fn violations(
+    enforced: &Config,
+    request: &Request<'_>,
+    mutation: &mut Decision,
+    patched: Option<&Value>,
+) -> Vec<Violation> {
+    let found = |request: &Request<'_>, waiter: bool| {
+        validate(enforced, request)
+            .violations
+            .into_iter()
+            .filter(move |violation| (violation.rule == Rule::WaiterMissing) == waiter)
+    };
+    let refused = !mutation.violations.is_empty();
+    let mut violations = std::mem::take(&mut mutation.violations);
+    // Paths in the object as its author wrote it, so before the injection moves init containers.
+    violations.extend(found(request, false));
+    if !refused && mutation.gate.is_some() {
+        let after = Request {
+            object: patched.unwrap_or(request.object),
+            ..*request
+        };
+        violations.extend(found(&after, true));
+    }
+    violations
+}
+
+fn apply(request: &Request<'_>, patch: &[PatchOperation]) -> Option<Value> {
+    if patch.is_empty() {
+        return None;
+    }
+    let mut object = request.object.clone();
+    // The rules make patches of the object as it is, so this fails on none of them.
+    json_patch::patch(&mut object, patch).ok()?;
+    Some(object)
+}
+
+fn bad_input(loaded: &[Loaded], problems: Vec<NotAnObject>) -> Vec<BadInput> {
+    let broken = loaded.iter().enumerate().flat_map(|(source, one)| {
+        let errors = one.documents.iter().filter_map(|d| d.as_ref().err());
+        errors.map(move |error| BadInput {
+            source,
+            code: BadCode::Syntax,
+            span: Span::new(error.offset, error.offset),
+            message: error.message.clone(),
+        })
+    });
+    let strange = problems.into_iter().map(|problem| BadInput {
+        source: problem.source,
+        code: BadCode::NotAnObject,
+        span: problem.span,
+        message: problem.message,
+    });
+    let mut bad: Vec<BadInput> = strange.chain(broken).collect();
+    bad.sort_by_key(|bad| (bad.source, bad.span.start()));
+    bad
+}
+
+/// Puts findings in the order of their places.
+fn sort(report: &mut Report<'_>) {
+    let mut findings = std::mem::take(&mut report.findings);
+    findings.sort_by_cached_key(|finding| {
+        let source = report.objects[finding.manifest].manifest.source;
+        let start = report.span(finding).start();
+        (source, start, Reverse(finding.level), finding.code.as_str())
+    });
+    report.findings = findings;
+}
