@@ -4,7 +4,8 @@
 //! writes the other; between the two stand values of [`migration_gate_core`]. What the API server
 //! makes of an answer is told in [Dynamic Admission Control].
 //!
-//! kube's own types aren't used: their patch is an array of numbers rather than base64, a denial
+//! `kube::core::admission` isn't used. Its response holds the patch as `Option<Vec<u8>>`, which is
+//! written as an array of numbers rather than base64 (kube-core 5.0.0, admission.rs:295), a denial
 //! carries no code, and every review would be copied into an owned object twice.
 //!
 //! [Dynamic Admission Control]: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#webhook-request-and-response

@@ -1,9 +1,9 @@
 //! The subcommand `serve`: the two webhooks over HTTPS, and health over plain HTTP.
 
-mod activity;
 mod body;
 pub mod certificates;
 pub mod connections;
+pub mod gate_state;
 pub mod limits;
 pub mod metrics;
 pub mod ready;
@@ -31,9 +31,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::certificates::CertificateSource;
-use self::connections::Server;
+use self::connections::Listener;
 use self::limits::{Limits, duration_or_zero};
-use self::metrics::{GateState, Metrics};
+use self::metrics::Metrics;
 use self::ready::Readiness;
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
@@ -182,9 +182,9 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         stop.clone(),
     ));
     let reviewer = Arc::new(Reviewer::new(config, metrics.clone(), Arc::clone(&limits)));
-    let webhooks = Server {
+    let webhooks = Listener {
         name: "webhooks",
-        listener: webhooks,
+        socket: webhooks,
         tls: Some(tls),
         routes: routes::webhooks(reviewer),
         limits: Arc::clone(&limits),
@@ -193,9 +193,9 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     // Health has a stop of its own: it is asked about until the webhooks are done.
     let health_stop = Stop::default();
     let mut health = tokio::spawn(
-        Server {
+        Listener {
             name: "health",
-            listener: health,
+            socket: health,
             tls: None,
             routes: routes::health(Readiness::new(served, callers, stop.clone()), metrics),
             limits,
@@ -248,16 +248,7 @@ async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
             return stop.closing().await;
         }
     };
-    let report = move |gate: &str, state| {
-        let state = match state {
-            recorder::GateState::Complete | recorder::GateState::Recorded => GateState::Open,
-            recorder::GateState::Failed => GateState::Failed,
-            recorder::GateState::Unknown
-            | recorder::GateState::Absent
-            | recorder::GateState::Running => GateState::Waiting,
-        };
-        metrics.set_gate(gate, state);
-    };
+    let report = move |gate: &str, state| metrics.set_gate(gate, state);
     recorder::run(client, config, report, stop.closing()).await;
 }
 

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::gate_state::GateState;
 use super::webhook::Webhook;
 use migration_gate_core::podspec::POD_KINDS;
 
@@ -55,27 +56,6 @@ struct RejectedLabels {
 struct GateLabels {
     gate: String,
     state: &'static str,
-}
-
-/// What a gate's Job is doing, as far as the gate is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GateState {
-    /// Its Job, or a record of it, says that the migration has completed.
-    Open,
-    /// Its Job is suspended, running or not there.
-    Waiting,
-    /// Its Job has failed.
-    Failed,
-}
-
-impl GateState {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Waiting => "waiting",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl Default for Metrics {
@@ -142,14 +122,14 @@ impl Metrics {
 
     /// Tells what a gate's Job is doing. `gate` must be a name from the configuration.
     pub fn set_gate(&self, gate: &str, state: GateState) {
-        for each in [GateState::Open, GateState::Waiting, GateState::Failed] {
+        for each in GateState::METRICS {
             let labels = GateLabels {
                 gate: gate.to_owned(),
-                state: each.as_str(),
+                state: each,
             };
             self.gates
                 .get_or_create(&labels)
-                .set(i64::from(each == state));
+                .set(i64::from(each == state.metric()));
         }
     }
 

@@ -21,39 +21,13 @@ use kube::Client;
 use tokio::task::{self, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
+use super::gate_state::GateState;
 use crate::api::observe::{Pacing, Target, Trouble, Update, backoff, observe};
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::job::{Job, JobState};
 use migration_gate_core::names;
 use migration_gate_core::record::{Entry, HISTORY, Record};
 use migration_gate_core::verdict::Sight;
-
-/// What a gate's Job is doing, for metrics: few values, whatever happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GateState {
-    /// The Job can't be watched.
-    Unknown,
-    /// There is no Job, and no record of one.
-    Absent,
-    /// There is no Job any more, and the record has completions.
-    Recorded,
-    /// It has not ended.
-    Running,
-    /// It is complete.
-    Complete,
-    /// It has failed.
-    Failed,
-}
-
-impl GateState {
-    fn of(job: &Job) -> Self {
-        match job.state {
-            JobState::Complete { .. } => Self::Complete,
-            JobState::Failed { .. } => Self::Failed,
-            _ => Self::Running,
-        }
-    }
-}
 
 /// Keeps the records of all gates until `shutdown`. Whatever the API server answers, this goes
 /// on; `report` is told a gate's name and what its Job does, at least whenever that changes.
@@ -63,54 +37,54 @@ pub async fn run(
     report: impl Fn(&str, GateState) + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) {
-    let report: Report = Arc::new(report);
+    let report: StateReport = Arc::new(report);
     // Dropped at the end, which ends the tasks.
-    let mut keepers = JoinSet::new();
+    let mut recorders = JoinSet::new();
     let mut gates: HashMap<task::Id, Gate> = HashMap::new();
     for gate in &config.gates {
-        let keeper = keep(&client, gate, &report, Duration::ZERO);
-        gates.insert(keepers.spawn(keeper).id(), gate.clone());
+        let recorder = record(&client, gate, &report, Duration::ZERO);
+        gates.insert(recorders.spawn(recorder).id(), gate.clone());
     }
     let mut pauses = backoff(Pacing::default());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return,
-            // A keeper has no end of its own. One that panicked has met a bug, and the next one
+            // A recorder has no end of its own. One that panicked has met a bug, and the next one
             // finds out by itself what there is to do.
-            Some(ended) = keepers.join_next_with_id() => {
+            Some(ended) = recorders.join_next_with_id() => {
                 let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
                 if let Some(gate) = gates.remove(&id) {
                     error!(gate = gate.name, ?ended, "keeping the record has stopped, which is a bug; starting again");
                     let pause = pauses.next().unwrap_or_default();
-                    let keeper = keep(&client, &gate, &report, pause);
-                    gates.insert(keepers.spawn(keeper).id(), gate);
+                    let recorder = record(&client, &gate, &report, pause);
+                    gates.insert(recorders.spawn(recorder).id(), gate);
                 }
             }
         }
     }
 }
 
-fn keep(
+fn record(
     client: &Client,
     gate: &Gate,
-    report: &Report,
+    report: &StateReport,
     pause: Duration,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (client, gate, report) = (client.clone(), gate.clone(), Arc::clone(report));
     async move {
         tokio::time::sleep(pause).await;
-        Keeper::new(client, gate, report).run().await;
+        Recorder::new(client, gate, report).run().await;
     }
 }
 
-type Report = Arc<dyn Fn(&str, GateState) + Send + Sync>;
+type StateReport = Arc<dyn Fn(&str, GateState) + Send + Sync>;
 
 /// Keeps one gate's record.
-struct Keeper {
+struct Recorder {
     client: Client,
     gate: Gate,
-    report: Report,
+    report: StateReport,
     /// The Job's completion, while it is there: it is recorded again if the record loses it.
     current: Option<Entry>,
     /// What the Job does, while it can be watched.
@@ -126,8 +100,8 @@ struct Keeper {
     problems: BTreeMap<&'static str, String>,
 }
 
-impl Keeper {
-    fn new(client: Client, gate: Gate, report: Report) -> Self {
+impl Recorder {
+    fn new(client: Client, gate: Gate, report: StateReport) -> Self {
         report(&gate.name, GateState::Unknown);
         Self {
             client,
@@ -164,39 +138,39 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                Some(update) = jobs.next() => self.job(update),
-                Some(update) = records.next() => self.record(update),
+                Some(update) = jobs.next() => self.on_job_update(update),
+                Some(update) = records.next() => self.on_record_update(update),
                 () = pause, if paused => self.pause = None,
             }
         }
     }
 
-    fn job(&mut self, update: Update<Job>) {
+    fn on_job_update(&mut self, update: Update<Job>) {
         match update {
             Update::Present(job) => {
-                self.reports(GateState::of(&job));
-                self.seen(&job);
+                self.report_state(GateState::of(&job));
+                self.collect_completion(&job);
             }
             Update::Absent(last) => {
-                self.reports(GateState::Absent);
+                self.report_state(GateState::Absent);
                 if let Some(job) = last {
-                    self.seen(&job);
+                    self.collect_completion(&job);
                 }
                 self.current = None;
             }
             Update::Resumed => {
-                self.reports(self.state);
-                self.solved("job");
+                self.report_state(self.state);
+                self.report_solved("job");
             }
             Update::Trouble(trouble) => {
                 (self.report)(&self.gate.name, GateState::Unknown);
                 let what = format!("cannot watch Job {}/{}", self.gate.namespace, self.gate.job);
-                self.problem("job", &what, &said(trouble));
+                self.report_problem("job", &what, &said(trouble));
             }
         }
     }
 
-    fn reports(&mut self, state: GateState) {
+    fn report_state(&mut self, state: GateState) {
         self.state = state;
         let recorded = matches!(&self.record, Sight::Present(record) if !record.entries.is_empty());
         let state = match state {
@@ -206,7 +180,8 @@ impl Keeper {
         (self.report)(&self.gate.name, state);
     }
 
-    fn seen(&mut self, job: &Job) {
+    /// Takes the Job for the current one, and its completion for one to record.
+    fn collect_completion(&mut self, job: &Job) {
         self.current = Entry::of(&self.gate.job, job, Timestamp::now());
         if let Some(entry) = &self.current {
             self.completed.insert(entry.key(), entry.clone());
@@ -225,13 +200,13 @@ impl Keeper {
                 self.gate.namespace, self.gate.job
             );
             let cause = format!("the version of its image `{image}` can't be a ConfigMap's key");
-            self.problem("image", &what, &cause);
+            self.report_problem("image", &what, &cause);
         }
     }
 
-    fn record(&mut self, update: Update<Record>) {
+    fn on_record_update(&mut self, update: Update<Record>) {
         match update {
-            Update::Present(record) => self.saw(Sight::Present(record)),
+            Update::Present(record) => self.on_record(Sight::Present(record)),
             Update::Absent(_) => {
                 // Somebody did as they were told, and what they had to delete is not to be lost.
                 if let Sight::Present(record) = &self.record
@@ -242,17 +217,18 @@ impl Keeper {
                         completed.or_insert_with(|| entry.clone());
                     }
                 }
-                self.saw(Sight::Absent { vanished: None });
+                self.on_record(Sight::Absent { vanished: None });
             }
-            Update::Resumed => self.solved("record"),
+            Update::Resumed => self.report_solved("record"),
             Update::Trouble(trouble) => {
                 let what = format!("cannot watch the record {}", self.name());
-                self.problem("record", &what, &said(trouble));
+                self.report_problem("record", &what, &said(trouble));
             }
         }
     }
 
-    fn saw(&mut self, record: Sight<Record>) {
+    /// The watch says what the record is now.
+    fn on_record(&mut self, record: Sight<Record>) {
         // Whatever a write stumbled over may have changed, and if it hasn't, a pause is in order.
         let content = |sight: &Sight<Record>| match sight {
             Sight::Present(record) => Some(Record {
@@ -264,14 +240,14 @@ impl Keeper {
         if content(&self.record) != content(&record) {
             self.pause = None;
         }
-        self.knows(record);
+        self.remember(record);
         if self.state == GateState::Absent {
-            self.reports(GateState::Absent);
+            self.report_state(GateState::Absent);
         }
     }
 
     /// Takes a state of the record in, and tells what is new and corrupt in it.
-    fn knows(&mut self, record: Sight<Record>) {
+    fn remember(&mut self, record: Sight<Record>) {
         let before = std::mem::replace(&mut self.record, record);
         let corrupt = |record| match record {
             &Sight::Present(Record { ref corrupt, .. }) => Some(corrupt),
@@ -295,14 +271,14 @@ impl Keeper {
         format!("{}/{}", self.gate.namespace, names::record(&self.gate.name))
     }
 
-    fn problem(&mut self, about: &'static str, what: &str, cause: &str) {
+    fn report_problem(&mut self, about: &'static str, what: &str, cause: &str) {
         if self.problems.get(about).is_none_or(|known| known != cause) {
             warn!(gate = self.gate.name, cause, "{what}; trying again");
             self.problems.insert(about, cause.to_owned());
         }
     }
 
-    fn solved(&mut self, about: &'static str) {
+    fn report_solved(&mut self, about: &'static str) {
         if let Some(cause) = self.problems.remove(about) {
             info!(
                 gate = self.gate.name,

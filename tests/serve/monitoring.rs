@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use axum::http::Request;
-use migration_gate::serve::metrics::GateState;
+use migration_gate::serve::gate_state::GateState;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -23,7 +23,7 @@ async fn series() -> Series {
         let request = Request::post("/validate").body(Body::from(body)).unwrap();
         routes.clone().oneshot(request).await.unwrap();
     }
-    metrics.set_gate("piefed", GateState::Open);
+    metrics.set_gate("piefed", GateState::Complete);
     metrics.set_certificate_expiry(1);
     let mut series = Series::new();
     for line in metrics.encode().unwrap().lines() {

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use migration_gate::serve::connections::Server;
+use migration_gate::serve::connections::Listener;
 use migration_gate::serve::limits::Limits;
 use migration_gate::serve::metrics::Metrics;
 use migration_gate::serve::review::Reviewer;
@@ -147,9 +147,9 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Stop::default();
-        let listening = Server {
+        let listening = Listener {
             name: "webhooks",
-            listener,
+            socket: listener,
             tls: Some(tls),
             routes,
             limits: Arc::new(limits),

@@ -241,7 +241,10 @@ async fn metrics_count_by_bounded_labels() {
     odd["operation"] = json!("PRAY");
     send("/validate", review(odd)).await;
     send("/validate", b"{}".to_vec()).await;
-    metrics.set_gate("piefed", migration_gate::serve::metrics::GateState::Waiting);
+    metrics.set_gate(
+        "piefed",
+        migration_gate::serve::gate_state::GateState::Running,
+    );
     let text = metrics.encode().unwrap();
     for line in [
         r#"migration_gate_reviews_total{webhook="mutate",kind="Deployment",operation="CREATE",decision="injected"} 1"#,

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use migration_gate::serve::recorder::GateState::{
-    Absent, Complete, Failed, Recorded, Running, Unknown,
+use migration_gate::serve::gate_state::GateState::{
+    self, Absent, Complete, Failed, Recorded, Running, Unknown,
 };
-use migration_gate::serve::recorder::{self, GateState};
+use migration_gate::serve::recorder;
 use migration_gate_core::gates::Config;
 use migration_gate_core::record::HISTORY;
 use serde_json::{Value, json};

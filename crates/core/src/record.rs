@@ -191,11 +191,18 @@ impl Record {
 pub enum Write {
     /// There is no ConfigMap: create it with this data.
     Create(BTreeMap<String, String>),
-    /// Set these keys by a merge patch, whatever the others are. It can't conflict with another
+    /// There is one: change it.
+    Patch(RecordPatch),
+}
+
+/// A merge patch of the ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordPatch {
+    /// Set these keys, whatever the others are. It can't conflict with another
     /// writer, and if two write the same key, what they write is equally true.
     Put(BTreeMap<String, String>),
-    /// Remove these keys by a merge patch, if the ConfigMap is still as it was seen. A key that
-    /// another writer has just renewed is thus never lost.
+    /// Remove these keys, if the ConfigMap is still as it was seen. A key that another writer has
+    /// just renewed is thus never lost.
     Remove {
         /// The keys.
         keys: Vec<String>,
@@ -204,35 +211,40 @@ pub enum Write {
     },
 }
 
-impl Write {
-    /// The body of the merge patch; `None` for a creation.
-    pub fn patch(&self) -> Option<Value> {
+impl RecordPatch {
+    /// The body of the request.
+    pub fn body(&self) -> Value {
         match self {
-            Self::Create(_) => None,
-            Self::Put(data) => Some(json!({ "data": data })),
+            Self::Put(data) => json!({ "data": data }),
             Self::Remove {
                 keys,
                 resource_version,
             } => {
                 let keys: Map<_, _> = keys.iter().map(|k| (k.clone(), Value::Null)).collect();
-                Some(json!({
+                json!({
                     "metadata": {"resourceVersion": resource_version},
                     "data": keys,
                     "binaryData": keys,
-                }))
+                })
             }
         }
     }
+}
 
+impl Write {
     /// Whether it shows in a record that was read after it, or something newer does.
     pub fn shows_in(&self, record: &Record) -> bool {
         match self {
-            Self::Create(data) | Self::Put(data) => data.iter().all(|(key, value)| {
-                let written = Entry::parse(key, value);
-                let shown = record.entries.get(key);
-                written.is_ok_and(|written| shown.is_some_and(|shown| shown.age() >= written.age()))
-            }),
-            Self::Remove { keys, .. } => keys
+            Self::Create(data) | Self::Patch(RecordPatch::Put(data)) => {
+                data.iter().all(|(key, value)| {
+                    let written = Entry::parse(key, value);
+                    let shown = record.entries.get(key);
+                    written.is_ok_and(|written| {
+                        shown.is_some_and(|shown| shown.age() >= written.age())
+                    })
+                })
+            }
+            Self::Patch(RecordPatch::Remove { keys, .. }) => keys
                 .iter()
                 .all(|key| !record.entries.contains_key(key) && !record.corrupt.contains_key(key)),
         }
@@ -278,12 +290,12 @@ pub fn next_write(
     let surplus = by_age.len().saturating_sub(limit);
     keys.extend(by_age.iter().take(surplus).map(|(key, _)| (*key).clone()));
     if !keys.is_empty() {
-        return Some(Write::Remove {
+        return Some(Write::Patch(RecordPatch::Remove {
             keys,
             resource_version: record.resource_version.clone(),
-        });
+        }));
     }
-    (!missing.is_empty()).then_some(Write::Put(missing))
+    (!missing.is_empty()).then_some(Write::Patch(RecordPatch::Put(missing)))
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use kube::core::Request;
 use serde_json::json;
 use tracing::info;
 
-use super::Keeper;
+use super::Recorder;
 use crate::api::observe::{Pacing, Target, backoff, chain};
 use migration_gate_core::names;
-use migration_gate_core::record::{HISTORY, Record, Write, next_write};
+use migration_gate_core::record::{HISTORY, Record, RecordPatch, Write, next_write};
 use migration_gate_core::verdict::Sight;
 
 /// Who wrote, in `managedFields`.
@@ -19,7 +19,7 @@ const FIELD_MANAGER: &str = "migration-gate";
 /// How long the API server may take to answer a write.
 const WRITE: Duration = Duration::from_secs(10);
 
-impl Keeper {
+impl Recorder {
     /// Writes until there is nothing to write, or a write fails.
     pub(super) async fn write(&mut self) {
         while self.pause.is_none() {
@@ -36,7 +36,7 @@ impl Keeper {
             };
             if record.is_some_and(|record| record.immutable) {
                 // No use in trying; the watch tells when that changes.
-                return self.is_immutable();
+                return self.report_immutable();
             }
             let answer = match tokio::time::timeout(WRITE, self.send(&write)).await {
                 Ok(answer) => answer.map_err(Some),
@@ -46,14 +46,14 @@ impl Keeper {
                 Ok(record) => {
                     if write.shows_in(&record) {
                         self.log(&write);
-                        self.solved("write");
+                        self.report_solved("write");
                         self.pauses = backoff(Pacing::default());
                     } else {
-                        self.is_lost();
+                        self.on_lost_write();
                     }
-                    self.knows(Sight::Present(record));
+                    self.remember(Sight::Present(record));
                 }
-                Err(error) => self.failed(error),
+                Err(error) => self.on_failed_write(error),
             }
         }
     }
@@ -61,11 +61,8 @@ impl Keeper {
     async fn send(&self, write: &Write) -> kube::Result<Record> {
         let name = names::record(&self.gate.name);
         let collection = Request::new(Target::config_map(&self.gate.namespace, &name).path);
-        let request = match write.patch() {
-            None => {
-                let Write::Create(data) = write else {
-                    return Err(kube::Error::Service("a write without a body".into()));
-                };
+        let request = match write {
+            Write::Create(data) => {
                 let object = json!({
                     "apiVersion": "v1",
                     "kind": "ConfigMap",
@@ -81,12 +78,12 @@ impl Keeper {
                 };
                 collection.create(&params, object.to_string().into_bytes())
             }
-            Some(patch) => {
+            Write::Patch(patch) => {
                 let params = PatchParams {
                     field_manager: Some(FIELD_MANAGER.to_owned()),
                     ..PatchParams::default()
                 };
-                collection.patch(&name, &params, &Patch::Merge(patch))
+                collection.patch(&name, &params, &Patch::Merge(patch.body()))
             }
         };
         self.client
@@ -94,7 +91,7 @@ impl Keeper {
             .await
     }
 
-    fn is_immutable(&mut self) {
+    fn report_immutable(&mut self) {
         let what = format!("cannot write the record {}", self.name());
         let cause = format!(
             "it is immutable; delete it, and what it says is written to a new one: kubectl delete \
@@ -102,20 +99,20 @@ impl Keeper {
             name = names::record(&self.gate.name),
             namespace = self.gate.namespace,
         );
-        self.problem("write", &what, &cause);
+        self.report_problem("write", &what, &cause);
     }
 
     /// The API server has accepted a write that doesn't show in its answer.
-    fn is_lost(&mut self) {
+    fn on_lost_write(&mut self) {
         self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
         let what = format!("cannot write the record {}", self.name());
         let cause = "the API server accepts it, and answers with a record that does not show it; look \
                      for a mutating webhook that changes ConfigMaps";
-        self.problem("write", &what, cause);
+        self.report_problem("write", &what, cause);
     }
 
     /// `None` for an answer that never came.
-    fn failed(&mut self, error: Option<kube::Error>) {
+    fn on_failed_write(&mut self, error: Option<kube::Error>) {
         self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
         let cause = match error {
             // Another replica was faster: there already, changed since, or just deleted. The watch
@@ -130,7 +127,7 @@ impl Keeper {
             None => format!("no answer within {}s", WRITE.as_secs()),
         };
         let what = format!("cannot write the record {}", self.name());
-        self.problem("write", &what, &cause);
+        self.report_problem("write", &what, &cause);
     }
 
     /// A 404 may also mean that the namespace isn't there, and that should be said.
@@ -141,12 +138,12 @@ impl Keeper {
     fn log(&self, write: &Write) {
         let (gate, record) = (&self.gate.name, self.name());
         match write {
-            Write::Create(data) | Write::Put(data) => {
+            Write::Create(data) | Write::Patch(RecordPatch::Put(data)) => {
                 for version in data.keys() {
                     info!(gate, record, version, "recorded a completion");
                 }
             }
-            Write::Remove { keys, .. } => {
+            Write::Patch(RecordPatch::Remove { keys, .. }) => {
                 info!(gate, record, ?keys, "removed entries from the record");
             }
         }

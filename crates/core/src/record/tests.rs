@@ -35,7 +35,7 @@ fn apply(data: &mut Value, write: &Write) {
             assert!(data.is_null());
             *data = json!({ "data": entries });
         }
-        write => json_patch::merge(data, &write.patch().expect("a patch")),
+        Write::Patch(patch) => json_patch::merge(data, &patch.body()),
     }
 }
 
@@ -134,7 +134,7 @@ fn what_is_missing_is_written_and_nothing_else() {
     let known = of(std::slice::from_ref(&one));
     assert_eq!(
         next_write(Some(&known), &mut both, 9),
-        Some(Write::Put(data(&[&two])))
+        Some(Write::Patch(RecordPatch::Put(data(&[&two]))))
     );
     assert_eq!(
         both,
@@ -152,7 +152,7 @@ fn a_newer_completion_of_the_version_takes_the_older_ones_place() {
     let mut newer = completed(&[entry("a:1", 6)]);
     assert!(matches!(
         next_write(Some(&known), &mut newer, 9),
-        Some(Write::Put(_))
+        Some(Write::Patch(RecordPatch::Put(_)))
     ));
 }
 
@@ -166,14 +166,16 @@ fn corrupt_entries_are_removed_before_anything_is_added() {
     }))
     .expect("a record");
     let mut one = completed(&[entry("a:1", 1)]);
-    let write = next_write(Some(&known), &mut one, 9).expect("a write");
+    let Some(Write::Patch(write)) = next_write(Some(&known), &mut one, 9) else {
+        panic!("no patch");
+    };
     let keys = json!({"1": null, "2": null, "3": null});
     assert_eq!(
-        write.patch().expect("a patch"),
+        write.body(),
         json!({"metadata": {"resourceVersion": "7"}, "data": keys, "binaryData": keys})
     );
     let known = of(&[entry("a:4", 1)]);
-    let Some(Write::Put(data)) = next_write(Some(&known), &mut one, 9) else {
+    let Some(Write::Patch(RecordPatch::Put(data))) = next_write(Some(&known), &mut one, 9) else {
         panic!("not replaced");
     };
     assert_eq!(data.keys().collect::<Vec<_>>(), ["1"]);
@@ -183,16 +185,18 @@ fn corrupt_entries_are_removed_before_anything_is_added() {
 fn a_write_shows_or_does_not() {
     let put = |entries: &[Entry]| {
         let data = entries.iter().map(|e| (e.key(), e.to_value())).collect();
-        Write::Put(data)
+        Write::Patch(RecordPatch::Put(data))
     };
     let known = of(&[entry("a:1", 5)]);
     assert!(put(&[entry("a:1", 5)]).shows_in(&known));
     assert!(put(&[entry("a:1", 4)]).shows_in(&known), "something newer");
     assert!(!put(&[entry("a:1", 6)]).shows_in(&known));
     assert!(!put(&[entry("a:1", 5), entry("a:2", 5)]).shows_in(&known));
-    let remove = |key: &str| Write::Remove {
-        keys: vec![key.to_owned()],
-        resource_version: "7".into(),
+    let remove = |key: &str| {
+        Write::Patch(RecordPatch::Remove {
+            keys: vec![key.to_owned()],
+            resource_version: "7".into(),
+        })
     };
     let known = record("7", &json!({"1": entry("a:1", 1).to_value(), "2": "x"}));
     assert!(remove("3").shows_in(&known));
@@ -215,10 +219,10 @@ fn the_oldest_go_when_there_are_too_many() {
     let mut none = BTreeMap::new();
     assert_eq!(
         next_write(Some(&known), &mut none, 1),
-        Some(Write::Remove {
+        Some(Write::Patch(RecordPatch::Remove {
             keys: vec!["2".into(), "3".into()],
             resource_version: "7".into(),
-        })
+        }))
     );
     // A full record is not made to forget and relearn what is older than all of it.
     let mut ancient = completed(&[entry("a:4", 0)]);
@@ -251,7 +255,7 @@ proptest! {
             match next_write(stale.as_ref(), writer, limit) {
                 // The API server refuses these when the writer is behind.
                 Some(Write::Create(_)) if !object.is_null() => {}
-                Some(Write::Remove { .. }) if stale != view(&object) => {}
+                Some(Write::Patch(RecordPatch::Remove { .. })) if stale != view(&object) => {}
                 Some(write) => apply(&mut object, &write),
                 None => {}
             }

@@ -1,28 +1,13 @@
-//! What each connection is doing, and which one to close when there are too many.
+//! The open connections of one listener: what each is doing, and which to close when there are too
+//! many.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::Body;
-use axum::response::Response;
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::service::Service;
-use hyper::{Request, Version};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-
-use super::stop::Stop;
 
 /// The open connections of one listener.
 pub(super) struct Registry {
@@ -172,7 +157,8 @@ impl Activity {
         self.epoch.elapsed().saturating_sub(since)
     }
 
-    fn received(&self) {
+    /// Bytes have come in.
+    pub(super) fn received(&self) {
         if !self.is_busy() && !self.in_head.swap(true, Ordering::Relaxed) {
             self.touch();
         }
@@ -186,10 +172,10 @@ impl Drop for Activity {
 }
 
 /// One request; the connection is busy while it exists.
-struct Busy(Arc<Activity>);
+pub(super) struct Busy(Arc<Activity>);
 
 impl Busy {
-    fn new(activity: &Arc<Activity>) -> Self {
+    pub(super) fn new(activity: &Arc<Activity>) -> Self {
         activity.busy.fetch_add(1, Ordering::Relaxed);
         activity.served.store(true, Ordering::Relaxed);
         activity.in_head.store(false, Ordering::Relaxed);
@@ -203,105 +189,5 @@ impl Drop for Busy {
         if self.0.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.shared.idle.notify_one();
         }
-    }
-}
-
-/// The routes as one connection sees them.
-#[derive(Clone)]
-pub(super) struct TrackedService {
-    routes: TowerToHyperService<Router>,
-    activity: Arc<Activity>,
-    stop: Stop,
-}
-
-impl TrackedService {
-    pub(super) fn new(routes: Router, activity: Arc<Activity>, stop: Stop) -> Self {
-        Self {
-            routes: TowerToHyperService::new(routes),
-            activity,
-            stop,
-        }
-    }
-}
-
-impl Service<Request<Incoming>> for TrackedService {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let busy = Busy::new(&self.activity);
-        let stop = self.stop.clone();
-        let version = request.version();
-        let answer = self.routes.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            // A client that reuses connections would stay with this replica for as long as it has
-            // one. HTTP/2 has GOAWAY for that.
-            if version < Version::HTTP_2 && stop.is_stopping() {
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            drop(busy);
-            Ok(response)
-        })
-    }
-}
-
-/// A stream that tells its [`Activity`] when bytes come in.
-pub(super) struct Tracked<S> {
-    stream: S,
-    activity: Arc<Activity>,
-}
-
-impl<S> Tracked<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.received();
-        }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,204 @@
+//! One connection, from its handshake to its end.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::registry::Activity;
+use super::service::TrackedService;
+use super::stream::TrackedStream;
+use crate::serve::limits::Limits;
+use crate::serve::stop::Stop;
+use crate::serve::tls::{Acceptor, H2};
+
+/// How many requests one HTTP/2 connection may have open.
+const STREAMS: u32 = 128;
+
+/// How many bytes of a request's body a client may send before they are read. What waits there is
+/// memory that no other bound counts.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// The same for all requests on one HTTP/2 connection.
+const CONNECTION_WINDOW: u32 = 128 * 1024;
+
+/// How many bytes may wait for the client to take them, on one request or HTTP/1 connection.
+const BUFFER: usize = 64 * 1024;
+
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error("the TLS handshake took longer than {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
+    #[error("the head of a request took longer than {0:?}")]
+    HeaderTimeout(Duration),
+    #[error("the client didn't let the connection be closed")]
+    Lingering,
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// A connection that was accepted.
+pub(super) struct Connection {
+    pub(super) activity: Arc<Activity>,
+    pub(super) tls: Option<Acceptor>,
+    pub(super) routes: Router,
+    pub(super) limits: Arc<Limits>,
+    pub(super) stop: Stop,
+}
+
+impl Connection {
+    /// Serves the connection to its end.
+    pub(super) async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
+        // Answers are one small write each; waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            return self.http1(stream).await;
+        };
+        let limit = self.limits.handshake_timeout;
+        let handshake = tokio::select! {
+            handshake = timeout(limit, tls.accept(stream)) => handshake,
+            () = self.activity.asked_to_close() => return Ok(()),
+            () = self.stop.closing() => return Ok(()),
+        };
+        let stream = handshake
+            .map_err(|_| ConnectionError::HandshakeTimeout(limit))?
+            .map_err(ConnectionError::Handshake)?;
+        self.activity.touch();
+        if stream.get_ref().1.alpn_protocol() == Some(H2) {
+            self.http2(stream).await
+        } else {
+            self.http1(stream).await
+        }
+    }
+
+    async fn http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), ConnectionError> {
+        let stream = TrackedStream::new(stream, Arc::clone(&self.activity));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // `drive` tells an idle connection from a slow head; hyper's timer doesn't.
+            .header_read_timeout(None)
+            .max_header_size(self.limits.max_header as usize)
+            .max_buf_size(BUFFER.max(self.limits.max_header as usize))
+            .serve_connection(TokioIo::new(stream), self.service());
+        self.drive(connection, self.stop.closing()).await
+    }
+
+    async fn http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), ConnectionError> {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(self.limits.max_header)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(BUFFER)
+            .keep_alive_interval(self.limits.idle_timeout / 2)
+            .serve_connection(TokioIo::new(stream), self.service());
+        // A client that is sent GOAWAY opens another connection, by then to another replica if
+        // all goes well. If it comes here again, a second GOAWAY would make it go in circles.
+        let leave = async {
+            if self.stop.is_stopping() {
+                self.stop.closing().await;
+            } else {
+                self.stop.stopping().await;
+            }
+        };
+        self.drive(connection, leave).await
+    }
+
+    fn service(&self) -> TrackedService {
+        TrackedService::new(
+            self.routes.clone(),
+            Arc::clone(&self.activity),
+            self.stop.clone(),
+        )
+    }
+
+    /// Runs the connection to its end, and brings that end about when it is due.
+    async fn drive<C>(
+        &self,
+        connection: C,
+        leave: impl Future<Output = ()>,
+    ) -> Result<(), ConnectionError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        let mut connection = pin!(connection);
+        let mut leave = pin!(leave);
+        let header = self.limits.header_timeout;
+        loop {
+            // Woken often enough to see a slow head; a timer for each byte would cost more.
+            let tick = Instant::now() + (header / 2).min(self.limits.idle_timeout);
+            tokio::select! {
+                result = connection.as_mut() => return Ok(result?),
+                () = self.activity.asked_to_close() => {
+                    return self.evict(connection.as_mut()).await;
+                }
+                () = leave.as_mut() => break,
+                () = sleep_until(tick) => {
+                    if self.activity.head_takes_longer_than(header) {
+                        return Err(ConnectionError::HeaderTimeout(header));
+                    }
+                    // HTTP/2's preface counts as a head; and with nothing to lose, an API server
+                    // just connects again.
+                    if self.activity.idle_for(self.limits.idle_timeout)
+                        || self.activity.mute_for(header)
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        self.finish(connection.as_mut()).await
+    }
+
+    /// Answers what is under way, then closes: `Connection: close` or GOAWAY.
+    async fn finish<C>(&self, mut connection: Pin<&mut C>) -> Result<(), ConnectionError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        connection.as_mut().graceful_shutdown();
+        let idle = self.limits.handshake_timeout;
+        let end = Instant::now() + idle + self.limits.request_timeout;
+        // A request that was on its way when GOAWAY was sent may come in now.
+        loop {
+            if let Ok(result) = timeout(idle, connection.as_mut()).await {
+                return Ok(result?);
+            }
+            if !self.activity.is_busy() || Instant::now() >= end {
+                return Err(ConnectionError::Lingering);
+            }
+        }
+    }
+
+    /// Makes room for another connection: at once, unless a request has come in just now.
+    async fn evict<C>(&self, mut connection: Pin<&mut C>) -> Result<(), ConnectionError>
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        connection.as_mut().graceful_shutdown();
+        // Enough to send GOAWAY, and not to wait until the client does what it says.
+        match futures::poll!(connection.as_mut()) {
+            Poll::Ready(result) => Ok(result?),
+            Poll::Pending if self.activity.is_busy() => self.finish(connection).await,
+            Poll::Pending => Ok(()),
+        }
+    }
+}
