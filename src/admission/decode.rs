@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{API_VERSION, KIND};
 use migration_gate_core::request::{Operation, Request};
+use migration_gate_core::text::shorten;
 
 /// The `request` of a review, borrowed from its body.
 ///
@@ -95,8 +96,8 @@ impl From<serde_json::Error> for DecodeError {
             text
         } else {
             let (line, column) = (error.line(), error.column());
-            let cut = &text[..text.floor_char_boundary(LONGEST)];
-            format!("{cut}… at line {line} column {column}")
+            let cut = shorten(&text, LONGEST);
+            format!("{cut} at line {line} column {column}")
         })
     }
 }
@@ -141,15 +142,7 @@ fn is(value: Option<&RawValue>, expected: &str) -> bool {
 /// A value as it came, cut where a caller would only be shown its own flood.
 fn shown(value: Option<&RawValue>) -> String {
     const LONGEST: usize = 64;
-    let Some(value) = value else {
-        return "none".to_owned();
-    };
-    let value = value.get();
-    if value.len() <= LONGEST {
-        return value.to_owned();
-    }
-    let cut = value.floor_char_boundary(LONGEST);
-    format!("{}…", &value[..cut])
+    value.map_or_else(|| "none".to_owned(), |value| shorten(value.get(), LONGEST))
 }
 
 impl AdmissionRequest<'_> {

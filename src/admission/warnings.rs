@@ -4,6 +4,8 @@
 //! without a word, cuts those over 256 characters once there are more than 4096 in all, and ignores
 //! what comes after those.
 
+use migration_gate_core::text::truncate;
+
 /// The longest that one warning may be, in bytes, which is never fewer characters.
 const LONGEST: usize = 256;
 
@@ -44,8 +46,9 @@ fn pieces(text: &str) -> Vec<String> {
     let mut pieces = Vec::new();
     let mut lead = "";
     while lead.len() + rest.len() > LONGEST {
-        let most = rest.floor_char_boundary(LONGEST - lead.len() - MARK.len_utf8());
-        let cut = rest[..most].rfind(' ').filter(|at| *at > 0).unwrap_or(most);
+        let most = truncate(rest, LONGEST - lead.len() - MARK.len_utf8());
+        let space = most.rfind(' ').filter(|at| *at > 0);
+        let cut = space.unwrap_or(most.len());
         pieces.push(format!("{lead}{}{MARK}", rest[..cut].trim_end()));
         rest = rest[cut..].trim_start();
         lead = "…";

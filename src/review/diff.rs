@@ -1,8 +1,12 @@
 //! Unified diffs.
+//!
+//! Two texts are compared and printed by `similar`. Where the edits are known already, nothing has
+//! to be searched for, so [`FileDiff::of_edits`] takes time in proportion to the file, which may be
+//! 128 MiB long; `similar` has no printer for differences that it hasn't found itself.
 
 use std::fmt::Write as _;
 
-use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
+use similar::{Algorithm, DiffOp, TextDiff, capture_diff_slices, group_diff_ops};
 
 use super::edit::Edit;
 
@@ -21,7 +25,7 @@ pub struct FileDiff<'a> {
 }
 
 impl FileDiff<'_> {
-    /// The diff, known from the edits that made it: nothing has to be searched for, however long the file is.
+    /// The diff, known from the edits that made it.
     pub fn of_edits(&self, edits: &[Edit]) -> String {
         let old: Vec<&str> = self.old.split_inclusive('\n').collect();
         let new: Vec<&str> = self.new.split_inclusive('\n').collect();
@@ -56,10 +60,11 @@ impl FileDiff<'_> {
 
     /// The diff of two texts of which nothing more is known.
     pub fn of_texts(&self) -> String {
-        let old: Vec<&str> = self.old.split_inclusive('\n').collect();
-        let new: Vec<&str> = self.new.split_inclusive('\n').collect();
-        let ops = capture_diff_slices(Algorithm::Myers, &old, &new);
-        self.print(&old, &new, ops)
+        TextDiff::from_lines(self.old, self.new)
+            .unified_diff()
+            .context_radius(CONTEXT)
+            .header(&format!("a/{}", self.name), &format!("b/{}", self.name))
+            .to_string()
     }
 
     fn print(&self, old: &[&str], new: &[&str], ops: Vec<DiffOp>) -> String {

@@ -1,9 +1,14 @@
 //! A patch, as edits of the lines that its author wrote.
 //!
 //! A diff of the file itself can be read, reviewed and even applied where a diff of two renderings
-//! can't: line numbers, comments and notation are the author's. Block YAML is edited in whole lines; what is written
-//! otherwise (JSON, flow collections, aliases) isn't edited at all. Whoever calls this reads the edited text again
-//! and compares, so an edit is never shown that isn't exactly the patch.
+//! can't: line numbers, comments and notation are the author's. Block YAML is edited in whole lines.
+//! Other notations (JSON, flow collections, aliases) aren't edited at all.
+//!
+//! [`rewrite`](super::rewrite) reads the edited text again and compares, so an edit is never shown
+//! that isn't exactly the patch. The crate `yamlpatch` makes such edits too. It parses with
+//! tree-sitter, a second reading of YAML that may differ from the one that the rules judged, and it
+//! leaves the comparison to its caller; so the edits here are made from the places that
+//! [`migration_gate_yaml`] noted.
 
 use std::ops::Range;
 

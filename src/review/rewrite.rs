@@ -1,4 +1,7 @@
-//! What the manifests become: their own text edited, or a rendering where that can't be.
+//! The manifests after the patch: their own text edited, or a rendering where that can't be.
+//!
+//! Edited text is read again, and shown only if it says exactly the value that the API server would
+//! store. That check is the reason to keep edits of our own; see [`edit`](super::edit).
 
 use serde_json::Value;
 

@@ -19,6 +19,7 @@ use super::webhook::Webhook;
 use crate::admission::{self, AdmissionRequest, Answer, DecodeError, ReviewError};
 use crate::api::observe::chain;
 use migration_gate_core::gates::Config;
+use migration_gate_core::text::truncate;
 
 /// From this size on, in bytes, reviews are decided one at a time, and on a thread of their own, so
 /// that the connections that share this one don't wait.
@@ -187,7 +188,7 @@ impl Reviewer {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST_LOGGED)]
+    truncate(text, LONGEST_LOGGED)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use migration_gate_core::gates::LogFormat;
+use migration_gate_core::text::truncate;
 
 /// The kubelet reads no more of a termination message.
 const TERMINATION_LIMIT: usize = 4096;
@@ -109,7 +110,8 @@ impl Output {
 /// Outside of a container there is no such file, and none is made.
 pub(super) fn write_termination_message(path: &Path, message: &str) -> std::io::Result<()> {
     let file = OpenOptions::new().write(true).truncate(true).open(path);
-    match file.and_then(|mut file| file.write_all(clip(message, TERMINATION_LIMIT).as_bytes())) {
+    match file.and_then(|mut file| file.write_all(truncate(message, TERMINATION_LIMIT).as_bytes()))
+    {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         written => written,
     }
@@ -117,7 +119,7 @@ pub(super) fn write_termination_message(path: &Path, message: &str) -> std::io::
 
 /// The reason, and as many of the last lines as there is room for.
 fn termination_message(reason: &str, tail: &[String]) -> String {
-    let mut message = clip(reason, TERMINATION_LIMIT).to_owned();
+    let mut message = truncate(reason, TERMINATION_LIMIT).to_owned();
     let mut room = TERMINATION_LIMIT - message.len();
     let mut from = tail.len();
     while from > 0 && tail[from - 1].len() < room {
@@ -130,7 +132,7 @@ fn termination_message(reason: &str, tail: &[String]) -> String {
         && room > "\n…".len()
     {
         message.push('\n');
-        message.push_str(clip(line, room - "\n…".len()));
+        message.push_str(truncate(line, room - "\n…".len()));
         message.push('…');
     }
     for line in &tail[from..] {
@@ -138,11 +140,6 @@ fn termination_message(reason: &str, tail: &[String]) -> String {
         message.push_str(line);
     }
     message
-}
-
-/// The text's beginning, at most that many bytes of it.
-fn clip(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
 }
 
 #[cfg(test)]

@@ -19,5 +19,6 @@ pub mod podspec;
 pub mod prefilter;
 pub mod record;
 pub mod request;
+pub mod text;
 pub mod validate;
 pub mod verdict;

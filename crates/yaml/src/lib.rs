@@ -5,6 +5,9 @@
 //! thousand. What is read here is what they would send, with one exception: a key that occurs twice in a mapping is an
 //! error here, as it is for kustomize, where `kubectl` keeps the last one in silence. JSON is read as the YAML that it is.
 //!
+//! No published crate does this: those that keep places (`serde-saphyr`, `marked-yaml`) read YAML 1.2,
+//! or fill types that are known beforehand. The parser below is `granit-parser`'s.
+//!
 //! Nothing here panics, and memory is bounded by the text: nesting ends at [`MAX_DEPTH`], and what
 //! aliases copy at [`ALIAS_BUDGET`].
 

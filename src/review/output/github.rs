@@ -1,4 +1,7 @@
 //! Workflow commands: GitHub shows them beside the lines of a pull request.
+//!
+//! The syntax is one line a command with two rules of escaping, for which no crate is worth its
+//! place.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,6 @@
-//! For programs. `docs/review.md` describes the document; what it says there stays true within a version.
+//! For programs, in the form that `docs/review.md` describes and that stays within a version.
+//!
+//! The document has types of its own, so that a change of the report's types can't change it.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,7 @@
-//! JUnit XML: a suite a file, a case an object. Violations fail a case, warnings are told in its output.
+//! JUnit XML: a suite a file, a case an object. Violations fail a case, its output has the warnings.
+//!
+//! The four elements are written by hand, which is shorter than the model of `quick-junit` and its
+//! XML writer; the escaping is tested.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

@@ -1,8 +1,11 @@
 //! SARIF 2.1.0 (OASIS, 27 March 2020), as code scanning services read it.
+//!
+//! The few members that are needed are written as JSON: the types of `serde-sarif` cover the whole
+//! standard and would be more to read than this.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{Place, Places};
@@ -110,18 +113,15 @@ fn notification(code: &str, message: &str, location: &Value) -> Value {
     })
 }
 
-/// A path as a URI reference (RFC 3986): what may not stand in one is percent-encoded.
+/// The characters that RFC 3986 has encoded in a path.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// A path as a URI reference.
 fn uri(path: &str) -> String {
-    let mut uri = String::with_capacity(path.len());
-    for byte in path.trim_start_matches("./").bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                uri.push(char::from(byte));
-            }
-            byte => {
-                let _ = write!(uri, "%{byte:02X}");
-            }
-        }
-    }
-    uri
+    utf8_percent_encode(path.trim_start_matches("./"), PATH).to_string()
 }

@@ -1,4 +1,7 @@
 //! Label selectors.
+//!
+//! The rules of `metav1.LabelSelector` are a few lines, and `kube-core`, which has them too, would
+//! bring a client's types into this crate.
 
 use std::collections::BTreeMap;
 
