@@ -1,10 +1,10 @@
 //! The subcommand `review`: the webhooks' rules over manifests, before a cluster sees them.
 //!
-//! [`input`] gathers texts (or [`live`] the objects of a cluster), [`manifest`] finds the objects in
-//! them, and [`engine`] asks the webhooks' own rules what they would do with each, and [`lint`]
+//! [`input`] gathers texts (or [`live`] the objects of a cluster), [`manifest`] finds the objects
+//! in them, and [`engine`] asks the webhooks' own rules what they would do with each, and [`lint`]
 //! about trouble that shows later. The [`report`] holds the answers. [`rewrite`] shows changes as
-//! edits of the text, and [`output`] prints. The steps from `manifest` to `rewrite` neither read nor
-//! print.
+//! edits of the text, and [`output`] prints. The steps from `manifest` to `rewrite` neither read
+//! nor print.
 
 pub mod codes;
 pub mod diff;
@@ -54,8 +54,8 @@ pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// The namespace of objects that name none [default: that of the kustomization beside the file];
-    /// with --live, the only one to look at
+    /// The namespace of objects that name none [default: that of the kustomization beside the
+    /// file]; with --live, the only one to look at
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 

@@ -1,8 +1,8 @@
 //! A patch, as edits of the lines that its author wrote.
 //!
 //! A diff of the file itself can be read, reviewed and even applied where a diff of two renderings
-//! can't: line numbers, comments and notation are the author's. Block YAML is edited in whole lines.
-//! Other notations (JSON, flow collections, aliases) aren't edited at all.
+//! can't: line numbers, comments and notation are the author's. Block YAML is edited in whole
+//! lines. Other notations (JSON, flow collections, aliases) aren't edited at all.
 //!
 //! [`rewrite`](super::rewrite) reads the edited text again and compares, so an edit is never shown
 //! that isn't exactly the patch. The crate `yamlpatch` makes such edits too. It parses with
@@ -263,7 +263,8 @@ impl Editor<'_> {
             .then_some((position.line - 1, position.column - 1))
     }
 
-    /// The line after the last one of a node, from 0. A block scalar's span takes in the blank lines after it.
+    /// The line after the last one of a node, from 0. A block scalar's span takes in the blank
+    /// lines after it.
     fn line_after(&self, node: &Node) -> usize {
         let end = self.text[..node.span.end()].trim_end().len();
         self.lines

@@ -38,8 +38,8 @@ pub struct Unreadable {
     pub message: String,
 }
 
-/// Reads what the paths name, `-` being standard input. Folders are read with all that is below them, in the order of
-/// their names: `*.yaml`, `*.yml` and `*.json`, but nothing hidden.
+/// Reads what the paths name, `-` being standard input. Folders are read with all that is below
+/// them, in the order of their names: `*.yaml`, `*.yml` and `*.json`, but nothing hidden.
 pub fn gather(paths: &[PathBuf], stdin: impl Read) -> (Vec<SourceText>, Vec<Unreadable>) {
     let mut gatherer = Gatherer {
         left: MAX_INPUT,

@@ -22,7 +22,7 @@ use migration_gate_core::podspec::{CONTAINER_LISTS, default_container, list, nam
 use migration_gate_core::request::Request;
 
 /// Lints of one gate that holds something.
-const OF_GATES: [fn(&Held<'_>) -> Vec<Finding>; 9] = [
+const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 9] = [
     job::mutable_tag,
     job::no_job,
     job::version_mismatch,
@@ -40,8 +40,8 @@ const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 2] = [env_from::lint, namespa
 /// Every warning about these objects, in no particular order.
 pub fn lints(config: &Config, objects: &[Reviewed<'_>]) -> Vec<Finding> {
     let world = World::new(config, objects);
-    let held = config.gates.iter().filter_map(|gate| world.held(gate));
-    let of_gates = held.flat_map(|held| OF_GATES.map(|lint| lint(&held)).into_iter().flatten());
+    let gated = config.gates.iter().filter_map(|gate| world.gated(gate));
+    let of_gates = gated.flat_map(|gated| OF_GATES.map(|lint| lint(&gated)).into_iter().flatten());
     let of_objects = OF_OBJECTS.iter().flat_map(|lint| lint(&world));
     of_gates.chain(of_objects).collect()
 }
@@ -54,7 +54,7 @@ struct World<'w> {
 }
 
 /// A gate with the objects that concern it.
-struct Held<'w> {
+struct Gated<'w> {
     world: &'w World<'w>,
     gate: &'w Gate,
     /// The index of its Job, where that is among the objects.
@@ -113,12 +113,12 @@ impl<'w> World<'w> {
         })
     }
 
-    /// What a gate holds; `None` if that is nothing.
-    fn held(&'w self, gate: &'w Gate) -> Option<Held<'w>> {
+    /// A gate with its objects; `None` if it holds none.
+    fn gated(&'w self, gate: &'w Gate) -> Option<Gated<'w>> {
         let workloads: Vec<usize> = (0..self.objects.len())
             .filter(|index| self.objects[*index].gate.as_ref() == Some(&gate.name))
             .collect();
-        (!workloads.is_empty()).then(|| Held {
+        (!workloads.is_empty()).then(|| Gated {
             world: self,
             gate,
             job: self.find("batch", "Job", &gate.namespace, &gate.job),

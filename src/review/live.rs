@@ -1,4 +1,5 @@
-//! What is in a cluster, as sources: so that it is known what the rules will say before they are installed.
+//! What is in a cluster, as sources: so that it is known what the rules will say before they are
+//! installed.
 
 use std::time::Duration;
 
@@ -20,9 +21,11 @@ const PAGE: u32 = 250;
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Every object of the cluster that a rule or a warning is about, each as a source of its own, and what could not be listed.
+/// Every object of the cluster that a rule or a warning is about, each as a source of its own, and
+/// what could not be listed.
 ///
-/// What a controller owns is left out: its owner is there, and that is what people change. Secrets are not read.
+/// What a controller owns is left out: its owner is there, and that is what people change. Secrets
+/// are not read.
 pub fn fetch(
     config: &Config,
     namespace: Option<&str>,

@@ -7,7 +7,8 @@ use migration_gate_core::field::{FieldPath, Step};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_yaml::{Document, Span, SyntaxError, documents};
 
-/// The namespace of an object that names none, where nothing else does: the one that `kubectl` would take.
+/// The namespace of an object that names none, where nothing else does: the one that `kubectl`
+/// would take.
 pub const FALLBACK_NAMESPACE: &str = "default";
 
 /// A source with its documents.

@@ -54,8 +54,8 @@ fn document_of(report: &Report<'_>, object: usize) -> usize {
     report.objects[object].manifest.document
 }
 
-/// The edits of one document, whose changed objects these are. `None` unless what is read from the edited text is what
-/// the API server would store.
+/// The edits of one document, whose changed objects these are. `None` unless what is read from the
+/// edited text is what the API server would store.
 fn edits_of(
     report: &Report<'_>,
     loaded: &Loaded,
@@ -113,7 +113,8 @@ fn at_mut<'v>(value: &'v mut Value, steps: &[Step]) -> Option<&'v mut Value> {
     })
 }
 
-/// The unified diffs of a source: one of its own text, and one for each object that had to be rendered.
+/// The unified diffs of a source: one of its own text, and one for each object that had to be
+/// rendered.
 pub fn diffs(report: &Report<'_>, source: usize) -> Vec<String> {
     let rewrite = rewrite(report, source);
     let source = &report.loaded[source].source;
@@ -142,7 +143,8 @@ fn rendered_diff(name: &str, object: &Reviewed<'_>) -> Option<String> {
     Some(diff.of_texts())
 }
 
-/// A source's name behind `a/` and `b/`, as git has it: no root, nothing before the working directory.
+/// A source's name behind `a/` and `b/`, as git has it: no root, nothing before the working
+/// directory.
 fn label(name: &str) -> String {
     if name == STDIN {
         return "stdin".to_owned();
@@ -181,8 +183,8 @@ pub fn yaml(report: &Report<'_>, source: usize) -> String {
     out
 }
 
-/// Whether a document is printed as it is written: unless an object in it was rendered, an item in it is no object, or it
-/// is an AdmissionReview, of which only the object is a manifest.
+/// Whether a document is printed as it is written: unless an object in it was rendered, an item in
+/// it is no object, or it is an AdmissionReview, of which only the object is a manifest.
 fn document_is_text(
     rewrite: &Rewrite,
     report: &Report<'_>,
@@ -204,8 +206,9 @@ fn document_is_text(
     !rendered && !captured && !bad
 }
 
-/// Whether another document can follow: a line break is part of a block scalar that ends with its file, and a document
-/// that lacks one would say something else with it (YAML 1.2, section 8.1.1.2).
+/// Whether another document can follow: a line break is part of a block scalar that ends with its
+/// file, and a document that lacks one would say something else with it (YAML 1.2, section
+/// 8.1.1.2).
 fn bears_a_line_break(text: &str, document: &Document) -> bool {
     let text = &text[document.span.range()];
     let reread = || documents(&format!("{text}\n")).next()?.ok();

@@ -186,7 +186,8 @@ proptest! {
             3 => serde_json::to_string_pretty(&object).expect("JSON"),
             _ => block.trim_end().to_owned(),
         };
-        // A text with CRLF in a block scalar is another text, so it is only seen not to break anything.
+        // A text with CRLF in a block scalar is another text, so it is only seen not to break
+        // anything.
         check(&text);
     }
 

@@ -16,7 +16,8 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// What is read of a path in the folder: names relative to it, with the namespaces that objects go to.
+/// What is read of a path in the folder: names relative to it, with the namespaces that objects go
+/// to.
 fn read(folder: &Path, path: &str) -> Vec<String> {
     let (sources, unreadable) = gather(&[folder.join(path)], std::io::empty());
     let relative = |name: &str| {

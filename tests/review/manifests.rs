@@ -193,7 +193,8 @@ fn a_reserved_name_is_the_only_thing_told_of_the_waiter() {
     assert!(!codes.contains(&"waiter-missing 1".to_owned()), "{codes:?}");
 }
 
-/// What a cluster has already is reviewed as an update: the waiter of another release is kept, as on the next apply.
+/// What a cluster has already is reviewed as an update: the waiter of another release is kept, as
+/// on the next apply.
 #[test]
 fn what_is_stored_is_reviewed_as_an_update() {
     use migration_gate::review::rewrite;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{Held, below, called, containers, metadata, selects, texts, words};
+use super::{Gated, below, called, containers, metadata, selects, texts, words};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
@@ -19,16 +19,16 @@ type Services<'w> = HashMap<&'w str, &'w str>;
 
 /// The Job's containers name a held Deployment: by a Service that leads to it, or in a command
 /// that waits for it.
-pub(super) fn needs(held: &Held<'_>) -> Vec<Finding> {
-    let Some(job) = held.job else {
+pub(super) fn needs(gated: &Gated<'_>) -> Vec<Finding> {
+    let Some(job) = gated.job else {
         return Vec::new();
     };
-    let services = services(held);
+    let services = services(gated);
     let mut findings = Vec::new();
-    for (place, container) in containers(held.world.request(job)) {
+    for (place, container) in containers(gated.world.request(job)) {
         let mut add = |field: &FieldPath, text: &str, through: &str| {
-            if let Some(dependency) = mentioned(held, &services, text) {
-                let message = explained(held.gate, container, &dependency) + through;
+            if let Some(dependency) = mentioned(gated, &services, text) {
+                let message = explained(gated.gate, container, &dependency) + through;
                 findings.push(Finding::new(
                     job,
                     Code::Deadlock,
@@ -40,7 +40,7 @@ pub(super) fn needs(held: &Held<'_>) -> Vec<Finding> {
         for (field, text) in texts(container) {
             add(&field, text, "");
         }
-        for (field, name, text) in config_maps(held, container) {
+        for (field, name, text) in config_maps(gated, container) {
             add(&field, text, &format!(" (through ConfigMap `{name}`)"));
         }
     }
@@ -63,14 +63,14 @@ fn explained(gate: &Gate, container: &Value, dependency: &Dependency<'_>) -> Str
     )
 }
 
-fn services<'w>(held: &Held<'w>) -> Services<'w> {
-    let world = held.world;
+fn services<'w>(gated: &Gated<'w>) -> Services<'w> {
+    let world = gated.world;
     let name = |index: usize| world.request(index).name();
     world
-        .of_kind("", "Service", &held.gate.namespace)
+        .of_kind("", "Service", &gated.gate.namespace)
         .filter_map(|service| {
             let selector = world.object(service).pointer("/spec/selector")?;
-            let deployment = held.workloads.iter().find(|deployment| {
+            let deployment = gated.workloads.iter().find(|deployment| {
                 let object = world.object(**deployment);
                 selects(selector, object.pointer("/spec/template/metadata/labels"))
             })?;
@@ -79,12 +79,12 @@ fn services<'w>(held: &Held<'w>) -> Services<'w> {
         .collect()
 }
 
-fn mentioned<'w>(held: &Held<'w>, services: &Services<'w>, text: &str) -> Option<Dependency<'w>> {
+fn mentioned<'w>(gated: &Gated<'w>, services: &Services<'w>, text: &str) -> Option<Dependency<'w>> {
     words(text).find_map(|word| {
         // A Service's name is a DNS label, so what follows the first dot isn't of it.
         let label = word.split('.').next().unwrap_or(word);
         if let Some((service, deployment)) = services.get_key_value(label)
-            && is_host(word, service, &held.gate.namespace)
+            && is_host(word, service, &gated.gate.namespace)
         {
             return Some(Dependency {
                 what: format!("Service `{service}`"),
@@ -99,9 +99,10 @@ fn mentioned<'w>(held: &Held<'w>, services: &Services<'w>, text: &str) -> Option
         ) {
             return None;
         }
-        held.workloads
+        gated
+            .workloads
             .iter()
-            .filter_map(|index| held.world.manifest(*index).request.name())
+            .filter_map(|index| gated.world.manifest(*index).request.name())
             .find(|held| *held == name)
             .map(|deployment| Dependency {
                 what: format!("`{word}`"),
@@ -129,10 +130,10 @@ fn is_host(word: &str, service: &str, namespace: &str) -> bool {
 
 /// The values that a container gets from a reviewed ConfigMap, with the field that brings them and
 /// the ConfigMap's name.
-fn config_maps<'w>(held: &Held<'w>, container: &'w Value) -> Vec<(FieldPath, &'w str, &'w str)> {
-    let world = held.world;
+fn config_maps<'w>(gated: &Gated<'w>, container: &'w Value) -> Vec<(FieldPath, &'w str, &'w str)> {
+    let world = gated.world;
     let data = |name: &str| {
-        let index = world.find("", "ConfigMap", &held.gate.namespace, name)?;
+        let index = world.find("", "ConfigMap", &gated.gate.namespace, name)?;
         world.object(index).get("data")?.as_object()
     };
     let mut values = Vec::new();
@@ -163,18 +164,18 @@ fn config_maps<'w>(held: &Held<'w>, container: &'w Value) -> Vec<(FieldPath, &'w
 }
 
 /// The applier creates the Job only once the Deployments are ready, and they never are.
-pub(super) fn order(held: &Held<'_>) -> Vec<Finding> {
-    let Some(job) = held.job else {
+pub(super) fn order(gated: &Gated<'_>) -> Vec<Finding> {
+    let Some(job) = gated.job else {
         return Vec::new();
     };
-    late_hook(held, job)
-        .or_else(|| late_wave(held, job))
+    late_hook(gated, job)
+        .or_else(|| late_wave(gated, job))
         .into_iter()
         .collect()
 }
 
-fn annotation<'w>(held: &Held<'w>, index: usize, key: &str) -> Option<&'w str> {
-    metadata(held.world.object(index), "annotations", key)
+fn annotation<'w>(gated: &Gated<'w>, index: usize, key: &str) -> Option<&'w str> {
+    metadata(gated.world.object(index), "annotations", key)
 }
 
 fn at(key: &str) -> FieldPath {
@@ -195,36 +196,36 @@ const LATE_HOOKS: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-fn late_hook(held: &Held<'_>, job: usize) -> Option<Finding> {
+fn late_hook(gated: &Gated<'_>, job: usize) -> Option<Finding> {
     LATE_HOOKS.iter().find_map(|(key, late, advice)| {
-        let hooks = annotation(held, job, key)?.split(',').map(str::trim);
+        let hooks = annotation(gated, job, key)?.split(',').map(str::trim);
         let hook = hooks.into_iter().find(|hook| late.contains(hook))?;
         let message = format!(
             "as a `{hook}` hook the Job comes after the Deployments of gate `{}`, which wait for it: {advice}",
-            held.gate.name
+            gated.gate.name
         );
         Some(Finding::new(job, Code::Deadlock, at(key), message))
     })
 }
 
-fn late_wave(held: &Held<'_>, job: usize) -> Option<Finding> {
+fn late_wave(gated: &Gated<'_>, job: usize) -> Option<Finding> {
     let wave = |index: usize| -> i64 {
-        annotation(held, index, WAVE)
+        annotation(gated, index, WAVE)
             .and_then(|wave| wave.trim().parse().ok())
             .unwrap_or(0)
     };
-    let hook = annotation(held, job, "argocd.argoproj.io/hook");
+    let hook = annotation(gated, job, "argocd.argoproj.io/hook");
     if hook.is_some_and(|hook| hook.contains("PreSync")) {
         return None;
     }
-    let earlier = held
+    let earlier = gated
         .workloads
         .iter()
         .find(|index| wave(**index) < wave(job))?;
     let message = format!(
         "Argo CD applies the Job in wave {}, once Deployment `{}` of wave {} is healthy, which waits for the Job; put the Job in the same wave or an earlier one",
         wave(job),
-        held.world.manifest(*earlier).name(),
+        gated.world.manifest(*earlier).name(),
         wave(*earlier)
     );
     Some(Finding::new(job, Code::Deadlock, at(WAVE), message))

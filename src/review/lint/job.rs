@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Held, guarded_image, metadata};
+use super::{Gated, guarded_image, metadata};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
@@ -11,31 +11,31 @@ use migration_gate_core::image::{Version, same_version};
 use migration_gate_core::podspec::{list, pod_kind};
 use migration_gate_core::request::Request;
 
-pub(super) fn no_job(held: &Held<'_>) -> Vec<Finding> {
-    if held.job.is_some() {
+pub(super) fn no_job(gated: &Gated<'_>) -> Vec<Finding> {
+    if gated.job.is_some() {
         return Vec::new();
     }
-    let gate = held.gate;
+    let gate = gated.gate;
     let message = format!(
         "gate `{}` waits for Job {}/{}, which is not among the reviewed manifests; without it and without a record of this version no pod starts: review it together with them, or make sure that it comes from elsewhere",
         gate.name, gate.namespace, gate.job
     );
     vec![Finding::new(
-        held.workloads[0],
+        gated.workloads[0],
         Code::NoJob,
         FieldPath::default(),
         message,
     )]
 }
 
-pub(super) fn suspended(held: &Held<'_>) -> Vec<Finding> {
-    let suspended = held
-        .job
-        .filter(|job| held.world.object(*job).pointer("/spec/suspend") == Some(&Value::Bool(true)));
+pub(super) fn suspended(gated: &Gated<'_>) -> Vec<Finding> {
+    let suspended = gated.job.filter(|job| {
+        gated.world.object(*job).pointer("/spec/suspend") == Some(&Value::Bool(true))
+    });
     let finding = suspended.map(|job| {
         let message = format!(
             "the Job is suspended, so the Deployments of gate `{}` wait until somebody resumes it",
-            held.gate.name
+            gated.gate.name
         );
         let field = FieldPath::from_iter(["spec", "suspend"]);
         Finding::new(job, Code::JobSuspended, field, message)
@@ -43,30 +43,33 @@ pub(super) fn suspended(held: &Held<'_>) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
-pub(super) fn mutable_tag(held: &Held<'_>) -> Vec<Finding> {
-    if held.gate.freshness == Freshness::Any {
+pub(super) fn mutable_tag(gated: &Gated<'_>) -> Vec<Finding> {
+    if gated.gate.freshness == Freshness::Any {
         return Vec::new();
     }
-    let mutable = held
+    let mutable = gated
         .images()
         .filter(|(_, _, image)| Version::of(image).is_mutable());
     mutable
         .map(|(index, field, image)| {
             let message = format!(
                 "`{image}` says nothing about its version, so a Job that completed for an older image of the same name opens gate `{}`; use a tag other than `latest`, or a digest",
-                held.gate.name
+                gated.gate.name
             );
             Finding::new(index, Code::MutableTag, field, message)
         })
         .collect()
 }
 
-pub(super) fn version_mismatch(held: &Held<'_>) -> Vec<Finding> {
-    let gate = held.gate;
-    let Some(migrated) = held.migrated().filter(|_| gate.freshness != Freshness::Any) else {
+pub(super) fn version_mismatch(gated: &Gated<'_>) -> Vec<Finding> {
+    let gate = gated.gate;
+    let Some(migrated) = gated
+        .migrated()
+        .filter(|_| gate.freshness != Freshness::Any)
+    else {
         return Vec::new();
     };
-    let other = held
+    let other = gated
         .images()
         .filter(|(_, _, image)| !same_version(image, migrated));
     other
@@ -85,12 +88,14 @@ pub(super) fn version_mismatch(held: &Held<'_>) -> Vec<Finding> {
 
 /// A Job's pod template is immutable, so a new version needs a new Job. How it gets one depends on
 /// the applier.
-pub(super) fn not_replaceable(held: &Held<'_>) -> Vec<Finding> {
-    let stays = held.job.filter(|job| !is_replaced(held.world.object(*job)));
+pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
+    let stays = gated
+        .job
+        .filter(|job| !is_replaced(gated.world.object(*job)));
     let finding = stays.map(|job| {
         let message = format!(
             "a Job's pod template can't be changed, so applying the next version fails on this Job and gate `{}` stays shut; tell the applier to replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled` (Flux), `argocd.argoproj.io/sync-options: Force=true,Replace=true` (Argo CD) or `helm.sh/hook: pre-install,pre-upgrade` (Helm); with kubectl, delete it first",
-            held.gate.name
+            gated.gate.name
         );
         let field = FieldPath::from_iter(["metadata", "annotations"]);
         Finding::new(job, Code::JobNotReplaceable, field, message)
@@ -113,9 +118,9 @@ fn is_replaced(job: &Value) -> bool {
 }
 
 /// A workload that runs the Job's own image beside the held ones: most likely forgotten.
-pub(super) fn not_held(held: &Held<'_>) -> Vec<Finding> {
-    let (gate, world) = (held.gate, held.world);
-    let Some(migrated) = held.migrated() else {
+pub(super) fn not_held(gated: &Gated<'_>) -> Vec<Finding> {
+    let (gate, world) = (gated.gate, gated.world);
+    let Some(migrated) = gated.migrated() else {
         return Vec::new();
     };
     let forgotten = world.objects.iter().enumerate().filter(|(_, object)| {
@@ -155,7 +160,7 @@ fn runs(request: &Request<'_>, image: &str) -> bool {
     })
 }
 
-impl<'w> Held<'w> {
+impl<'w> Gated<'w> {
     /// The image that the Job migrates for.
     fn migrated(&self) -> Option<&'w str> {
         Some(guarded_image(self.world.object(self.job?))?.1)

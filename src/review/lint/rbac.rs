@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Held, World};
+use super::{Gated, World};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
@@ -56,25 +56,27 @@ fn permissions<'g>(gate: &'g Gate, record: &'g str) -> [Permission<'g>; 4] {
     ]
 }
 
-pub(super) fn lint(held: &Held<'_>) -> Vec<Finding> {
+pub(super) fn lint(gated: &Gated<'_>) -> Vec<Finding> {
     let mut accounts: BTreeMap<&str, usize> = BTreeMap::new();
-    for index in &held.workloads {
-        let spec = held.world.stored(*index).pointer("/spec/template/spec");
-        let account = spec.and_then(account).unwrap_or(&held.gate.service_account);
+    for index in &gated.workloads {
+        let spec = gated.world.stored(*index).pointer("/spec/template/spec");
+        let account = spec
+            .and_then(account)
+            .unwrap_or(&gated.gate.service_account);
         accounts.entry(account).or_insert(*index);
     }
     let findings = accounts
         .into_iter()
-        .filter_map(|(account, workload)| of_account(held, account, workload));
+        .filter_map(|(account, workload)| of_account(gated, account, workload));
     findings.collect()
 }
 
-fn of_account(held: &Held<'_>, account: &str, workload: usize) -> Option<Finding> {
-    let namespace = &held.gate.namespace;
+fn of_account(gated: &Gated<'_>, account: &str, workload: usize) -> Option<Finding> {
+    let namespace = &gated.gate.namespace;
     // A role that is not among the manifests may grant everything.
-    let granted = Granted::to(held.world, namespace, account)?;
-    let record = names::record(&held.gate.name);
-    let needed = permissions(held.gate, &record);
+    let granted = Granted::to(gated.world, namespace, account)?;
+    let record = names::record(&gated.gate.name);
+    let needed = permissions(gated.gate, &record);
     let missing: Vec<(String, &str)> = needed
         .iter()
         .filter_map(|needed| Some((granted.missing(needed)?, needed.without)))
@@ -87,7 +89,7 @@ fn of_account(held: &Held<'_>, account: &str, workload: usize) -> Option<Finding
         );
         (Code::MissingRbac, message)
     } else {
-        let there = held.world.find("", "ServiceAccount", namespace, account);
+        let there = gated.world.find("", "ServiceAccount", namespace, account);
         if there.is_some() {
             return None;
         }

@@ -164,7 +164,8 @@ impl<W: Write> Printer<'_, W> {
     }
 }
 
-/// The part of a line that is shown: all, or of a line of minified JSON, say, what is around the place.
+/// The part of a line that is shown: all, or of a line of minified JSON, say, what is around the
+/// place.
 fn window(line: &str, start: usize) -> Range<usize> {
     if line.chars().count() <= MAX_LINE {
         return 0..line.len();
@@ -178,7 +179,8 @@ fn clean(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\t' => ' ',
-            // Controls, and what turns the direction of text around so that it reads as something else.
+            // Controls, and what turns the direction of text around so that it reads as something
+            // else.
             c if c.is_control() => char::REPLACEMENT_CHARACTER,
             '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 char::REPLACEMENT_CHARACTER

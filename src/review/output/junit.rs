@@ -1,4 +1,5 @@
-//! JUnit XML: a suite a file, a case an object. Violations fail a case, its output has the warnings.
+//! JUnit XML: a suite a file, a case an object. Violations fail a case, its output has the
+//! warnings.
 //!
 //! The four elements are written by hand, which is shorter than the model of `quick-junit` and its
 //! XML writer; the escaping is tested.
@@ -138,7 +139,8 @@ fn located(place: Place<'_>, message: &str) -> String {
     )
 }
 
-/// Text for an attribute or an element. XML 1.0 has no place for most control characters, not even escaped.
+/// Text for an attribute or an element. XML 1.0 has no place for most control characters, not even
+/// escaped.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
