@@ -30,11 +30,11 @@ help: ## List the targets
 .PHONY: demo
 demo: packages ## What the webhooks would do to PieFed's manifests, as they should be and as they were
 	$(call say,building migration-gate (about a minute on two cores$(comma) once))
-	@cargo build --quiet --locked
+	@cargo build --quiet --locked --package migration-gate
 	$(call say,migration-gate review examples/piefed)
-	@cargo run --quiet --locked -- review examples/piefed
+	@cargo run --quiet --locked --package migration-gate -- review examples/piefed
 	$(call say,migration-gate review examples/piefed-old (exit code 1$(comma) as it has violations))
-	@! cargo run --quiet --locked -- review examples/piefed-old
+	@! cargo run --quiet --locked --package migration-gate -- review examples/piefed-old
 
 .PHONY: test
 test: packages ## Everything: lints, dependencies' licences, all tests (some 30 minutes on two cores at first, 8 when all is cached)

@@ -25,7 +25,7 @@ cp -r Cargo.toml Cargo.lock README.md crates src "$work"
 made=$work/migration-gate_bin.cdx.json
 
 # Cargo's own word on what is linked, against what the file lists.
-cargo tree --locked --target "$target" --edges normal,no-proc-macro --prefix none --format '{p}' |
+cargo tree --locked --package migration-gate --target "$target" --edges normal,no-proc-macro --prefix none --format '{p}' |
     sed -n 's/^\([^ ]*\) v\([^ ]*\).*/pkg:cargo\/\1@\2/p' | sort -u >"$work/linked"
 missing=$(while read -r crate; do
     grep -qF -e "\"purl\": \"$crate\"" -e "\"purl\": \"$crate?" "$made" || echo "$crate"

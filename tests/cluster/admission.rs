@@ -5,27 +5,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::image::BUSYBOX;
-use crate::kubectl::Kubectl;
-use crate::poll::{Look, until};
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::image::BUSYBOX;
+use testkit::kubectl::Kubectl;
+use testkit::poll::{Look, until};
+use testkit::release::Release;
 
-pub(crate) const TESTS: [Test; 3] = [
-    Test::exclusive(
-        "admission::an_offender_from_before_is_corrected_and_rolls_out",
+testkit::tests! {
+    exclusive:
         an_offender_from_before_is_corrected_and_rolls_out,
-    ),
-    Test::exclusive(
-        "admission::applying_again_restarts_nothing_whoever_applies",
         applying_again_restarts_nothing_whoever_applies,
-    ),
-    Test::exclusive(
-        "admission::what_is_refused_and_what_is_not",
-        what_is_refused_and_what_is_not,
-    ),
-];
+        what_is_refused_and_what_is_not;
+}
 
 const APPLICATION: &str = "piefed-application";
 const FORBIDDEN: &str = "{name: PIEFED_INIT_CONTAINER, value: 'true'}";

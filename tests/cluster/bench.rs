@@ -6,11 +6,11 @@ mod waiter;
 
 use std::time::Duration;
 
-use crate::harness::Test;
+use testkit::suite::Test;
 
 /// All of them.
-pub(crate) fn benches() -> impl Iterator<Item = Test> {
-    waiter::BENCHES.into_iter().chain(admission::BENCHES)
+pub(crate) fn benches() -> Vec<Test> {
+    [waiter::tests(), admission::tests()].concat()
 }
 
 /// Times, as they were measured.

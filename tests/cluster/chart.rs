@@ -21,24 +21,26 @@ use anyhow::{Result, anyhow};
 use migration_gate_yaml as yaml;
 use serde_json::Value;
 
-use crate::harness::Test;
-use crate::process;
+use testkit::process;
+use testkit::suite::Test;
 
 /// All of them; first the one that keeps a processor busy, as the others mostly wait.
-pub(crate) fn tests() -> impl Iterator<Item = Test> {
-    accepted::TESTS
-        .into_iter()
-        .chain(render::TESTS)
-        .chain(values::TESTS)
-        .chain(notes::TESTS)
-        .chain(readme::TESTS)
-        .chain(packaging::TESTS)
-        .chain(lifecycle::TESTS)
-        .chain(ownership::TESTS)
-        .chain(guard::TESTS)
-        .chain(certificates::TESTS)
-        .chain(upgrading::TESTS)
-        .chain(ejecting::TESTS)
+pub(crate) fn tests() -> Vec<Test> {
+    [
+        accepted::tests(),
+        render::tests(),
+        values::tests(),
+        notes::tests(),
+        readme::tests(),
+        packaging::tests(),
+        lifecycle::tests(),
+        ownership::tests(),
+        guard::tests(),
+        certificates::tests(),
+        upgrading::tests(),
+        ejecting::tests(),
+    ]
+    .concat()
 }
 
 /// Where the chart is.

@@ -6,36 +6,21 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::release::Release;
 use crate::stories::stage::Stage;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::release::Release;
 
 const APPLICATION: &str = "piefed-application";
 
-pub(crate) const TESTS: [Test; 5] = [
-    Test::exclusive(
-        "first_deployment::pods_start_after_the_job_completes",
-        pods_start_after_the_job_completes,
-    ),
-    Test::shared(
-        "first_deployment::a_failed_job_keeps_pods_in_init_and_is_explained",
-        a_failed_job_keeps_pods_in_init_and_is_explained,
-    ),
-    Test::exclusive(
-        "first_deployment::the_old_setup_is_refused",
-        the_old_setup_is_refused,
-    ),
-    Test::shared(
-        "first_deployment::a_dry_run_shows_the_injection_and_changes_nothing",
+testkit::tests! {
+    exclusive: pods_start_after_the_job_completes;
+    shared: a_failed_job_keeps_pods_in_init_and_is_explained;
+    exclusive: the_old_setup_is_refused;
+    shared:
         a_dry_run_shows_the_injection_and_changes_nothing,
-    ),
-    Test::shared(
-        "first_deployment::the_waiter_is_restricted_and_keeps_its_token_to_itself",
-        the_waiter_is_restricted_and_keeps_its_token_to_itself,
-    ),
-];
+        the_waiter_is_restricted_and_keeps_its_token_to_itself;
+}
 
 fn example(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR"))

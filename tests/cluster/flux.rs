@@ -20,9 +20,9 @@ use kube::api::{
 };
 use serde_json::{Value, json};
 
-use crate::client::{await_object, block_on};
-use crate::cluster::Cluster;
-use crate::process::{self, Process};
+use testkit::client::{await_object, block_on};
+use testkit::cluster::Cluster;
+use testkit::process::{self, Process};
 
 const NAMESPACE: &str = "flux-system";
 /// How long a reconciliation may take on a busy machine of two cores; health checks end before that.

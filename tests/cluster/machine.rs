@@ -8,28 +8,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::harness::Test;
-use crate::poll::{Look, until};
-use crate::process::{self, Output};
-use crate::sandbox::{self, RUN_FOLDER, Sandbox};
+use testkit::poll::{Look, until};
+use testkit::process::{self, Output};
+use testkit::sandbox::{self, RUN_FOLDER, Sandbox};
 
-pub(crate) const TESTS: [Test; 2] = [
-    Test::standalone(
-        "machine::a_run_that_is_killed_leaves_nothing",
+testkit::tests! {
+    standalone:
         a_run_that_is_killed_leaves_nothing,
-    ),
-    Test::standalone(
-        "machine::where_no_node_can_run_tests_are_skipped_and_in_ci_fail",
-        where_no_node_can_run_tests_are_skipped_and_in_ci_fail,
-    ),
-];
+        where_no_node_can_run_tests_are_skipped_and_in_ci_fail;
+}
 
 /// An argument by which this test knows its processes again.
 const MARK: &str = "31415926";
 
 fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
     let runs = tempfile::tempdir()?;
-    let (folder, lock) = sandbox::claim(runs.path())?;
+    let (folder, lock) = sandbox::new_run(runs.path())?;
     let name = sandbox::cgroup(&folder);
     let cgroups = || -> Result<usize> {
         let hierarchies = sandbox::hierarchies()?;
@@ -39,7 +33,7 @@ fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
             .count())
     };
     ensure!(cgroups()? > 0);
-    let mut run = sandbox::inside()
+    let mut run = sandbox::command()
         .args(["sh", "-c", &format!("sleep {MARK} & exec sleep {MARK}")])
         .stdin(Stdio::null())
         .spawn()?;
@@ -110,7 +104,7 @@ fn as_nobody(program: &Path, ci: &str) -> Result<Output> {
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(program)
-        .args(["--exact", TESTS[0].name()])
+        .args(["--exact", tests()[0].name])
         .env("CI", ci)
         .env_remove("KUBECONFIG")
         .env_remove(RUN_FOLDER)

@@ -17,18 +17,16 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use crate::client::block_on;
-use crate::cluster::Cluster;
-use crate::harness::Test;
+use testkit::client::block_on;
+use testkit::cluster::Cluster;
 
 mod objects;
 
 use self::objects::{CONFIG_MAP, config_maps, containers, object, objects, prepare};
 
-pub(crate) const TESTS: [Test; 1] = [Test::exclusive(
-    "prefilter::the_api_server_sends_what_the_rules_refuse",
-    the_api_server_sends_what_the_rules_refuse,
-)];
+testkit::tests! {
+    exclusive: the_api_server_sends_what_the_rules_refuse;
+}
 
 /// For each kind.
 const CASES: usize = 40;
@@ -242,13 +240,13 @@ impl Scene<'_> {
         };
         let main = json!([{"name": "c", "image": "i:1"}]);
         let canary = object(kind, &json!([]), &main, &json!({}), "piefed-web", None);
-        crate::poll::until(
+        testkit::poll::until(
             "the API server to know the webhooks",
             std::time::Duration::from_secs(90),
             || match self.dry_run(kind, &canary, Put::New) {
-                Ok((Answer::Sent, ..)) => crate::poll::Look::Done(()),
-                Ok((answer, ..)) => crate::poll::Look::Pending(format!("{asked:?}: {answer:?}")),
-                Err(error) => crate::poll::Look::Failed(error),
+                Ok((Answer::Sent, ..)) => testkit::poll::Look::Done(()),
+                Ok((answer, ..)) => testkit::poll::Look::Pending(format!("{asked:?}: {answer:?}")),
+                Err(error) => testkit::poll::Look::Failed(error),
             },
         )
     }

@@ -18,15 +18,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::client::{block_on, client};
-use crate::cluster::Cluster;
-use crate::control_plane::{ControlPlane, Settings};
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::namespace::Namespace;
-use crate::poll::{Look, until};
-use crate::process::Process;
-use crate::sandbox::Sandbox;
+use testkit::client::{block_on, client};
+use testkit::cluster::Cluster;
+use testkit::control_plane::{ControlPlane, Settings};
+use testkit::kubectl::Kubectl;
+use testkit::namespace::Namespace;
+use testkit::poll::{Look, until};
+use testkit::process::Process;
+use testkit::sandbox::Sandbox;
 
 mod installed;
 mod load;
@@ -34,24 +33,13 @@ mod load;
 use self::installed::Installed;
 use self::load::Load;
 
-pub(crate) const TESTS: [Test; 4] = [
-    Test::standalone(
-        "serve::five_replicas_at_once_agree_on_one_ca",
-        five_replicas_at_once_agree_on_one_ca,
-    ),
-    Test::exclusive(
-        "serve::no_call_fails_while_certificates_rotate_and_replicas_roll",
+testkit::tests! {
+    standalone: five_replicas_at_once_agree_on_one_ca;
+    exclusive:
         no_call_fails_while_certificates_rotate_and_replicas_roll,
-    ),
-    Test::exclusive(
-        "serve::no_call_fails_while_the_files_of_a_certificate_change",
         no_call_fails_while_the_files_of_a_certificate_change,
-    ),
-    Test::exclusive(
-        "serve::a_replica_that_is_killed_costs_few_calls",
-        a_replica_that_is_killed_costs_few_calls,
-    ),
-];
+        a_replica_that_is_killed_costs_few_calls;
+}
 
 const ROUNDS: usize = 50;
 const REPLICAS: u16 = 5;

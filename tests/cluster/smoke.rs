@@ -9,36 +9,21 @@ use kube::Api;
 use kube::api::ListParams;
 use tokio::time::timeout;
 
-use crate::client::{block_on, client};
-use crate::cluster::Cluster;
-use crate::control_plane::{ControlPlane, Settings};
-use crate::harness::Test;
-use crate::image::BUSYBOX;
-use crate::sandbox::Sandbox;
+use testkit::client::{block_on, client};
+use testkit::cluster::Cluster;
+use testkit::control_plane::{ControlPlane, Settings};
+use testkit::image::BUSYBOX;
+use testkit::sandbox::Sandbox;
 
-pub(crate) const TESTS: [Test; 6] = [
-    Test::shared("smoke::a_pod_runs_to_completion", a_pod_runs_to_completion),
-    Test::shared(
-        "smoke::a_pod_reaches_the_api_with_its_token",
+testkit::tests! {
+    shared:
+        a_pod_runs_to_completion,
         a_pod_reaches_the_api_with_its_token,
-    ),
-    Test::shared(
-        "smoke::a_service_account_may_do_what_its_role_says",
         a_service_account_may_do_what_its_role_says,
-    ),
-    Test::shared(
-        "smoke::a_migration_ends_when_the_test_says_so",
-        a_migration_ends_when_the_test_says_so,
-    ),
-    Test::exclusive(
-        "smoke::a_webhook_is_dialled_through_its_service",
-        a_webhook_is_dialled_through_its_service,
-    ),
-    Test::standalone(
-        "smoke::an_api_server_stops_and_starts",
-        an_api_server_stops_and_starts,
-    ),
-];
+        a_migration_ends_when_the_test_says_so;
+    exclusive: a_webhook_is_dialled_through_its_service;
+    standalone: an_api_server_stops_and_starts;
+}
 
 fn a_pod_runs_to_completion(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("pod")?;

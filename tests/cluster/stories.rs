@@ -16,16 +16,18 @@ mod traffic;
 mod ungated;
 mod upgrade;
 
-use crate::harness::Test;
+use testkit::suite::Test;
 
 /// All of them.
-pub(crate) fn tests() -> impl Iterator<Item = Test> {
-    ungated::TESTS
-        .into_iter()
-        .chain(first_deployment::TESTS)
-        .chain(upgrade::TESTS)
-        .chain(failure::TESTS)
-        .chain(day_after::TESTS)
-        .chain(operations::TESTS)
-        .chain(down::TESTS)
+pub(crate) fn tests() -> Vec<Test> {
+    [
+        ungated::tests(),
+        first_deployment::tests(),
+        upgrade::tests(),
+        failure::tests(),
+        day_after::tests(),
+        operations::tests(),
+        down::tests(),
+    ]
+    .concat()
 }

@@ -5,25 +5,23 @@
 
 mod connection;
 mod node;
-#[path = "../waiter/process.rs"]
-mod process;
-mod proxy;
 mod recorder;
 mod rights;
 mod rollout;
 mod rows;
-pub(crate) mod scene;
 
-use crate::harness::Test;
+use testkit::suite::Test;
 
 /// All of them.
-pub(crate) fn tests() -> impl Iterator<Item = Test> {
+pub(crate) fn tests() -> Vec<Test> {
     // The longest first: it does nothing for most of its time.
-    connection::TESTS
-        .into_iter()
-        .chain(rows::TESTS)
-        .chain(rights::TESTS)
-        .chain(recorder::TESTS)
-        .chain(node::TESTS)
-        .chain(rollout::TESTS)
+    [
+        connection::tests(),
+        rows::tests(),
+        rights::tests(),
+        recorder::tests(),
+        node::tests(),
+        rollout::tests(),
+    ]
+    .concat()
 }

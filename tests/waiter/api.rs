@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::process::PATIENCE;
 use answer::answer;
+use testkit::waiter::PATIENCE;
 
 /// One change, as a watch tells it.
 struct Event {

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::api::Api;
 use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
-use crate::process::Waiter;
 use crate::{start, start_with};
+use testkit::waiter::Waiter;
 
 #[test]
 fn a_completion_takes_four_requests() {
@@ -331,7 +331,7 @@ fn without_a_cluster_there_is_nothing_to_wait_for() {
 fn output_that_nobody_reads_is_no_reason_to_stop() {
     let api = Api::start();
     api.put("jobs", JOB, job("2", running()));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+    let mut child = Command::new(testkit::process::program())
         .args(["wait", "--gate=g", "--namespace=ns", "--image=web:2"])
         .arg(format!("--job={JOB}"))
         .env("KUBECONFIG", api.kubeconfig())

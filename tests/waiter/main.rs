@@ -4,14 +4,13 @@ mod api;
 mod connection;
 mod logs;
 mod objects;
-mod process;
 mod recorder;
 mod rows;
 mod watch;
 
 use api::Api;
 use objects::JOB;
-use process::Waiter;
+use testkit::waiter::Waiter;
 
 /// A waiter on behalf of an image of version 2.
 fn start(api: &Api) -> Waiter {

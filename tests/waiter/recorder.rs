@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
-use crate::process::PATIENCE;
+use testkit::waiter::PATIENCE;
 
 /// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
 struct Recorder {

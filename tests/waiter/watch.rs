@@ -9,7 +9,7 @@ use migration_gate_core::job::{Job, JobState};
 
 use crate::api::Api;
 use crate::objects::{JOB, complete, job, running};
-use crate::process::PATIENCE;
+use testkit::waiter::PATIENCE;
 
 /// Follows the Job until it is dropped.
 struct Follower {

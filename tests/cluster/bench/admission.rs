@@ -17,14 +17,15 @@ use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use serde_json::{Value, json};
 
 use super::{Sample, milliseconds};
-use crate::client::block_on;
-use crate::harness::Test;
-use crate::image;
-use crate::process::Process;
-use crate::sandbox::Sandbox;
-use crate::waiter::scene::Plane;
+use testkit::client::block_on;
+use testkit::image;
+use testkit::process::Process;
+use testkit::sandbox::Sandbox;
+use testkit::scene::Plane;
 
-pub(super) const BENCHES: [Test; 1] = [Test::bench("admission", admission)];
+testkit::tests! {
+    standalone: admission;
+}
 
 /// Rounds of each, in turns: the machine drifts, and only neighbours compare.
 const ROUNDS: usize = 6;

@@ -11,13 +11,14 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{Sample, milliseconds};
-use crate::harness::Test;
-use crate::image;
-use crate::poll::{Look, until};
-use crate::sandbox::Sandbox;
-use crate::waiter::scene::{JOB, Plane, Scene, V2, complete, running};
+use testkit::image;
+use testkit::poll::{Look, until};
+use testkit::sandbox::Sandbox;
+use testkit::scene::{JOB, Plane, Scene, V2, complete, running};
 
-pub(super) const BENCHES: [Test; 1] = [Test::bench("waiter", waiter)];
+testkit::tests! {
+    standalone: waiter;
+}
 
 const ROUNDS: u32 = 30;
 /// What hand-written waiters sleep between two looks.

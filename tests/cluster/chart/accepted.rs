@@ -10,15 +10,13 @@ use serde_json::{Value, json};
 use super::render::matrix;
 use super::values::everything;
 use super::{APPLICATION, template};
-use crate::assets;
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::process::Output;
+use testkit::assets;
+use testkit::cluster::Cluster;
+use testkit::process::Output;
 
-pub(super) const TESTS: [Test; 1] = [Test::exclusive(
-    "chart::the_api_server_takes_what_is_rendered",
-    the_api_server_takes_what_is_rendered,
-)];
+testkit::tests! {
+    exclusive: the_api_server_takes_what_is_rendered;
+}
 
 /// Everything that can be switched on.
 fn options() -> Vec<Value> {

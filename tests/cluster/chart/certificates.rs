@@ -5,15 +5,13 @@ use std::fs;
 use anyhow::{Result, ensure};
 
 use super::{APPLICATION, HELD};
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::pki::Authority;
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::pki::Authority;
+use testkit::release::Release;
 
-pub(super) const TESTS: [Test; 1] = [Test::exclusive(
-    "chart::the_source_of_the_certificate_can_change",
-    the_source_of_the_certificate_can_change,
-)];
+testkit::tests! {
+    exclusive: the_source_of_the_certificate_can_change;
+}
 
 fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;

@@ -10,25 +10,19 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde_json::{Value, json};
 
-use crate::client::await_list;
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::image::BUSYBOX;
-use crate::kubectl::Kubectl;
-use crate::namespace::Namespace;
-use crate::process::{self, Output};
-use crate::release::Release;
+use testkit::client::await_list;
+use testkit::cluster::Cluster;
+use testkit::image::BUSYBOX;
+use testkit::kubectl::Kubectl;
+use testkit::namespace::Namespace;
+use testkit::process::{self, Output};
+use testkit::release::Release;
 
-pub(super) const TESTS: [Test; 2] = [
-    Test::exclusive(
-        "chart::ejecting_one_gate_of_a_namespace_leaves_the_other",
+testkit::tests! {
+    exclusive:
         ejecting_one_gate_of_a_namespace_leaves_the_other,
-    ),
-    Test::exclusive(
-        "chart::an_account_that_is_needed_elsewhere_stays",
-        an_account_that_is_needed_elsewhere_stays,
-    ),
-];
+        an_account_that_is_needed_elsewhere_stays;
+}
 
 const APPLICATION: &str = "piefed-application";
 

@@ -4,21 +4,15 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::APPLICATION;
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::image::BUSYBOX;
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::image::BUSYBOX;
+use testkit::release::Release;
 
-pub(super) const TESTS: [Test; 2] = [
-    Test::exclusive(
-        "chart::nothing_that_a_cluster_lives_by_is_held_up",
+testkit::tests! {
+    exclusive:
         nothing_that_a_cluster_lives_by_is_held_up,
-    ),
-    Test::exclusive(
-        "chart::the_server_may_no_more_than_it_needs",
-        the_server_may_no_more_than_it_needs,
-    ),
-];
+        the_server_may_no_more_than_it_needs;
+}
 
 /// A Deployment without pods that sets the variable.
 fn offender() -> String {

@@ -6,22 +6,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{APPLICATION, EXAMPLE, HELD};
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::process;
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::process;
+use testkit::release::Release;
 
-pub(super) const TESTS: [Test; 2] = [
-    Test::exclusive(
-        "chart::helm_test_says_whether_the_webhooks_work",
+testkit::tests! {
+    exclusive:
         helm_test_says_whether_the_webhooks_work,
-    ),
-    Test::exclusive(
-        "chart::uninstalling_leaves_what_waiters_need_and_no_more",
-        uninstalling_leaves_what_waiters_need_and_no_more,
-    ),
-];
+        uninstalling_leaves_what_waiters_need_and_no_more;
+}
 
 /// `helm test`, with what the pod said, which Helm prints on standard error.
 pub(super) fn helm_test(kubectl: &Kubectl) -> Result<String> {

@@ -8,13 +8,11 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::CHART;
-use crate::harness::Test;
-use crate::process;
+use testkit::process;
 
-pub(super) const TESTS: [Test; 1] = [Test::helm(
-    "chart::the_notes_say_what_to_do",
-    the_notes_say_what_to_do,
-)];
+testkit::tests! {
+    helm: the_notes_say_what_to_do;
+}
 
 fn notes(helm: &Path, values: &Value) -> Result<String> {
     let said = process::run(

@@ -8,33 +8,18 @@ use serde_json::{Value, json};
 
 use super::lifecycle::helm_test;
 use super::{APPLICATION, EXAMPLE};
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::release::Release;
 
-pub(super) const TESTS: [Test; 5] = [
-    Test::exclusive(
-        "chart::a_gate_may_come_before_its_application",
+testkit::tests! {
+    exclusive:
         a_gate_may_come_before_its_application,
-    ),
-    Test::exclusive(
-        "chart::an_account_of_the_application_stays_its_own",
         an_account_of_the_application_stays_its_own,
-    ),
-    Test::exclusive(
-        "chart::an_account_that_the_chart_made_is_the_charts",
         an_account_that_the_chart_made_is_the_charts,
-    ),
-    Test::exclusive(
-        "chart::an_account_of_a_deployments_own_may_see_the_job",
         an_account_of_a_deployments_own_may_see_the_job,
-    ),
-    Test::exclusive(
-        "chart::a_release_can_move_to_another_namespace",
-        a_release_can_move_to_another_namespace,
-    ),
-];
+        a_release_can_move_to_another_namespace;
+}
 
 /// A namespace that the chart makes; deleted when the test is over.
 struct Made<'c>(&'c Cluster);

@@ -8,13 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::harness::Test;
-use crate::process;
+use testkit::process;
 
-pub(super) const TESTS: [Test; 1] = [Test::helm(
-    "chart::the_image_is_one_binary_and_the_dockerfiles",
-    the_image_is_one_binary_and_the_dockerfiles,
-)];
+testkit::tests! {
+    helm: the_image_is_one_binary_and_the_dockerfiles;
+}
 
 /// What an image may weigh, unpacked: 10 MiB. A registry sends less than half of that.
 const LIMIT: u64 = 10 << 20;

@@ -9,12 +9,10 @@ use migration_gate_yaml as yaml;
 use serde_json::Value;
 
 use super::CHART;
-use crate::harness::Test;
 
-pub(crate) const TESTS: [Test; 1] = [Test::helm(
-    "chart::the_readme_lists_every_value",
-    the_readme_lists_every_value,
-)];
+testkit::tests! {
+    helm: the_readme_lists_every_value;
+}
 
 const BEGIN: &str = "<!-- values: begin -->\n";
 const END: &str = "<!-- values: end -->\n";

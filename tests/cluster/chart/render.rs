@@ -13,31 +13,16 @@ use serde_json::{Value, json};
 
 use super::values::everything;
 use super::{CHART, objects, template};
-use crate::harness::Test;
-use crate::process;
+use testkit::process;
 
-pub(crate) const TESTS: [Test; 5] = [
-    Test::helm(
-        "chart::the_webhooks_are_the_programs_own",
+testkit::tests! {
+    helm:
         the_webhooks_are_the_programs_own,
-    ),
-    Test::helm(
-        "chart::the_program_reads_the_configuration_as_the_values_say_it",
         the_program_reads_the_configuration_as_the_values_say_it,
-    ),
-    Test::helm(
-        "chart::the_defaults_are_as_they_were",
         the_defaults_are_as_they_were,
-    ),
-    Test::helm(
-        "chart::the_examples_for_cert_manager_fit",
         the_examples_for_cert_manager_fit,
-    ),
-    Test::helm(
-        "chart::helm_has_nothing_to_remark",
-        helm_has_nothing_to_remark,
-    ),
-];
+        helm_has_nothing_to_remark;
+}
 
 /// Sets of gates and variables, between them with every form that a value can take.
 pub(super) fn matrix() -> Vec<Value> {

@@ -15,27 +15,18 @@ use serde_json::{Value, json};
 
 use super::lifecycle::helm_test;
 use super::{APPLICATION, CHART, HELD, objects};
-use crate::client::block_on;
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::release::Release;
-use crate::{image, process};
+use testkit::client::block_on;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::release::Release;
+use testkit::{image, process};
 
-pub(super) const TESTS: [Test; 3] = [
-    Test::exclusive(
-        "chart::an_upgrade_and_a_rollback_refuse_no_apply",
+testkit::tests! {
+    exclusive:
         an_upgrade_and_a_rollback_refuse_no_apply,
-    ),
-    Test::exclusive(
-        "chart::an_interrupted_upgrade_is_rolled_back_under_guard",
         an_interrupted_upgrade_is_rolled_back_under_guard,
-    ),
-    Test::exclusive(
-        "chart::an_interrupted_install_can_be_run_again",
-        an_interrupted_install_can_be_run_again,
-    ),
-];
+        an_interrupted_install_can_be_run_again;
+}
 
 /// The time between two applies of an application that is applied all the while.
 const PAUSE: Duration = Duration::from_millis(100);

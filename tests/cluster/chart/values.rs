@@ -9,24 +9,15 @@ use migration_gate::cli::config::parse;
 use serde_json::{Value, json};
 
 use super::{CHART, objects, template};
-use crate::harness::Test;
-use crate::process;
+use testkit::process;
 
-pub(super) const TESTS: [Test; 4] = [
-    Test::helm(
-        "chart::values_that_cannot_be_are_refused",
+testkit::tests! {
+    helm:
         values_that_cannot_be_are_refused,
-    ),
-    Test::helm(
-        "chart::what_the_program_refuses_the_chart_refuses",
         what_the_program_refuses_the_chart_refuses,
-    ),
-    Test::helm(
-        "chart::an_older_kubernetes_is_refused",
         an_older_kubernetes_is_refused,
-    ),
-    Test::helm("chart::values_have_their_effect", values_have_their_effect),
-];
+        values_have_their_effect;
+}
 
 /// A value of its own for everything that is rendered as it was given.
 pub(super) fn everything() -> Value {

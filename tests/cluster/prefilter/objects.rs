@@ -5,7 +5,7 @@ use migration_gate_core::podspec::{POD_KINDS, PodKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::namespace::Namespace;
+use testkit::namespace::Namespace;
 
 pub(super) const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 

@@ -10,11 +10,11 @@ use kube::Api;
 use tempfile::TempDir;
 
 use super::manifests;
-use crate::client::block_on;
-use crate::cluster::Cluster;
-use crate::image;
-use crate::namespace::Namespace;
-use crate::pki::Authority;
+use testkit::client::block_on;
+use testkit::cluster::Cluster;
+use testkit::image;
+use testkit::namespace::Namespace;
+use testkit::pki::Authority;
 
 /// Two replicas in a cluster, called through their Service.
 pub(super) struct Installed {

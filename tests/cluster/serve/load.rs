@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 
-use crate::client::spawn;
-use crate::cluster::Cluster;
-use crate::poll::{Look, until};
+use testkit::client::spawn;
+use testkit::cluster::Cluster;
+use testkit::poll::{Look, until};
 
 /// How many creates are under way at one time.
 const CALLERS: usize = 8;

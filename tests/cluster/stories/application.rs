@@ -13,12 +13,12 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::client::{await_list, await_object, block_on};
-use crate::cluster::Cluster;
-use crate::kubectl::Kubectl;
-use crate::namespace::Namespace;
-use crate::poll::{Look, until};
-use crate::{dns, image, process};
+use testkit::client::{await_list, await_object, block_on};
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::namespace::Namespace;
+use testkit::poll::{Look, until};
+use testkit::{dns, image, process};
 
 pub(crate) const WEB: &str = "piefed-web";
 pub(crate) const WORKER: &str = "piefed-worker";

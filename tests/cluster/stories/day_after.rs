@@ -7,15 +7,13 @@ use serde_json::json;
 use super::application::{JOB, WAITER, WEB, WORKER, patch};
 use super::stage::Stage;
 use super::traffic::Traffic;
-use crate::client::block_on;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
+use testkit::client::block_on;
+use testkit::cluster::Cluster;
 
-pub(crate) const TESTS: [Test; 1] = [Test::shared(
-    "stories::the_day_after_pods_start_without_a_job",
-    the_day_after_pods_start_without_a_job,
-)];
+testkit::tests! {
+    shared: the_day_after_pods_start_without_a_job;
+}
 
 fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     let flux = Flux::of(cluster)?;

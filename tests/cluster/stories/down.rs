@@ -6,16 +6,14 @@ use kube::api::ResourceExt;
 use super::application::{Application, WEB, WORKER};
 use super::operations::{NAMESPACE, evict};
 use super::traffic::Traffic;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
-use crate::image;
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::image;
+use testkit::release::Release;
 
-pub(crate) const TESTS: [Test; 1] = [Test::exclusive(
-    "stories::every_replica_is_down",
-    every_replica_is_down,
-)];
+testkit::tests! {
+    exclusive: every_replica_is_down;
+}
 
 /// One of each of the kinds that people apply most.
 const OTHER_KINDS: &str = "

@@ -6,15 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 use super::application::{JOB, PATIENCE, WEB, WORKER, of, one_attempt};
 use super::stage::Stage;
 use super::traffic::Traffic;
-use crate::client::await_list;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
+use testkit::client::await_list;
+use testkit::cluster::Cluster;
 
-pub(crate) const TESTS: [Test; 1] = [Test::shared(
-    "stories::a_failed_migration_is_explained_and_healed_by_the_next_revision",
-    a_failed_migration_is_explained_and_healed_by_the_next_revision,
-)];
+testkit::tests! {
+    shared: a_failed_migration_is_explained_and_healed_by_the_next_revision;
+}
 
 /// The end of the failed migration's output, with the password in the address masked.
 const CAUSE: &str =

@@ -8,14 +8,12 @@ use serde_json::{Value, json};
 use super::application::{Application, JOB, WEB, WORKER, patch};
 use super::stage::Stage;
 use super::traffic::Traffic;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
+use testkit::cluster::Cluster;
 
-pub(crate) const TESTS: [Test; 1] = [Test::shared(
-    "stories::first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused",
-    first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused,
-)];
+testkit::tests! {
+    shared: first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused;
+}
 
 fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     cluster: &Cluster,

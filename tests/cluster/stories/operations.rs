@@ -9,18 +9,16 @@ use serde_json::{Value, json};
 
 use super::application::{Application, JOB, WAITER, WEB, WORKER};
 use super::traffic::Traffic;
-use crate::client::block_on;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::release::Release;
-use crate::{image, process};
+use testkit::client::block_on;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::release::Release;
+use testkit::{image, process};
 
-pub(crate) const TESTS: [Test; 1] = [Test::exclusive(
-    "stories::migration_gate_is_upgraded_then_uninstalled_then_ejected",
-    migration_gate_is_upgraded_then_uninstalled_then_ejected,
-)];
+testkit::tests! {
+    exclusive: migration_gate_is_upgraded_then_uninstalled_then_ejected;
+}
 
 /// The built-in gate's.
 pub(super) const NAMESPACE: &str = "piefed-application";

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::application::{Application, JOB, WEB, WORKER};
-use crate::cluster::Cluster;
-use crate::namespace::Namespace;
-use crate::release::Release;
+use testkit::cluster::Cluster;
+use testkit::namespace::Namespace;
+use testkit::release::Release;
 
 /// The namespaces of the stories, each of which has a gate of that name.
 const NAMESPACES: [&str; 10] = [

@@ -13,7 +13,7 @@ use anyhow::{Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::application::{Application, PATIENCE, WEB, of};
-use crate::client::Watched;
+use testkit::client::Watched;
 
 /// The time between two rounds, each of which asks every ready pod once.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -4,14 +4,12 @@ use anyhow::{Result, ensure};
 
 use super::application::{Application, JOB};
 use super::traffic::Traffic;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
+use testkit::cluster::Cluster;
 
-pub(crate) const TESTS: [Test; 1] = [Test::shared(
-    "stories::without_a_gate_new_pods_meet_the_old_schema",
-    without_a_gate_new_pods_meet_the_old_schema,
-)];
+testkit::tests! {
+    shared: without_a_gate_new_pods_meet_the_old_schema;
+}
 
 /// How many visits a migration lasts.
 const VISITS: u32 = 20;

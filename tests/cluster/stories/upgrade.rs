@@ -5,20 +5,14 @@ use anyhow::{Result, ensure};
 use super::application::{JOB, WAITER, WEB, WORKER};
 use super::stage::Stage;
 use super::traffic::Traffic;
-use crate::cluster::Cluster;
 use crate::flux::Flux;
-use crate::harness::Test;
+use testkit::cluster::Cluster;
 
-pub(crate) const TESTS: [Test; 2] = [
-    Test::shared(
-        "stories::upgrade_by_one_tag_under_flux_then_roll_back",
+testkit::tests! {
+    shared:
         upgrade_by_one_tag_under_flux_then_roll_back,
-    ),
-    Test::shared(
-        "stories::upgrade_by_kubectl_apply_waits_for_the_job_to_be_replaced",
-        upgrade_by_kubectl_apply_waits_for_the_job_to_be_replaced,
-    ),
-];
+        upgrade_by_kubectl_apply_waits_for_the_job_to_be_replaced;
+}
 
 fn upgrade_by_one_tag_under_flux_then_roll_back(cluster: &Cluster) -> Result<()> {
     let flux = Flux::of(cluster)?;

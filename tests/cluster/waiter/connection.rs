@@ -10,32 +10,20 @@ use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::Value;
 
-use super::proxy::Proxy;
 use super::rights;
-use super::scene::{JOB, Plane, Scene, V2, complete, running};
-use crate::client::block_on;
-use crate::harness::Test;
-use crate::poll::{Look, until};
-use crate::sandbox::Sandbox;
+use testkit::client::block_on;
+use testkit::poll::{Look, until};
+use testkit::proxy::Proxy;
+use testkit::sandbox::Sandbox;
+use testkit::scene::{JOB, Plane, Scene, V2, complete, running};
 
-pub(super) const TESTS: [Test; 4] = [
-    Test::standalone(
-        "waiter::connection::a_version_that_is_gone_and_an_outage_of_30_s_are_survived",
+testkit::tests! {
+    standalone:
         a_version_that_is_gone_and_an_outage_of_30_s_are_survived,
-    ),
-    Test::standalone(
-        "waiter::connection::a_watch_that_is_cut_20_times_still_sees_the_completion",
         a_watch_that_is_cut_20_times_still_sees_the_completion,
-    ),
-    Test::standalone(
-        "waiter::connection::a_completion_takes_five_requests_at_most",
         a_completion_takes_five_requests_at_most,
-    ),
-    Test::standalone(
-        "waiter::connection::deadline_and_signal_are_kept_while_nothing_is_answered",
-        deadline_and_signal_are_kept_while_nothing_is_answered,
-    ),
-];
+        deadline_and_signal_are_kept_while_nothing_is_answered;
+}
 
 const CUTS: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(30);

@@ -5,30 +5,21 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::process::Waiter;
 use super::rights;
-use super::scene::JOB;
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::image;
-use crate::kubectl::Kubectl;
-use crate::namespace::Namespace;
-use crate::poll::{Look, until};
+use testkit::cluster::Cluster;
+use testkit::image;
+use testkit::kubectl::Kubectl;
+use testkit::namespace::Namespace;
+use testkit::poll::{Look, until};
+use testkit::scene::JOB;
+use testkit::waiter::Waiter;
 
-pub(super) const TESTS: [Test; 3] = [
-    Test::shared(
-        "waiter::node::a_job_is_followed_from_its_suspension_to_its_last_attempts_logs",
+testkit::tests! {
+    shared:
         a_job_is_followed_from_its_suspension_to_its_last_attempts_logs,
-    ),
-    Test::shared(
-        "waiter::node::the_charts_role_reads_logs_and_without_it_the_exit_code_stays",
         the_charts_role_reads_logs_and_without_it_the_exit_code_stays,
-    ),
-    Test::shared(
-        "waiter::node::the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown",
-        the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown,
-    ),
-];
+        the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown;
+}
 
 const PASSWORD: &str = "s3cr3t-p4ssw0rd";
 

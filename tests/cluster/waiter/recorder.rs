@@ -13,32 +13,20 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::scene::{COMPLETED, JOB, Plane, RECORD, Scene, V2, complete, entry, job, set_status};
-use crate::client::block_on;
-use crate::harness::Test;
-use crate::pki::Pair;
-use crate::poll::{Look, until};
-use crate::process::Process;
-use crate::sandbox::Sandbox;
+use testkit::client::block_on;
+use testkit::pki::Pair;
+use testkit::poll::{Look, until};
+use testkit::process::Process;
+use testkit::sandbox::Sandbox;
+use testkit::scene::{COMPLETED, JOB, Plane, RECORD, Scene, V2, complete, entry, job, set_status};
 
-pub(super) const TESTS: [Test; 4] = [
-    Test::standalone(
-        "waiter::recorder::two_replicas_killed_at_random_miss_none_of_200_completions",
+testkit::tests! {
+    standalone:
         two_replicas_killed_at_random_miss_none_of_200_completions,
-    ),
-    Test::standalone(
-        "waiter::recorder::a_corrupt_record_is_reported_and_replaced_and_not_obeyed",
         a_corrupt_record_is_reported_and_replaced_and_not_obeyed,
-    ),
-    Test::standalone(
-        "waiter::recorder::what_completed_while_serve_was_down_is_recorded_when_it_is_back",
         what_completed_while_serve_was_down_is_recorded_when_it_is_back,
-    ),
-    Test::standalone(
-        "waiter::recorder::an_immutable_record_is_told_with_the_command_that_mends_it",
-        an_immutable_record_is_told_with_the_command_that_mends_it,
-    ),
-];
+        an_immutable_record_is_told_with_the_command_that_mends_it;
+}
 
 const GATES: usize = 20;
 const ROUNDS: usize = 10;

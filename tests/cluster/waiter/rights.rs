@@ -6,26 +6,17 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::scene::{JOB, Plane, RECORD, Scene, V2, complete, failed, running};
 use crate::chart;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::sandbox::Sandbox;
+use testkit::kubectl::Kubectl;
+use testkit::sandbox::Sandbox;
+use testkit::scene::{JOB, Plane, RECORD, Scene, V2, complete, failed, running};
 
-pub(super) const TESTS: [Test; 3] = [
-    Test::standalone(
-        "waiter::rights::the_charts_role_is_enough_and_nothing_wider",
+testkit::tests! {
+    standalone:
         the_charts_role_is_enough_and_nothing_wider,
-    ),
-    Test::standalone(
-        "waiter::rights::rights_that_never_come_end_the_wait",
         rights_that_never_come_end_the_wait,
-    ),
-    Test::standalone(
-        "waiter::rights::without_the_right_to_read_the_record_the_job_decides",
-        without_the_right_to_read_the_record_the_job_decides,
-    ),
-];
+        without_the_right_to_read_the_record_the_job_decides;
+}
 
 /// The rules of the waiter's Role as the chart makes it, for a gate in this namespace.
 pub(super) fn rules(kubectl: &Kubectl, namespace: &str) -> Result<Value> {

@@ -8,23 +8,17 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde_json::{Value, json};
 
-use crate::client::await_list;
-use crate::cluster::Cluster;
-use crate::harness::Test;
-use crate::kubectl::Kubectl;
-use crate::namespace::Namespace;
 use crate::stories::stage::Stage;
+use testkit::client::await_list;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::namespace::Namespace;
 
-pub(super) const TESTS: [Test; 2] = [
-    Test::shared(
-        "waiter::rollout::pods_start_after_the_jobs_ttl_has_deleted_it",
+testkit::tests! {
+    shared:
         pods_start_after_the_jobs_ttl_has_deleted_it,
-    ),
-    Test::shared(
-        "waiter::rollout::no_new_pod_starts_before_a_job_of_its_version_completes",
-        no_new_pod_starts_before_a_job_of_its_version_completes,
-    ),
-];
+        no_new_pod_starts_before_a_job_of_its_version_completes;
+}
 
 const JOB: &str = "piefed-db-init";
 const WEB: &str = "piefed-web";

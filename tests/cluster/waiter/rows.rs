@@ -3,67 +3,28 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::process::{Ended, Waiter};
-use super::scene::{
+use testkit::sandbox::Sandbox;
+use testkit::scene::{
     COMPLETED, JOB, Scene, V2, complete, entry, failed, failing, running, succeeding,
 };
-use crate::harness::Test;
-use crate::sandbox::Sandbox;
+use testkit::waiter::{Ended, Waiter};
 
-pub(super) const TESTS: [Test; 13] = [
-    Test::standalone(
-        "waiter::rows::a_complete_job_of_the_version_opens",
+testkit::tests! {
+    standalone:
         a_complete_job_of_the_version_opens,
-    ),
-    Test::standalone(
-        "waiter::rows::a_record_of_the_version_opens_whatever_the_job_does",
         a_record_of_the_version_opens_whatever_the_job_does,
-    ),
-    Test::standalone(
-        "waiter::rows::a_record_of_a_digest_opens",
         a_record_of_a_digest_opens,
-    ),
-    Test::standalone(
-        "waiter::rows::a_record_of_a_mutable_tag_opens_only_without_a_job",
         a_record_of_a_mutable_tag_opens_only_without_a_job,
-    ),
-    Test::standalone(
-        "waiter::rows::a_complete_job_of_another_version_is_waited_out",
         a_complete_job_of_another_version_is_waited_out,
-    ),
-    Test::standalone(
-        "waiter::rows::a_failed_job_of_the_version_ends_the_wait",
         a_failed_job_of_the_version_ends_the_wait,
-    ),
-    Test::standalone(
-        "waiter::rows::a_failed_job_of_another_version_is_waited_out",
         a_failed_job_of_another_version_is_waited_out,
-    ),
-    Test::standalone(
-        "waiter::rows::each_state_on_the_way_is_told_once",
         each_state_on_the_way_is_told_once,
-    ),
-    Test::standalone(
-        "waiter::rows::a_job_that_is_sure_to_end_is_not_over_yet",
         a_job_that_is_sure_to_end_is_not_over_yet,
-    ),
-    Test::standalone(
-        "waiter::rows::a_job_recreated_five_times_is_followed",
         a_job_recreated_five_times_is_followed,
-    ),
-    Test::standalone(
-        "waiter::rows::the_deadline_tells_what_was_last_seen",
         the_deadline_tells_what_was_last_seen,
-    ),
-    Test::standalone(
-        "waiter::rows::a_signal_ends_the_wait",
         a_signal_ends_the_wait,
-    ),
-    Test::standalone(
-        "waiter::rows::freshness_any_takes_every_complete_job",
-        freshness_any_takes_every_complete_job,
-    ),
-];
+        freshness_any_takes_every_complete_job;
+}
 
 /// The waiter's end is this exit code, and these are its last line and its termination message.
 fn ends(waiter: Waiter, code: i32, line: &str, termination: &str) -> Result<Ended> {

@@ -1,46 +1,46 @@
-//! Namespaces of its own for everything that a cluster test starts.
+//! Keeps a run apart from the machine, in network, mount and PID namespaces of its own.
 //!
-//! The test program runs itself once more as a child of PID 1 in new network, mount and PID namespaces. etcd, kubelet,
-//! containerd and every pod live in there with it, so when the test ends, however it ends, the kernel kills
-//! every process and drops every mount, link and network namespace. Two things outlive it, a folder of logs and empty
-//! cgroups, and [`clean_up`] removes those of this run and of any that died.
+//! A [worker](crate::worker) is a child of PID 1 in there, and so are etcd, kubelet, containerd and
+//! every pod. When the test program ends, however it ends, the kernel kills every process and drops
+//! every mount, link and network namespace. Two things outlive them, a folder of logs and empty
+//! cgroups. [`clean_up`] removes those of every run that has ended.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 
 use crate::assets::Assets;
-use crate::errand;
 use crate::poll::{Look, until};
 
 /// The node's address, which every pod can reach.
-pub(crate) const NODE_ADDRESS: &str = "10.240.0.1";
+pub const NODE_ADDRESS: &str = "10.240.0.1";
 /// The first address of the Service range, where pods find the API server.
-pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
+pub const SERVICE_ADDRESS: &str = "10.96.0.1";
 /// Where they look for DNS.
-pub(crate) const DNS_ADDRESS: &str = "10.96.0.10";
+pub const DNS_ADDRESS: &str = "10.96.0.10";
 
-/// What is new inside, in the words of unshare.
+/// The namespaces, as options of unshare.
 const NAMESPACES: [&str; 4] = ["--net", "--mount", "--pid", "--mount-proc"];
 
-pub(crate) const RUN_FOLDER: &str = "MIGRATION_GATE_CLUSTER_RUN";
+/// The variable that holds the run's folder. It is set inside a sandbox, and only there.
+pub const RUN_FOLDER: &str = "MIGRATION_GATE_CLUSTER_RUN";
 
-/// The inside of the namespaces, and what a node is made from there.
+/// The sandbox that this process is in, and the programs to boot a node with.
 #[derive(Clone)]
-pub(crate) struct Sandbox {
-    pub(crate) assets: Assets,
+pub struct Sandbox {
+    /// The programs.
+    pub assets: Assets,
     folder: PathBuf,
     memory: PathBuf,
 }
 
 impl Sandbox {
     /// The sandbox that this process is in, if it is in one.
-    pub(crate) fn current() -> Result<Option<Self>> {
+    pub fn current() -> Result<Option<Self>> {
         match std::env::var_os(RUN_FOLDER) {
             None => Ok(None),
             Some(folder) => Ok(Some(Self {
@@ -52,23 +52,23 @@ impl Sandbox {
     }
 
     /// The run's folder, on the disk.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// A folder for logs in it: it is there after a failed run.
-    pub(crate) fn logs(&self, name: &str) -> Result<PathBuf> {
+    pub fn logs(&self, name: &str) -> Result<PathBuf> {
         created(self.folder.join(name))
     }
 
     /// A folder for state, in the sandbox's memory: it ends with the sandbox. Its path is short and the same in every
     /// run, as the paths of sockets must be.
-    pub(crate) fn state(&self, name: &str) -> Result<PathBuf> {
+    pub fn state(&self, name: &str) -> Result<PathBuf> {
         created(self.memory.join(name))
     }
 
     /// The cgroup under which this run's pods live, by which the next run finds what is left of it.
-    pub(crate) fn cgroup(&self) -> String {
+    pub fn cgroup(&self) -> String {
         format!("/{}", cgroup(&self.folder))
     }
 }
@@ -79,7 +79,7 @@ fn created(folder: PathBuf) -> Result<PathBuf> {
 }
 
 /// Why no node can be booted on this machine, if so.
-pub(crate) fn obstacle() -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !cfg!(target_os = "linux") {
         return Some(format!(
             "a node boots on Linux only, and this is {}",
@@ -118,107 +118,33 @@ pub(crate) fn obstacle() -> Option<String> {
         .map(|error| format!("this machine allows no cgroups of one's own: {error:#}"))
 }
 
-/// This program once more, inside, where it waits for tests to run. Dropping it ends everything in there.
-pub(crate) struct Inside {
-    folder: PathBuf,
-    lock: File,
-    process: Child,
-}
-
-impl Inside {
-    /// Enters a new sandbox. It ends with the calling thread, too.
-    pub(crate) fn enter(environment: &[(&str, &OsStr)]) -> Result<Self> {
-        let runs = runs()?;
-        let turn = take_turn(&runs)?;
-        clean_up(&runs)?;
-        let (folder, lock) = claim(&runs)?;
-        drop(turn);
-
-        let process = inside()
-            .arg(std::env::current_exe().context("finding this program's own path")?)
-            .envs(environment.iter().copied())
-            .env(RUN_FOLDER, &folder)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting setpriv (Debian: util-linux)")?;
-        let mut this = Self {
-            folder,
-            lock,
-            process,
-        };
-        let socket = errand::socket(&this.folder);
-        until(
-            "the sandbox to be set up",
-            Duration::from_mins(3),
-            || match this.process.try_wait() {
-                Err(error) => Look::Failed(error.into()),
-                Ok(Some(status)) => Look::Failed(anyhow!("it ended ({status})")),
-                Ok(None) if socket.exists() => Look::Done(()),
-                Ok(None) => Look::Pending(format!("no {}", socket.display())),
-            },
-        )?;
-        Ok(this)
-    }
-
-    /// Where the components' logs are.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Ends everything inside, and leaves nothing of it.
-    pub(crate) fn remove(mut self) -> Result<()> {
-        self.end();
-        // A process that another thread is just starting may hold a copy of the lock, so it isn't enough to close it.
-        self.lock.unlock()?;
-        let runs = runs()?;
-        let _turn = take_turn(&runs)?;
-        clean_up(&runs)
-    }
-
-    fn end(&mut self) {
-        // Both fail only for a child that has ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 /// The folder of all runs' folders.
-fn runs() -> Result<PathBuf> {
+pub(crate) fn runs() -> Result<PathBuf> {
     created(std::env::temp_dir().join("migration-gate-cluster"))
 }
 
-/// The beginning of a command that runs in namespaces of its own; program and arguments are still to come.
-pub(crate) fn inside() -> Command {
-    // Each link of the chain dies with the one before it: this process, unshare, PID 1, everything else.
+/// The beginning of a command in new namespaces. The caller appends a program and its arguments.
+pub fn command() -> Command {
+    // Each link of the chain dies with the one before it: this process, unshare, PID 1, the rest.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare"])
         .args(NAMESPACES)
         .args(["--fork", "--kill-child=SIGKILL", "sh"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/sandbox.sh"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/sandbox.sh"))
         .env("NODE_ADDRESS", NODE_ADDRESS)
         .env("SERVICE_ADDRESS", SERVICE_ADDRESS)
         .env("DNS_ADDRESS", DNS_ADDRESS);
     command
 }
 
-/// One run at a time claims a folder or cleans up, so that none takes a folder that isn't locked yet for a dead one.
-fn take_turn(runs: &Path) -> Result<File> {
-    let turn = File::create(runs.join("turn"))?;
-    turn.lock().context("locking the folder of the runs")?;
-    Ok(turn)
-}
-
-/// A new folder for this run, and the lock that tells others that the run is alive.
+/// A new folder for a run, with its cgroups, and the lock that marks the run as alive. Removes what
+/// ended runs have left.
 ///
 /// A lock rather than a process id, which another process may have by now.
-pub(crate) fn claim(runs: &Path) -> Result<(PathBuf, File)> {
+pub fn new_run(runs: &Path) -> Result<(PathBuf, File)> {
+    let _alone = lock(runs)?;
+    remove_ended(runs)?;
     let folder = tempfile::Builder::new()
         .prefix("run-")
         .tempdir_in(runs)
@@ -230,15 +156,28 @@ pub(crate) fn claim(runs: &Path) -> Result<(PathBuf, File)> {
     Ok((folder, lock))
 }
 
-pub(crate) fn cgroup(folder: &Path) -> String {
+/// Removes what ended runs have left.
+pub fn clean_up(runs: &Path) -> Result<()> {
+    let _alone = lock(runs)?;
+    remove_ended(runs)
+}
+
+/// One process at a time creates or removes runs: a folder that is not locked yet looks dead.
+fn lock(runs: &Path) -> Result<File> {
+    let file = File::create(runs.join("lock"))?;
+    file.lock().context("locking the folder of the runs")?;
+    Ok(file)
+}
+
+/// The name of a run's cgroup.
+pub fn cgroup(folder: &Path) -> String {
     format!(
         "migration-gate-{}",
         folder.file_name().unwrap_or_default().to_string_lossy()
     )
 }
 
-/// Removes what ended runs left behind.
-pub(crate) fn clean_up(runs: &Path) -> Result<()> {
+fn remove_ended(runs: &Path) -> Result<()> {
     for entry in fs::read_dir(runs)? {
         let folder = entry?.path();
         if !folder.is_dir() {
@@ -285,7 +224,7 @@ fn remove_cgroups(name: &str) -> Result<()> {
 }
 
 /// The mounted cgroup hierarchies: one in version 2, one for each controller in version 1.
-pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.controllers").exists() {
         return Ok(vec![root.to_owned()]);

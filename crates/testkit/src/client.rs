@@ -24,17 +24,17 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Runtime::new().expect("a machine that can start threads"));
 
 /// Drives a future to its end on a runtime that all tests share.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
 /// Starts a future on that runtime and leaves it to run.
-pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     drop(RUNTIME.spawn(future));
 }
 
 /// A client of the cluster that a kubeconfig names.
-pub(crate) fn client(kubeconfig: &Path) -> Result<kube::Client> {
+pub fn client(kubeconfig: &Path) -> Result<kube::Client> {
     block_on(async {
         let file = Kubeconfig::read_from(kubeconfig)?;
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
@@ -44,7 +44,7 @@ pub(crate) fn client(kubeconfig: &Path) -> Result<kube::Client> {
 }
 
 /// Watches one object until `condition` holds of it, and gives it as it was then.
-pub(crate) fn await_object<K>(
+pub fn await_object<K>(
     api: &Api<K>,
     name: &str,
     what: &str,
@@ -66,7 +66,7 @@ where
 }
 
 /// Watches one object until it is gone.
-pub(crate) fn await_gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
+pub fn await_gone<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<()>
 where
     K: Clone + Debug + Send + DeserializeOwned + Resource + 'static,
 {
@@ -77,7 +77,7 @@ where
 }
 
 /// The objects that a selector selects, as a watch tells them.
-pub(crate) struct Watched<K: Resource<DynamicType: Eq + Hash> + 'static> {
+pub struct Watched<K: Resource<DynamicType: Eq + Hash> + 'static> {
     store: reflector::Store<K>,
     watch: AbortHandle,
 }
@@ -87,7 +87,8 @@ where
     K: Clone + Debug + Send + Sync + DeserializeOwned + Resource + 'static,
     K::DynamicType: Clone + Default + Eq + Hash + Send + Sync,
 {
-    pub(crate) fn begin(api: &Api<K>, labels: &str) -> Self {
+    /// Begins to watch.
+    pub fn begin(api: &Api<K>, labels: &str) -> Self {
         let (store, changes) = watch(api, labels);
         let watch = changes.for_each(|_| std::future::ready(()));
         Self {
@@ -97,7 +98,7 @@ where
     }
 
     /// Those that there are now; none before the first answer.
-    pub(crate) fn now(&self) -> Vec<Arc<K>> {
+    pub fn now(&self) -> Vec<Arc<K>> {
         self.store.state()
     }
 }
@@ -127,7 +128,7 @@ where
 }
 
 /// Watches the objects that a selector selects until `look` finds what is awaited, and gives that.
-pub(crate) fn await_list<K, T>(
+pub fn await_list<K, T>(
     api: &Api<K>,
     labels: &str,
     what: &str,

@@ -14,22 +14,27 @@ use crate::process::{self, Output, indent};
 const DEADLINE: Duration = Duration::from_mins(3);
 
 /// How much longer what is awaited may take than it does on an idle machine: tests run side by side on few processors.
-pub(crate) const PATIENCE: u64 = 3;
+pub const PATIENCE: u64 = 3;
 
 /// kubectl and Helm as one user, and perhaps in one namespace.
 #[derive(Clone)]
-pub(crate) struct Kubectl {
-    pub(crate) program: PathBuf,
-    pub(crate) helm: PathBuf,
-    pub(crate) kubeconfig: PathBuf,
-    pub(crate) namespace: Option<String>,
+pub struct Kubectl {
+    /// The path of kubectl.
+    pub program: PathBuf,
+    /// The path of Helm.
+    pub helm: PathBuf,
+    /// The user's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The namespace of every command.
+    pub namespace: Option<String>,
     /// Discovery is cached by the server's address, which is the same for every cluster that these tests boot.
-    pub(crate) cache: PathBuf,
+    pub cache: PathBuf,
 }
 
 impl Kubectl {
     /// The same user in another namespace.
-    pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
         Self {
             namespace: Some(namespace.to_owned()),
             ..self.clone()
@@ -37,7 +42,8 @@ impl Kubectl {
     }
 
     /// The same programs as another user.
-    pub(crate) fn with_kubeconfig(&self, kubeconfig: &Path) -> Self {
+    #[must_use]
+    pub fn with_kubeconfig(&self, kubeconfig: &Path) -> Self {
         Self {
             kubeconfig: kubeconfig.to_owned(),
             ..self.clone()
@@ -46,34 +52,34 @@ impl Kubectl {
 
     /// Runs kubectl; gives what it printed. The arguments are one line, split at white space: [`Self::output`] takes
     /// those that hold some.
-    pub(crate) fn run(&self, line: &str) -> Result<String> {
+    pub fn run(&self, line: &str) -> Result<String> {
         self.output(&words(line), "", DEADLINE)?.success()
     }
 
     /// Runs kubectl, which must fail; gives its standard error.
-    pub(crate) fn refused(&self, line: &str) -> Result<String> {
+    pub fn refused(&self, line: &str) -> Result<String> {
         self.output(&words(line), "", DEADLINE)?.failure()
     }
 
     /// Runs kubectl with `input`, whatever comes of it.
-    pub(crate) fn output(&self, args: &[&str], input: &str, deadline: Duration) -> Result<Output> {
+    pub fn output(&self, args: &[&str], input: &str, deadline: Duration) -> Result<Output> {
         process::run(self.command(&self.program).args(args), input, deadline)
     }
 
     /// Applies manifests that are written in the test.
-    pub(crate) fn apply(&self, manifests: &str) -> Result<String> {
+    pub fn apply(&self, manifests: &str) -> Result<String> {
         self.output(&["apply", "-f", "-"], manifests, DEADLINE)?
             .success()
     }
 
     /// Applies manifests that the API server must refuse; gives what kubectl says then.
-    pub(crate) fn apply_refused(&self, manifests: &str) -> Result<String> {
+    pub fn apply_refused(&self, manifests: &str) -> Result<String> {
         self.output(&["apply", "-f", "-"], manifests, DEADLINE)?
             .failure()
     }
 
     /// An object, or a list of them, as JSON.
-    pub(crate) fn get(&self, line: &str) -> Result<Value> {
+    pub fn get(&self, line: &str) -> Result<Value> {
         let text = self.run(&format!("get --output=json {line}"))?;
         serde_json::from_str(&text).context("reading kubectl's JSON")
     }
@@ -81,7 +87,7 @@ impl Kubectl {
     /// Watches `what` until `condition` holds, in the words of `kubectl wait`: `condition=Ready`, `delete`,
     /// `jsonpath={.status.phase}=Succeeded`. What doesn't exist yet is awaited too. On an idle machine it should be there
     /// within `seconds`.
-    pub(crate) fn wait(&self, what: &str, condition: &str, seconds: u64) -> Result<()> {
+    pub fn wait(&self, what: &str, condition: &str, seconds: u64) -> Result<()> {
         let seconds = seconds * PATIENCE;
         let timeout = format!("--timeout={seconds}s");
         let deadline = DEADLINE + Duration::from_secs(seconds);
@@ -107,18 +113,18 @@ impl Kubectl {
     }
 
     /// A container's logs.
-    pub(crate) fn logs(&self, pod: &str, container: &str) -> Result<String> {
+    pub fn logs(&self, pod: &str, container: &str) -> Result<String> {
         self.run(&format!("logs {pod} --container={container}"))
     }
 
     /// Runs a command in a pod (`pod/a`, `job/b`), in its first container.
-    pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
         self.output(&[&["exec", pod, "--"], command].concat(), "", DEADLINE)?
             .success()
     }
 
     /// Runs Helm; gives what it printed.
-    pub(crate) fn helm(&self, line: &str) -> Result<String> {
+    pub fn helm(&self, line: &str) -> Result<String> {
         process::run(self.command(&self.helm).args(words(line)), "", DEADLINE * 3)?.success()
     }
 

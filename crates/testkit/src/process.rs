@@ -14,8 +14,20 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::poll::{Look, until};
 
+/// The variable by which a worker finds [`program`]. The shell that a sandbox begins with drops
+/// cargo's, since a name with a dash is none to it.
+pub(crate) const PROGRAM: &str = "MIGRATION_GATE_CLUSTER_PROGRAM";
+
+/// The `migration-gate` that is tested. Cargo tells integration tests where it is.
+pub fn program() -> PathBuf {
+    std::env::var_os("CARGO_BIN_EXE_migration-gate")
+        .or_else(|| std::env::var_os(PROGRAM))
+        .expect("cargo sets this variable when it runs tests")
+        .into()
+}
+
 /// A component that runs until it is stopped or dropped.
-pub(crate) struct Process {
+pub struct Process {
     name: String,
     log: PathBuf,
     child: Mutex<Child>,
@@ -23,7 +35,7 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts it with both outputs appended to `<logs>/<name>.log`.
-    pub(crate) fn spawn(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
+    pub fn spawn(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -44,7 +56,7 @@ impl Process {
     }
 
     /// An error with the end of its log, if it is no longer running.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         match self.child().try_wait()? {
             None => Ok(()),
             Some(status) => Err(anyhow!(
@@ -56,7 +68,7 @@ impl Process {
     }
 
     /// Waits until `look` is done, for as long as the process runs.
-    pub(crate) fn await_ready<T>(
+    pub fn await_ready<T>(
         &self,
         what: &str,
         deadline: Duration,
@@ -77,7 +89,7 @@ impl Process {
     }
 
     /// Asks it to stop, and insists after `grace`.
-    pub(crate) fn stop(self, grace: Duration) -> Result<()> {
+    pub fn stop(self, grace: Duration) -> Result<()> {
         let pid = Pid::from_child(&self.child());
         kill_process(pid, Signal::TERM)
             .with_context(|| format!("sending SIGTERM to {}", self.name))?;
@@ -114,17 +126,20 @@ impl Drop for Process {
 }
 
 /// What a finished command said.
-pub(crate) struct Output {
+pub struct Output {
     /// The command line, for messages.
-    pub(crate) line: String,
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+    pub line: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
 }
 
 impl Output {
     /// Its standard output if it succeeded; else an error that shows the whole of it.
-    pub(crate) fn success(self) -> Result<String> {
+    pub fn success(self) -> Result<String> {
         if self.status.success() {
             return Ok(self.stdout);
         }
@@ -138,7 +153,7 @@ impl Output {
     }
 
     /// Its standard error if it failed; else an error that shows what it did instead.
-    pub(crate) fn failure(self) -> Result<String> {
+    pub fn failure(self) -> Result<String> {
         if !self.status.success() {
             return Ok(self.stderr);
         }
@@ -151,12 +166,12 @@ impl Output {
 }
 
 /// Sets text off from the message that quotes it.
-pub(crate) fn indent(text: &str) -> String {
+pub fn indent(text: &str) -> String {
     text.lines().flat_map(|line| ["    ", line, "\n"]).collect()
 }
 
 /// Runs a command to its end, with `input` as its standard input.
-pub(crate) fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Output> {
+pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Output> {
     let line = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| {

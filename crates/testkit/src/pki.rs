@@ -11,19 +11,22 @@ use rcgen::{
 };
 
 /// A certificate authority and the folder that it issues into.
-pub(crate) struct Authority {
+pub struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate with its key, as files.
-pub(crate) struct Pair {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Pair {
+    /// The certificate, PEM.
+    pub certificate: PathBuf,
+    /// The key, PEM.
+    pub key: PathBuf,
 }
 
 impl Authority {
-    pub(crate) fn create(folder: &Path) -> Result<Self> {
+    /// A new authority, whose certificate is `ca.crt` in `folder`.
+    pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let mut params = CertificateParams::default();
         params
@@ -45,12 +48,12 @@ impl Authority {
     }
 
     /// The authority's certificate and key, for the controller that signs in its name.
-    pub(crate) fn pair(&self) -> Pair {
+    pub fn pair(&self) -> Pair {
         self.paths("ca")
     }
 
     /// A server's certificate.
-    pub(crate) fn server(&self, file: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Pair> {
+    pub fn server(&self, file: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Pair> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
         params
@@ -62,7 +65,7 @@ impl Authority {
     }
 
     /// The certificate of a user, who is in at most one group.
-    pub(crate) fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<Pair> {
+    pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<Pair> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
         if let Some(group) = group {
@@ -75,7 +78,7 @@ impl Authority {
     }
 
     /// A bare key pair, for signing the tokens of service accounts; the `certificate` is the public key.
-    pub(crate) fn signing_key(&self, file: &str) -> Result<Pair> {
+    pub fn signing_key(&self, file: &str) -> Result<Pair> {
         let key = KeyPair::generate()?;
         let pair = self.paths(file);
         fs::write(&pair.certificate, key.public_key_pem())?;

@@ -6,35 +6,40 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use crate::process::program;
+
 /// How long anything that is awaited may take; only a failing test takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running waiter. It is killed when it is dropped.
-pub(crate) struct Waiter {
+pub struct Waiter {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
     termination_log: PathBuf,
 }
 
-/// How a waiter ended.
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) output: String,
-    pub(crate) termination: String,
+/// The end of a waiter.
+pub struct Ended {
+    /// Its exit code, unless a signal killed it.
+    pub code: Option<i32>,
+    /// All lines on standard output.
+    pub output: String,
+    /// The termination message.
+    pub termination: String,
 }
 
 impl Waiter {
     /// `migration-gate wait` with these arguments, for the cluster of a kubeconfig; its termination
     /// log is in `folder`.
-    pub(crate) fn spawn<'a>(
+    pub fn spawn<'a>(
         kubeconfig: &Path,
         folder: &Path,
         args: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let termination_log = folder.join("termination-log");
         std::fs::write(&termination_log, "").expect("a termination log");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+        let mut child = Command::new(program())
             .arg("wait")
             .arg("--termination-log")
             .arg(&termination_log)
@@ -60,12 +65,13 @@ impl Waiter {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends it a signal, such as `-TERM`.
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill")
             .args([signal, &self.pid().to_string()])
             .status()
@@ -74,7 +80,7 @@ impl Waiter {
     }
 
     /// Waits for a line with this in it.
-    pub(crate) fn says(&mut self, part: &str) -> String {
+    pub fn says(&mut self, part: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
@@ -89,7 +95,7 @@ impl Waiter {
     }
 
     /// Waits for its end.
-    pub(crate) fn ends(mut self) -> Ended {
+    pub fn ends(mut self) -> Ended {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => self.seen.push(line),

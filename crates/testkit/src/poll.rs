@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 /// What one look at a condition shows.
-pub(crate) enum Look<T> {
+pub enum Look<T> {
     /// It holds.
     Done(T),
     /// Not yet; this is what was seen instead.
@@ -18,11 +18,7 @@ pub(crate) enum Look<T> {
 /// Looks until `what` is there; past the deadline the error tells what was awaited and what was seen last.
 ///
 /// For readiness endpoints and sockets; what the API server can tell is awaited by `kubectl wait`, which watches.
-pub(crate) fn until<T>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut() -> Look<T>,
-) -> Result<T> {
+pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Look<T>) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
         match look() {

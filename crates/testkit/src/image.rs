@@ -12,56 +12,51 @@ use crate::assets::printed;
 use crate::process;
 
 /// A shell and the usual small tools. The node also takes it for its pods' sandboxes.
-pub(crate) const BUSYBOX: &str = "migration-gate.test/busybox:1";
+pub const BUSYBOX: &str = "migration-gate.test/busybox:1";
 /// migration-gate as it is released.
-pub(crate) const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
+pub const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
 /// The same under another name, for the tests that upgrade.
-pub(crate) const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:test-next";
+pub const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:test-next";
 /// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what it does.
-pub(crate) const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
+pub const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
 
-/// The archive of migration-gate's image, once [`migration_gate`] has built it.
-pub(crate) fn archive() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("migration-gate.tar")
-}
-
-/// Builds migration-gate's image from this working tree; gives the archive's path.
-pub(crate) fn migration_gate() -> Result<PathBuf> {
+/// Builds migration-gate's image from this working tree, as an archive.
+pub(crate) fn migration_gate(archive: &Path) -> Result<()> {
     eprintln!(
         "cluster: building migration-gate's image (a static release binary: minutes at first, then seconds)"
     );
     let mut script = Command::new(repository().join("build/image.sh"));
-    script.arg(archive()).arg(MIGRATION_GATE);
-    printed(script).map(PathBuf::from)
+    script.arg(archive).arg(MIGRATION_GATE);
+    printed(script).map(drop)
 }
 
 /// The released binary's path, for the process inside.
-pub(crate) const RELEASED_BINARY: &str = "MIGRATION_GATE_CLUSTER_BINARY";
+pub const RELEASED_BINARY: &str = "MIGRATION_GATE_CLUSTER_BINARY";
 
 /// Builds migration-gate's binary as it is released; gives its path.
-pub(crate) fn release() -> Result<PathBuf> {
+pub fn release() -> Result<PathBuf> {
     printed(Command::new(repository().join("build/binary.sh"))).map(PathBuf::from)
 }
 
 /// What [`release`] has built.
-pub(crate) fn released_binary() -> Result<PathBuf> {
+pub fn released_binary() -> Result<PathBuf> {
     std::env::var_os(RELEASED_BINARY)
         .map(PathBuf::from)
         .context("the sandbox was entered without a released binary")
 }
 
 /// The archive of the images that [`applications`] builds, for the process inside.
-pub(crate) const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
+pub const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
 
 /// Builds the images of the stories' application and of its services, or finds them in the cache; gives the archive's
 /// path.
-pub(crate) fn applications() -> Result<PathBuf> {
+pub fn applications() -> Result<PathBuf> {
     let script = repository().join("tests/cluster/apps/build.sh");
     printed(Command::new(script)).map(PathBuf::from)
 }
 
 /// Packs the stand-ins into `folder`; gives the archives' paths.
-pub(crate) fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
     let rootfs = folder.join("rootfs");
     busybox(&rootfs)?;
     let mut archives = vec![pack(
@@ -130,6 +125,7 @@ fn pack(rootfs: &Path, output: &Path, reference: &str, config: &str) -> Result<P
     Ok(output.to_owned())
 }
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The repository's folder.
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

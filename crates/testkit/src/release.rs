@@ -15,7 +15,7 @@ use crate::pki::Authority;
 const NAME: &str = "migration-gate";
 
 /// An installed release; uninstalled when the test is over.
-pub(crate) struct Release {
+pub struct Release {
     kubectl: Kubectl,
     /// How many, if the test has no use for the chart's own number.
     replicas: Option<u8>,
@@ -25,14 +25,14 @@ pub(crate) struct Release {
 
 impl Release {
     /// Installs the chart as it comes, and waits until its webhooks answer.
-    pub(crate) fn install(cluster: &Cluster) -> Result<Self> {
+    pub fn install(cluster: &Cluster) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         release.helm("install", "--wait")?;
         Ok(release)
     }
 
     /// The same with one replica, through upgrades too: half the pods, for what doesn't depend on their number.
-    pub(crate) fn install_one(cluster: &Cluster) -> Result<Self> {
+    pub fn install_one(cluster: &Cluster) -> Result<Self> {
         let mut release = Self::prepare(cluster)?;
         release.replicas = Some(1);
         release.helm("install", "--wait")?;
@@ -40,7 +40,7 @@ impl Release {
     }
 
     /// As the chart comes, with values of the test's own.
-    pub(crate) fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
+    pub fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("values.json");
@@ -50,7 +50,7 @@ impl Release {
     }
 
     /// Installs the chart with a certificate that somebody else makes, and trusts.
-    pub(crate) fn install_with_certificate(cluster: &Cluster) -> Result<Self> {
+    pub fn install_with_certificate(cluster: &Cluster) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
         let authority = Authority::create(folder.path())?;
@@ -73,7 +73,7 @@ impl Release {
     }
 
     /// The namespace for it, and nothing in there yet.
-    pub(crate) fn prepare(cluster: &Cluster) -> Result<Self> {
+    pub fn prepare(cluster: &Cluster) -> Result<Self> {
         // The strictest of the Pod Security Standards, for the server's pods and for that of `helm test`.
         let restricted = ("pod-security.kubernetes.io/enforce", "restricted");
         let namespace = cluster.namespace_with(NAME, &[restricted])?;
@@ -85,7 +85,7 @@ impl Release {
     }
 
     /// In a namespace that the test has made by itself.
-    pub(crate) fn of(kubectl: &Kubectl) -> Self {
+    pub fn of(kubectl: &Kubectl) -> Self {
         Self {
             kubectl: kubectl.clone(),
             replicas: None,
@@ -94,7 +94,7 @@ impl Release {
     }
 
     /// `helm install` or `helm upgrade` of the chart, with the image of this working tree.
-    pub(crate) fn helm(&self, verb: &str, options: &str) -> Result<String> {
+    pub fn helm(&self, verb: &str, options: &str) -> Result<String> {
         let (repository, tag) = image::MIGRATION_GATE
             .rsplit_once(':')
             .context("the image has a tag")?;
@@ -107,17 +107,17 @@ impl Release {
     }
 
     /// `helm uninstall`.
-    pub(crate) fn uninstall(&self) -> Result<String> {
+    pub fn uninstall(&self) -> Result<String> {
         self.kubectl.helm(&format!("uninstall {NAME} --wait"))
     }
 
     /// kubectl and Helm in the release's namespace.
-    pub(crate) fn kubectl(&self) -> &Kubectl {
+    pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
     }
 
     /// Puts the authority into the webhook configurations, as cert-manager's injector would.
-    pub(crate) fn trust(&self, authority: &[u8]) -> Result<()> {
+    pub fn trust(&self, authority: &[u8]) -> Result<()> {
         for kind in ["mutating", "validating"] {
             let configuration = format!("{kind}webhookconfiguration/{NAME}");
             let webhooks = self.kubectl.get(&configuration)?["webhooks"].clone();
@@ -147,10 +147,7 @@ impl Drop for Release {
 }
 
 fn chart() -> PathBuf {
-    PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/charts/migration-gate"
-    ))
+    image::repository().join("charts/migration-gate")
 }
 
 fn base64(bytes: &[u8]) -> String {

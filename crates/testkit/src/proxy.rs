@@ -16,7 +16,7 @@ use crate::client::{block_on, spawn};
 use crate::sandbox::NODE_ADDRESS;
 
 /// Ends with the test program.
-pub(super) struct Proxy {
+pub struct Proxy {
     address: SocketAddr,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
     held: watch::Sender<bool>,
@@ -24,7 +24,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// In front of the API server that a kubeconfig names; `through` becomes a kubeconfig that names the proxy.
-    pub(super) fn start(kubeconfig: &Path, through: &Path) -> Result<Self> {
+    pub fn start(kubeconfig: &Path, through: &Path) -> Result<Self> {
         let mut config: Value = serde_json::from_str(&fs::read_to_string(kubeconfig)?)?;
         let server = &mut config["clusters"][0]["cluster"]["server"];
         let upstream: SocketAddr = server
@@ -48,7 +48,7 @@ impl Proxy {
     }
 
     /// Ends every connection, in the middle of whatever it carries.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         let mut connections = self
             .connections
             .lock()
@@ -57,11 +57,12 @@ impl Proxy {
     }
 
     /// Lets new connections come about, and nothing through them.
-    pub(super) fn hold(&self) {
+    pub fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    pub(super) fn release(&self) {
+    /// Lets through what was held.
+    pub fn release(&self) {
         self.held.send_replace(false);
     }
 }

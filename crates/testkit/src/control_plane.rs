@@ -19,20 +19,22 @@ const START: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_secs(30);
 
 /// What sets one control plane apart from another in the same sandbox.
-pub(crate) struct Settings {
+pub struct Settings {
     /// Names its folders.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Where its clients find it.
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
-    pub(crate) etcd_port: u16,
+    pub address: IpAddr,
+    /// The API server's port.
+    pub port: u16,
+    /// etcd's port for clients. The next one is for its peers.
+    pub etcd_port: u16,
     /// Whether Deployments, Jobs and the like come to life.
-    pub(crate) controllers: bool,
+    pub controllers: bool,
 }
 
 impl Settings {
     /// The node's control plane. Pods look for it on port 443.
-    pub(crate) fn of_the_node() -> Result<Self> {
+    pub fn of_the_node() -> Result<Self> {
         Ok(Self {
             name: "node",
             address: SERVICE_ADDRESS.parse()?,
@@ -43,7 +45,7 @@ impl Settings {
     }
 
     /// A bare API server for one test, which may stop and start it. `index` tells such tests apart.
-    pub(crate) fn bare(name: &'static str, index: u16) -> Result<Self> {
+    pub fn bare(name: &'static str, index: u16) -> Result<Self> {
         Ok(Self {
             name,
             address: NODE_ADDRESS.parse()?,
@@ -55,7 +57,7 @@ impl Settings {
 }
 
 /// A running control plane; dropping it stops it.
-pub(crate) struct ControlPlane {
+pub struct ControlPlane {
     settings: Settings,
     sandbox: Sandbox,
     state: PathBuf,
@@ -73,7 +75,7 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     /// Starts one and waits until it is ready.
-    pub(crate) fn start(sandbox: &Sandbox, settings: Settings) -> Result<Self> {
+    pub fn start(sandbox: &Sandbox, settings: Settings) -> Result<Self> {
         let state = sandbox.state(settings.name)?;
         let logs = sandbox.logs(settings.name)?;
         let authority = Authority::create(&state.join("pki"))?;
@@ -120,16 +122,17 @@ impl ControlPlane {
     }
 
     /// The kubeconfig of a user that may do everything.
-    pub(crate) fn admin(&self) -> &Path {
+    pub fn admin(&self) -> &Path {
         &self.admin
     }
 
-    pub(crate) fn authority(&self) -> &Authority {
+    /// The authority that signs for its components.
+    pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
     /// The kubeconfig of a user with a certificate.
-    pub(crate) fn user(&self, file: &str, name: &str, group: Option<&str>) -> Result<PathBuf> {
+    pub fn user(&self, file: &str, name: &str, group: Option<&str>) -> Result<PathBuf> {
         let pair = self.authority.client(file, name, group)?;
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -146,7 +149,7 @@ impl ControlPlane {
     }
 
     /// An error if a component that should run doesn't.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.etcd.check()?;
         self.api_server
             .iter()
@@ -155,13 +158,13 @@ impl ControlPlane {
     }
 
     /// Starts the API server and waits until it is ready.
-    pub(crate) fn start_api_server(&mut self) -> Result<()> {
+    pub fn start_api_server(&mut self) -> Result<()> {
         let process = self.spawn_api_server()?;
         // A client of this attempt's own: one that met a dead server may hold on to its connection.
         let client = client(&self.admin)?;
         process.await_ready("the API server's /readyz to say ok", START, || {
             self.etcd.check()?;
-            let request = axum::http::Request::get("/readyz").body(Vec::new())?;
+            let request = hyper::Request::get("/readyz").body(Vec::new())?;
             Ok(block_on(client.request_text(request))?)
         })?;
         self.api_server = Some(process);
@@ -169,7 +172,7 @@ impl ControlPlane {
     }
 
     /// Stops the API server as an upgrade would: by SIGTERM.
-    pub(crate) fn stop_api_server(&mut self) -> Result<()> {
+    pub fn stop_api_server(&mut self) -> Result<()> {
         self.api_server
             .take()
             .context("the API server is stopped already")?
@@ -178,7 +181,7 @@ impl ControlPlane {
 
     /// Ends the API server as a crash would. One that is asked to stop goes on for up to a minute for the watches that it
     /// still serves.
-    pub(crate) fn kill_api_server(&mut self) -> Result<()> {
+    pub fn kill_api_server(&mut self) -> Result<()> {
         self.api_server
             .take()
             .map(drop)
@@ -186,12 +189,12 @@ impl ControlPlane {
     }
 
     /// The requests that the API server has answered or begun to answer, as audit events, oldest first.
-    pub(crate) fn audit_events(&self) -> Result<Vec<Value>> {
+    pub fn audit_events(&self) -> Result<Vec<Value>> {
         self.audit_events_with("")
     }
 
     /// Those of them that have this word somewhere: most of a long log needn't be parsed.
-    pub(crate) fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
+    pub fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
         let path = self.audit_log();
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

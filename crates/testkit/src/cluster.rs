@@ -17,25 +17,25 @@ use tempfile::TempDir;
 
 use crate::client::block_on;
 use crate::control_plane::{ControlPlane, Settings};
-use crate::harness::Skip;
 use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
 use crate::node::{Node, Runtime};
 use crate::process;
 use crate::sandbox::Sandbox;
-use crate::{client, image};
+use crate::suite::Skip;
+use crate::{client, image as images};
 
 /// A cluster that is not ours.
-pub(crate) struct Given {
+pub struct Given {
     /// As the user's `KUBECONFIG` has it, which may be a list of files.
-    pub(crate) kubeconfig: PathBuf,
+    pub kubeconfig: PathBuf,
     /// The command that brings an image archive to its nodes, if they don't have the images yet.
-    pub(crate) loader: Option<String>,
+    pub loader: Option<String>,
 }
 
 impl Given {
     /// What `KUBECONFIG` and `IMAGE_LOAD` say, if they name one.
-    pub(crate) fn from_environment() -> Result<Option<Self>> {
+    pub fn from_environment() -> Result<Option<Self>> {
         let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty())
         else {
             return Ok(None);
@@ -55,7 +55,7 @@ impl Given {
 }
 
 /// What every test of a running cluster gets.
-pub(crate) struct Cluster {
+pub struct Cluster {
     kubectl: Kubectl,
     client: kube::Client,
     own: Option<Own>,
@@ -73,18 +73,19 @@ struct Own {
 }
 
 impl Cluster {
-    /// Boots a node, with the given images on it besides the stand-ins.
-    pub(crate) fn boot(sandbox: &Sandbox, archives: &[PathBuf]) -> Result<Self> {
+    /// Boots a node with the stand-ins' images and one more archive.
+    pub(crate) fn boot(sandbox: &Sandbox, archive: &Path) -> Result<Self> {
         let started = Instant::now();
         let folder = sandbox.state("cluster")?;
         // Images and control plane don't need each other, and the API server's start leaves a core idle at times.
         let (runtime, control_plane) = thread::scope(|scope| {
             let runtime = scope.spawn(|| -> Result<Runtime> {
-                let stand_ins = image::stand_ins(&folder)?;
+                let stand_ins = images::stand_ins(&folder)?;
                 let runtime = Runtime::start(sandbox)?;
                 stand_ins
                     .iter()
-                    .chain(archives)
+                    .map(PathBuf::as_path)
+                    .chain(once(archive))
                     .try_for_each(|archive| runtime.import(archive))?;
                 Ok(runtime)
             });
@@ -127,7 +128,7 @@ impl Cluster {
     }
 
     /// The cluster of the user's `KUBECONFIG`.
-    pub(crate) fn given(given: &Given) -> Result<Self> {
+    pub(crate) fn given(given: &Given, image: &Path) -> Result<Self> {
         let temporary = tempfile::tempdir()?;
         let folder = temporary.path().to_owned();
         let mut kubectl = Kubectl {
@@ -147,10 +148,9 @@ impl Cluster {
             config["current-context"], config["clusters"][0]["cluster"]["server"]
         );
         if let Some(loader) = &given.loader {
-            for archive in image::stand_ins(&folder)?
-                .iter()
-                .chain(once(&image::migration_gate()?))
-            {
+            images::migration_gate(image)?;
+            let stand_ins = images::stand_ins(&folder)?;
+            for archive in stand_ins.iter().map(PathBuf::as_path).chain(once(image)) {
                 let mut command = Command::new("sh");
                 command
                     .args(["-c", &format!("{loader} \"$1\""), "sh"])
@@ -172,39 +172,39 @@ impl Cluster {
     }
 
     /// kubectl and Helm as the cluster's administrator.
-    pub(crate) fn kubectl(&self) -> &Kubectl {
+    pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
     }
 
     /// A kube-rs client as the cluster's administrator; [`client::block_on`] drives it.
-    pub(crate) fn client(&self) -> kube::Client {
+    pub fn client(&self) -> kube::Client {
         self.client.clone()
     }
 
     /// A new namespace of the test's own.
-    pub(crate) fn namespace(&self, stem: &str) -> Result<Namespace> {
+    pub fn namespace(&self, stem: &str) -> Result<Namespace> {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         self.namespace_named(&format!("{stem}-{}-{number}", std::process::id()))
     }
 
     /// A new namespace of exactly this name; waits for an earlier test's of that name to be gone.
-    pub(crate) fn namespace_named(&self, name: &str) -> Result<Namespace> {
+    pub fn namespace_named(&self, name: &str) -> Result<Namespace> {
         self.namespace_with(name, &[])
     }
 
     /// The same, with labels.
-    pub(crate) fn namespace_with(&self, name: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
+    pub fn namespace_with(&self, name: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
         Namespace::create(self.client(), &self.kubectl, name, labels)
     }
 
     /// Leaves a namespace to the end of the node, where the tests have booted one: to delete thousands of objects takes as
     /// long as to create them.
-    pub(crate) fn leave(&self, namespace: &mut Namespace) {
+    pub fn leave(&self, namespace: &mut Namespace) {
         namespace.stays = self.own.is_some();
     }
 
     /// kubectl as a ServiceAccount, by a token such as a pod would hold.
-    pub(crate) fn kubectl_as(&self, namespace: &str, account: &str) -> Result<Kubectl> {
+    pub fn kubectl_as(&self, namespace: &str, account: &str) -> Result<Kubectl> {
         let kubectl = self.kubectl.in_namespace(namespace);
         let token = kubectl.run(&format!("create token {account}"))?;
         let text = kubectl.run("config view --minify --flatten --raw -o=json")?;
@@ -222,7 +222,7 @@ impl Cluster {
 
     /// Whether a ServiceAccount may do something, such as `patch` what is called `deployments.apps/NAME`, in a namespace
     /// (the empty one for what lies in none): the API server's answer to a `SubjectAccessReview`.
-    pub(crate) fn may(
+    pub fn may(
         &self,
         (home, account): (&str, &str),
         verb: &str,
@@ -246,37 +246,37 @@ impl Cluster {
 
     /// The requests that reached the API server, as audit events, oldest first. Skips the test on a cluster whose audit
     /// log isn't ours to read.
-    pub(crate) fn audit_events(&self) -> Result<Vec<Value>> {
+    pub fn audit_events(&self) -> Result<Vec<Value>> {
         self.own()?.control_plane.audit_events()
     }
 
     /// Those of them that have this word somewhere. Skips the test likewise.
-    pub(crate) fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
+    pub fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
         self.own()?.control_plane.audit_events_with(word)
     }
 
     /// Puts the images in an archive on the node. Skips the test on a given cluster.
-    pub(crate) fn import(&self, archive: &Path) -> Result<()> {
+    pub fn import(&self, archive: &Path) -> Result<()> {
         self.own()?.node.import(archive)
     }
 
     /// Gives an image that the node has a second name. Skips the test on a given cluster.
-    pub(crate) fn tag(&self, image: &str, name: &str) -> Result<()> {
+    pub fn tag(&self, image: &str, name: &str) -> Result<()> {
         self.own()?.node.tag(image, name)
     }
 
     /// Where the cluster's components run. Skips the test on a given cluster.
-    pub(crate) fn sandbox(&self) -> Result<&Sandbox> {
+    pub fn sandbox(&self) -> Result<&Sandbox> {
         Ok(&self.own()?.sandbox)
     }
 
     /// The folder of the cluster's programs, on the node's own disk. Skips the test on a given cluster.
-    pub(crate) fn programs(&self) -> Result<&Path> {
+    pub fn programs(&self) -> Result<&Path> {
         Ok(self.own()?.sandbox.assets.bin())
     }
 
     /// The error of a test, and with it whether a component of the node died meanwhile.
-    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let Some(own) = &self.own else { return error };
         match own.control_plane.check().and_then(|()| own.node.check()) {
             Ok(()) => error,

@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::image::repository;
+
 const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 
 /// How much garbage a server written in Go may gather, in percent of what it needs, before it collects it: here memory is
@@ -12,21 +14,21 @@ const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 const LAZY_COLLECTION: (&str, &str) = ("GOGC", "400");
 
 /// A client ends long before it has gathered as much garbage as would be worth collecting.
-pub(crate) const NO_COLLECTION: [(&str, &str); 2] = [("GOGC", "off"), ("GOMEMLIMIT", "512MiB")];
+pub const NO_COLLECTION: [(&str, &str); 2] = [("GOGC", "off"), ("GOMEMLIMIT", "512MiB")];
 
 /// The folder of a control plane's and a node's programs.
 #[derive(Clone)]
-pub(crate) struct Assets {
+pub struct Assets {
     bin: PathBuf,
 }
 
 impl Assets {
     /// Builds what is missing, or finds what the process outside has built.
-    pub(crate) fn prepare() -> Result<Self> {
+    pub fn prepare() -> Result<Self> {
         if let Some(bin) = std::env::var_os(FOLDER) {
             return Ok(Self { bin: bin.into() });
         }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/assets.sh");
+        let script = repository().join("tests/cluster/assets.sh");
         let mut script = Command::new(script);
         script.arg("flux");
         let bin = printed(script)?;
@@ -34,22 +36,23 @@ impl Assets {
     }
 
     /// Hands the folder to a child, so that it need not look again.
-    pub(crate) fn announce(&self) -> (&'static str, &Path) {
+    pub fn announce(&self) -> (&'static str, &Path) {
         (FOLDER, &self.bin)
     }
 
-    pub(crate) fn bin(&self) -> &Path {
+    /// The folder of all programs.
+    pub fn bin(&self) -> &Path {
         &self.bin
     }
 
     /// The folder of Flux's custom resource definitions.
-    pub(crate) fn flux_definitions(&self) -> PathBuf {
+    pub fn flux_definitions(&self) -> PathBuf {
         self.bin.with_file_name("flux-crds")
     }
 
     /// The path of one program. `KUBEBUILDER_ASSETS` may offer another build of three of them, as it does to other
     /// tools' tests; kubelet's version skew policy then applies to what it offers.
-    pub(crate) fn program(&self, name: &str) -> PathBuf {
+    pub fn program(&self, name: &str) -> PathBuf {
         if let Some(offered) = std::env::var_os("KUBEBUILDER_ASSETS")
             && matches!(name, "etcd" | "kube-apiserver" | "kubectl")
         {
@@ -62,7 +65,7 @@ impl Assets {
     }
 
     /// A command that runs it, and finds the other programs on its `PATH`.
-    pub(crate) fn command(&self, name: &str) -> Command {
+    pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.program(name));
         let (name, percent) = LAZY_COLLECTION;
         command.env(name, percent);
@@ -78,14 +81,14 @@ impl Assets {
 }
 
 /// The variable with the folder of [`definitions`], for the process inside.
-pub(crate) const DEFINITIONS: &str = "MIGRATION_GATE_CLUSTER_DEFINITIONS";
+pub const DEFINITIONS: &str = "MIGRATION_GATE_CLUSTER_DEFINITIONS";
 
 /// The folder of the custom resource definitions of other operators, whose kinds the chart renders.
-pub(crate) fn definitions() -> Result<PathBuf> {
+pub fn definitions() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(DEFINITIONS) {
         return Ok(folder.into());
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/definitions.sh");
+    let script = repository().join("tests/cluster/definitions.sh");
     printed(Command::new(script)).map(PathBuf::from)
 }
 
@@ -98,7 +101,7 @@ const PACKAGE: [&str; 4] = [
 ];
 
 /// Runs a script that reports progress on standard error, and gives the one line that it prints.
-pub(crate) fn printed(mut command: Command) -> Result<String> {
+pub fn printed(mut command: Command) -> Result<String> {
     // What cargo tells a test about its package would make another cargo believe that dependencies have changed.
     for (name, _) in std::env::vars_os() {
         if name

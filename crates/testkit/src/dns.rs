@@ -16,7 +16,7 @@ use crate::client::block_on;
 use crate::sandbox::DNS_ADDRESS;
 
 /// Answers at the address that kubelet writes into every pod's `resolv.conf`, for as long as this process lives.
-pub(crate) fn serve(client: Client) -> Result<()> {
+pub fn serve(client: Client) -> Result<()> {
     let socket = UdpSocket::bind((DNS_ADDRESS, 53)).context("binding the DNS port")?;
     thread::spawn(move || {
         let mut buffer = [0; 512];

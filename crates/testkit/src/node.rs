@@ -18,7 +18,7 @@ const NAME: &str = "node-1";
 const START: Duration = Duration::from_secs(90);
 
 /// The container runtime alone: images can be imported while the control plane still starts.
-pub(crate) struct Runtime {
+pub struct Runtime {
     sandbox: Sandbox,
     socket: PathBuf,
     containerd: Process,
@@ -26,7 +26,7 @@ pub(crate) struct Runtime {
 
 impl Runtime {
     /// Starts containerd and waits until it answers.
-    pub(crate) fn start(sandbox: &Sandbox) -> Result<Self> {
+    pub fn start(sandbox: &Sandbox) -> Result<Self> {
         let state = sandbox.state("containerd")?;
         let socket = state.join("containerd.sock");
         let config = state.join("config.toml");
@@ -45,7 +45,7 @@ impl Runtime {
     }
 
     /// Makes the images in an archive available to pods.
-    pub(crate) fn import(&self, archive: &Path) -> Result<()> {
+    pub fn import(&self, archive: &Path) -> Result<()> {
         let mut ctr = self.ctr();
         ctr.args(["images", "import"]).arg(archive);
         process::run(&mut ctr, "", Duration::from_mins(2))?
@@ -64,14 +64,14 @@ impl Runtime {
 }
 
 /// A running node; dropping it stops kubelet and containerd.
-pub(crate) struct Node {
+pub struct Node {
     kubelet: Process,
     runtime: Runtime,
 }
 
 impl Node {
     /// Joins a node to a control plane. That it is ready, the API server tells.
-    pub(crate) fn join(control_plane: &ControlPlane, runtime: Runtime) -> Result<Self> {
+    pub fn join(control_plane: &ControlPlane, runtime: Runtime) -> Result<Self> {
         let sandbox = &runtime.sandbox;
         let state = sandbox.state("kubelet")?;
         let config = state.join("config.yaml");
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// Gives an image that the node has a second name.
-    pub(crate) fn tag(&self, image: &str, name: &str) -> Result<()> {
+    pub fn tag(&self, image: &str, name: &str) -> Result<()> {
         let mut ctr = self.runtime.ctr();
         ctr.args(["images", "tag", "--force", image, name]);
         process::run(&mut ctr, "", Duration::from_secs(90))?
@@ -102,12 +102,12 @@ impl Node {
     }
 
     /// What [`Runtime::import`] does.
-    pub(crate) fn import(&self, archive: &Path) -> Result<()> {
+    pub fn import(&self, archive: &Path) -> Result<()> {
         self.runtime.import(archive)
     }
 
     /// An error if a component that should run doesn't.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.runtime.containerd.check()?;
         self.kubelet.check()
     }

@@ -16,18 +16,19 @@ use crate::kubectl::{Kubectl, PATIENCE};
 use crate::poll::{Look, until};
 
 /// A namespace that is deleted with everything in it when the test is over, unless it stays.
-pub(crate) struct Namespace {
-    pub(crate) name: String,
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
     /// kubectl in this namespace.
-    pub(crate) kubectl: Kubectl,
+    pub kubectl: Kubectl,
     /// It ends with its cluster.
-    pub(crate) stays: bool,
+    pub stays: bool,
     client: kube::Client,
 }
 
 impl Namespace {
     /// A new one of exactly this name; waits for an earlier test's of that name to be gone.
-    pub(crate) fn create(
+    pub fn create(
         client: kube::Client,
         kubectl: &Kubectl,
         name: &str,
@@ -70,7 +71,7 @@ impl Namespace {
     }
 
     /// Follows a container's log until all of these are in it; gives what it has said by then.
-    pub(crate) fn says(&self, pod: &str, container: &str, parts: &[&str]) -> Result<String> {
+    pub fn says(&self, pod: &str, container: &str, parts: &[&str]) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
         let parameters = LogParams {
             container: Some(container.to_owned()),

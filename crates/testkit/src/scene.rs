@@ -14,30 +14,37 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::process::Waiter;
 use crate::client::{block_on, client};
 use crate::control_plane::{ControlPlane, Settings};
 use crate::kubectl::Kubectl;
 use crate::sandbox::Sandbox;
+use crate::waiter::Waiter;
 
-pub(crate) const JOB: &str = "db-init";
-pub(super) const RECORD: &str = "migration-gate-g";
+/// The migration Job of every gate here.
+pub const JOB: &str = "db-init";
+/// The record of the gate `g`.
+pub const RECORD: &str = "migration-gate-g";
 /// A waiter for an image of version 2.
-pub(crate) const V2: &str = "--image=web:2";
+pub const V2: &str = "--image=web:2";
 
 /// Fixed, as the API server lets no Job's start change.
 const STARTED: &str = "2026-01-01T00:00:00Z";
-pub(super) const COMPLETED: &str = "2026-01-01T00:01:00Z";
+/// When a Job completes.
+pub const COMPLETED: &str = "2026-01-01T00:01:00Z";
 
 /// An API server without controllers.
-pub(crate) struct Plane {
-    pub(crate) server: ControlPlane,
-    pub(crate) kubectl: Kubectl,
-    pub(crate) client: kube::Client,
+pub struct Plane {
+    /// The API server.
+    pub server: ControlPlane,
+    /// kubectl as its administrator.
+    pub kubectl: Kubectl,
+    /// A client as its administrator.
+    pub client: kube::Client,
 }
 
 impl Plane {
-    pub(crate) fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
+    /// Starts one. `index` tells its ports apart from those of others in the sandbox.
+    pub fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
         let server = ControlPlane::start(sandbox, Settings::bare(name, index)?)?;
         let kubectl = Kubectl {
             program: sandbox.assets.program("kubectl"),
@@ -55,7 +62,7 @@ impl Plane {
     }
 
     /// The one that all tests share which leave it alone. It ends with the sandbox.
-    pub(super) fn shared(sandbox: &Sandbox) -> Result<&'static Self> {
+    pub fn shared(sandbox: &Sandbox) -> Result<&'static Self> {
         static PLANE: OnceLock<Result<Plane, String>> = OnceLock::new();
         PLANE
             .get_or_init(|| Self::start(sandbox, "waiter", 4).map_err(|error| format!("{error:#}")))
@@ -64,12 +71,12 @@ impl Plane {
     }
 
     /// The kubeconfig of a user of this name, who may do nothing yet.
-    pub(super) fn user(&self, name: &str) -> Result<PathBuf> {
+    pub fn user(&self, name: &str) -> Result<PathBuf> {
         self.server.user(name, name, None)
     }
 
     /// The requests about a namespace, as audit events, oldest first; a watch is in there as soon as it is answered.
-    pub(crate) fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
+    pub fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
         let events = self.server.audit_events_with(namespace)?;
         Ok(events
             .into_iter()
@@ -79,8 +86,9 @@ impl Plane {
 }
 
 /// A namespace with a gate `g`.
-pub(crate) struct Scene {
-    pub(crate) namespace: String,
+pub struct Scene {
+    /// Its name.
+    pub namespace: String,
     kubeconfig: PathBuf,
     jobs: Api<Job>,
     records: Api<ConfigMap>,
@@ -90,11 +98,12 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// A namespace of the shared API server's.
-    pub(super) fn shared(sandbox: &Sandbox, namespace: &str) -> Result<Self> {
+    pub fn shared(sandbox: &Sandbox, namespace: &str) -> Result<Self> {
         Self::on(Plane::shared(sandbox)?, namespace)
     }
 
-    pub(crate) fn on(plane: &Plane, namespace: &str) -> Result<Self> {
+    /// A new namespace of this API server.
+    pub fn on(plane: &Plane, namespace: &str) -> Result<Self> {
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
         let namespaces = Api::all(plane.client.clone());
         block_on(namespaces.create(&PostParams::default(), &object))
@@ -110,12 +119,12 @@ impl Scene {
     }
 
     /// A waiter with these arguments, and with every right.
-    pub(super) fn waiter(&self, args: &[&str]) -> Result<Waiter> {
+    pub fn waiter(&self, args: &[&str]) -> Result<Waiter> {
         self.waiter_as(&self.kubeconfig, args)
     }
 
     /// A waiter as the user of a kubeconfig.
-    pub(super) fn waiter_as(&self, kubeconfig: &Path, args: &[&str]) -> Result<Waiter> {
+    pub fn waiter_as(&self, kubeconfig: &Path, args: &[&str]) -> Result<Waiter> {
         let number = self.waiters.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.path().join(number.to_string());
         fs::create_dir(&folder)?;
@@ -128,12 +137,12 @@ impl Scene {
     }
 
     /// Creates the Job, of an image with this tag.
-    pub(crate) fn create(&self, tag: &str) -> Result<()> {
+    pub fn create(&self, tag: &str) -> Result<()> {
         self.create_with(tag, &json!({}))
     }
 
     /// The same, with further fields in its `spec`.
-    pub(super) fn create_with(&self, tag: &str, spec: &Value) -> Result<()> {
+    pub fn create_with(&self, tag: &str, spec: &Value) -> Result<()> {
         let mut job = job(JOB, tag);
         for (field, value) in spec.as_object().into_iter().flatten() {
             job["spec"][field] = value.clone();
@@ -144,37 +153,38 @@ impl Scene {
     }
 
     /// Merges into the Job's `spec`.
-    pub(super) fn patch(&self, spec: &Value) -> Result<()> {
+    pub fn patch(&self, spec: &Value) -> Result<()> {
         let patch = Patch::Merge(json!({"spec": spec}));
         block_on(self.jobs.patch(JOB, &PatchParams::default(), &patch))?;
         Ok(())
     }
 
     /// Merges into the Job's status.
-    pub(crate) fn status(&self, status: &Value) -> Result<()> {
+    pub fn status(&self, status: &Value) -> Result<()> {
         set_status(&self.jobs, JOB, status)
     }
 
     /// Deletes the Job, and its pods after it, as kubectl does.
-    pub(super) fn delete(&self) -> Result<()> {
+    pub fn delete(&self) -> Result<()> {
         block_on(self.jobs.delete(JOB, &DeleteParams::background()))?;
         Ok(())
     }
 
     /// Deletes the Job after its pods; as nobody deletes pods here, it stays until [`Self::let_go`].
-    pub(super) fn begin_to_delete(&self) -> Result<()> {
+    pub fn begin_to_delete(&self) -> Result<()> {
         block_on(self.jobs.delete(JOB, &DeleteParams::foreground()))?;
         Ok(())
     }
 
-    pub(super) fn let_go(&self) -> Result<()> {
+    /// Lets the Job go that [`Self::begin_to_delete`] holds.
+    pub fn let_go(&self) -> Result<()> {
         let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
         block_on(self.jobs.patch(JOB, &PatchParams::default(), &patch))?;
         Ok(())
     }
 
     /// Records completions of images with these tags.
-    pub(super) fn record(&self, tags: &[&str]) -> Result<()> {
+    pub fn record(&self, tags: &[&str]) -> Result<()> {
         let entries = tags
             .iter()
             .map(|&tag| (tag.to_owned(), entry(tag)))
@@ -183,27 +193,28 @@ impl Scene {
     }
 
     /// Makes the record hold exactly this.
-    pub(super) fn record_as(&self, data: &BTreeMap<String, String>) -> Result<()> {
+    pub fn record_as(&self, data: &BTreeMap<String, String>) -> Result<()> {
         let record = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD}, "data": data});
         let params = PatchParams::apply("test").force();
         block_on(self.records.patch(RECORD, &params, &Patch::Apply(record)))?;
         Ok(())
     }
 
-    pub(super) fn recorded(&self) -> Result<BTreeMap<String, String>> {
+    /// The data of the record.
+    pub fn recorded(&self) -> Result<BTreeMap<String, String>> {
         let record = block_on(self.records.get_opt(RECORD))?;
         Ok(record.and_then(|record| record.data).unwrap_or_default())
     }
 }
 
 /// A record's entry for an image with this tag.
-pub(super) fn entry(tag: &str) -> String {
+pub fn entry(tag: &str) -> String {
     json!({"image": format!("init:{tag}"), "job": JOB, "uid": "u", "completed": COMPLETED})
         .to_string()
 }
 
 /// A Job of an image with this tag.
-pub(super) fn job(name: &str, tag: &str) -> Value {
+pub fn job(name: &str, tag: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": name},
@@ -214,35 +225,39 @@ pub(super) fn job(name: &str, tag: &str) -> Value {
     })
 }
 
-pub(super) fn set_status(jobs: &Api<Job>, name: &str, status: &Value) -> Result<()> {
+/// Merges into the status of a Job.
+pub fn set_status(jobs: &Api<Job>, name: &str, status: &Value) -> Result<()> {
     let patch = Patch::Merge(json!({"status": status}));
     block_on(jobs.patch_status(name, &PatchParams::default(), &patch))
         .with_context(|| format!("setting the status {status}"))?;
     Ok(())
 }
 
-pub(crate) fn running() -> Value {
+/// The status of a Job whose first pod runs.
+pub fn running() -> Value {
     json!({"startTime": STARTED, "active": 1, "ready": 1})
 }
 
 /// The Job is sure to succeed, and its pod has not ended yet.
-pub(super) fn succeeding() -> Value {
+pub fn succeeding() -> Value {
     ending(&["SuccessCriteriaMet"])
 }
 
 /// The Job is sure to fail, and its pod has not ended yet.
-pub(super) fn failing() -> Value {
+pub fn failing() -> Value {
     ending(&["FailureTarget"])
 }
 
-pub(crate) fn complete() -> Value {
+/// The status of a Job that is complete.
+pub fn complete() -> Value {
     let mut status = over(&["SuccessCriteriaMet", "Complete"]);
     status["completionTime"] = json!(COMPLETED);
     status["succeeded"] = json!(1);
     status
 }
 
-pub(super) fn failed() -> Value {
+/// The status of a Job that has failed.
+pub fn failed() -> Value {
     let mut status = over(&["FailureTarget", "Failed"]);
     status["failed"] = json!(4);
     status

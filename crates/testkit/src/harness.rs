@@ -1,0 +1,233 @@
+//! Selects, schedules and reports tests, with the options and the output of `cargo test`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
+
+use crate::assets::{self, Assets};
+use crate::cluster::Given;
+use crate::image;
+use crate::local::{Local, Surroundings};
+use crate::process::{PROGRAM, program};
+use crate::sandbox::{self, Sandbox};
+use crate::schedule::Schedule;
+use crate::suite::Test;
+use crate::worker::{self, Outcome, Worker};
+
+/// A test program's tests and benchmarks.
+pub struct Suite {
+    /// In the order in which they begin.
+    pub tests: Vec<Test>,
+    /// They run with `--bench`, one after the other.
+    pub benches: Vec<Test>,
+    /// The test target's `CARGO_TARGET_TMPDIR`, where the image's archive is made.
+    pub scratch: &'static str,
+}
+
+/// The variable by which a worker finds the archive of migration-gate's image.
+const IMAGE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
+
+/// Runs the tests that the command line selects, or the benchmarks. In a sandbox, runs those that
+/// the process outside asks for.
+pub fn run(suite: Suite) -> ExitCode {
+    let done = match Sandbox::current() {
+        Ok(None) => outside(suite),
+        Ok(Some(sandbox)) => inside(sandbox, &[suite.tests, suite.benches].concat()),
+        Err(error) => Err(error),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("cluster: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
+    let image = std::env::var_os(IMAGE).context("the sandbox was entered without an image")?;
+    let folder = sandbox.folder().to_owned();
+    let local = Local::new(Surroundings::Sandbox(sandbox), image.into());
+    worker::serve(&folder, |name| {
+        match tests.iter().find(|test| test.name == name) {
+            Some(test) => local.run(test.function),
+            None => Outcome::Failed(format!("there is no test {name}")),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn outside(suite: Suite) -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    // Benchmarks print their own figures; libtest's format has room for one number.
+    let bench = std::mem::take(&mut arguments.bench);
+    let tests = if bench { suite.benches } else { suite.tests };
+    let image = Path::new(suite.scratch).join("migration-gate.tar");
+    let backend = if arguments.list {
+        let nowhere = Surroundings::Unsuitable("only listed".to_owned());
+        Backend::InProcess(Box::new(Local::new(nowhere, image)))
+    } else {
+        Backend::find(image, bench)?
+    };
+    let (nodes, limit) = match &backend {
+        // Side by side they would measure each other.
+        _ if bench => (1, 1),
+        Backend::InProcess(_) => (1, processors()),
+        Backend::Workers(workers, _) => (workers.len(), at_a_time()),
+    };
+    // A thread for each test: it waits there for its slot.
+    arguments.test_threads.get_or_insert(tests.len());
+    let run = Arc::new(Run {
+        backend,
+        schedule: Schedule::new(nodes, limit),
+        took: Mutex::new(Vec::new()),
+    });
+    let trials = tests.into_iter().enumerate().map(|(index, test)| {
+        let run = Arc::clone(&run);
+        Trial::ignorable_test(test.name, move || run.completion(index, &test))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Some(run) = Arc::into_inner(run) {
+        run.end(&conclusion)?;
+    }
+    Ok(conclusion.exit_code())
+}
+
+/// How many tests run at the same time: they spend much of their time waiting.
+fn at_a_time() -> usize {
+    processors() * 2
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// Migration-gate's image, which is built for the first test that needs it.
+struct Image {
+    archive: PathBuf,
+    built: OnceLock<Result<(), String>>,
+}
+
+impl Image {
+    fn build(&self) -> Result<(), String> {
+        let build = || image::migration_gate(&self.archive).map_err(|error| format!("{error:#}"));
+        self.built.get_or_init(build).clone()
+    }
+}
+
+/// The processes that run the tests' functions.
+enum Backend {
+    /// This one.
+    InProcess(Box<Local>),
+    /// One worker for each node.
+    Workers(Vec<Worker>, Image),
+}
+
+impl Backend {
+    fn find(archive: PathBuf, bench: bool) -> Result<Self> {
+        let in_process = |surroundings, archive| {
+            Ok(Self::InProcess(Box::new(Local::new(surroundings, archive))))
+        };
+        if let Some(given) = Given::from_environment()? {
+            return in_process(Surroundings::Given(given), archive);
+        }
+        if let Some(obstacle) = sandbox::obstacle() {
+            return in_process(Surroundings::Unsuitable(obstacle), archive);
+        }
+        // These may need the network, and a sandbox has none.
+        let assets = Assets::prepare()?;
+        let applications = image::applications()?;
+        let definitions = assets::definitions()?;
+        let program = program();
+        let (name, bin) = assets.announce();
+        let mut environment = vec![
+            (PROGRAM, program.as_os_str()),
+            (name, bin.as_os_str()),
+            (IMAGE, archive.as_os_str()),
+            (image::APPLICATIONS, applications.as_os_str()),
+            (assets::DEFINITIONS, definitions.as_os_str()),
+        ];
+        let binary = bench.then(image::release).transpose()?;
+        if let Some(binary) = &binary {
+            environment.push((image::RELEASED_BINARY, binary.as_os_str()));
+        }
+        // One for each test that may run at a time, as the last ones each need a whole node. An
+        // unused worker costs next to nothing: it boots its node for the first test that needs it.
+        let workers = (0..at_a_time()).map(|_| Worker::start(&environment));
+        let workers = workers.collect::<Result<_>>()?;
+        let built = OnceLock::new();
+        Ok(Self::Workers(workers, Image { archive, built }))
+    }
+}
+
+/// The tests of one run share this.
+struct Run {
+    backend: Backend,
+    schedule: Schedule,
+    took: Mutex<Vec<(Duration, &'static str)>>,
+}
+
+impl Run {
+    fn completion(&self, index: usize, test: &Test) -> Result<Completion, Failed> {
+        let outcome = self.outcome(index, test).unwrap_or_else(Outcome::Failed);
+        // In CI, a test that can't run on this machine is a hole that nobody would see.
+        let must_run = matches!(&self.backend, Backend::InProcess(local) if local.is_unsuitable())
+            && std::env::var_os("CI").is_some_and(|ci| ci == "true");
+        match outcome {
+            Outcome::Passed => Ok(Completion::Completed),
+            Outcome::Skipped(reason) if !must_run => Ok(Completion::ignored_with(reason)),
+            Outcome::Skipped(error) | Outcome::Failed(error) => Err(Failed::from(error)),
+        }
+    }
+
+    fn outcome(&self, index: usize, test: &Test) -> Result<Outcome, String> {
+        // Before its slot: tests that don't need the image run while it is being built.
+        if let Backend::Workers(_, image) = &self.backend
+            && test.function.needs_image()
+        {
+            image.build()?;
+        }
+        let slot = self.schedule.slot(index, test.function.claim());
+        let begun = Instant::now();
+        let outcome = match &self.backend {
+            Backend::InProcess(local) => local.run(test.function),
+            Backend::Workers(workers, _) => workers[slot.node]
+                .run(test.name)
+                .map_err(|error| format!("{error:#}"))?,
+        };
+        self.took
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((begun.elapsed(), test.name));
+        Ok(outcome)
+    }
+
+    /// Ends the workers. After a failure, prints where their logs are.
+    fn end(self, conclusion: &Conclusion) -> Result<()> {
+        let Backend::Workers(workers, _) = self.backend else {
+            return Ok(());
+        };
+        let mut took = self.took.into_inner().unwrap_or_default();
+        took.sort();
+        let longest: Vec<String> = took
+            .iter()
+            .rev()
+            .take(10)
+            .map(|(time, name)| format!("{name} {} s", time.as_secs()))
+            .collect();
+        eprintln!("cluster: the longest: {}", longest.join(", "));
+        for worker in workers {
+            if conclusion.has_failed() {
+                eprintln!(
+                    "cluster: the components' logs stay in {} until the next run",
+                    worker.folder().display()
+                );
+            } else {
+                worker.remove()?;
+            }
+        }
+        Ok(())
+    }
+}

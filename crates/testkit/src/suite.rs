@@ -1,0 +1,104 @@
+//! A test of the cluster suite: a name, and a function of one of four kinds.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cluster::Cluster;
+use crate::sandbox::Sandbox;
+use crate::schedule::Claim;
+
+/// A test. [`tests!`](crate::tests) makes them.
+#[derive(Clone, Copy)]
+pub struct Test {
+    /// `module::function`, as the command line selects it.
+    pub name: &'static str,
+    pub(crate) function: Function,
+}
+
+/// A test's function. Its kind decides what it is given and what runs beside it.
+#[derive(Clone, Copy)]
+pub(crate) enum Function {
+    Shared(fn(&Cluster) -> Result<()>),
+    Exclusive(fn(&Cluster) -> Result<()>),
+    Standalone(fn(&Sandbox) -> Result<()>),
+    Helm(fn(&Path) -> Result<()>),
+}
+
+impl Function {
+    pub(crate) const fn claim(&self) -> Claim {
+        match self {
+            Self::Shared(_) => Claim::Share,
+            Self::Exclusive(_) => Claim::Node,
+            Self::Standalone(_) | Self::Helm(_) => Claim::Nothing,
+        }
+    }
+
+    pub(crate) const fn needs_image(&self) -> bool {
+        !matches!(self, Self::Standalone(_))
+    }
+}
+
+impl Test {
+    /// A test that keeps to its own namespace, so others may use the cluster at the same time.
+    pub fn shared(path: &'static str, function: fn(&Cluster) -> Result<()>) -> Self {
+        Self::new(path, Function::Shared(function))
+    }
+
+    /// A test that has the cluster to itself, because it changes what all see: webhooks, or a
+    /// namespace of a fixed name.
+    pub fn exclusive(path: &'static str, function: fn(&Cluster) -> Result<()>) -> Self {
+        Self::new(path, Function::Exclusive(function))
+    }
+
+    /// A test, or a benchmark, that starts everything it needs inside the sandbox.
+    pub fn standalone(path: &'static str, function: fn(&Sandbox) -> Result<()>) -> Self {
+        Self::new(path, Function::Standalone(function))
+    }
+
+    /// A test that needs no cluster, only Helm, whose path it is given.
+    pub fn helm(path: &'static str, function: fn(&Path) -> Result<()>) -> Self {
+        Self::new(path, Function::Helm(function))
+    }
+
+    /// The path begins with the crate, which is the same for all tests of a program.
+    fn new(path: &'static str, function: Function) -> Self {
+        let name = path.split_once("::").map_or(path, |(_, name)| name);
+        Self { name, function }
+    }
+}
+
+/// Defines `tests()`, which lists a module's tests in the order in which they begin. A function that
+/// is not listed is dead code, so the compiler reports it.
+///
+/// ```ignore
+/// testkit::tests! {
+///     shared: a_pod_starts, a_job_completes;
+///     exclusive: the_webhook_is_replaced;
+/// }
+/// ```
+#[macro_export]
+macro_rules! tests {
+    ($($kind:ident: $($function:ident),+ $(,)?;)+) => {
+        /// This module's tests, in the order in which they begin.
+        pub(crate) fn tests() -> Vec<$crate::suite::Test> {
+            vec![$($($crate::suite::Test::$kind(
+                concat!(module_path!(), "::", stringify!($function)),
+                $function,
+            )),+),+]
+        }
+    };
+}
+
+/// The error of a test that doesn't apply here. It is reported as ignored, with this reason.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
