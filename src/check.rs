@@ -8,14 +8,12 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt as _;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::client::Body;
-use kube::core::Request;
+use kube::api::Patch;
 use serde_json::{Value, json};
 
-use crate::api::client as cluster;
+use crate::api::{ApiError, DryRun, Objects, client as cluster};
 use crate::cli::say::say;
 use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::gates::{
@@ -113,7 +111,8 @@ async fn look(client: &Client, config: &Config) -> Vec<Trial> {
         }
         if let Some(variable) = config.forbidden_env.first() {
             let object = deployment(NAME, &BTreeMap::new(), Some(variable));
-            let result = match create(client, &gate.namespace, &object).await {
+            let deployments = Objects::namespaced::<Deployment>(client, &gate.namespace);
+            let result = match deployments.try_create(&object).await {
                 Ok(answer) => judge_offender(gate, config.mode, variable, &answer),
                 Err(error) => Err(unanswered(&error)),
             };
@@ -176,18 +175,9 @@ fn deployment(name: &str, labels: &BTreeMap<String, String>, forbidden: Option<&
     })
 }
 
-/// What the API server answered.
-struct Answer {
-    code: u16,
-    /// The object, or a `Status`.
-    body: Value,
-    warnings: Vec<String>,
-}
-
-impl Answer {
-    fn message(&self) -> &str {
-        self.body["message"].as_str().unwrap_or("no reason given")
-    }
+/// What the server has to say to a refusal.
+fn message(answer: &DryRun) -> &str {
+    answer.body["message"].as_str().unwrap_or("no reason given")
 }
 
 /// The Deployment as it would be stored: a new one, or, where there is one of that name, that one.
@@ -196,57 +186,19 @@ async fn held(
     gate: &Gate,
     name: &str,
     labels: &BTreeMap<String, String>,
-) -> Result<Answer, kube::Error> {
-    let answer = create(client, &gate.namespace, &deployment(name, labels, None)).await?;
+) -> Result<DryRun, ApiError> {
+    let deployments = Objects::namespaced::<Deployment>(client, &gate.namespace);
+    let answer = deployments
+        .try_create(&deployment(name, labels, None))
+        .await?;
     if answer.code != 409 {
         return Ok(answer);
     }
     // A patch that changes nothing passes admission all the same.
-    let params = PatchParams {
-        dry_run: true,
-        ..PatchParams::default()
-    };
-    let request = Request::new(path(&gate.namespace))
-        .patch(name, &params, &Patch::Merge(json!({})))
-        .map_err(kube::Error::BuildRequest)?;
-    send(client, request).await
+    deployments.try_patch(name, &Patch::Merge(json!({}))).await
 }
 
-async fn create(client: &Client, namespace: &str, object: &Value) -> Result<Answer, kube::Error> {
-    let params = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let request = Request::new(path(namespace))
-        .create(&params, object.to_string().into_bytes())
-        .map_err(kube::Error::BuildRequest)?;
-    send(client, request).await
-}
-
-fn path(namespace: &str) -> String {
-    format!("/apis/apps/v1/namespaces/{namespace}/deployments")
-}
-
-/// A library's client would drop the warnings, which are all that there is in `warn` mode.
-async fn send(client: &Client, request: hyper::Request<Vec<u8>>) -> Result<Answer, kube::Error> {
-    let response = client.send(request.map(Body::from)).await?;
-    let code = response.status().as_u16();
-    let warnings = response
-        .headers()
-        .get_all(hyper::header::WARNING)
-        .iter()
-        .filter_map(|value| value.to_str().ok().map(str::to_owned))
-        .collect();
-    let body = response.into_body().collect().await?.to_bytes();
-    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    Ok(Answer {
-        code,
-        body,
-        warnings,
-    })
-}
-
-fn judge_held(gate: &Gate, answer: &Answer) -> Result<String, String> {
+fn judge_held(gate: &Gate, answer: &DryRun) -> Result<String, String> {
     if answer.code >= 300 {
         return Err(refused(&gate.namespace, answer));
     }
@@ -267,7 +219,7 @@ fn judge_offender(
     gate: &Gate,
     mode: Mode,
     variable: &str,
-    answer: &Answer,
+    answer: &DryRun,
 ) -> Result<String, String> {
     const FIELD: &str = "spec.template.spec.containers[0].env[0]";
     let passed = answer.code < 300;
@@ -275,7 +227,7 @@ fn judge_offender(
         .warnings
         .iter()
         .any(|warning| warning.contains(variable));
-    let ours = answer.code == 403 && answer.message().contains(FIELD);
+    let ours = answer.code == 403 && message(answer).contains(FIELD);
     match mode {
         Mode::Enforce if ours => Ok(format!("is refused, for {FIELD}")),
         Mode::Warn if passed && warned => Ok("is let through with a warning".to_owned()),
@@ -288,8 +240,8 @@ fn judge_offender(
 }
 
 /// In words, why the API server refused what it should have taken, or with other words than it should have.
-fn refused(namespace: &str, answer: &Answer) -> String {
-    let message = answer.message();
+fn refused(namespace: &str, answer: &DryRun) -> String {
+    let message = message(answer);
     let next = if message.contains("failed calling webhook") {
         "no replica answered; see `kubectl get pods -A -l app.kubernetes.io/name=migration-gate` and their logs".to_owned()
     } else if answer.code == 404 {
@@ -310,7 +262,7 @@ fn refused(namespace: &str, answer: &Answer) -> String {
     format!("the API server answered {}: {message}; {next}", answer.code)
 }
 
-fn unanswered(error: &kube::Error) -> String {
+fn unanswered(error: &ApiError) -> String {
     format!("the API server gave no answer: {error}; see whether this pod's network reaches it")
 }
 
@@ -319,8 +271,8 @@ mod tests {
     use super::*;
     use crate::cli::config;
 
-    fn answer(code: u16, body: Value, warnings: &[&str]) -> Answer {
-        Answer {
+    fn answer(code: u16, body: Value, warnings: &[&str]) -> DryRun {
+        DryRun {
             code,
             body,
             warnings: warnings.iter().map(|w| (*w).to_owned()).collect(),
@@ -422,7 +374,7 @@ mod tests {
     #[test]
     fn an_offender_is_refused_or_warned_of() {
         let gate = &Config::default().gates[0];
-        let judge = |mode, answer: &Answer| judge_offender(gate, mode, "V", answer).is_ok();
+        let judge = |mode, answer: &DryRun| judge_offender(gate, mode, "V", answer).is_ok();
         let denied = answer(
             403,
             json!({"message": "denied: spec.template.spec.containers[0].env[0]: V"}),

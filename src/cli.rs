@@ -7,6 +7,7 @@ pub mod config;
 mod exit;
 pub(crate) mod say;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,15 +49,22 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 }
 
 /// An error with its causes, in one line.
-pub(crate) fn chain(error: impl Into<anyhow::Error>) -> String {
-    format!("{:#}", error.into())
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Ends a subcommand: prints why it failed, if it did. `failed` is its exit code for that.
 pub(crate) fn finish(ended: anyhow::Result<Exit>, failed: Exit) -> ExitCode {
     ended
         .unwrap_or_else(|error| {
-            eprintln!("error: {}", chain(error));
+            eprintln!("error: {}", chain(error.as_ref()));
             failed
         })
         .into()

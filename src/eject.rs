@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
-use kube::core::ApiResource;
-use kube::{Client, ResourceExt as _};
+use kube::Client;
+use kube::api::{ListParams, Patch};
 use serde_json::Value;
 
 use self::leftovers::Leftovers;
-use crate::api::client as cluster;
+use crate::api::{Objects, client as cluster};
 use crate::cli::say::say;
 use crate::cli::{self, ConfigArgs, Exit};
 use migration_gate_core::eject::{eject, gate_of};
@@ -55,28 +54,28 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config.load()?;
     let gates = chosen(&config, &args.gates)?;
     let client = cluster::connect().await?;
-    let mut plans = Vec::new();
+    let mut ejections = Vec::new();
     for gate in gates {
-        plans.push(Plan::make(&client, gate).await?);
+        ejections.push(Ejection::make(&client, gate).await?);
     }
-    installed::refuse_while_held(&client, &plans).await?;
-    let leftovers = Leftovers::find(&client, &plans).await?;
-    say(describe(&plans, &leftovers).trim_end());
+    installed::refuse_while_held(&client, &ejections).await?;
+    let leftovers = Leftovers::find(&client, &ejections).await?;
+    say(describe(&ejections, &leftovers).trim_end());
     if !args.yes {
         say("Nothing was changed. Run it again with --yes to do this.");
         return Ok(());
     }
 
-    for plan in &plans {
-        plan.take_out(&client).await?;
+    for ejection in &ejections {
+        ejection.take_out(&client).await?;
     }
     // Nothing is deleted before no pod needs it, whoever began to take its waiter out: an earlier
     // run of this command may have given up here.
-    for plan in &plans {
-        carriers::gone(&client, plan.gate, args.timeout).await?;
+    for ejection in &ejections {
+        carriers::gone(&client, ejection.gate, args.timeout).await?;
     }
     // Found anew: what a Deployment names has changed, and minutes may have passed.
-    let leftovers = Leftovers::find(&client, &plans).await?;
+    let leftovers = Leftovers::find(&client, &ejections).await?;
     leftovers.delete(&client).await?;
     say("Done.");
     Ok(())
@@ -100,8 +99,8 @@ fn chosen<'c>(config: &'c Config, names: &[String]) -> anyhow::Result<Vec<&'c Ga
         .collect())
 }
 
-/// What is to be done for one gate's Deployments.
-struct Plan<'c> {
+/// What is done for one gate's Deployments.
+struct Ejection<'c> {
     gate: &'c Gate,
     /// Each Deployment as it is, with its patch.
     deployments: Vec<(Value, json_patch::Patch)>,
@@ -109,19 +108,17 @@ struct Plan<'c> {
     others: Vec<(String, String)>,
 }
 
-impl<'c> Plan<'c> {
+impl<'c> Ejection<'c> {
     async fn make(client: &Client, gate: &'c Gate) -> anyhow::Result<Self> {
         let mut deployments = Vec::new();
         let mut others = Vec::new();
-        let kind = ApiResource::erase::<Deployment>(&());
-        for found in list(client, &gate.namespace, &kind, &ListParams::default()).await? {
-            let name = found.name_any();
-            let deployment = serde_json::to_value(&found)?;
+        let objects = Objects::namespaced::<Deployment>(client, &gate.namespace);
+        for deployment in list(&objects, &ListParams::default()).await? {
             let patch = eject(gate, &deployment);
             if !patch.is_empty() {
                 deployments.push((deployment, json_patch::Patch(patch)));
             } else if let Some(other) = gate_of(&deployment["spec"]["template"]["spec"]) {
-                others.push((name, other.to_owned()));
+                others.push((name_of(&deployment).to_owned(), other.to_owned()));
             }
         }
         Ok(Self {
@@ -133,18 +130,13 @@ impl<'c> Plan<'c> {
 
     async fn take_out(&self, client: &Client) -> anyhow::Result<()> {
         let namespace = self.gate.namespace.as_str();
-        let kind = ApiResource::erase::<Deployment>(&());
-        let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
+        let objects = Objects::namespaced::<Deployment>(client, namespace);
         for (deployment, patch) in &self.deployments {
             let name = name_of(deployment);
             say(format_args!(
                 "Deployment {namespace}/{name}: taking the waiter out"
             ));
-            api.patch(
-                name,
-                &PatchParams::default(),
-                &Patch::<()>::Json(patch.clone()),
-            )
+            objects.patch::<Value>(name, &Patch::<()>::Json(patch.clone()))
             .await
             .with_context(|| {
                 format!("cannot patch Deployment {namespace}/{name}; if it was changed meanwhile, run this again")
@@ -154,11 +146,11 @@ impl<'c> Plan<'c> {
     }
 }
 
-fn describe(plans: &[Plan<'_>], leftovers: &Leftovers) -> String {
+fn describe(ejections: &[Ejection<'_>], leftovers: &Leftovers) -> String {
     let mut text = String::new();
-    for plan in plans {
-        let namespace = &plan.gate.namespace;
-        for (deployment, patch) in &plan.deployments {
+    for ejection in ejections {
+        let namespace = &ejection.gate.namespace;
+        for (deployment, patch) in &ejection.deployments {
             let name = name_of(deployment);
             let _ = writeln!(text, "Deployment {namespace}/{name}: one roll-out without");
             for operation in &patch.0 {
@@ -170,7 +162,10 @@ fn describe(plans: &[Plan<'_>], leftovers: &Leftovers) -> String {
     }
     text.push_str(&leftovers.describe());
     if text.is_empty() {
-        let gates: Vec<&str> = plans.iter().map(|plan| plan.gate.name.as_str()).collect();
+        let gates: Vec<&str> = ejections
+            .iter()
+            .map(|ejection| ejection.gate.name.as_str())
+            .collect();
         let _ = writeln!(
             text,
             "Nothing of migration-gate is left for gate {}.",
@@ -178,14 +173,14 @@ fn describe(plans: &[Plan<'_>], leftovers: &Leftovers) -> String {
         );
     }
     let ejected = |gate: &str, namespace: &str| {
-        plans
+        ejections
             .iter()
-            .any(|plan| plan.gate.name == gate && plan.gate.namespace == namespace)
+            .any(|ejection| ejection.gate.name == gate && ejection.gate.namespace == namespace)
     };
     let mut told = std::collections::BTreeSet::new();
-    for plan in plans {
-        let namespace = &plan.gate.namespace;
-        for (name, gate) in &plan.others {
+    for ejection in ejections {
+        let namespace = &ejection.gate.namespace;
+        for (name, gate) in &ejection.others {
             if !ejected(gate, namespace) && told.insert((namespace, name)) {
                 let _ = writeln!(
                     text,
@@ -201,16 +196,12 @@ fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-async fn list(
-    client: &Client,
-    namespace: &str,
-    kind: &ApiResource,
-    params: &ListParams,
-) -> anyhow::Result<Vec<DynamicObject>> {
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind);
-    let found = api
+async fn list(objects: &Objects, params: &ListParams) -> anyhow::Result<Vec<Value>> {
+    objects
         .list(params)
         .await
-        .with_context(|| format!("cannot list {} in {namespace}", kind.plural))?;
-    Ok(found.items)
+        .with_context(|| match objects.namespace() {
+            Some(namespace) => format!("cannot list {} in {namespace}", objects.kind().plural),
+            None => format!("cannot list {}", objects.kind().plural),
+        })
 }

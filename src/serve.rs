@@ -97,7 +97,7 @@ pub fn main(args: Args) -> ExitCode {
     let ended = serve(args, config).map_or_else(
         |error| {
             // Whoever collects the log by now expects JSON.
-            error!(cause = cli::chain(error), "cannot serve");
+            error!(cause = cli::chain(error.as_ref()), "cannot serve");
             Exit::Failure
         },
         |()| Exit::Success,
@@ -242,7 +242,7 @@ async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
         Ok(client) => client,
         Err(error) => {
             warn!(
-                cause = cli::chain(error),
+                cause = cli::chain(&error),
                 "no cluster to watch; completed migrations are not recorded"
             );
             return stop.closing().await;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::warnings::within_limits;
 use super::{API_VERSION, AdmissionRequest, KIND};
-use crate::api::observe::chain;
+use crate::cli::chain;
 use migration_gate_core::decision::{Decision, Rule, Violation};
 
 /// What an answer says.

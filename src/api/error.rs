@@ -1,6 +1,9 @@
 //! Why the API server can't be reached, or doesn't do what it was asked for.
 
 use std::error::Error;
+use std::time::Duration;
+
+use hyper_util::client::legacy;
 
 /// The text of a library's error, with its causes and with what to do about it.
 ///
@@ -35,5 +38,86 @@ impl Cause {
     /// With what to do about it.
     pub(super) fn then(self, advice: &str) -> Self {
         Self(format!("{self}; {advice}"))
+    }
+}
+
+/// Why a request came to nothing: what the API server answered, or why it gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    code: Option<u16>,
+    message: String,
+    retry_after: Duration,
+    dropped: bool,
+}
+
+impl ApiError {
+    /// Without an answer.
+    pub(super) fn unanswered(message: impl Into<String>) -> Self {
+        Self {
+            code: None,
+            message: message.into(),
+            retry_after: Duration::ZERO,
+            dropped: false,
+        }
+    }
+
+    /// The answer took too long.
+    pub(super) fn late(limit: Duration) -> Self {
+        Self::unanswered(format!("no answer within {}s", limit.as_secs_f32()))
+    }
+
+    /// The request can't even be sent.
+    pub(super) fn request(error: impl Error) -> Self {
+        Self::unanswered(Cause::of(&error).to_string())
+    }
+
+    /// The HTTP status of the answer, if there was one.
+    pub fn code(&self) -> Option<u16> {
+        self.code
+    }
+
+    /// The server doesn't know the caller, or doesn't let it do that: 401 or 403.
+    pub fn is_denied(&self) -> bool {
+        matches!(self.code, Some(401 | 403))
+    }
+
+    /// How long the server asks to be left alone.
+    pub(super) fn retry_after(&self) -> Duration {
+        self.retry_after
+    }
+
+    /// There was a connection, and it ended before an answer came.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.dropped
+    }
+}
+
+impl From<kube::Error> for ApiError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self {
+                code: Some(status.code),
+                retry_after: Duration::from_secs(
+                    status
+                        .details
+                        .as_ref()
+                        .map_or(0, |details| details.retry_after_seconds.into()),
+                ),
+                message: if status.message.is_empty() {
+                    format!("HTTP {} {}", status.code, status.reason)
+                } else {
+                    status.message
+                },
+                dropped: false,
+            },
+            kube::Error::Service(error) => Self {
+                dropped: error
+                    .downcast_ref::<legacy::Error>()
+                    .is_some_and(|error| !error.is_connect()),
+                ..Self::unanswered(Cause::of(error.as_ref()).to_string())
+            },
+            error => Self::unanswered(Cause::of(&error).to_string()),
+        }
     }
 }

@@ -1,53 +1,30 @@
-//! Follows one object of the API server by its name, over everything that can happen to a watch.
+//! Follows objects of the API server, over everything that can happen to a watch.
 //!
-//! kube's own `watcher` isn't used, for three reasons: a watch that the server ends at once is
-//! tried again without a pause, a resource version that the server refuses with an HTTP status
-//! (410, or 504 "too large" after etcd came back from a backup) is asked for again for ever, and
-//! it decodes whole objects.
-
-mod server;
+//! kube's own `watcher` isn't used, for two faults of kube-runtime 5.0.0:
+//!
+//! - A watch that the server ends is followed by the next one at once, and nobody is told: the end
+//!   of the stream is `(None, State::InitListed { .. })` (`watcher.rs:757`), so no back-off around
+//!   it can count the ends. A server that ends every watch as soon as it has begun is asked
+//!   without a pause.
+//! - A resource version that the server refuses with an HTTP status is asked for again, for ever:
+//!   an error at the start of a watch keeps `State::InitListed` with the same version
+//!   (`watcher.rs:693`). Servers do that with 410, and with 504 "too large" after etcd came back
+//!   from a backup.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use kube::Client;
+use kube::api::ListParams;
 use kube::core::WatchEvent;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
+use super::ApiError;
+use super::objects::Objects;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
-pub use server::chain;
-use server::{Events, Failure, Server};
-
-/// Which object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The collection's path, such as `/apis/batch/v1/namespaces/x/jobs`.
-    pub path: String,
-    /// The object's name. It goes into a field selector, which is what lets a Role narrow `list`
-    /// and `watch` by `resourceNames`.
-    pub name: String,
-}
-
-impl Target {
-    /// A Job.
-    pub fn job(namespace: &str, name: &str) -> Self {
-        Self {
-            path: format!("/apis/batch/v1/namespaces/{namespace}/jobs"),
-            name: name.to_owned(),
-        }
-    }
-
-    /// A ConfigMap.
-    pub fn config_map(namespace: &str, name: &str) -> Self {
-        Self {
-            path: format!("/api/v1/namespaces/{namespace}/configmaps"),
-            name: name.to_owned(),
-        }
-    }
-}
 
 /// An object that can be followed.
 pub trait Object: Clone + DeserializeOwned + Send + 'static {
@@ -67,29 +44,58 @@ impl Object for Record {
     }
 }
 
-/// What has happened to the object, or to the watch.
+/// What has happened to one object, or to its watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update<T> {
     /// It is there, and looks like this.
     Present(T),
     /// It isn't there. With its last state, if it has just been deleted.
     Absent(Option<T>),
-    /// After trouble: there is a watch again, and nothing was missed. A list that succeeds is not
-    /// yet the end of trouble, because a watch may need rights that a list doesn't.
+    /// After a failure: there is a watch again, and nothing was missed. A list that succeeds is not
+    /// yet the end of the failure, because a watch may need rights that a list doesn't.
     Resumed,
     /// The watch doesn't work, and is tried again.
-    Trouble(Trouble),
+    Failed(WatchError),
+}
+
+/// What has happened to the objects of a collection, or to its watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta<T> {
+    /// These are there, and no others.
+    Listed(Vec<T>),
+    /// One is there, and looks like this.
+    Present(T),
+    /// One was deleted. Its last state.
+    Deleted(T),
+    /// As [`Update::Resumed`].
+    Resumed,
+    /// As [`Update::Failed`].
+    Failed(WatchError),
 }
 
 /// Why a watch doesn't work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// 401 or 403, with what the server says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// 401 or 403, with the server's message.
+    #[error("{0}")]
     Denied(String),
-    /// Any other answer that isn't a watch, with what the server says.
+    /// Any other answer that isn't a watch, with the server's message.
+    #[error("{0}")]
     Failing(String),
     /// No answer, with the causes down to the last.
+    #[error("{0}")]
     Unreachable(String),
+}
+
+impl From<ApiError> for WatchError {
+    fn from(error: ApiError) -> Self {
+        let message = error.to_string();
+        match error.code() {
+            Some(401 | 403) => Self::Denied(message),
+            Some(_) => Self::Failing(message),
+            None => Self::Unreachable(message),
+        }
+    }
 }
 
 /// How patient a watch is.
@@ -99,8 +105,6 @@ pub struct Pacing {
     pub shortest: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// How long the server may take to answer a list, or to begin a watch.
-    pub answer: Duration,
     /// After which the server ends a watch by itself, and it is begun anew. Whole seconds.
     pub watch: Duration,
     /// A watch that has been silent for so long is dead: an API server sends a bookmark about every
@@ -113,7 +117,6 @@ impl Default for Pacing {
         Self {
             shortest: Duration::from_millis(100),
             longest: Duration::from_secs(5),
-            answer: Duration::from_secs(10),
             watch: Duration::from_secs(290),
             idle: Duration::from_secs(150),
         }
@@ -133,22 +136,48 @@ const CUTS_BORNE: u32 = 24;
 /// The server may ask for a pause; beyond this it isn't believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// Follows the object, for ever. Starts with a list; each state of the object that the server
-/// tells is passed on, in order.
-pub fn observe<T>(
-    client: Client,
-    target: Target,
+/// Follows the object of that name, for ever. Starts with a list; each state of the object that the
+/// server sends is passed on, in order.
+///
+/// The name goes into a field selector, which is what lets a Role narrow `list` and `watch` by
+/// `resourceNames`.
+pub fn observe<T: Object>(
+    objects: Objects,
+    name: &str,
     pacing: Pacing,
-) -> impl Stream<Item = Update<T>> + Send
-where
-    T: Object,
-{
-    let watch = Watch {
-        server: Server {
-            client,
-            target,
-            pacing,
+) -> impl Stream<Item = Update<T>> + Send + use<T> {
+    let deltas = deltas(objects, format!("metadata.name={name}"), pacing);
+    deltas.map(|delta| match delta {
+        // The selector leaves one at most.
+        Delta::Listed(objects) => match objects.into_iter().next() {
+            Some(object) => Update::Present(object),
+            None => Update::Absent(None),
         },
+        Delta::Present(object) => Update::Present(object),
+        Delta::Deleted(object) => Update::Absent(Some(object)),
+        Delta::Resumed => Update::Resumed,
+        Delta::Failed(error) => Update::Failed(error),
+    })
+}
+
+/// Follows all objects of a collection, for ever. Starts with a list; so does what comes after a
+/// cut that the server can't bridge.
+pub fn observe_all<T: Object>(
+    objects: Objects,
+    pacing: Pacing,
+) -> impl Stream<Item = Delta<T>> + Send {
+    deltas(objects, String::new(), pacing)
+}
+
+fn deltas<T: Object>(
+    objects: Objects,
+    fields: String,
+    pacing: Pacing,
+) -> impl Stream<Item = Delta<T>> + Send {
+    let watch = Watch {
+        objects,
+        fields,
+        pacing,
         phase: Phase::List,
         pause: None,
         failures: 0,
@@ -158,8 +187,8 @@ where
         backoff: backoff(pacing),
     };
     futures::stream::unfold(watch, |mut watch| async move {
-        let update = watch.next().await;
-        Some((update, watch))
+        let delta = watch.next().await;
+        Some((delta, watch))
     })
 }
 
@@ -174,7 +203,10 @@ pub fn backoff(pacing: Pacing) -> ExponentialBackoff {
 }
 
 struct Watch<T> {
-    server: Server,
+    objects: Objects,
+    /// The field selector; empty for all.
+    fields: String,
+    pacing: Pacing,
     phase: Phase<T>,
     /// Before the next request.
     pause: Option<Duration>,
@@ -185,7 +217,7 @@ struct Watch<T> {
     /// Trouble was told, and not yet that it is over.
     in_trouble: bool,
     /// To be told before anything else happens.
-    next: Option<Update<T>>,
+    next: Option<Delta<T>>,
     backoff: ExponentialBackoff,
 }
 
@@ -196,21 +228,21 @@ enum Phase<T> {
     },
     Watching {
         version: String,
-        events: Events<T>,
+        events: BoxStream<'static, kube::Result<WatchEvent<T>>>,
         since: Instant,
     },
 }
 
 impl<T: Object> Watch<T> {
-    async fn next(&mut self) -> Update<T> {
+    async fn next(&mut self) -> Delta<T> {
         loop {
-            if let Some(update) = self.next.take() {
-                return update;
+            if let Some(delta) = self.next.take() {
+                return delta;
             }
             if let Some(pause) = self.pause.take() {
                 tokio::time::sleep(pause).await;
             }
-            let update = match std::mem::replace(&mut self.phase, Phase::List) {
+            let delta = match std::mem::replace(&mut self.phase, Phase::List) {
                 Phase::List => Some(self.list().await),
                 Phase::Resume { version } => self.resume(version).await,
                 Phase::Watching {
@@ -219,28 +251,28 @@ impl<T: Object> Watch<T> {
                     since,
                 } => self.event(version, events, since).await,
             };
-            if let Some(update) = update {
-                return update;
+            if let Some(delta) = delta {
+                return delta;
             }
         }
     }
 
-    async fn list(&mut self) -> Update<T> {
-        match self.server.list().await {
-            Ok(list) => {
-                self.phase = Phase::Resume {
-                    version: list.metadata.resource_version,
-                };
-                // The selector leaves one at most.
-                let object = list.items.into_iter().next();
-                object.map_or(Update::Absent(None), Update::Present)
+    async fn list(&mut self) -> Delta<T> {
+        match snapshot(&self.objects, &self.fields).await {
+            Ok((objects, version)) => {
+                self.phase = Phase::Resume { version };
+                Delta::Listed(objects)
             }
-            Err(failure) => self.fails(failure),
+            Err(error) => self.fails(error),
         }
     }
 
-    async fn resume(&mut self, version: String) -> Option<Update<T>> {
-        match self.server.watch(&version).await {
+    async fn resume(&mut self, version: String) -> Option<Delta<T>> {
+        let events = self
+            .objects
+            .watch(&self.fields, &version, self.pacing.watch)
+            .await;
+        match events {
             Ok(events) => {
                 self.phase = Phase::Watching {
                     version,
@@ -250,12 +282,12 @@ impl<T: Object> Watch<T> {
                 // One after so many that came to nothing has to show first that it lasts.
                 (self.cuts < CUTS_BORNE).then(|| self.resumed()).flatten()
             }
-            Err(failure) if failure.dropped => self.cut(version, Instant::now()),
-            Err(failure) => {
-                if failure.code != Some(410) && self.failures < RESUME_ATTEMPTS {
+            Err(error) if error.is_dropped() => self.cut(version, Instant::now()),
+            Err(error) => {
+                if error.code() != Some(410) && self.failures < RESUME_ATTEMPTS {
                     self.phase = Phase::Resume { version };
                 }
-                Some(self.fails(failure))
+                Some(self.fails(error))
             }
         }
     }
@@ -263,9 +295,9 @@ impl<T: Object> Watch<T> {
     async fn event(
         &mut self,
         version: String,
-        mut events: Events<T>,
+        mut events: BoxStream<'static, kube::Result<WatchEvent<T>>>,
         since: Instant,
-    ) -> Option<Update<T>> {
+    ) -> Option<Delta<T>> {
         let event = match timeout(self.patience(since), events.next()).await {
             Ok(event) => event,
             Err(_) if self.in_trouble => {
@@ -280,18 +312,18 @@ impl<T: Object> Watch<T> {
             }
             Err(_) => None,
         };
-        let (version, update) = match event {
+        let (version, delta) = match event {
             Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => (
                 object.resource_version().to_owned(),
-                Some(Update::Present(object)),
+                Some(Delta::Present(object)),
             ),
             Some(Ok(WatchEvent::Deleted(object))) => (
                 object.resource_version().to_owned(),
-                Some(Update::Absent(Some(object))),
+                Some(Delta::Deleted(object)),
             ),
             Some(Ok(WatchEvent::Bookmark(bookmark))) => (bookmark.metadata.resource_version, None),
             Some(Ok(WatchEvent::Error(status))) => {
-                return self.breaks(version, Failure::of(kube::Error::Api(status)));
+                return self.breaks(version, kube::Error::Api(status).into());
             }
             Some(Err(_)) | None => return self.cut(version, since),
         };
@@ -303,10 +335,10 @@ impl<T: Object> Watch<T> {
         };
         match self.resumed() {
             Some(resumed) => {
-                self.next = update;
+                self.next = delta;
                 Some(resumed)
             }
-            None => update,
+            None => delta,
         }
     }
 
@@ -315,20 +347,20 @@ impl<T: Object> Watch<T> {
         if self.in_trouble {
             CUT_PAUSE.saturating_sub(since.elapsed())
         } else {
-            self.server.pacing.idle
+            self.pacing.idle
         }
     }
 
     /// Tells the end of trouble, if any was told.
-    fn resumed(&mut self) -> Option<Update<T>> {
-        std::mem::take(&mut self.in_trouble).then_some(Update::Resumed)
+    fn resumed(&mut self) -> Option<Delta<T>> {
+        std::mem::take(&mut self.in_trouble).then_some(Delta::Resumed)
     }
 
     /// The connection of a watch has ended, which is nothing to speak of: the first one is resumed
     /// at once, so that a cut hides nothing, and a server that ends every watch as soon as it has
     /// begun is met with pauses that stay short enough for what it hides, until it is clear that it
     /// won't do anything else.
-    fn cut(&mut self, version: String, since: Instant) -> Option<Update<T>> {
+    fn cut(&mut self, version: String, since: Instant) -> Option<Delta<T>> {
         if since.elapsed() >= CUT_PAUSE {
             self.works();
         }
@@ -352,35 +384,51 @@ impl<T: Object> Watch<T> {
         }
         let cuts = self.cuts;
         let message = format!("{cuts} watches in a row have ended as soon as they had begun");
-        Some(Update::Trouble(Trouble::Failing(message)))
+        Some(Delta::Failed(WatchError::Failing(message)))
     }
 
     /// The server says that something is wrong with the watch.
-    fn breaks(&mut self, version: String, failure: Failure) -> Option<Update<T>> {
-        if failure.code == Some(410) && self.failures == 0 {
+    fn breaks(&mut self, version: String, error: ApiError) -> Option<Delta<T>> {
+        if error.code() == Some(410) && self.failures == 0 {
             // The version is too old, as happens after a long cut. A list is all it takes.
             self.failures += 1;
             return None;
         }
-        if self.failures < RESUME_ATTEMPTS && failure.code != Some(410) {
+        if self.failures < RESUME_ATTEMPTS && error.code() != Some(410) {
             self.phase = Phase::Resume { version };
         }
-        Some(self.fails(failure))
+        Some(self.fails(error))
     }
 
     fn works(&mut self) {
         if self.failures > 0 || self.cuts > 0 {
             self.failures = 0;
             self.cuts = 0;
-            self.backoff = backoff(self.server.pacing);
+            self.backoff = backoff(self.pacing);
         }
     }
 
-    fn fails(&mut self, failure: Failure) -> Update<T> {
+    fn fails(&mut self, error: ApiError) -> Delta<T> {
         self.failures = self.failures.saturating_add(1);
         self.in_trouble = true;
-        let pause = self.backoff.next().unwrap_or(self.server.pacing.longest);
-        self.pause = Some(pause.max(failure.retry_after.min(LONGEST_RETRY_AFTER)));
-        Update::Trouble(failure.into_trouble())
+        let pause = self.backoff.next().unwrap_or(self.pacing.longest);
+        self.pause = Some(pause.max(error.retry_after().min(LONGEST_RETRY_AFTER)));
+        Delta::Failed(error.into())
     }
+}
+
+/// What a field selector selects, and the version from which a watch goes on.
+async fn snapshot<T: Object>(
+    objects: &Objects,
+    fields: &str,
+) -> Result<(Vec<T>, String), ApiError> {
+    let mut params = ListParams::default();
+    if !fields.is_empty() {
+        params = params.fields(fields);
+    }
+    let (listed, version) = objects.list_at(&params).await?;
+    if version.is_empty() {
+        return Err(ApiError::unanswered("the list has no resourceVersion"));
+    }
+    Ok((listed, version))
 }

@@ -1,131 +1,158 @@
 //! Waiting until no pod carries a gate's waiter any more.
 
+use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures::future::select;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DynamicObject, ListParams, WatchParams};
-use kube::core::ApiResource;
-use kube::{Client, ResourceExt as _};
+use kube::Client;
+use kube::api::ListParams;
+use serde::Deserialize;
+use serde_json::Value;
 
+use super::name_of;
+use crate::api::Objects;
+use crate::api::observe::{Delta, Object, Pacing, WatchError, observe_all};
 use crate::cli::say::say;
 use migration_gate_core::eject::{still_makes, still_waits};
 use migration_gate_core::gates::Gate;
-
-/// A watch that the server ends after this is followed by another look. Seconds.
-const WATCH: u32 = 30;
-
-/// Before what has failed is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Waits until no pod of the gate's namespace carries its waiter, and no `ReplicaSet` would make
 /// one. A `Deployment` alone doesn't tell: an earlier run may have patched it already, and another
 /// may have been deleted and left its pods.
 pub(super) async fn gone(client: &Client, gate: &Gate, timeout: Duration) -> anyhow::Result<()> {
-    let mut seen = Vec::new();
-    let waited = tokio::time::timeout(timeout, wait(client, gate, &mut seen)).await;
+    let mut shown = Vec::new();
+    let waited = tokio::time::timeout(timeout, wait(client, gate, &mut shown)).await;
     waited.unwrap_or_else(|_| {
         let namespace = &gate.namespace;
         bail!(
             "gate {}: after {timeout:?} its waiter is still in {}; nothing was deleted: see `kubectl -n {namespace} rollout status deployment` and `kubectl -n {namespace} get pods`, then run this again",
             gate.name,
-            seen.join(", ")
+            shown.join(", ")
         )
     })
 }
 
-async fn wait(client: &Client, gate: &Gate, seen: &mut Vec<String>) -> anyhow::Result<()> {
+async fn wait(client: &Client, gate: &Gate, shown: &mut Vec<String>) -> anyhow::Result<()> {
+    let mut sets = Carriers::new(gate, "ReplicaSet", still_makes);
+    let mut pods = Carriers::new(gate, "Pod", still_waits);
+    let all_sets = Objects::namespaced::<ReplicaSet>(client, &gate.namespace);
+    let all_pods = Objects::namespaced::<Pod>(client, &gate.namespace);
+    let mut set_deltas = pin!(observe_all(all_sets.clone(), Pacing::default()));
+    let mut pod_deltas = pin!(observe_all(all_pods.clone(), Pacing::default()));
     loop {
-        match look(client, gate).await {
-            Ok(found) if found.carriers.is_empty() => return Ok(()),
-            Ok(found) => {
-                if *seen != found.carriers {
-                    say(format_args!(
-                        "gate {}: waiting for the end of {}",
-                        gate.name,
-                        found.carriers.join(", ")
-                    ));
-                    *seen = found.carriers;
-                }
-                let pods = changed(client, gate, pods(), &found.pods);
-                let sets = changed(client, gate, sets(), &found.sets);
-                // Whichever comes first; a watch that fails is a reason to look again, too.
-                if select(Box::pin(pods), Box::pin(sets))
-                    .await
-                    .factor_first()
-                    .0
-                    .is_err()
-                {
-                    tokio::time::sleep(PAUSE).await;
+        let seen = tokio::select! {
+            Some(delta) = set_deltas.next() => sets.see(delta),
+            Some(delta) = pod_deltas.next() => pods.see(delta),
+        };
+        seen.with_context(|| {
+            format!(
+                "cannot tell whether a pod of namespace {} still waits; nothing was deleted",
+                gate.namespace
+            )
+        })?;
+        let (Some(waiting_sets), Some(waiting_pods)) = (&sets.names, &pods.names) else {
+            continue;
+        };
+        let carriers: Vec<String> = waiting_sets.iter().chain(waiting_pods).cloned().collect();
+        if carriers.is_empty() {
+            // Two watches, of which one may lag: a pod may be there that a ReplicaSet made before
+            // it went. In this order of lists such a pod is among the pods.
+            let sets_gone = sets.none_in(&all_sets).await;
+            if sets_gone && pods.none_in(&all_pods).await {
+                return Ok(());
+            }
+        } else if *shown != carriers {
+            say(format_args!(
+                "gate {}: waiting for the end of {}",
+                gate.name,
+                carriers.join(", ")
+            ));
+            *shown = carriers;
+        }
+    }
+}
+
+/// An object with all its fields.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+struct Whole(Value);
+
+impl Object for Whole {
+    fn resource_version(&self) -> &str {
+        let version = &self.0["metadata"]["resourceVersion"];
+        version.as_str().unwrap_or_default()
+    }
+}
+
+/// The objects of one kind that carry the waiter.
+struct Carriers<'g> {
+    gate: &'g Gate,
+    kind: &'static str,
+    carries: fn(&Gate, &Value) -> bool,
+    /// For people; none before the first list.
+    names: Option<BTreeSet<String>>,
+}
+
+impl<'g> Carriers<'g> {
+    fn new(gate: &'g Gate, kind: &'static str, carries: fn(&Gate, &Value) -> bool) -> Self {
+        Self {
+            gate,
+            kind,
+            carries,
+            names: None,
+        }
+    }
+
+    /// Takes in what has happened. Fails where rights are missing. A watch may fail for that reason
+    /// where a list doesn't: then there is a list every few seconds.
+    fn see(&mut self, delta: Delta<Whole>) -> Result<(), WatchError> {
+        match delta {
+            Delta::Listed(objects) => {
+                let carrying = objects.iter().filter(|object| self.carries(object));
+                self.names = Some(carrying.map(|object| self.name(object)).collect());
+            }
+            Delta::Present(object) => {
+                let (name, carries) = (self.name(&object), self.carries(&object));
+                let names = self.names.get_or_insert_default();
+                if carries {
+                    names.insert(name);
+                } else {
+                    names.remove(&name);
                 }
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
-                let denied = kube::Error::Api(status);
-                return Err(denied).with_context(|| {
-                    format!(
-                        "cannot tell whether a pod of namespace {} still waits; nothing was deleted",
-                        gate.namespace
-                    )
-                });
+            Delta::Deleted(object) => {
+                let name = self.name(&object);
+                self.names.get_or_insert_default().remove(&name);
+            }
+            Delta::Failed(error @ WatchError::Denied(_)) if self.names.is_none() => {
+                return Err(error);
             }
             // An API server that restarts is no reason to begin anew.
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Delta::Failed(_) | Delta::Resumed => {}
         }
+        Ok(())
     }
-}
 
-/// What was there, and from where a watch goes on.
-struct Found {
-    carriers: Vec<String>,
-    pods: String,
-    sets: String,
-}
-
-async fn look(client: &Client, gate: &Gate) -> kube::Result<Found> {
-    let list = async |kind: &ApiResource| {
-        Api::<DynamicObject>::namespaced_with(client.clone(), &gate.namespace, kind)
-            .list(&ListParams::default())
-            .await
-    };
-    // ReplicaSets first: a pod that one of them made after the look is among the pods.
-    let sets = list(&sets()).await?;
-    let pods = list(&pods()).await?;
-    let mut carriers = Vec::new();
-    for (kind, objects) in [("ReplicaSet", &sets.items), ("Pod", &pods.items)] {
-        for object in objects {
-            let value = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
-            let waits = match kind {
-                "Pod" => still_waits(gate, &value),
-                _ => still_makes(gate, &value),
-            };
-            if waits {
-                carriers.push(format!("{kind} {}/{}", gate.namespace, object.name_any()));
-            }
-        }
+    /// Whether none is there at the moment. A list that fails is no answer.
+    async fn none_in(&self, objects: &Objects) -> bool {
+        let listed = objects.list::<Whole>(&ListParams::default()).await;
+        listed.is_ok_and(|objects| !objects.iter().any(|object| self.carries(object)))
     }
-    let version = |of: Option<String>| of.unwrap_or_default();
-    Ok(Found {
-        carriers,
-        pods: version(pods.metadata.resource_version),
-        sets: version(sets.metadata.resource_version),
-    })
-}
 
-/// Ends with the first change of an object of this kind, or when the server ends the watch.
-async fn changed(client: &Client, gate: &Gate, kind: ApiResource, since: &str) -> kube::Result<()> {
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), &gate.namespace, &kind);
-    let params = WatchParams::default().timeout(WATCH).disable_bookmarks();
-    let mut events = api.watch(&params, since).await?.boxed();
-    events.try_next().await.map(drop)
-}
+    fn carries(&self, object: &Whole) -> bool {
+        (self.carries)(self.gate, &object.0)
+    }
 
-fn pods() -> ApiResource {
-    ApiResource::erase::<Pod>(&())
-}
-
-fn sets() -> ApiResource {
-    ApiResource::erase::<ReplicaSet>(&())
+    fn name(&self, object: &Whole) -> String {
+        format!(
+            "{} {}/{}",
+            self.kind,
+            self.gate.namespace,
+            name_of(&object.0)
+        )
+    }
 }

@@ -3,10 +3,11 @@
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
 use kube::{Client, ResourceExt as _};
 
-use super::{CHART_LABEL, Plan, name_of};
+use super::{CHART_LABEL, Ejection, name_of};
+use crate::api::Objects;
 use crate::cli::config;
 use migration_gate_core::gates::Config;
 use migration_gate_core::held::holding;
@@ -14,9 +15,13 @@ use migration_gate_core::request::Request;
 
 /// Refuses if a release is installed that has one of the gates, or holds one of the Deployments.
 /// A release without them does no harm: that is how one gate of several is retired.
-pub(super) async fn refuse_while_held(client: &Client, plans: &[Plan<'_>]) -> anyhow::Result<()> {
-    let installed = Api::<MutatingWebhookConfiguration>::all(client.clone())
-        .list(&ListParams::default().labels(CHART_LABEL))
+pub(super) async fn refuse_while_held(
+    client: &Client,
+    ejections: &[Ejection<'_>],
+) -> anyhow::Result<()> {
+    let configurations = Objects::cluster::<MutatingWebhookConfiguration>(client);
+    let installed = configurations
+        .list::<MutatingWebhookConfiguration>(&ListParams::default().labels(CHART_LABEL))
         .await
         .context("cannot list mutatingwebhookconfigurations")?;
     for found in installed {
@@ -30,7 +35,7 @@ pub(super) async fn refuse_while_held(client: &Client, plans: &[Plan<'_>]) -> an
                 found.name_any()
             )
         })?;
-        if let Some(held) = held(&config, plans) {
+        if let Some(held) = held(&config, ejections) {
             bail!(
                 "MutatingWebhookConfiguration {} is installed and would inject the waiters of {held} again; take the gate out of the values of the release {release}, or run `helm uninstall` for it, first",
                 found.name_any()
@@ -52,10 +57,11 @@ async fn configuration(
         .find_map(|webhook| webhook.client_config.service.as_ref())
         .context("its webhooks name no Service")?;
     let (namespace, name) = (&service.namespace, &service.name);
-    let found = Api::<ConfigMap>::namespaced(client.clone(), namespace)
+    let found: ConfigMap = Objects::config_maps(client, namespace)
         .get(name)
         .await
-        .with_context(|| format!("cannot get ConfigMap {namespace}/{name}"))?;
+        .with_context(|| format!("cannot get ConfigMap {namespace}/{name}"))?
+        .with_context(|| format!("there is no ConfigMap {namespace}/{name}"))?;
     let text = found
         .data
         .as_ref()
@@ -65,10 +71,10 @@ async fn configuration(
     Ok(config::parse(text, &file)?)
 }
 
-/// What of the plans an installed configuration would undo, in words.
-fn held(config: &Config, plans: &[Plan<'_>]) -> Option<String> {
-    plans.iter().find_map(|plan| {
-        let gate = plan.gate;
+/// What of the ejections an installed configuration would undo, in words.
+fn held(config: &Config, ejections: &[Ejection<'_>]) -> Option<String> {
+    ejections.iter().find_map(|ejection| {
+        let gate = ejection.gate;
         let same = config
             .gates
             .iter()
@@ -76,7 +82,7 @@ fn held(config: &Config, plans: &[Plan<'_>]) -> Option<String> {
         if same {
             return Some(format!("gate {}", gate.name));
         }
-        plan.deployments.iter().find_map(|(deployment, _)| {
+        ejection.deployments.iter().find_map(|(deployment, _)| {
             let request = Request::create(deployment, &gate.namespace)?;
             holding(config, &request)
                 .map(|_| format!("Deployment {}/{}", gate.namespace, name_of(deployment)))

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
+use kube::Client;
+use kube::api::ListParams;
 use kube::core::ApiResource;
-use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
-use super::{CHART_LABEL, Plan, list, name_of};
+use super::{CHART_LABEL, Ejection, list, name_of};
+use crate::api::Objects;
+use crate::api::objects::workload;
 use crate::cli::say::say;
 use migration_gate_core::eject::{eject, is_controlled, is_taken_over};
 use migration_gate_core::injection::account;
@@ -32,12 +34,12 @@ struct Leftover {
 }
 
 impl Leftovers {
-    /// What would be left once the plans' patches are in.
-    pub(super) async fn find(client: &Client, plans: &[Plan<'_>]) -> anyhow::Result<Self> {
+    /// What would be left once the ejections' patches are in.
+    pub(super) async fn find(client: &Client, ejections: &[Ejection<'_>]) -> anyhow::Result<Self> {
         let mut deleted: Vec<Leftover> = Vec::new();
         let mut kept = Vec::new();
-        for plan in plans {
-            let gate = plan.gate;
+        for ejection in ejections {
+            let gate = ejection.gate;
             let leftover = |kind: &ApiResource, name: String| Leftover {
                 kind: kind.clone(),
                 namespace: gate.namespace.clone(),
@@ -57,24 +59,25 @@ impl Leftovers {
                 ApiResource::erase::<RoleBinding>(&()),
                 ApiResource::erase::<Role>(&()),
             ] {
-                for found in list(client, &gate.namespace, &kind, &ours).await? {
-                    deleted.push(leftover(&kind, found.name_any()));
+                let objects = Objects::of(client, kind.clone(), Some(&gate.namespace));
+                for found in list(&objects, &ours).await? {
+                    deleted.push(leftover(&kind, name_of(&found).to_owned()));
                 }
             }
         }
         // Gates may share an account, so these are judged when it is known what else goes.
-        for plan in plans {
-            let (namespace, name) = (&plan.gate.namespace, &plan.gate.service_account);
-            let kind = ApiResource::erase::<ServiceAccount>(&());
+        for ejection in ejections {
+            let (namespace, name) = (&ejection.gate.namespace, &ejection.gate.service_account);
+            let accounts = Objects::namespaced::<ServiceAccount>(client, namespace);
             let ours = ListParams::default()
                 .labels(CHART_LABEL)
                 .fields(&format!("metadata.name={name}"));
-            let found = list(client, namespace, &kind, &ours).await?;
+            let found = list(&accounts, &ours).await?;
             let Some(found) = found.first() else {
                 continue;
             };
             let account = Leftover {
-                kind,
+                kind: accounts.kind().clone(),
                 namespace: namespace.clone(),
                 name: name.clone(),
             };
@@ -82,11 +85,11 @@ impl Leftovers {
             if deleted.contains(&account) || kept.iter().any(|(known, _)| *known == shown) {
                 continue;
             }
-            if is_taken_over(&serde_json::to_value(found)?) {
+            if is_taken_over(found) {
                 kept.push((shown, "somebody else has applied it".to_owned()));
                 continue;
             }
-            match user(client, namespace, name, plans, &deleted).await? {
+            match user(client, namespace, name, ejections, &deleted).await? {
                 Some(user) => kept.push((shown, format!("{user} names it"))),
                 None => deleted.push(account),
             }
@@ -121,17 +124,10 @@ impl Leftovers {
                 "{} {namespace}/{name}: deleting it",
                 kind.kind
             ));
-            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind);
-            match api.delete(name, &DeleteParams::default()).await {
-                // Somebody may have been faster.
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("cannot delete {} {namespace}/{name}", kind.kind)
-                    });
-                }
-            }
+            Objects::of(client, kind.clone(), Some(namespace))
+                .delete(name)
+                .await
+                .with_context(|| format!("cannot delete {} {namespace}/{name}", kind.kind))?;
         }
         for (account, why) in &self.kept {
             say(format_args!("{account}: kept, because {why}"));
@@ -146,8 +142,8 @@ async fn exists(
     kind: &ApiResource,
     name: &str,
 ) -> anyhow::Result<bool> {
-    Api::<DynamicObject>::namespaced_with(client.clone(), namespace, kind)
-        .get_metadata_opt(name)
+    Objects::of(client, kind.clone(), Some(namespace))
+        .get::<Value>(name)
         .await
         .map(|found| found.is_some())
         .with_context(|| format!("cannot get {} {namespace}/{name}", kind.kind))
@@ -159,21 +155,17 @@ async fn user(
     client: &Client,
     namespace: &str,
     name: &str,
-    plans: &[Plan<'_>],
+    ejections: &[Ejection<'_>],
     going: &[Leftover],
 ) -> anyhow::Result<Option<String>> {
     for kind in &POD_KINDS {
-        let resource = ApiResource::from_gvk_with_plural(
-            &kube::core::GroupVersionKind::gvk(kind.group, kind.version, kind.kind),
-            kind.resource,
-        );
-        for found in list(client, namespace, &resource, &ListParams::default()).await? {
-            let object = serde_json::to_value(&found)?;
+        let objects = Objects::of(client, workload(kind), Some(namespace));
+        for object in list(&objects, &ListParams::default()).await? {
             // What a controller made follows the controller's own template, and goes with it.
             if is_controlled(&object) {
                 continue;
             }
-            let object = patched(object, kind, plans)?;
+            let object = patched(object, kind, ejections)?;
             if kind.pod_spec(&object).and_then(account) == Some(name) {
                 return Ok(Some(format!(
                     "{} {namespace}/{}",
@@ -183,21 +175,19 @@ async fn user(
             }
         }
     }
-    let kind = ApiResource::erase::<RoleBinding>(&());
+    let bindings = Objects::namespaced::<RoleBinding>(client, namespace);
     let ours = ListParams::default().labels(CHART_LABEL);
-    for found in list(client, namespace, &kind, &ours).await? {
+    for found in list(&bindings, &ours).await? {
         let binding = Leftover {
-            kind: kind.clone(),
+            kind: bindings.kind().clone(),
             namespace: namespace.to_owned(),
-            name: found.name_any(),
+            name: name_of(&found).to_owned(),
         };
-        let names_it = podspec::list(&found.data, "subjects")
-            .iter()
-            .any(|subject| {
-                subject["kind"] == "ServiceAccount"
-                    && subject["name"] == name
-                    && subject["namespace"] == namespace
-            });
+        let names_it = podspec::list(&found, "subjects").iter().any(|subject| {
+            subject["kind"] == "ServiceAccount"
+                && subject["name"] == name
+                && subject["namespace"] == namespace
+        });
         if names_it && !going.contains(&binding) {
             return Ok(Some(format!("RoleBinding {namespace}/{}", binding.name)));
         }
@@ -205,15 +195,15 @@ async fn user(
     Ok(None)
 }
 
-/// A Deployment as the plans leave it; anything else as it is.
+/// A Deployment as the ejections leave it; anything else as it is.
 fn patched(
     mut object: Value,
     kind: &podspec::PodKind,
-    plans: &[Plan<'_>],
+    ejections: &[Ejection<'_>],
 ) -> anyhow::Result<Value> {
     if kind.kind == "Deployment" {
-        for plan in plans {
-            let patch = eject(plan.gate, &object);
+        for ejection in ejections {
+            let patch = eject(ejection.gate, &object);
             json_patch::patch(&mut object, &patch)
                 .with_context(|| format!("Deployment {}", name_of(&object)))?;
         }

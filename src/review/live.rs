@@ -1,25 +1,20 @@
 //! What is in a cluster, as sources: so that it is known what the rules will say before they are
 //! installed.
 
-use std::time::Duration;
-
-use kube::api::{Api, DynamicObject, ListParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{DynamicObject, ListParams};
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 use super::input::{MAX_INPUT, SourceText, Unreadable};
 use super::render;
-use crate::api::client as cluster;
+use crate::api::objects::{PAGE, Page, workload};
+use crate::api::{ApiError, Objects, client as cluster};
 use crate::cli;
 use migration_gate_core::gates::Config;
 use migration_gate_core::podspec::POD_KINDS;
-
-/// How many objects are asked for at once.
-const PAGE: u32 = 250;
-
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every object of the cluster that a rule or a warning is about, each as a source of its own, and
 /// what could not be listed.
@@ -39,8 +34,7 @@ pub fn fetch(
             unreadable: Vec::new(),
         };
         for kind in &POD_KINDS {
-            let resource = resource(kind.group, kind.version, kind.kind, kind.resource);
-            fetcher.list(&resource, namespace).await;
+            fetcher.list(workload(kind), namespace).await;
         }
         let mut gates: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
         gates.sort_unstable();
@@ -54,20 +48,6 @@ pub fn fetch(
     })
 }
 
-fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
-    ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: if group.is_empty() {
-            version.to_owned()
-        } else {
-            format!("{group}/{version}")
-        },
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    }
-}
-
 struct Fetcher {
     client: Client,
     left: u64,
@@ -78,48 +58,38 @@ struct Fetcher {
 impl Fetcher {
     /// What warnings look at in a gate's namespace, besides workloads.
     async fn surroundings(&mut self, namespace: &str) {
-        const RBAC: &str = "rbac.authorization.k8s.io";
-        for (group, kind, plural) in [
-            ("", "ConfigMap", "configmaps"),
-            ("", "Service", "services"),
-            ("", "ServiceAccount", "serviceaccounts"),
-            (RBAC, "Role", "roles"),
-            (RBAC, "RoleBinding", "rolebindings"),
+        for kind in [
+            ApiResource::erase::<ConfigMap>(&()),
+            ApiResource::erase::<Service>(&()),
+            ApiResource::erase::<ServiceAccount>(&()),
+            ApiResource::erase::<Role>(&()),
+            ApiResource::erase::<RoleBinding>(&()),
         ] {
-            let resource = resource(group, "v1", kind, plural);
-            self.list(&resource, Some(namespace)).await;
+            self.list(kind, Some(namespace)).await;
         }
     }
 
-    async fn list(&mut self, resource: &ApiResource, namespace: Option<&str>) {
-        let api: Api<DynamicObject> = match namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
-            None => Api::all_with(self.client.clone(), resource),
-        };
+    async fn list(&mut self, resource: ApiResource, namespace: Option<&str>) {
+        let objects = Objects::of(&self.client, resource, namespace);
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page = match tokio::time::timeout(PATIENCE, api.list(&params)).await {
-                Ok(Ok(page)) => page,
-                Ok(Err(error)) => {
-                    let message = refusal(&error, resource, namespace);
-                    return self.fail(resource, namespace, message);
-                }
-                Err(_) => {
-                    let message = format!("no answer within {}s", PATIENCE.as_secs());
-                    return self.fail(resource, namespace, message);
+            let Page { metadata, items } = match objects.page(&params).await {
+                Ok(page) => page,
+                Err(error) => {
+                    let message = refusal(&error, objects.kind(), namespace);
+                    return self.fail(objects.kind(), namespace, message);
                 }
             };
-            let next = page.metadata.continue_.filter(|next| !next.is_empty());
-            for object in page.items {
-                if !self.object(object, resource) {
+            for object in items {
+                if !self.object(object, objects.kind()) {
                     let message = format!(
                         "more than {} MiB in all; review the cluster by namespace, with `--namespace`",
                         MAX_INPUT >> 20
                     );
-                    return self.fail(resource, namespace, message);
+                    return self.fail(objects.kind(), namespace, message);
                 }
             }
-            match next {
+            match metadata.next() {
                 Some(next) => params.continue_token = Some(next),
                 None => return,
             }
@@ -181,22 +151,17 @@ impl Fetcher {
     }
 }
 
-fn refusal(error: &kube::Error, resource: &ApiResource, namespace: Option<&str>) -> String {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
-            let name = match resource.group.as_str() {
-                "" => resource.plural.clone(),
-                group => format!("{}.{group}", resource.plural),
-            };
-            let place = match namespace {
-                Some(namespace) => format!("--namespace {namespace}"),
-                None => "--all-namespaces".to_owned(),
-            };
-            format!(
-                "may not be listed: {}; see `kubectl auth can-i list {name} {place}`",
-                status.message
-            )
-        }
-        error => format!("cannot be listed: {error}"),
+fn refusal(error: &ApiError, resource: &ApiResource, namespace: Option<&str>) -> String {
+    if !error.is_denied() {
+        return format!("cannot be listed: {error}");
     }
+    let name = match resource.group.as_str() {
+        "" => resource.plural.clone(),
+        group => format!("{}.{group}", resource.plural),
+    };
+    let place = match namespace {
+        Some(namespace) => format!("--namespace {namespace}"),
+        None => "--all-namespaces".to_owned(),
+    };
+    format!("may not be listed: {error}; see `kubectl auth can-i list {name} {place}`")
 }

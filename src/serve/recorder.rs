@@ -22,7 +22,8 @@ use tokio::task::{self, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
 use super::gate_state::GateState;
-use crate::api::observe::{Pacing, Target, Trouble, Update, backoff, observe};
+use crate::api::Objects;
+use crate::api::observe::{Pacing, Update, backoff, observe};
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::job::{Job, JobState};
 use migration_gate_core::names;
@@ -121,12 +122,8 @@ impl Recorder {
         let Gate { namespace, job, .. } = &self.gate;
         let record = names::record(&self.gate.name);
         let pacing = Pacing::default();
-        let jobs = observe(self.client.clone(), Target::job(namespace, job), pacing);
-        let records = observe(
-            self.client.clone(),
-            Target::config_map(namespace, &record),
-            pacing,
-        );
+        let jobs = observe(Objects::jobs(&self.client, namespace), job, pacing);
+        let records = observe(self.records(), &record, pacing);
         let (mut jobs, mut records) = (pin!(jobs), pin!(records));
         loop {
             self.write().await;
@@ -162,10 +159,10 @@ impl Recorder {
                 self.report_state(self.state);
                 self.report_solved("job");
             }
-            Update::Trouble(trouble) => {
+            Update::Failed(error) => {
                 (self.report)(&self.gate.name, GateState::Unknown);
                 let what = format!("cannot watch Job {}/{}", self.gate.namespace, self.gate.job);
-                self.report_problem("job", &what, &said(trouble));
+                self.report_problem("job", &what, &error.to_string());
             }
         }
     }
@@ -220,9 +217,9 @@ impl Recorder {
                 self.on_record(Sight::Absent { vanished: None });
             }
             Update::Resumed => self.report_solved("record"),
-            Update::Trouble(trouble) => {
+            Update::Failed(error) => {
                 let what = format!("cannot watch the record {}", self.name());
-                self.report_problem("record", &what, &said(trouble));
+                self.report_problem("record", &what, &error.to_string());
             }
         }
     }
@@ -267,6 +264,10 @@ impl Recorder {
         }
     }
 
+    fn records(&self) -> Objects {
+        Objects::config_maps(&self.client, &self.gate.namespace)
+    }
+
     fn name(&self) -> String {
         format!("{}/{}", self.gate.namespace, names::record(&self.gate.name))
     }
@@ -284,14 +285,6 @@ impl Recorder {
                 gate = self.gate.name,
                 cause, "the trouble with the {about} is over"
             );
-        }
-    }
-}
-
-fn said(trouble: Trouble) -> String {
-    match trouble {
-        Trouble::Denied(message) | Trouble::Failing(message) | Trouble::Unreachable(message) => {
-            message
         }
     }
 }

@@ -17,7 +17,7 @@ use super::metrics::Metrics;
 use super::rejection::Rejection;
 use super::webhook::Webhook;
 use crate::admission::{self, AdmissionRequest, Answer, DecodeError, ReviewError};
-use crate::api::observe::chain;
+use crate::cli::chain;
 use migration_gate_core::gates::Config;
 use migration_gate_core::text::truncate;
 

@@ -7,18 +7,18 @@
 mod pods;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::AsyncBufReadExt;
 use kube::Client;
 use kube::api::LogParams;
-use kube::core::Request;
 use tokio::time::timeout;
 
 use super::identity;
 use super::output::{Level, Output};
 use super::tail::Tail;
-use crate::api::observe::chain;
+use crate::api::{ApiError, Objects};
 use migration_gate_core::explain::Subject;
 use migration_gate_core::job::Attempt;
 use pods::{Blame, Listed, Pod, Run};
@@ -36,9 +36,8 @@ const KEPT: usize = 256 * 1024;
 /// should wait long to hear it.
 #[derive(Clone)]
 pub(super) struct Reader {
-    client: Client,
+    pods: Objects,
     namespace: String,
-    path: String,
     limit: Duration,
 }
 
@@ -59,14 +58,13 @@ struct Log {
     /// There was more before these lines.
     cut: bool,
     /// Why there may be more after them.
-    error: Option<kube::Error>,
+    error: Option<ApiError>,
 }
 
 impl Reader {
-    pub(super) fn new(client: Client, namespace: &str, limit: Duration) -> Self {
+    pub(super) fn new(client: &Client, namespace: &str, limit: Duration) -> Self {
         Self {
-            client,
-            path: format!("/api/v1/namespaces/{namespace}/pods"),
+            pods: Objects::namespaced::<k8s_openapi::api::core::v1::Pod>(client, namespace),
             namespace: namespace.to_owned(),
             limit,
         }
@@ -82,8 +80,7 @@ impl Reader {
 
     async fn fill(&self, uid: &str, kept: &mut Kept) {
         let fields = "status.phase!=Succeeded";
-        let Ok(Listed { pods, .. }) = pods::list(&self.client, &self.path, uid, fields, PODS).await
-        else {
+        let Ok(Listed { pods, .. }) = pods::list(&self.pods, uid, fields, PODS).await else {
             return;
         };
         kept.pods = pods;
@@ -202,8 +199,8 @@ impl Reader {
     }
 
     /// The failed pods, or whatever pods there are if none is marked as failed.
-    async fn failed(&self, uid: &str) -> kube::Result<Listed> {
-        let list = |fields| pods::list(&self.client, &self.path, uid, fields, PODS);
+    async fn failed(&self, uid: &str) -> Result<Listed, ApiError> {
+        let list = |fields| pods::list(&self.pods, uid, fields, PODS);
         let failed = list("status.phase=Failed").await?;
         if failed.total > 0 {
             return Ok(failed);
@@ -245,7 +242,7 @@ impl Reader {
         }
     }
 
-    async fn read_into(&self, tail: &mut Tail, pod: &Pod, run: &Run) -> kube::Result<()> {
+    async fn read_into(&self, tail: &mut Tail, pod: &Pod, run: &Run) -> Result<(), ApiError> {
         let params = LogParams {
             container: Some(run.container.clone()),
             previous: run.previous,
@@ -254,10 +251,7 @@ impl Reader {
             tail_lines: i64::try_from(LINES + 1).ok(),
             ..LogParams::default()
         };
-        let request = Request::new(&self.path)
-            .logs(&pod.metadata.name, &params)
-            .map_err(kube::Error::BuildRequest)?;
-        let mut log = Box::pin(self.client.request_stream(request).await?);
+        let mut log = pin!(self.pods.log(&pod.metadata.name, &params).await?);
         loop {
             let piece = log.fill_buf().await.map_err(kube::Error::ReadEvents)?;
             if piece.is_empty() {
@@ -269,18 +263,16 @@ impl Reader {
         }
     }
 
-    fn cannot(&self, what: &str, verb: &str, error: &kube::Error) -> String {
-        match error {
-            kube::Error::Api(status) if matches!(status.code, 401 | 403) => format!(
-                "not permitted to {what}: {message}; grant it, or look yourself: \
-                 kubectl auth can-i {verb} --as={user} -n {namespace}",
-                message = status.message,
-                user = identity::user(&status.message),
-                namespace = self.namespace,
-            ),
-            kube::Error::Api(status) => format!("cannot {what}: {}", status.message),
-            error => format!("cannot {what}: {}", chain(error)),
+    fn cannot(&self, what: &str, verb: &str, error: &ApiError) -> String {
+        if !error.is_denied() {
+            return format!("cannot {what}: {error}");
         }
+        format!(
+            "not permitted to {what}: {error}; grant it, or look yourself: \
+             kubectl auth can-i {verb} --as={user} -n {namespace}",
+            user = identity::user(&error.to_string()),
+            namespace = self.namespace,
+        )
     }
 }
 

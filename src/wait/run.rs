@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::logs::{Kept, Reader};
 use super::output::{Level, Output};
 use super::{Plan, identity};
+use crate::api::Objects;
 use crate::api::client as cluster;
-use crate::api::observe::{self, Pacing, Target, Update, observe};
+use crate::api::observe::{Pacing, Update, WatchError, observe};
 use crate::cli::{self, Exit};
 use migration_gate_core::explain::{self, Moment};
 use migration_gate_core::job::Job;
@@ -24,7 +25,7 @@ pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {
     let runtime = match cli::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output.give_up(&cli::chain(error));
+            output.give_up(&cli::chain(error.as_ref()));
             return Exit::Failure;
         }
     };
@@ -70,7 +71,7 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
     let client = match cluster::connect().await {
         Ok(client) => client,
         Err(error) => {
-            output.give_up(&format!("cannot wait: {}", cli::chain(error)));
+            output.give_up(&format!("cannot wait: {}", cli::chain(&error)));
             return Exit::Failure;
         }
     };
@@ -80,13 +81,13 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
         watch: plan.limits.timeout + WATCH_MARGIN,
         ..Pacing::default()
     };
-    let job = Target::job(&subject.namespace, &subject.job);
-    let record = Target::config_map(&subject.namespace, &plan.record);
-    let mut jobs = pin!(observe::<Job>(client.clone(), job, pacing));
-    let mut records = pin!(observe::<Record>(client.clone(), record, pacing));
+    let jobs = Objects::jobs(&client, &subject.namespace);
+    let records = Objects::config_maps(&client, &subject.namespace);
+    let mut jobs = pin!(observe::<Job>(jobs, &subject.job, pacing));
+    let mut records = pin!(observe::<Record>(records, &plan.record, pacing));
     let mut seen = Seen::default();
     let mut told = Told::default();
-    let reader = Reader::new(client, &subject.namespace, plan.log_timeout);
+    let reader = Reader::new(&client, &subject.namespace, plan.log_timeout);
     let mut logs = Logs::default();
     loop {
         let now = start.elapsed();
@@ -167,13 +168,11 @@ fn apply<T>(source: &mut Source<T>, update: Update<T>, now: Duration) {
         Update::Present(object) => source.sight = Sight::Present(object),
         Update::Absent(_) => source.is_absent(now),
         Update::Resumed => source.trouble = None,
-        Update::Trouble(trouble) => {
-            let (kind, message, answered) = match trouble {
-                observe::Trouble::Denied(message) => (TroubleKind::Denied, message, true),
-                observe::Trouble::Failing(message) => (TroubleKind::Unreachable, message, true),
-                observe::Trouble::Unreachable(message) => {
-                    (TroubleKind::Unreachable, message, false)
-                }
+        Update::Failed(error) => {
+            let (kind, message, answered) = match error {
+                WatchError::Denied(message) => (TroubleKind::Denied, message, true),
+                WatchError::Failing(message) => (TroubleKind::Unreachable, message, true),
+                WatchError::Unreachable(message) => (TroubleKind::Unreachable, message, false),
             };
             source.is_in_trouble(kind, message, answered, now);
         }

@@ -4,7 +4,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use migration_gate::api::observe::{Pacing, Target, Trouble, Update, observe};
+use migration_gate::api::Objects;
+use migration_gate::api::observe::{Pacing, Update, WatchError, observe};
 use migration_gate_core::job::{Job, JobState};
 
 use crate::api::Api;
@@ -26,7 +27,7 @@ impl Follower {
             .expect("a runtime");
         let client = runtime.block_on(async { api.client() });
         let (sender, updates) = channel();
-        let followed = observe::<Job>(client, Target::job("ns", JOB), pacing);
+        let followed = observe::<Job>(Objects::jobs(&client, "ns"), JOB, pacing);
         runtime.spawn(followed.for_each(move |update| {
             // Nobody listens at the end of a test.
             let _ = sender.send(update);
@@ -64,7 +65,7 @@ fn watches_that_never_do_anything_but_end_are_told() {
     };
     let follower = Follower::start(&api, pacing);
     let message = "25 watches in a row have ended as soon as they had begun".to_owned();
-    let told = Update::Trouble(Trouble::Failing(message));
+    let told = Update::Failed(WatchError::Failing(message));
     assert_eq!(follower.next(), told);
     // One that lasts is the end of it, without anything having happened to the Job…
     api.end_watches_at_once(0);

@@ -10,7 +10,8 @@ use kube::Client;
 use tracing::{info, warn};
 
 use super::trust::{Callers, CallersWriter, Configuration, ConfigurationName};
-use crate::api::observe::{self, Object, Pacing, Target, Trouble, Update};
+use crate::api::Objects;
+use crate::api::observe::{self, Object, Pacing, Update, WatchError};
 use crate::serve::stop::Stop;
 
 /// What a watch brings: an object as it is now, `None` if it isn't there.
@@ -53,13 +54,8 @@ pub(super) async fn observe(client: Client, mut callers: CallersWriter, stop: St
 
 /// A watch of the Secret.
 pub(super) fn secret(client: &Client, namespace: &str, name: &str) -> BoxStream<'static, Change> {
-    let target = Target {
-        path: format!("/api/v1/namespaces/{namespace}/secrets"),
-        name: name.to_owned(),
-    };
-    one(client, target, |secret| {
-        Change::Secret(secret.map(Box::new))
-    })
+    let secrets = Objects::namespaced::<Secret>(client, namespace);
+    one(secrets, name, |secret| Change::Secret(secret.map(Box::new)))
 }
 
 /// A watch of each of the callers.
@@ -67,20 +63,18 @@ pub(super) fn configurations(
     client: &Client,
     callers: &Callers,
 ) -> impl Iterator<Item = BoxStream<'static, Change>> {
-    let target = |resource, name: &str| Target {
-        path: format!("/apis/admissionregistration.k8s.io/v1/{resource}"),
-        name: name.to_owned(),
-    };
     callers.names().into_iter().map(move |name| match &name {
         ConfigurationName::Mutating(wanted) => {
-            let target = target("mutatingwebhookconfigurations", wanted);
-            one::<MutatingWebhookConfiguration>(client, target, move |seen| {
+            let objects = Objects::cluster::<MutatingWebhookConfiguration>(client);
+            let wanted = wanted.clone();
+            one::<MutatingWebhookConfiguration>(objects, &wanted, move |seen| {
                 Change::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
         ConfigurationName::Validating(wanted) => {
-            let target = target("validatingwebhookconfigurations", wanted);
-            one::<ValidatingWebhookConfiguration>(client, target, move |seen| {
+            let objects = Objects::cluster::<ValidatingWebhookConfiguration>(client);
+            let wanted = wanted.clone();
+            one::<ValidatingWebhookConfiguration>(objects, &wanted, move |seen| {
                 Change::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
@@ -89,12 +83,12 @@ pub(super) fn configurations(
 
 /// A watch of one object by its name, which is as much as a Role with `resourceNames` permits.
 fn one<K: Object>(
-    client: &Client,
-    target: Target,
+    objects: Objects,
+    name: &str,
     seen: impl Fn(Option<K>) -> Change + Send + 'static,
 ) -> BoxStream<'static, Change> {
-    let what = format!("{}/{}", target.path, target.name);
-    observe::observe(client.clone(), target, Pacing::default())
+    let what = format!("{}/{name}", objects.path());
+    observe::observe(objects, name, Pacing::default())
         .filter_map(move |update| {
             future::ready(match update {
                 Update::Present(object) => Some(seen(Some(object))),
@@ -103,14 +97,14 @@ fn one<K: Object>(
                     info!(object = what, "watched again");
                     None
                 }
-                Update::Trouble(Trouble::Denied(cause)) => {
+                Update::Failed(WatchError::Denied(cause)) => {
                     warn!(
                         object = what,
                         cause, "not permitted to list and watch; trying again"
                     );
                     None
                 }
-                Update::Trouble(Trouble::Unreachable(cause) | Trouble::Failing(cause)) => {
+                Update::Failed(WatchError::Unreachable(cause) | WatchError::Failing(cause)) => {
                     warn!(object = what, cause, "cannot watch; trying again");
                     None
                 }

@@ -1,23 +1,15 @@
 //! The record's writes, and what becomes of them.
 
-use std::time::Duration;
-
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::Request;
+use kube::api::Patch;
 use serde_json::json;
 use tracing::info;
 
 use super::Recorder;
-use crate::api::observe::{Pacing, Target, backoff, chain};
+use crate::api::observe::{Pacing, backoff};
+use crate::api::{ApiError, FIELD_MANAGER};
 use migration_gate_core::names;
 use migration_gate_core::record::{HISTORY, Record, RecordPatch, Write, next_write};
 use migration_gate_core::verdict::Sight;
-
-/// Who wrote, in `managedFields`.
-const FIELD_MANAGER: &str = "migration-gate";
-
-/// How long the API server may take to answer a write.
-const WRITE: Duration = Duration::from_secs(10);
 
 impl Recorder {
     /// Writes until there is nothing to write, or a write fails.
@@ -38,11 +30,7 @@ impl Recorder {
                 // No use in trying; the watch tells when that changes.
                 return self.report_immutable();
             }
-            let answer = match tokio::time::timeout(WRITE, self.send(&write)).await {
-                Ok(answer) => answer.map_err(Some),
-                Err(_) => Err(None),
-            };
-            match answer {
+            match self.send(&write).await {
                 Ok(record) => {
                     if write.shows_in(&record) {
                         self.log(&write);
@@ -53,15 +41,14 @@ impl Recorder {
                     }
                     self.remember(Sight::Present(record));
                 }
-                Err(error) => self.on_failed_write(error),
+                Err(error) => self.on_failed_write(&error),
             }
         }
     }
 
-    async fn send(&self, write: &Write) -> kube::Result<Record> {
+    async fn send(&self, write: &Write) -> Result<Record, ApiError> {
         let name = names::record(&self.gate.name);
-        let collection = Request::new(Target::config_map(&self.gate.namespace, &name).path);
-        let request = match write {
+        match write {
             Write::Create(data) => {
                 let object = json!({
                     "apiVersion": "v1",
@@ -72,23 +59,13 @@ impl Recorder {
                     },
                     "data": data,
                 });
-                let params = PostParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..PostParams::default()
-                };
-                collection.create(&params, object.to_string().into_bytes())
+                self.records().create(&object).await
             }
             Write::Patch(patch) => {
-                let params = PatchParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                collection.patch(&name, &params, &Patch::Merge(patch.body()))
+                let patch = Patch::Merge(patch.body());
+                self.records().patch(&name, &patch).await
             }
-        };
-        self.client
-            .request(request.map_err(kube::Error::BuildRequest)?)
-            .await
+        }
     }
 
     fn report_immutable(&mut self) {
@@ -111,28 +88,23 @@ impl Recorder {
         self.report_problem("write", &what, cause);
     }
 
-    /// `None` for an answer that never came.
-    fn on_failed_write(&mut self, error: Option<kube::Error>) {
+    fn on_failed_write(&mut self, error: &ApiError) {
         self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
-        let cause = match error {
-            // Another replica was faster: there already, changed since, or just deleted. The watch
-            // brings what it is now.
-            Some(kube::Error::Api(status))
-                if matches!(status.code, 404 | 409) && self.is_race(&status) =>
-            {
-                return;
-            }
-            Some(kube::Error::Api(status)) => status.message,
-            Some(error) => chain(&error),
-            None => format!("no answer within {}s", WRITE.as_secs()),
-        };
+        if self.is_race(error) {
+            return;
+        }
         let what = format!("cannot write the record {}", self.name());
-        self.report_problem("write", &what, &cause);
+        self.report_problem("write", &what, &error.to_string());
     }
 
-    /// A 404 may also mean that the namespace isn't there, and that should be said.
-    fn is_race(&self, status: &kube::core::Status) -> bool {
-        status.code == 409 || matches!(self.record, Sight::Present(_))
+    /// Another replica was faster: there already, changed since, or just deleted. The watch brings
+    /// what it is now. A 404 may also mean that the namespace isn't there, and that should be said.
+    fn is_race(&self, error: &ApiError) -> bool {
+        match error.code() {
+            Some(409) => true,
+            Some(404) => matches!(self.record, Sight::Present(_)),
+            _ => false,
+        }
     }
 
     fn log(&self, write: &Write) {

@@ -1,10 +1,11 @@
 //! A Job's pods, as far as their logs need it.
 
 use jiff::Timestamp;
-use kube::Client;
 use kube::api::ListParams;
-use kube::core::Request;
 use serde::Deserialize;
+
+use crate::api::objects::Page;
+use crate::api::{ApiError, Objects};
 
 /// Pods in one answer. A Job can have had thousands.
 const PAGE: u32 = 50;
@@ -16,15 +17,14 @@ pub(super) struct Listed {
     pub(super) total: usize,
 }
 
-/// Lists the pods at `path` that belong to the Job of that uid and that a field selector selects.
+/// Lists the pods that belong to the Job of that uid and that a field selector selects.
 /// Keeps `most` of them.
 pub(super) async fn list(
-    client: &Client,
-    path: &str,
+    objects: &Objects,
     uid: &str,
     fields: &str,
     most: usize,
-) -> kube::Result<Listed> {
+) -> Result<Listed, ApiError> {
     // The uid, not the name: an older Job of the same name may have pods yet.
     let selector = format!("batch.kubernetes.io/controller-uid={uid}");
     let mut params = ListParams::default().labels(&selector).limit(PAGE);
@@ -33,10 +33,7 @@ pub(super) async fn list(
     }
     let (mut pods, mut total): (Vec<Pod>, usize) = (Vec::new(), 0);
     loop {
-        let request = Request::new(path)
-            .list(&params)
-            .map_err(kube::Error::BuildRequest)?;
-        let page: Pods = match client.request(request).await {
+        let page: Page<Pod> = match objects.page(&params).await {
             Ok(page) => page,
             // A part is better than nothing.
             Err(_) if total > 0 => return Ok(Listed { pods, total }),
@@ -45,9 +42,9 @@ pub(super) async fn list(
         total += page.items.len();
         pods.extend(page.items);
         newest(&mut pods, most);
-        match page.metadata.next {
-            Some(next) if !next.is_empty() => params = params.continue_token(&next),
-            _ => return Ok(Listed { pods, total }),
+        match page.metadata.next() {
+            Some(next) => params = params.continue_token(&next),
+            None => return Ok(Listed { pods, total }),
         }
     }
 }
@@ -188,20 +185,6 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
         }
         _ => unknown(),
     }
-}
-
-#[derive(Deserialize)]
-struct Pods {
-    #[serde(default)]
-    metadata: ListMeta,
-    items: Vec<Pod>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ListMeta {
-    #[serde(rename = "continue")]
-    next: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -1,0 +1,337 @@
+//! The objects of one kind: typed reads and writes, each with a deadline.
+
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{AsyncBufRead, StreamExt as _};
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, GetParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
+use kube::core::{
+    ApiResource, ClusterResourceScope, DynamicObject, GroupVersionKind, NamespaceResourceScope,
+    Request, WatchEvent,
+};
+use kube::{Client, Resource};
+use migration_gate_core::podspec::PodKind;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ApiError, FIELD_MANAGER, TIMEOUT};
+
+/// How many objects are asked for at once.
+pub(crate) const PAGE: u32 = 250;
+
+/// What a query's value is encoded but for: RFC 3986's unreserved characters.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The objects of one kind, in one namespace or in the whole cluster.
+///
+/// The kind says where they are; how much of an object is decoded is up to each call.
+#[derive(Clone)]
+pub struct Objects {
+    client: Client,
+    kind: ApiResource,
+    namespace: Option<String>,
+}
+
+/// The kind of a workload, as the client names kinds.
+pub fn workload(kind: &PodKind) -> ApiResource {
+    let name = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
+    ApiResource::from_gvk_with_plural(&name, kind.resource)
+}
+
+impl Objects {
+    /// Those of a kind that lives in namespaces.
+    pub fn namespaced<K>(client: &Client, namespace: &str) -> Self
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Self::of(client, ApiResource::erase::<K>(&()), Some(namespace))
+    }
+
+    /// The Jobs of a namespace.
+    pub fn jobs(client: &Client, namespace: &str) -> Self {
+        Self::namespaced::<Job>(client, namespace)
+    }
+
+    /// The `ConfigMap`s of a namespace.
+    pub fn config_maps(client: &Client, namespace: &str) -> Self {
+        Self::namespaced::<ConfigMap>(client, namespace)
+    }
+
+    /// Those of a kind that lives outside of namespaces.
+    pub fn cluster<K>(client: &Client) -> Self
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
+    {
+        Self::of(client, ApiResource::erase::<K>(&()), None)
+    }
+
+    /// Those of a kind that is known at run time; without a namespace, those of the whole cluster.
+    pub fn of(client: &Client, kind: ApiResource, namespace: Option<&str>) -> Self {
+        Self {
+            client: client.clone(),
+            kind,
+            namespace: namespace.map(str::to_owned),
+        }
+    }
+
+    /// Their kind.
+    pub fn kind(&self) -> &ApiResource {
+        &self.kind
+    }
+
+    /// Their namespace; none if they are those of the whole cluster.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// The path of the collection, such as `/apis/batch/v1/namespaces/x/jobs`.
+    pub fn path(&self) -> String {
+        DynamicObject::url_path(&self.kind, self.namespace.as_deref())
+    }
+
+    /// All that the parameters select, page by page.
+    pub async fn list<T: DeserializeOwned>(&self, params: &ListParams) -> Result<Vec<T>, ApiError> {
+        let (objects, _) = self.list_at(params).await?;
+        Ok(objects)
+    }
+
+    /// As [`list`](Self::list), with the version of the collection, from which a watch goes on.
+    pub(super) async fn list_at<T: DeserializeOwned>(
+        &self,
+        params: &ListParams,
+    ) -> Result<(Vec<T>, String), ApiError> {
+        let mut params = params.clone().limit(PAGE);
+        let mut objects = Vec::new();
+        loop {
+            let Page { metadata, items } = self.page(&params).await?;
+            objects.extend(items);
+            if metadata.next.is_empty() {
+                return Ok((objects, metadata.resource_version));
+            }
+            params.continue_token = Some(metadata.next);
+        }
+    }
+
+    /// One page of those that the parameters select.
+    pub async fn page<T: DeserializeOwned>(
+        &self,
+        params: &ListParams,
+    ) -> Result<Page<T>, ApiError> {
+        self.request(self.to().list(params)).await
+    }
+
+    /// The object of that name, if there is one.
+    pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        match self
+            .request(self.to().get(name, &GetParams::default()))
+            .await
+        {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates an object, and answers with it as it is stored.
+    pub async fn create<T: DeserializeOwned>(
+        &self,
+        object: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        self.request(self.to().create(&creating(false), json(object)?))
+            .await
+    }
+
+    /// Changes an object, and answers with it as it is stored.
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        patch: &Patch<impl Serialize>,
+    ) -> Result<T, ApiError> {
+        self.request(self.to().patch(name, &patching(false), patch))
+            .await
+    }
+
+    /// Deletes an object; one that isn't there is deleted already.
+    pub async fn delete(&self, name: &str) -> Result<(), ApiError> {
+        let request = self.to().delete(name, &DeleteParams::default());
+        match self.request::<Value>(request).await {
+            Err(error) if error.code() != Some(404) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What would become of a new object. Nothing is stored.
+    pub async fn try_create(&self, object: &impl Serialize) -> Result<DryRun, ApiError> {
+        self.answer(self.to().create(&creating(true), json(object)?))
+            .await
+    }
+
+    /// What would become of a changed object. Nothing is stored.
+    pub async fn try_patch(
+        &self,
+        name: &str,
+        patch: &Patch<impl Serialize>,
+    ) -> Result<DryRun, ApiError> {
+        self.answer(self.to().patch(name, &patching(true), patch))
+            .await
+    }
+
+    /// The log of a pod, which may be as long as it likes; the deadline is that of its beginning.
+    pub async fn log(&self, pod: &str, params: &LogParams) -> Result<impl AsyncBufRead, ApiError> {
+        let request = self.to().logs(pod, params).map_err(ApiError::request)?;
+        within(TIMEOUT, self.client.request_stream(request)).await
+    }
+
+    /// What happens to the objects that a field selector selects, after a version of the
+    /// collection, until the server ends the watch after `lasting`, in whole seconds.
+    pub(super) async fn watch<T>(
+        &self,
+        fields: &str,
+        version: &str,
+        lasting: Duration,
+    ) -> Result<BoxStream<'static, kube::Result<WatchEvent<T>>>, ApiError>
+    where
+        T: Clone + DeserializeOwned + Send + 'static,
+    {
+        // By hand, as kube refuses a watch of five minutes or more.
+        let uri = format!(
+            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&fieldSelector={}&resourceVersion={}",
+            self.path(),
+            lasting.as_secs(),
+            utf8_percent_encode(fields, QUERY),
+            utf8_percent_encode(version, QUERY),
+        );
+        let request = hyper::Request::get(uri)
+            .body(Vec::new())
+            .map_err(ApiError::request)?;
+        let events = within(TIMEOUT, self.client.request_events(request)).await?;
+        Ok(events.boxed())
+    }
+
+    fn to(&self) -> Request {
+        Request::new(self.path())
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<T, ApiError> {
+        let request = request.map_err(ApiError::request)?;
+        within(TIMEOUT, self.client.request(request)).await
+    }
+
+    /// With what kube's own methods drop: the warnings, and the object of a refusal.
+    async fn answer(
+        &self,
+        request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<DryRun, ApiError> {
+        let request = request.map_err(ApiError::request)?.map(Body::from);
+        within(TIMEOUT, async {
+            let response = self.client.send(request).await?;
+            let code = response.status().as_u16();
+            let warnings = response
+                .headers()
+                .get_all(hyper::header::WARNING)
+                .iter()
+                .filter_map(|value| value.to_str().ok().map(str::to_owned))
+                .collect();
+            let body = response.into_body().collect().await?.to_bytes();
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            Ok(DryRun {
+                code,
+                body,
+                warnings,
+            })
+        })
+        .await
+    }
+}
+
+/// The answer to a dry run, as the server gave it.
+pub struct DryRun {
+    /// The HTTP status.
+    pub code: u16,
+    /// The object as it would be stored, or a `Status`.
+    pub body: Value,
+    /// The warnings, as they stand in the header.
+    pub warnings: Vec<String>,
+}
+
+/// Some of the objects of a collection.
+#[derive(Debug, Deserialize)]
+pub struct Page<T> {
+    /// Of the collection.
+    #[serde(default)]
+    pub metadata: PageMeta,
+    /// The objects, without `apiVersion` and `kind`.
+    pub items: Vec<T>,
+}
+
+/// Where a page lies in its collection.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PageMeta {
+    /// The version of the collection, from which a watch goes on.
+    pub resource_version: String,
+    #[serde(rename = "continue")]
+    next: String,
+}
+
+impl PageMeta {
+    /// The token for the next page, if there is one.
+    pub fn next(self) -> Option<String> {
+        Some(self.next).filter(|next| !next.is_empty())
+    }
+}
+
+fn creating(dry_run: bool) -> PostParams {
+    PostParams {
+        dry_run,
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+    }
+}
+
+fn patching(dry_run: bool) -> PatchParams {
+    PatchParams {
+        dry_run,
+        ..PatchParams::apply(FIELD_MANAGER)
+    }
+}
+
+fn json(object: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(object).map_err(ApiError::request)
+}
+
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(ApiError::from),
+        Err(_) => Err(ApiError::late(limit)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_in_a_query_is_encoded() {
+        let check = |text: &str, expect: &str| {
+            assert_eq!(utf8_percent_encode(text, QUERY).to_string(), expect);
+        };
+        check("metadata.name=a-b.c", "metadata.name%3Da-b.c");
+        check("1&x ä", "1%26x%20%C3%A4");
+    }
+}
