@@ -32,7 +32,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::certificates::CertificateSource;
 use self::connections::Listener;
-use self::limits::{Limits, duration_or_zero};
+use self::limits::{ClientLimits, duration_or_zero};
 use self::metrics::Metrics;
 use self::ready::Readiness;
 use self::review::Reviewer;
@@ -84,7 +84,7 @@ pub struct Args {
     log: String,
 
     #[command(flatten)]
-    limits: Limits,
+    limits: ClientLimits,
 }
 
 /// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it

@@ -6,7 +6,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use clap::Parser;
 use migration_gate::admission;
-use migration_gate::serve::limits::Limits;
+use migration_gate::serve::limits::ClientLimits;
 use migration_gate::serve::metrics::Metrics;
 use migration_gate::serve::review::Reviewer;
 use migration_gate::serve::webhook::Webhook;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
-    limits: Limits,
+    limits: ClientLimits,
 }
 
 /// Checks one body.

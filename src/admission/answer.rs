@@ -86,21 +86,21 @@ struct DenialStatus<'a> {
     reason: &'static str,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Details<'a>>,
+    details: Option<StatusDetails<'a>>,
 }
 
 #[derive(Serialize)]
-struct Details<'a> {
+struct StatusDetails<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     group: &'a str,
     kind: &'a str,
-    causes: Vec<Cause<'a>>,
+    causes: Vec<StatusCause<'a>>,
 }
 
 #[derive(Serialize)]
-struct Cause<'a> {
+struct StatusCause<'a> {
     reason: &'static str,
     message: &'a str,
     field: String,
@@ -168,13 +168,13 @@ fn denial<'a>(request: &'a AdmissionRequest<'_>, decision: &'a Decision) -> Deni
         code: 403,
         reason: "Forbidden",
         message: message(violations, decision.unlisted),
-        details: Some(Details {
+        details: Some(StatusDetails {
             name: request.name.as_deref().unwrap_or_default(),
             group: &request.kind.group,
             kind: &request.kind.kind,
             causes: violations
                 .iter()
-                .map(|violation| Cause {
+                .map(|violation| StatusCause {
                     reason: cause(violation.rule),
                     message: &violation.message,
                     field: violation.field.to_string(),

@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::limits::Limits;
+use super::limits::ClientLimits;
 use super::rejection::Rejection;
 
 /// So much of each body, in bytes, comes out of the share for small ones.
@@ -44,13 +44,13 @@ struct Share {
 
 /// What one body holds of the room, until it is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Reserved {
     small: Option<OwnedSemaphorePermit>,
     large: Option<OwnedSemaphorePermit>,
 }
 
 impl Room {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &ClientLimits) -> Self {
         let all = kib(limits.max_in_flight).min(Semaphore::MAX_PERMITS);
         let small = (all / 4).max(1);
         Self {
@@ -63,7 +63,7 @@ impl Room {
     /// Waits until a body may have grown to this size, of `all` that it may come to.
     async fn grow(
         &self,
-        held: &mut Held,
+        held: &mut Reserved,
         size: u64,
         all: u64,
         deadline: Instant,
@@ -138,10 +138,10 @@ impl Announced {
 pub(super) async fn read(
     body: Body,
     announced: Announced,
-    limits: &Limits,
+    limits: &ClientLimits,
     room: &Room,
     deadline: Instant,
-) -> Result<(Vec<u8>, Held), Rejection> {
+) -> Result<(Vec<u8>, Reserved), Rejection> {
     let all = announced.length.unwrap_or(limits.max_body);
     if all > limits.max_body {
         // A client that asks first hasn't sent anything, and reading would make it.
@@ -152,7 +152,7 @@ pub(super) async fn read(
     }
     let most = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
     let mut incoming = Incoming::new(body, limits, deadline);
-    let (mut bytes, mut held) = (Vec::new(), Held::default());
+    let (mut bytes, mut held) = (Vec::new(), Reserved::default());
     while let Some(data) = incoming.next().await? {
         let length = bytes.len() + data.len();
         if length > most {
@@ -176,7 +176,7 @@ pub(super) async fn read(
 /// A body on its way.
 struct Incoming<'l> {
     body: Body,
-    limits: &'l Limits,
+    limits: &'l ClientLimits,
     deadline: Instant,
     /// How many bytes have come.
     bytes: u64,
@@ -185,7 +185,7 @@ struct Incoming<'l> {
 }
 
 impl<'l> Incoming<'l> {
-    fn new(body: Body, limits: &'l Limits, deadline: Instant) -> Self {
+    fn new(body: Body, limits: &'l ClientLimits, deadline: Instant) -> Self {
         Self {
             body,
             limits,

@@ -21,7 +21,7 @@ use tracing::{debug, error};
 
 use self::connection::Connection;
 use self::registry::Registry;
-use super::limits::Limits;
+use super::limits::ClientLimits;
 use super::stop::Stop;
 use super::tls::Acceptor;
 
@@ -42,7 +42,7 @@ pub struct Listener {
     /// Which path answers what.
     pub routes: Router,
     /// What a client may cost.
-    pub limits: Arc<Limits>,
+    pub limits: Arc<ClientLimits>,
     /// When to stop.
     pub stop: Stop,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Bounds on everything that a client could otherwise make grow. See `migration-gate serve --help`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Limits")]
-pub struct Limits {
+pub struct ClientLimits {
     /// Largest body of a review, in bytes; a larger one gets 413
     ///
     /// An UPDATE carries two objects, and the API server lets each grow to 3 MiB.

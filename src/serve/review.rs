@@ -12,7 +12,7 @@ use tokio::time::timeout_at;
 use tracing::{error, info};
 
 use super::body::{self, Announced, Room};
-use super::limits::Limits;
+use super::limits::ClientLimits;
 use super::metrics::Metrics;
 use super::rejection::Rejection;
 use super::webhook::Webhook;
@@ -33,7 +33,7 @@ const LONGEST_LOGGED: usize = 256;
 pub struct Reviewer {
     config: Arc<Config>,
     metrics: Metrics,
-    limits: Arc<Limits>,
+    limits: Arc<ClientLimits>,
     /// For the bodies that are held at one time.
     room: Room,
     /// The permit to decide on a large body.
@@ -42,7 +42,7 @@ pub struct Reviewer {
 
 impl Reviewer {
     /// A reviewer that goes by `config`.
-    pub fn new(config: Arc<Config>, metrics: Metrics, limits: Arc<Limits>) -> Self {
+    pub fn new(config: Arc<Config>, metrics: Metrics, limits: Arc<ClientLimits>) -> Self {
         Self {
             room: Room::new(&limits),
             config,
@@ -201,7 +201,7 @@ mod tests {
     #[derive(Parser)]
     struct LimitsParser {
         #[command(flatten)]
-        limits: Limits,
+        limits: ClientLimits,
     }
 
     fn reviewer() -> Arc<Reviewer> {

@@ -10,7 +10,7 @@ use hyper::body::{Bytes, Frame};
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use migration_gate::serve::limits::Limits;
+use migration_gate::serve::limits::ClientLimits;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -258,7 +258,7 @@ async fn announced_and_dripping_bodies_keep_nobody_out() {
     in_flight(&server, 64).await;
 }
 
-fn narrow(limits: &mut Limits) {
+fn narrow(limits: &mut ClientLimits) {
     limits.max_body = 512 * 1024;
     limits.max_in_flight = 1024 * 1024;
     limits.request_timeout = NEVER;

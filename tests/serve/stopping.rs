@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post as post_route;
 use hyper::StatusCode;
-use migration_gate::serve::limits::Limits;
+use migration_gate::serve::limits::ClientLimits;
 use migration_gate::serve::metrics::Metrics;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
@@ -19,7 +19,7 @@ use crate::support::{
 const LONG: Duration = Duration::from_hours(1);
 
 /// A server whose one route answers when it is told to.
-async fn slow(limits: Limits) -> (Running, Arc<Notify>, Arc<Notify>) {
+async fn slow(limits: ClientLimits) -> (Running, Arc<Notify>, Arc<Notify>) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let route = {
         let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));

@@ -12,7 +12,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use migration_gate::serve::connections::Listener;
-use migration_gate::serve::limits::Limits;
+use migration_gate::serve::limits::ClientLimits;
 use migration_gate::serve::metrics::Metrics;
 use migration_gate::serve::review::Reviewer;
 use migration_gate::serve::routes;
@@ -41,16 +41,16 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\
 #[derive(Parser)]
 struct LimitsParser {
     #[command(flatten)]
-    limits: Limits,
+    limits: ClientLimits,
 }
 
 /// The limits that `serve` has by default.
-pub fn default_limits() -> Limits {
+pub fn default_limits() -> ClientLimits {
     LimitsParser::parse_from(["serve"]).limits
 }
 
 /// Those, with a change.
-pub fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
+pub fn limits(change: impl FnOnce(&mut ClientLimits)) -> ClientLimits {
     let mut limits = default_limits();
     change(&mut limits);
     limits
@@ -95,7 +95,7 @@ impl Authority {
 }
 
 /// The webhooks with PieFed's gate.
-pub fn webhooks(limits: Limits) -> (Router, Metrics) {
+pub fn webhooks(limits: ClientLimits) -> (Router, Metrics) {
     let metrics = Metrics::new();
     let reviewer = Reviewer::new(
         Arc::new(Config::default()),
@@ -117,13 +117,13 @@ pub struct Running {
 
 impl Running {
     /// The webhooks, with TLS.
-    pub async fn start(limits: Limits) -> Self {
+    pub async fn start(limits: ClientLimits) -> Self {
         let (routes, metrics) = webhooks(limits.clone());
         Self::start_with(limits, routes, metrics).await
     }
 
     /// Other routes than the webhooks.
-    pub async fn start_with(limits: Limits, routes: Router, metrics: Metrics) -> Self {
+    pub async fn start_with(limits: ClientLimits, routes: Router, metrics: Metrics) -> Self {
         let authority = Authority::new();
         let served = Arc::new(Served::default());
         served.set(Arc::new(authority.identity()));
@@ -131,13 +131,13 @@ impl Running {
     }
 
     /// The webhooks, with a certificate from elsewhere.
-    pub async fn start_bare(limits: Limits, served: Arc<Served>) -> Self {
+    pub async fn start_bare(limits: ClientLimits, served: Arc<Served>) -> Self {
         let (routes, metrics) = webhooks(limits.clone());
         Self::listen(limits, routes, metrics, Authority::new(), served).await
     }
 
     async fn listen(
-        limits: Limits,
+        limits: ClientLimits,
         routes: Router,
         metrics: Metrics,
         authority: Authority,

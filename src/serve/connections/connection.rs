@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::registry::Activity;
 use super::service::TrackedService;
 use super::stream::TrackedStream;
-use crate::serve::limits::Limits;
+use crate::serve::limits::ClientLimits;
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Acceptor, H2};
 
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     pub(super) activity: Arc<Activity>,
     pub(super) tls: Option<Acceptor>,
     pub(super) routes: Router,
-    pub(super) limits: Arc<Limits>,
+    pub(super) limits: Arc<ClientLimits>,
     pub(super) stop: Stop,
 }
 
