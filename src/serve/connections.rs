@@ -24,6 +24,7 @@ use self::registry::Registry;
 use super::limits::ClientLimits;
 use super::stop::Stop;
 use super::tls::Acceptor;
+use crate::cli::chain;
 
 /// How long the loop rests after the first failure to accept.
 const SHORTEST_REST: Duration = Duration::from_millis(5);
@@ -86,8 +87,8 @@ impl Listener {
                     let stop = stop.clone();
                     tasks.spawn(async move {
                         tokio::select! {
-                            result = connection.run(stream) => if let Err(cause) = result {
-                                debug!(listener = name, %cause, "connection ended");
+                            result = connection.run(stream) => if let Err(error) = result {
+                                debug!(listener = name, cause = chain(&error), "connection ended");
                             },
                             () = stop.aborted() => debug!(listener = name, "connection cut"),
                         }

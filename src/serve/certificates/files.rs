@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::error;
 
 use super::install;
+use crate::cli::chain;
 use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Identity, IdentityError, Served};
@@ -15,22 +16,22 @@ use crate::serve::tls::{Identity, IdentityError, Served};
 #[derive(Debug, thiserror::Error)]
 pub(in crate::serve) enum FilesError {
     /// One can't be read.
-    #[error("cannot read {path}: {cause}")]
+    #[error("cannot read {path}")]
     Read {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        cause: std::io::Error,
+        source: std::io::Error,
     },
     /// They hold nothing that can be served.
-    #[error("{certificate} with {key}: {cause}")]
+    #[error("{certificate} with {key}")]
     Identity {
         /// The file of the certificate.
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
         /// What is wrong with them.
-        cause: IdentityError,
+        source: IdentityError,
     },
 }
 
@@ -62,10 +63,10 @@ impl Files {
         // here, and right the next time.
         let identity = Identity::from_pem(&pair.0, &pair.1);
         self.last = Some(pair);
-        identity.map(Some).map_err(|cause| FilesError::Identity {
+        identity.map(Some).map_err(|source| FilesError::Identity {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
-            cause,
+            source,
         })
     }
 
@@ -94,9 +95,9 @@ impl Files {
                         install(Arc::new(identity), &served, &metrics);
                     }
                 }
-                Err(cause) => {
+                Err(error) => {
                     // Once for each trouble, not for each look.
-                    let cause = cause.to_string();
+                    let cause = chain(&error);
                     if trouble.as_ref() != Some(&cause) {
                         error!(
                             cause,
@@ -113,8 +114,8 @@ impl Files {
 async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
     tokio::fs::read(path)
         .await
-        .map_err(|cause| FilesError::Read {
+        .map_err(|source| FilesError::Read {
             path: path.to_owned(),
-            cause,
+            source,
         })
 }

@@ -44,7 +44,7 @@ pub(super) enum MaterialError {
     Missing(&'static str),
     #[error("its {0} holds no certificate")]
     Empty(&'static str),
-    #[error("{0}")]
+    #[error(transparent)]
     Identity(#[from] IdentityError),
 }
 
@@ -52,7 +52,7 @@ pub(super) enum MaterialError {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IssueError {
     /// A name that no certificate can bear, or a failure of the random generator.
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
     /// The lifetime leads out of the calendar.
     #[error("cannot make a certificate: {0}")]

@@ -19,8 +19,8 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Client, Resource, ResourceExt};
+use kube::Client;
+use kube::api::{ObjectMeta, Patch};
 use serde_json::json;
 use tracing::{error, info};
 
@@ -29,15 +29,11 @@ use super::issue::{IssueError, Material, MaterialError};
 use super::state::{Action, State};
 use super::trust::{Callers, CallersWriter, Configuration, ConfigurationName};
 use super::watches::{self, Change};
+use crate::api::{ApiError, Objects};
+use crate::cli::chain;
 use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::Served;
-
-/// Who the API server writes into `managedFields`.
-const MANAGER: &str = "migration-gate";
-
-/// How long one request to the API server may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The wall clock is looked at this often at least: timers stand still while a machine sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
@@ -75,22 +71,28 @@ pub struct Settings {
 enum KeepError {
     #[error(transparent)]
     Issue(#[from] IssueError),
-    #[error("{what}: {cause}{}", hint(.cause))]
-    Api { what: String, cause: kube::Error },
+    #[error("{what}")]
+    Api { what: String, source: ApiError },
     #[error(
         "the caBundle of {0} is changed again and again; something else than migration-gate sets it (an annotation of cert-manager's, an applier that renders it?) and must not"
     )]
     Contended(ConfigurationName),
-    #[error("{what}: no answer within {REQUEST_TIMEOUT:?}")]
-    Timeout { what: String },
 }
 
-fn hint(cause: &kube::Error) -> &'static str {
-    match cause {
-        kube::Error::Api(status) if status.is_forbidden() => {
-            "; grant it to migration-gate's ServiceAccount"
+impl KeepError {
+    /// Of a request that was meant to do `what`.
+    fn api(what: String) -> impl FnOnce(ApiError) -> Self {
+        |source| Self::Api { what, source }
+    }
+
+    /// What to do about it, behind the causes.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Api { source, .. } if source.code() == Some(403) => {
+                "; grant it to migration-gate's ServiceAccount"
+            }
+            _ => "",
         }
-        _ => "",
     }
 }
 
@@ -104,7 +106,7 @@ pub async fn run(
     stop: Stop,
 ) {
     let callers = writer.callers();
-    let secrets = Api::<Secret>::namespaced(client.clone(), &settings.namespace);
+    let secrets = Objects::namespaced::<Secret>(&client, &settings.namespace);
     let mut events = SelectAll::new();
     events.push(watches::secret(
         &client,
@@ -210,7 +212,7 @@ impl Default for Blocked {
 
 struct Rotator {
     state: State,
-    secrets: Api<Secret>,
+    secrets: Objects,
     client: Client,
     settings: Settings,
     callers: Callers,
@@ -247,9 +249,10 @@ impl Rotator {
                             break;
                         }
                     }
-                    Err(cause) => {
+                    Err(error) => {
                         let blocked = self.blocked.entry(target).or_default();
-                        error!(%cause, retry_in = ?blocked.pause, "cannot keep the certificate");
+                        let cause = format!("{}{}", chain(&error), error.hint());
+                        error!(cause, retry_in = ?blocked.pause, "cannot keep the certificate");
                         blocked.until = now.checked_add(blocked.pause).unwrap_or(now);
                         blocked.pause = (blocked.pause * 2).min(LAST_RETRY);
                     }
@@ -293,61 +296,55 @@ impl Rotator {
     }
 
     async fn create(&mut self, material: &Material) -> Result<(), KeepError> {
+        let name = &self.settings.secret;
         let secret = Secret {
             metadata: ObjectMeta {
-                name: Some(self.settings.secret.clone()),
+                name: Some(name.clone()),
                 ..ObjectMeta::default()
             },
             data: Some(material.to_data()),
             type_: Some("Opaque".to_owned()),
             ..Secret::default()
         };
-        let parameters = PostParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        let what = format!("cannot create Secret {}", self.settings.secret);
-        match call(what, self.secrets.create(&parameters, &secret)).await {
-            Err(KeepError::Api {
-                cause: kube::Error::Api(status),
-                ..
-            }) if status.is_already_exists() => self.refresh().await.map(|_| ()),
-            created => {
-                self.state.see_secret(Some(content(created?)));
-                Ok(())
-            }
-        }
+        let what = format!("cannot create Secret {name}");
+        self.wrote(self.secrets.create(&secret).await, what).await
     }
 
     async fn replace(&mut self, base: &str, material: &Material) -> Result<(), KeepError> {
+        let name = &self.settings.secret;
         // Other keys and all metadata stay as they are.
         let patch = Patch::Merge(json!({
             "metadata": {"resourceVersion": base},
             "data": material.to_data(),
         }));
-        let parameters = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let name = &self.settings.secret;
         let what = format!("cannot write Secret {name}");
-        match call(what, self.secrets.patch(name, &parameters, &patch)).await {
-            Err(KeepError::Api {
-                cause: kube::Error::Api(status),
-                ..
-            }) if status.is_conflict() || status.is_not_found() => self.refresh().await.map(|_| ()),
-            written => {
-                self.state.see_secret(Some(content(written?)));
-                Ok(())
+        self.wrote(self.secrets.patch(name, &patch).await, what)
+            .await
+    }
+
+    /// Takes in what the Secret is after a write of it, or after another replica's.
+    async fn wrote(
+        &mut self,
+        answer: Result<Secret, ApiError>,
+        what: String,
+    ) -> Result<(), KeepError> {
+        match answer {
+            Ok(written) => self.state.see_secret(Some(content(written))),
+            // There already, changed since, or gone.
+            Err(error) if matches!(error.code(), Some(404 | 409)) => {
+                self.refresh().await?;
             }
+            Err(error) => return Err(KeepError::api(what)(error)),
         }
+        Ok(())
     }
 
     /// Reads the Secret as it is now. Answers whether it is another than the state went by.
     async fn refresh(&mut self) -> Result<bool, KeepError> {
         let name = &self.settings.secret;
         let what = format!("cannot read Secret {name}");
-        let now = call(what, self.secrets.get_opt(name)).await?.map(content);
+        let now = self.secrets.get(name).await.map_err(KeepError::api(what))?;
+        let now = now.map(content);
         let known = self.state.resource_version();
         let differs = now.as_ref().map(|(version, _)| version.as_str()) != known;
         if differs {
@@ -384,14 +381,15 @@ impl Rotator {
         self.announced.push_back(now);
         let now = match &name {
             ConfigurationName::Mutating(object) => {
-                let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                put_bundle(&api, object, &name, seen, bundle).await?
+                let api = Objects::cluster::<MutatingWebhookConfiguration>(&self.client);
+                put_bundle::<MutatingWebhookConfiguration>(&api, object, &name, seen, bundle).await
             }
             ConfigurationName::Validating(object) => {
-                let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                put_bundle(&api, object, &name, seen, bundle).await?
+                let api = Objects::cluster::<ValidatingWebhookConfiguration>(&self.client);
+                put_bundle::<ValidatingWebhookConfiguration>(&api, object, &name, seen, bundle)
+                    .await
             }
-        };
+        }?;
         self.writer.see(&name, now);
         Ok(())
     }
@@ -400,14 +398,14 @@ impl Rotator {
 /// Writes the bundle to every webhook of a configuration, if that is still as it was seen.
 /// Answers what the configuration is now.
 async fn put_bundle<K>(
-    api: &Api<K>,
+    api: &Objects,
     object: &str,
     name: &ConfigurationName,
     seen: &Configuration,
     bundle: &[u8],
 ) -> Result<Option<Configuration>, KeepError>
 where
-    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: serde::de::DeserializeOwned,
     Configuration: From<K>,
 {
     let bundle = json!(ByteString(bundle.to_vec()));
@@ -423,18 +421,8 @@ where
             value: bundle.clone(),
         })
     }));
-    let patch = json_patch::Patch(operations);
-    let parameters = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    let what = format!("cannot write the caBundle of {name}");
-    let refused = match call(
-        what,
-        api.patch(object, &parameters, &Patch::Json::<()>(patch)),
-    )
-    .await
-    {
+    let patch = Patch::Json::<()>(json_patch::Patch(operations));
+    let refused = match api.patch::<K>(object, &patch).await {
         Ok(written) => {
             info!(configuration = %name, "caBundle written");
             return Ok(Some(written.into()));
@@ -443,25 +431,14 @@ where
     };
     // The API server has no code of its own for a `test` that failed.
     let what = format!("cannot read {name}");
-    let now = call(what, api.get_opt(object)).await?;
+    let now = api.get::<K>(object).await.map_err(KeepError::api(what))?;
+    let now = now.map(Configuration::from);
     if now
         .as_ref()
-        .and_then(ResourceExt::resource_version)
-        .as_deref()
-        == Some(&seen.resource_version)
+        .is_some_and(|now| now.resource_version == seen.resource_version)
     {
-        return Err(refused);
+        let what = format!("cannot write the caBundle of {name}");
+        return Err(KeepError::api(what)(refused));
     }
-    Ok(now.map(Configuration::from))
-}
-
-async fn call<T>(
-    what: String,
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, KeepError> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(cause)) => Err(KeepError::Api { what, cause }),
-        Err(_) => Err(KeepError::Timeout { what }),
-    }
+    Ok(now)
 }

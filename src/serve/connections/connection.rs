@@ -39,8 +39,8 @@ const BUFFER: usize = 64 * 1024;
 pub(super) enum ConnectionError {
     #[error("the TLS handshake took longer than {0:?}")]
     HandshakeTimeout(Duration),
-    #[error("the TLS handshake failed: {0}")]
-    Handshake(io::Error),
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
     #[error("the head of a request took longer than {0:?}")]
     HeaderTimeout(Duration),
     #[error("the client didn't let the connection be closed")]
