@@ -15,10 +15,6 @@ mod decode;
 mod warnings;
 
 pub use answer::{Answer, ReviewError, answer};
-pub use decode::{AdmissionRequest, DecodeError, GroupVersionKind, UserInfo, decode};
-
-/// The only version of the API that is spoken here.
-pub const API_VERSION: &str = "admission.k8s.io/v1";
-
-/// The kind of both the question and the answer.
-pub const KIND: &str = "AdmissionReview";
+pub use decode::{
+    API_VERSION, AdmissionRequest, DecodeError, GroupVersionKind, KIND, UserInfo, decode,
+};

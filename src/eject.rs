@@ -2,6 +2,7 @@
 //! `helm uninstall` left for them.
 
 mod carriers;
+mod ejection;
 mod installed;
 mod leftovers;
 
@@ -9,21 +10,14 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::Client;
-use kube::api::{ListParams, Patch};
-use serde_json::Value;
+use anyhow::bail;
 
+use self::ejection::{Ejection, name_of};
 use self::leftovers::Leftovers;
-use crate::api::{Objects, client as cluster};
+use crate::api::client as cluster;
 use crate::cli::say::say;
 use crate::cli::{self, ConfigArgs, Exit};
-use migration_gate_core::eject::{eject, gate_of};
 use migration_gate_core::gates::{Config, Gate, parse_duration};
-
-/// What the chart labels its objects with.
-const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
 
 /// Takes the waiters out of the held Deployments, and deletes what `helm uninstall` left.
 ///
@@ -99,53 +93,6 @@ fn chosen<'c>(config: &'c Config, names: &[String]) -> anyhow::Result<Vec<&'c Ga
         .collect())
 }
 
-/// What is done for one gate's Deployments.
-struct Ejection<'c> {
-    gate: &'c Gate,
-    /// Each Deployment as it is, with its patch.
-    deployments: Vec<(Value, json_patch::Patch)>,
-    /// Deployments of the namespace with a waiter of another gate, and that gate.
-    others: Vec<(String, String)>,
-}
-
-impl<'c> Ejection<'c> {
-    async fn make(client: &Client, gate: &'c Gate) -> anyhow::Result<Self> {
-        let mut deployments = Vec::new();
-        let mut others = Vec::new();
-        let objects = Objects::namespaced::<Deployment>(client, &gate.namespace);
-        for deployment in list(&objects, &ListParams::default()).await? {
-            let patch = eject(gate, &deployment);
-            if !patch.is_empty() {
-                deployments.push((deployment, json_patch::Patch(patch)));
-            } else if let Some(other) = gate_of(&deployment["spec"]["template"]["spec"]) {
-                others.push((name_of(&deployment).to_owned(), other.to_owned()));
-            }
-        }
-        Ok(Self {
-            gate,
-            deployments,
-            others,
-        })
-    }
-
-    async fn take_out(&self, client: &Client) -> anyhow::Result<()> {
-        let namespace = self.gate.namespace.as_str();
-        let objects = Objects::namespaced::<Deployment>(client, namespace);
-        for (deployment, patch) in &self.deployments {
-            let name = name_of(deployment);
-            say(format_args!(
-                "Deployment {namespace}/{name}: taking the waiter out"
-            ));
-            objects.patch::<Value>(name, &Patch::<()>::Json(patch.clone()))
-            .await
-            .with_context(|| {
-                format!("cannot patch Deployment {namespace}/{name}; if it was changed meanwhile, run this again")
-            })?;
-        }
-        Ok(())
-    }
-}
-
 fn describe(ejections: &[Ejection<'_>], leftovers: &Leftovers) -> String {
     let mut text = String::new();
     for ejection in ejections {
@@ -190,18 +137,4 @@ fn describe(ejections: &[Ejection<'_>], leftovers: &Leftovers) -> String {
         }
     }
     text
-}
-
-fn name_of(object: &Value) -> &str {
-    object["metadata"]["name"].as_str().unwrap_or_default()
-}
-
-async fn list(objects: &Objects, params: &ListParams) -> anyhow::Result<Vec<Value>> {
-    objects
-        .list(params)
-        .await
-        .with_context(|| match objects.namespace() {
-            Some(namespace) => format!("cannot list {} in {namespace}", objects.kind().plural),
-            None => format!("cannot list {}", objects.kind().plural),
-        })
 }

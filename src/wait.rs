@@ -4,6 +4,7 @@
 //! each change, and exits: 0 open, 1 internal, 2 usage, 3 the Job failed, 4 timed out, 5 not
 //! permitted, 130 and 143 after SIGINT and SIGTERM.
 
+mod args;
 mod identity;
 mod logs;
 mod output;
@@ -11,139 +12,13 @@ mod run;
 mod tail;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use migration_gate_core::explain::Subject;
-use migration_gate_core::gates::{Freshness, LogFormat, parse_duration};
-use migration_gate_core::names;
-use migration_gate_core::verdict::{Limits, Wanted};
-use output::Output;
-
+pub use self::args::Args;
+use self::args::{Plan, TERMINATION_LOG};
+use self::output::Output;
 use crate::cli::Exit;
-
-/// Kubernetes' default for a container's `terminationMessagePath`.
-const TERMINATION_LOG: &str = "/dev/termination-log";
-
-/// Waits until a migration Job has completed; runs as the injected init container
-///
-/// The injected container sets what its gate says, so what it does can be tried by hand with the
-/// arguments that the pod shows.
-#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
-pub struct Args {
-    /// The gate's name, for messages and the record's name.
-    #[arg(long)]
-    gate: String,
-    /// The namespace of Job and record.
-    #[arg(long)]
-    namespace: String,
-    /// The migration Job.
-    #[arg(long)]
-    job: String,
-    /// The ConfigMap with what the Job has completed [default: migration-gate-GATE].
-    #[arg(long)]
-    record: Option<String>,
-    /// The image of the container that waits; its version is what the Job must have completed for.
-    #[arg(long)]
-    image: Option<String>,
-    /// How long to wait in all, such as 10m.
-    #[arg(long, default_value = "10m", value_parser = parse_duration)]
-    timeout: Duration,
-    /// Which completed Jobs count: those of the image's version, or any.
-    #[arg(long, default_value = "version", value_parser = freshness)]
-    freshness: Freshness,
-    /// How lines look.
-    #[arg(long, value_enum, default_value_t)]
-    log_format: LogFormatArg,
-    /// Where the kubelet looks for a container's last words.
-    #[arg(long, hide = true, default_value = TERMINATION_LOG)]
-    termination_log: PathBuf,
-    /// How long missing rights are borne with.
-    #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration)]
-    permission_timeout: Duration,
-    /// How long a Job that was deleted is expected to be created anew.
-    #[arg(long, hide = true, default_value = "5s", value_parser = parse_duration)]
-    settle: Duration,
-    /// How long the logs of a failed Job may take.
-    #[arg(long, hide = true, default_value = "20s", value_parser = parse_duration)]
-    log_timeout: Duration,
-}
-
-/// [`LogFormat`] as clap reads it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum LogFormatArg {
-    /// Plain text, for people.
-    #[default]
-    Human,
-    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
-    Json,
-}
-
-impl From<LogFormatArg> for LogFormat {
-    fn from(argument: LogFormatArg) -> Self {
-        match argument {
-            LogFormatArg::Human => Self::Human,
-            LogFormatArg::Json => Self::Json,
-        }
-    }
-}
-
-fn freshness(text: &str) -> Result<Freshness, String> {
-    [Freshness::Version, Freshness::Any]
-        .into_iter()
-        .find(|freshness| freshness.as_str() == text)
-        .ok_or_else(|| "it is `version` or `any`".to_owned())
-}
-
-/// What the arguments ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Plan {
-    subject: Subject,
-    record: String,
-    limits: Limits,
-    log_timeout: Duration,
-}
-
-impl Plan {
-    fn new(args: &Args) -> Result<Self, String> {
-        let record = args
-            .record
-            .clone()
-            .unwrap_or_else(|| names::record(&args.gate));
-        names::dns_label(&args.gate).map_err(|cause| format!("--gate: {cause}"))?;
-        names::dns_label(&args.namespace).map_err(|cause| format!("--namespace: {cause}"))?;
-        names::dns_subdomain(&args.job).map_err(|cause| format!("--job: {cause}"))?;
-        names::dns_subdomain(&record).map_err(|cause| format!("--record: {cause}"))?;
-        let wanted = match (args.freshness, &args.image) {
-            (Freshness::Any, _) => Wanted::Any,
-            (Freshness::Version, Some(image)) if !image.is_empty() => {
-                Wanted::Version(image.clone())
-            }
-            (Freshness::Version, _) => {
-                return Err(
-                    "--image: it is missing, so no Job's version can be compared with it; give the \
-                     image that waits, or --freshness=any to take every completed Job"
-                        .to_owned(),
-                );
-            }
-        };
-        Ok(Self {
-            subject: Subject {
-                namespace: args.namespace.clone(),
-                job: args.job.clone(),
-                wanted,
-            },
-            record,
-            limits: Limits {
-                timeout: args.timeout,
-                denied: args.permission_timeout,
-                settle: args.settle,
-            },
-            log_timeout: args.log_timeout,
-        })
-    }
-}
 
 /// Runs `migration-gate wait` and answers with its exit code.
 pub fn main(args: &Args) -> ExitCode {
@@ -210,8 +85,10 @@ fn termination_log(words: &[OsString]) -> &Path {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::time::Duration;
 
     use clap::Parser;
+    use migration_gate_core::verdict::{Limits, Wanted};
 
     use super::*;
 

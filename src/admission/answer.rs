@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use super::decode::{API_VERSION, AdmissionRequest, KIND};
 use super::warnings::within_limits;
-use super::{API_VERSION, AdmissionRequest, KIND};
 use crate::cli::chain;
 use migration_gate_core::decision::{Decision, Rule, Violation};
 

@@ -6,9 +6,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{API_VERSION, KIND};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_core::text::shorten;
+
+/// The only version of the API that is spoken here.
+pub const API_VERSION: &str = "admission.k8s.io/v1";
+
+/// The kind of both the question and the answer.
+pub const KIND: &str = "AdmissionReview";
 
 /// The `request` of a review, borrowed from its body.
 ///

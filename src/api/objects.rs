@@ -20,7 +20,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ApiError, FIELD_MANAGER, TIMEOUT};
+use super::error::ApiError;
+
+/// The name of the writer in `managedFields`.
+pub const FIELD_MANAGER: &str = "migration-gate";
+
+/// How long the API server may take to answer one request.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many objects are asked for at once.
 pub(crate) const PAGE: u32 = 250;

@@ -21,7 +21,7 @@ use kube::core::WatchEvent;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use super::ApiError;
+use super::error::ApiError;
 use super::objects::Objects;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;

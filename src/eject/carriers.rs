@@ -13,7 +13,7 @@ use kube::api::ListParams;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::name_of;
+use super::ejection::name_of;
 use crate::api::Objects;
 use crate::api::observe::{Delta, Object, Pacing, WatchError, observe_all};
 use crate::cli::say::say;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::{Client, ResourceExt as _};
 
-use super::{CHART_LABEL, Ejection, name_of};
+use super::ejection::{CHART_LABEL, Ejection, name_of};
 use crate::api::Objects;
 use crate::cli::config;
 use migration_gate_core::gates::Config;

@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::core::ApiResource;
 use serde_json::Value;
 
-use super::{CHART_LABEL, Ejection, list, name_of};
+use super::ejection::{CHART_LABEL, Ejection, list, name_of};
 use crate::api::Objects;
 use crate::api::objects::workload;
 use crate::cli::say::say;

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use super::args::Plan;
+use super::identity;
 use super::logs::{Kept, Reader};
 use super::output::{Level, Output};
-use super::{Plan, identity};
 use crate::api::Objects;
 use crate::api::client as cluster;
 use crate::api::observe::{Pacing, Update, WatchError, observe};
