@@ -10,6 +10,7 @@ pub mod codes;
 pub mod diff;
 pub mod edit;
 pub mod engine;
+pub mod folder;
 pub mod input;
 pub mod lint;
 pub mod live;
@@ -24,8 +25,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use self::codes::Level;
+use self::codes::{Code, Level};
 use self::manifest::Loaded;
 use self::output::{Format, Paint, Sinks};
 use self::report::Report;
@@ -67,9 +69,25 @@ pub struct Args {
     #[arg(long)]
     strict: bool,
 
+    /// Drop the warnings of this code; the annotation migration-gate.io/ignore drops those of one object
+    #[arg(
+        long,
+        value_name = "CODE",
+        value_delimiter = ',',
+        value_parser = code(),
+        hide_possible_values = true
+    )]
+    ignore: Vec<Code>,
+
     /// Whether to use colours; `auto` does on a terminal, unless `NO_COLOR` is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
+}
+
+/// Reads one of the codes of warnings.
+fn code() -> impl TypedValueParser<Value = Code> {
+    let codes = Code::ALL.iter().map(|code| code.as_str());
+    PossibleValuesParser::new(codes).try_map(|code| Code::find(&code).ok_or("an unknown code"))
 }
 
 /// When to use colours.
@@ -104,6 +122,7 @@ fn run(args: Args) -> anyhow::Result<Exit> {
         namespace,
         output,
         strict,
+        ignore,
         color,
     } = args;
     let config = config.load()?;
@@ -115,6 +134,7 @@ fn run(args: Args) -> anyhow::Result<Exit> {
     let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
     let mut report = engine::review(&config, &loaded, namespace.as_deref());
     report.unreadable = unreadable;
+    report.ignore(&ignore);
     let mut sinks = Sinks {
         out: BufWriter::new(io::stdout().lock()),
         err: BufWriter::new(io::stderr().lock()),

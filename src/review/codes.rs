@@ -40,6 +40,11 @@ macro_rules! codes {
                 match self { $(Self::$name => $code),* }
             }
 
+            /// The code that is written like this.
+            pub fn find(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == code)
+            }
+
             /// The level of its findings, unless the mode `warn` makes refusals warnings.
             pub fn level(self) -> Level {
                 match self { $(Self::$name => Level::$level),* }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::codes::{BadCode, Code, Level};
 use super::lint;
-use super::manifest::{Loaded, Manifest, NotAnObject, manifests};
+use super::manifest::{Contents, Loaded, Manifest, NotAnObject, contents};
 use super::report::{BadInput, Finding, Report, Reviewed};
 use migration_gate_core::decision::{Decision, Outcome, Rule, Violation};
 use migration_gate_core::gates::{Config, Mode};
@@ -20,13 +20,19 @@ use migration_gate_yaml::Span;
 
 /// Reviews manifests. `namespace` is for objects that name none.
 pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l str>) -> Report<'l> {
-    let (manifests, problems) = manifests(loaded, namespace);
+    let Contents {
+        manifests,
+        problems,
+        skipped,
+    } = contents(loaded, namespace);
     let mut report = Report {
         loaded,
         objects: Vec::with_capacity(manifests.len()),
         findings: Vec::new(),
         bad_input: bad_input(loaded, problems),
         unreadable: Vec::new(),
+        skipped,
+        ignored: 0,
     };
     // Violations are found as such, with their fields, and become warnings if the mode says so.
     let enforced = Config {
@@ -39,6 +45,7 @@ pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l s
         report.findings.extend(findings);
     }
     report.findings.extend(lint::lints(config, &report.objects));
+    report.ignore(&[]);
     sort(&mut report);
     report
 }
@@ -50,10 +57,19 @@ fn admit<'l>(
     index: usize,
     manifest: Manifest<'l>,
 ) -> (Reviewed<'l>, Vec<Finding>) {
-    let request = manifest.request;
-    let mut mutation = mutate(enforced, &request);
-    let patched = apply(&request, &mutation.patch);
-    let violations = violations(enforced, &request, &mut mutation, patched.as_ref());
+    let undeleted = undeleted(&manifest);
+    let request = Request {
+        object: undeleted.as_ref().unwrap_or(manifest.request.object),
+        ..manifest.request
+    };
+    // What is merged into another object gets its waiter there.
+    let mut mutation = if manifest.fragment {
+        Decision::default()
+    } else {
+        mutate(enforced, &request)
+    };
+    let after = apply(&request, &mutation.patch);
+    let violations = violations(enforced, &request, &mut mutation, after.as_ref());
     let outcome = match (violations.is_empty(), mode) {
         (true, _) => mutation.outcome,
         (false, Mode::Enforce) => Outcome::Denied,
@@ -77,6 +93,10 @@ fn admit<'l>(
         Finding::new(index, code, warning.field, warning.message)
     });
     let findings = refusals.chain(warnings).collect();
+    let patched = match undeleted {
+        Some(_) => apply(&manifest.request, &mutation.patch),
+        None => after,
+    };
     // What is refused is never stored, so it isn't shown as if it were.
     let stored = outcome != Outcome::Denied;
     let object = Reviewed {
@@ -105,7 +125,7 @@ fn violations(
     let refused = !mutation.violations.is_empty();
     let mut violations = std::mem::take(&mut mutation.violations);
     // Paths in the object as its author wrote it, so before the injection moves init containers.
-    violations.extend(found(request, false));
+    violations.extend(found(request, false).filter(|v| !is_taken_out(request.object, v)));
     if !refused && mutation.gate.is_some() {
         let after = Request {
             object: patched.unwrap_or(request.object),
@@ -114,6 +134,25 @@ fn violations(
         violations.extend(found(&after, true));
     }
     violations
+}
+
+/// A manifest as the API server takes it: without the time of a deletion, which nobody but the API
+/// server sets. `None` where there is nothing to ignore.
+fn undeleted(manifest: &Manifest<'_>) -> Option<Value> {
+    let request = &manifest.request;
+    if !manifest.written || !request.is_being_deleted() {
+        return None;
+    }
+    let mut object = request.object.clone();
+    let metadata = object.get_mut("metadata")?.as_object_mut()?;
+    metadata.shift_remove("deletionTimestamp");
+    Some(object)
+}
+
+/// Whether a patch takes the forbidden thing out of the object that it is merged into.
+fn is_taken_out(object: &Value, violation: &Violation) -> bool {
+    let at = object.pointer(violation.field.pointer().as_str());
+    at.is_some_and(|at| at.get("$patch").is_some_and(|how| how == "delete"))
 }
 
 fn apply(request: &Request<'_>, patch: &[PatchOperation]) -> Option<Value> {

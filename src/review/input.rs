@@ -1,13 +1,13 @@
 //! What is reviewed: files, the manifests in folders, standard input.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use migration_gate_yaml as yaml;
+use super::folder::{Folders, Part, plain};
 
 /// How much is read in all, in bytes.
 pub const MAX_INPUT: u64 = 128 << 20;
@@ -26,6 +26,19 @@ pub struct SourceText {
     pub namespace: Option<String>,
     /// Whether a cluster has this already, so that what comes next is an update.
     pub stored: bool,
+    /// Whether it was found in a folder, so nobody said that it holds manifests.
+    pub found: bool,
+    /// What it is instead of a file of manifests.
+    pub part: Option<Part>,
+}
+
+impl SourceText {
+    fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Something that was to be reviewed and couldn't be read.
@@ -45,18 +58,21 @@ pub fn gather(paths: &[PathBuf], stdin: impl Read) -> (Vec<SourceText>, Vec<Unre
         left: MAX_INPUT,
         sources: Vec::new(),
         unreadable: Vec::new(),
-        namespaces: HashMap::new(),
+        folders: Folders::default(),
+        patches: HashSet::new(),
     };
     let mut stdin = Some(stdin);
     for path in paths {
         if path.as_os_str() == "-" {
             if let Some(stdin) = stdin.take() {
-                gatherer.read(STDIN, stdin, None);
+                gatherer.read(stdin, SourceText::named(STDIN));
             }
         } else if path.is_dir() {
             gatherer.folder(path);
         } else {
-            gatherer.file(path, path.parent().unwrap_or(path));
+            let folder = path.parent().unwrap_or(path);
+            gatherer.note_patches(folder);
+            gatherer.file(path, folder, false);
         }
     }
     (gatherer.sources, gatherer.unreadable)
@@ -66,8 +82,9 @@ struct Gatherer {
     left: u64,
     sources: Vec<SourceText>,
     unreadable: Vec<Unreadable>,
-    /// The `namespace` of each folder's kustomization.
-    namespaces: HashMap<PathBuf, Option<String>>,
+    folders: Folders,
+    /// The files that kustomizations take for patches.
+    patches: HashSet<PathBuf>,
 }
 
 impl Gatherer {
@@ -78,10 +95,12 @@ impl Gatherer {
             .sort_by_file_name()
             .into_iter()
             .filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry));
+        let mut files = Vec::new();
         for entry in walk {
             match entry {
+                Ok(entry) if entry.file_type().is_dir() => self.note_patches(entry.path()),
                 Ok(entry) if entry.file_type().is_file() && is_manifest(entry.path()) => {
-                    self.file(entry.path(), root);
+                    files.push(entry.into_path());
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -89,6 +108,9 @@ impl Gatherer {
                     self.fail(&path, &error.into());
                 }
             }
+        }
+        for file in files {
+            self.file(&file, root, true);
         }
         if self.sources.len() + self.unreadable.len() == before {
             self.unreadable.push(Unreadable {
@@ -98,43 +120,59 @@ impl Gatherer {
         }
     }
 
-    fn file(&mut self, path: &Path, root: &Path) {
-        let name = path.display().to_string();
+    fn note_patches(&mut self, folder: &Path) {
+        let patches = self.folders.patches(folder);
+        self.patches.extend(patches.iter().cloned());
+    }
+
+    fn file(&mut self, path: &Path, root: &Path, found: bool) {
+        let source = SourceText {
+            found,
+            part: self.part(path, found),
+            namespace: self.folders.namespace(path.parent().unwrap_or(root), root),
+            ..SourceText::named(&path.display().to_string())
+        };
         match File::open(path) {
-            Ok(file) => {
-                let namespace = self.namespace(path.parent().unwrap_or(root), root);
-                self.read(&name, file, namespace);
-            }
-            Err(error) => self.fail(&name, &error),
+            Ok(file) => self.read(file, source),
+            Err(error) => self.fail(&source.name, &error),
         }
     }
 
-    fn read(&mut self, name: &str, from: impl Read, namespace: Option<String>) {
+    fn part(&mut self, path: &Path, found: bool) -> Option<Part> {
+        if self.patches.contains(&plain(path)) {
+            Some(Part::Patch)
+        } else if found && self.folders.is_template(path) {
+            Some(Part::Template)
+        } else if found && self.folders.is_values(path) {
+            Some(Part::Values)
+        } else {
+            None
+        }
+    }
+
+    /// Reads the text of `source`.
+    fn read(&mut self, from: impl Read, mut source: SourceText) {
         let mut bytes = Vec::new();
-        match from.take(self.left + 1).read_to_end(&mut bytes) {
-            Ok(read) if read as u64 > self.left => self.unreadable.push(Unreadable {
-                name: name.to_owned(),
-                message: format!(
-                    "more than {} MiB in all; review the manifests in parts",
-                    MAX_INPUT >> 20
-                ),
-            }),
+        let text = match from.take(self.left + 1).read_to_end(&mut bytes) {
+            Err(error) => return self.fail(&source.name, &error),
+            Ok(read) if read as u64 > self.left => Err(format!(
+                "more than {} MiB in all; review the manifests in parts",
+                MAX_INPUT >> 20
+            )),
             Ok(read) => {
                 self.left -= read as u64;
-                match decode(bytes) {
-                    Ok(text) => self.sources.push(SourceText {
-                        name: name.to_owned(),
-                        text,
-                        namespace,
-                        stored: false,
-                    }),
-                    Err(message) => self.unreadable.push(Unreadable {
-                        name: name.to_owned(),
-                        message,
-                    }),
-                }
+                decode(bytes)
             }
-            Err(error) => self.fail(name, &error),
+        };
+        match text {
+            Ok(text) => {
+                source.text = text;
+                self.sources.push(source);
+            }
+            Err(message) => self.unreadable.push(Unreadable {
+                name: source.name,
+                message,
+            }),
         }
     }
 
@@ -144,42 +182,6 @@ impl Gatherer {
             message: format!("cannot be read: {error}"),
         });
     }
-
-    /// The namespace that the nearest kustomization gives, from the file's folder up to `root`.
-    fn namespace(&mut self, folder: &Path, root: &Path) -> Option<String> {
-        let mut folder = folder;
-        loop {
-            let here = self
-                .namespaces
-                .entry(folder.to_owned())
-                .or_insert_with(|| kustomization_namespace(folder));
-            if here.is_some() || folder == root {
-                return here.clone();
-            }
-            folder = folder.parent()?;
-        }
-    }
-}
-
-/// The names that kustomize looks for.
-const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
-
-/// Whether a file is a kustomization by its name.
-pub fn is_kustomization(name: &str) -> bool {
-    Path::new(name)
-        .file_name()
-        .is_some_and(|name| KUSTOMIZATIONS.iter().any(|known| name == *known))
-}
-
-fn kustomization_namespace(folder: &Path) -> Option<String> {
-    KUSTOMIZATIONS.iter().find_map(|name| {
-        let file = File::open(folder.join(name)).ok()?;
-        let mut text = String::new();
-        file.take(MAX_INPUT).read_to_string(&mut text).ok()?;
-        let document = yaml::documents(&text).next()?.ok()?;
-        let namespace = document.value.get("namespace")?.as_str()?;
-        (!namespace.is_empty()).then(|| namespace.to_owned())
-    })
 }
 
 fn is_hidden(entry: &DirEntry) -> bool {

@@ -68,6 +68,7 @@ impl<'w> World<'w> {
         let by_name = objects
             .iter()
             .enumerate()
+            .filter(|(_, object)| !object.manifest.fragment)
             .map(|(index, object)| {
                 let request = &object.manifest.request;
                 let name = request.name().unwrap_or_default();
@@ -82,6 +83,12 @@ impl<'w> World<'w> {
             objects,
             by_name,
         }
+    }
+
+    /// The objects, without those that are only parts of one.
+    fn all(&self) -> impl Iterator<Item = (usize, &'w Reviewed<'w>)> + 'w {
+        let all = self.objects.iter().enumerate();
+        all.filter(|(_, object)| !object.manifest.fragment)
     }
 
     fn manifest(&self, index: usize) -> &'w Manifest<'w> {
@@ -107,10 +114,11 @@ impl<'w> World<'w> {
         kind: &'static str,
         namespace: &'w str,
     ) -> impl Iterator<Item = usize> + '_ {
-        (0..self.objects.len()).filter(move |index| {
-            let request = self.request(*index);
+        let of_kind = self.all().filter(move |(_, object)| {
+            let request = &object.manifest.request;
             (request.group, request.kind, request.namespace) == (group, kind, namespace)
-        })
+        });
+        of_kind.map(|(index, _)| index)
     }
 
     /// A gate with its objects; `None` if it holds none.

@@ -137,8 +137,8 @@ impl Fetcher {
         self.sources.push(SourceText {
             name,
             text,
-            namespace: None,
             stored: true,
+            ..SourceText::default()
         });
         true
     }

@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
-use super::input::{SourceText, is_kustomization};
+use super::folder::{Part, is_kustomization};
+use super::input::SourceText;
 use migration_gate_core::field::{FieldPath, Step};
+use migration_gate_core::podspec::{list, pod_kind};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_yaml::{Document, Span, SyntaxError, documents};
 
@@ -21,10 +23,20 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Reads a source's documents.
-    pub fn new(source: SourceText) -> Self {
-        let documents = documents(&source.text).collect();
-        Self { source, documents }
+    /// Reads a source's documents. Of a template there are none.
+    pub fn new(mut source: SourceText) -> Self {
+        let mut read = Vec::new();
+        if source.part != Some(Part::Template) {
+            read = documents(&source.text).collect();
+        }
+        if source.found && source.text.contains("{{") && read.iter().any(Result::is_err) {
+            source.part = Some(Part::Template);
+            read.clear();
+        }
+        Self {
+            source,
+            documents: read,
+        }
     }
 }
 
@@ -43,6 +55,10 @@ pub struct Manifest<'l> {
     pub version: &'l str,
     /// Whether the object, a kustomization or the command line says which namespace it is in.
     pub namespace_known: bool,
+    /// Whether somebody wrote it: it is neither in a cluster nor in a captured AdmissionReview.
+    pub written: bool,
+    /// Whether it is but a part of an object, which another tool merges into the whole.
+    pub fragment: bool,
 }
 
 /// A document, or something in one, that isn't a Kubernetes object.
@@ -56,29 +72,49 @@ pub struct NotAnObject {
     pub message: String,
 }
 
-/// The objects of all sources, in order. `namespace` is for those that name none.
-pub fn manifests<'l>(
-    loaded: &'l [Loaded],
-    namespace: Option<&'l str>,
-) -> (Vec<Manifest<'l>>, Vec<NotAnObject>) {
+/// A document, or a whole file, that is passed over on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The index of its source.
+    pub source: usize,
+    /// Where it is.
+    pub span: Span,
+    /// What it is.
+    pub part: Part,
+}
+
+/// All that is in some sources.
+#[derive(Debug, Default)]
+pub struct Contents<'l> {
+    /// The objects, in order.
+    pub manifests: Vec<Manifest<'l>>,
+    /// What should have been an object.
+    pub problems: Vec<NotAnObject>,
+    /// What is none, and needn't be.
+    pub skipped: Vec<Skipped>,
+}
+
+/// The contents of all sources. `namespace` is for objects that name none.
+pub fn contents<'l>(loaded: &'l [Loaded], namespace: Option<&'l str>) -> Contents<'l> {
     let mut collector = Collector {
-        manifests: Vec::new(),
-        problems: Vec::new(),
+        contents: Contents::default(),
         namespace,
     };
     for (source, one) in loaded.iter().enumerate() {
+        if one.source.part == Some(Part::Template) {
+            collector.skip(source, Span::default(), Part::Template);
+        }
         for (document, parsed) in one.documents.iter().enumerate() {
             if let Ok(parsed) = parsed {
                 collector.document(&one.source, source, document, parsed);
             }
         }
     }
-    (collector.manifests, collector.problems)
+    collector.contents
 }
 
 struct Collector<'l> {
-    manifests: Vec<Manifest<'l>>,
-    problems: Vec<NotAnObject>,
+    contents: Contents<'l>,
     namespace: Option<&'l str>,
 }
 
@@ -109,11 +145,18 @@ impl<'l> Collector<'l> {
         if value.is_null() || (is_kustomization(&source.name) && text(value, "kind").is_none()) {
             return;
         }
+        if let Some(part) = passed_over(source, value) {
+            return self.skip(index, parsed.node.span, part);
+        }
         if group(text(value, "apiVersion").unwrap_or_default()) == "admission.k8s.io" {
             self.review(place);
         } else {
             self.object(place, Vec::new(), value, None);
         }
+    }
+
+    fn skip(&mut self, source: usize, span: Span, part: Part) {
+        self.contents.skipped.push(Skipped { source, span, part });
     }
 
     /// An object, or a list of them. `kind` is what the list says its items are.
@@ -144,8 +187,15 @@ impl<'l> Collector<'l> {
             }
             return;
         }
+        let fragment =
+            place.source.part == Some(Part::Patch) || is_fragment(api_version, kind, object);
+        let fragment = fragment && !place.source.stored;
+        if fragment {
+            let span = place.parsed.find(&at).node.span;
+            self.skip(place.index, span, Part::Patch);
+        }
         let (namespace, namespace_known) = self.namespace(place.source, object);
-        self.manifests.push(Manifest {
+        self.contents.manifests.push(Manifest {
             source: place.index,
             document: place.document,
             at,
@@ -165,6 +215,8 @@ impl<'l> Collector<'l> {
             },
             version: version(api_version),
             namespace_known,
+            written: !place.source.stored,
+            fragment,
         });
     }
 
@@ -185,13 +237,13 @@ impl<'l> Collector<'l> {
             message: message.to_owned(),
         };
         if review["apiVersion"] != "admission.k8s.io/v1" || review["kind"] != "AdmissionReview" {
-            self.problems.push(problem(
+            self.contents.problems.push(problem(
                 "only AdmissionReviews of admission.k8s.io/v1 can be reviewed",
             ));
             return;
         }
         let Some(request) = review.get("request").filter(|r| r.is_object()) else {
-            self.problems.push(problem(
+            self.contents.problems.push(problem(
                 "this AdmissionReview has no request; capture the API server's side of the call",
             ));
             return;
@@ -202,14 +254,16 @@ impl<'l> Collector<'l> {
             // Nothing is injected into or refused in what goes away or is connected to.
             Some("DELETE" | "CONNECT") => return,
             _ => {
-                self.problems.push(problem(
+                self.contents.problems.push(problem(
                     "request.operation is none of CREATE, UPDATE, DELETE and CONNECT",
                 ));
                 return;
             }
         };
         let Some(object) = request.get("object").filter(|object| object.is_object()) else {
-            self.problems.push(problem("request.object is missing"));
+            self.contents
+                .problems
+                .push(problem("request.object is missing"));
             return;
         };
         let kind = |field: &str| request.get("kind").and_then(|kind| text(kind, field));
@@ -220,10 +274,12 @@ impl<'l> Collector<'l> {
                 name,
             )
         }) else {
-            self.problems.push(problem("request.kind is missing"));
+            self.contents
+                .problems
+                .push(problem("request.kind is missing"));
             return;
         };
-        self.manifests.push(Manifest {
+        self.contents.manifests.push(Manifest {
             source: place.index,
             document: place.document,
             at: ["request", "object"]
@@ -240,6 +296,8 @@ impl<'l> Collector<'l> {
             },
             version,
             namespace_known: true,
+            written: false,
+            fragment: false,
         });
     }
 
@@ -249,13 +307,54 @@ impl<'l> Collector<'l> {
             Value::Object(_) => "it has no kind",
             _ => "it is not a mapping",
         };
-        self.problems.push(NotAnObject {
+        self.contents.problems.push(NotAnObject {
             source: place.index,
             span: place.parsed.find(at).node.span,
             message: format!(
                 "this is not a Kubernetes object: {missing}; leave it out, or review what is rendered from it: `kubectl kustomize DIR | migration-gate review -`"
             ),
         });
+    }
+}
+
+/// What a whole document is instead of an object.
+fn passed_over(source: &SourceText, value: &Value) -> Option<Part> {
+    match source.part {
+        // A list of JSON Patch operations.
+        Some(Part::Patch) if value.is_array() => return Some(Part::Patch),
+        Some(Part::Values) => return Some(Part::Values),
+        _ => {}
+    }
+    let unnamed = text(value, "apiVersion").is_none() && text(value, "kind").is_none();
+    (source.found && unnamed).then_some(Part::Values)
+}
+
+/// Whether an object that would have to hold a pod spec is but a part of one: it lacks what the API
+/// server requires of it, or tells kustomize how to merge it.
+fn is_fragment(api_version: &str, kind: &str, object: &Value) -> bool {
+    // A Pod can't be patched much, so nobody keeps patches of one in files.
+    let Some(kind) = pod_kind(group(api_version), kind).filter(|kind| kind.kind != "Pod") else {
+        return false;
+    };
+    let containers = kind.pod_spec(object).map(|spec| list(spec, "containers"));
+    let whole = containers.is_some_and(|containers| {
+        !containers.is_empty() && containers.iter().all(|c| text(c, "image").is_some())
+    });
+    !whole || has_directive(object)
+}
+
+/// Whether a value has a directive of a strategic merge patch.
+fn has_directive(value: &Value) -> bool {
+    match value {
+        Value::Array(elements) => elements.iter().any(has_directive),
+        Value::Object(members) => members.iter().any(|(key, value)| {
+            key == "$patch"
+                || key == "$retainKeys"
+                || key.starts_with("$setElementOrder/")
+                || key.starts_with("$deleteFromPrimitiveList/")
+                || has_directive(value)
+        }),
+        _ => false,
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::codes::{BadCode, Code, Level};
 use super::input::Unreadable;
-use super::manifest::{Loaded, Manifest};
+use super::manifest::{Loaded, Manifest, Skipped};
 use migration_gate_core::decision::Outcome;
 use migration_gate_core::field::{FieldPath, Step};
 use migration_gate_yaml::Span;
@@ -68,6 +68,16 @@ pub struct Reviewed<'l> {
     pub patched: Option<Value>,
 }
 
+/// The annotation that names the codes that an object ignores, separated by commas or spaces.
+pub const IGNORE: &str = "migration-gate.io/ignore";
+
+fn ignores(object: &Value, code: Code) -> bool {
+    let annotations = object.get("metadata").and_then(|m| m.get("annotations"));
+    let codes = annotations.and_then(|annotations| annotations.get(IGNORE)?.as_str());
+    let mut codes = codes.unwrap_or_default().split([',', ' ', '\n']);
+    codes.any(|ignored| ignored == code.as_str())
+}
+
 /// Everything that a review found.
 #[derive(Debug)]
 pub struct Report<'l> {
@@ -81,6 +91,10 @@ pub struct Report<'l> {
     pub bad_input: Vec<BadInput>,
     /// Paths that couldn't be read.
     pub unreadable: Vec<Unreadable>,
+    /// What was passed over, in the order of its places.
+    pub skipped: Vec<Skipped>,
+    /// How many warnings were dropped, as the caller or an object asked.
+    pub ignored: usize,
 }
 
 impl Report<'_> {
@@ -156,6 +170,25 @@ impl Report<'_> {
         &self.bad_input[at(source)..at(source + 1)]
     }
 
+    /// Drops the warnings of these codes, and those that their own objects ignore by the annotation
+    /// [`IGNORE`]. A refusal can't be ignored: the API server won't.
+    pub fn ignore(&mut self, codes: &[Code]) {
+        let before = self.findings.len();
+        let objects = &self.objects;
+        self.findings.retain(|finding| {
+            let object = objects[finding.manifest].manifest.request.object;
+            finding.level == Level::Error
+                || !(codes.contains(&finding.code) || ignores(object, finding.code))
+        });
+        self.ignored += before - self.findings.len();
+    }
+
+    /// What was passed over in a source.
+    pub fn skipped_in(&self, source: usize) -> &[Skipped] {
+        let at = |source| self.skipped.partition_point(|one| one.source < source);
+        &self.skipped[at(source)..at(source + 1)]
+    }
+
     /// How many findings there are of a level.
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|f| f.level == level).count()
@@ -179,12 +212,15 @@ impl Report<'_> {
             1 => format!("1 {one}"),
             number => format!("{number} {many}"),
         };
-        let bad = match self.unreviewed() {
+        let more = |number: usize, what: &str| match number {
             0 => String::new(),
-            number => format!(", {number} that could not be reviewed"),
+            number => format!(", {number} {what}"),
         };
+        let ignored = more(self.ignored, "ignored");
+        let bad = more(self.unreviewed(), "that could not be reviewed");
+        let skipped = more(self.skipped.len(), "skipped");
         format!(
-            "{}: {}, {}, {}{bad}",
+            "{}: {}, {}, {}{ignored}{bad}{skipped}",
             count(self.objects.len(), "object", "objects"),
             count(self.injections(), "injection", "injections"),
             count(self.count(Level::Error), "violation", "violations"),

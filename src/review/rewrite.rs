@@ -12,7 +12,7 @@ use super::manifest::Loaded;
 use super::render;
 use super::report::{Report, Reviewed};
 use migration_gate_core::field::Step;
-use migration_gate_yaml::{Document, Lines, documents};
+use migration_gate_yaml::{Document, Lines, documents, inner_mark};
 
 /// What becomes of one source.
 #[derive(Debug, Default)]
@@ -216,11 +216,17 @@ fn bears_a_line_break(text: &str, document: &Document) -> bool {
 }
 
 fn push_document(out: &mut String, text: &str, document: &Document) {
-    let text = text[document.span.range()].trim_start_matches('\u{feff}');
+    let mut text = text[document.span.range()]
+        .trim_start_matches('\u{feff}')
+        .to_owned();
+    // `kubectl` would take it for a part of the first key.
+    if let Some(mark) = inner_mark(&text) {
+        text.replace_range(mark, "");
+    }
     if !text.starts_with("---") {
         out.push_str("---\n");
     }
-    out.push_str(text);
+    out.push_str(&text);
     if !out.ends_with('\n') {
         out.push('\n');
     }

@@ -87,7 +87,7 @@ fn what_has_no_lines_of_its_own_is_rendered() {
     check(&object.to_string());
     check(&serde_json::to_string_pretty(&object).expect("JSON"));
     check(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: piefed-web, namespace: piefed-application}\nspec: {template: {spec: {containers: []}}}\n",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: piefed-web, namespace: piefed-application}\nspec: {template: {spec: {containers: [{name: a, image: b}]}}}\n",
     );
     check(&format!(
         "{DEPLOYMENT}      initContainers: [{{name: a, image: b}}]\n"

@@ -98,6 +98,34 @@ fn a_sound_setup_gets_none() {
 }
 
 #[test]
+fn an_object_can_ignore_a_warning() {
+    let ignoring = |codes: &str| {
+        let line = format!("\n  annotations:\n    migration-gate.io/ignore: {codes}");
+        JOB.replace("\n  annotations:", &line)
+            .replace("    kustomize", "    x")
+            .replace("template:", "suspend: true\n  template:")
+    };
+    let check = |codes: &str, expect: &[&str]| check(&[&ignoring(codes), WEB, RBAC], expect);
+    check("''", &["job-not-replaceable", "job-suspended"]);
+    check("job-suspended", &["job-not-replaceable"]);
+    check("job-suspended, job-not-replaceable", &[]);
+    check("job-suspende", &["job-not-replaceable", "job-suspended"]);
+    // Only its own, and no refusal.
+    let web = WEB.replace(
+        "  name: piefed-web",
+        "  name: piefed-web\n  annotations: {migration-gate.io/ignore: 'forbidden-env job-suspended'}",
+    );
+    let web = web.replace(
+        "name: web\n",
+        "name: web\n        env: [{name: PIEFED_INIT_CONTAINER}]\n",
+    );
+    self::check(
+        &[&ignoring("x"), &web, RBAC],
+        &["forbidden-env", "job-not-replaceable", "job-suspended"],
+    );
+}
+
+#[test]
 fn findings_stand_in_the_order_of_their_lines() {
     let text = [JOB, WEB]
         .concat()

@@ -3,6 +3,7 @@
 #[path = "../../fuzz/checks/manifests.rs"]
 mod checks;
 mod edits;
+mod folders;
 mod inputs;
 mod lints;
 mod live;

@@ -3,7 +3,7 @@
 use migration_gate::review::codes::Code;
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;
-use migration_gate::review::manifest::{Loaded, manifests};
+use migration_gate::review::manifest::{Contents, Loaded, contents};
 use migration_gate_core::gates::Config;
 use serde_json::json;
 
@@ -11,7 +11,11 @@ use super::{found, loaded};
 
 fn objects(text: &str, namespace: Option<&str>) -> Vec<String> {
     let loaded = loaded(text);
-    let (manifests, problems) = manifests(&loaded, namespace);
+    let Contents {
+        manifests,
+        problems,
+        ..
+    } = contents(&loaded, namespace);
     manifests
         .iter()
         .map(|manifest| format!("{} {manifest}", manifest.api_version()))
@@ -91,7 +95,7 @@ fn where_an_object_goes_that_does_not_say() {
     };
     let loaded = [Loaded::new(source)];
     let name = |namespace| {
-        manifests(&loaded, namespace).0[0]
+        contents(&loaded, namespace).manifests[0]
             .request
             .namespace
             .to_owned()
@@ -214,4 +218,21 @@ fn what_is_stored_is_reviewed_as_an_update() {
         assert_eq!(report.objects[0].outcome, expect);
         assert_eq!(report.objects[0].patched.is_none(), stored);
     }
+}
+
+/// The API server sets the field, and takes it from nobody.
+#[test]
+fn a_deletion_that_is_written_down_is_ignored() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}\nspec: {containers: [{name: a, image: b, env: [{name: PIEFED_INIT_CONTAINER}]}]}\n";
+    assert_eq!(super::found(&Config::default(), text), ["forbidden-env 4"]);
+    // A cluster's own answer, and a call that it made, mean it.
+    let stored = [Loaded::new(SourceText {
+        text: text.to_owned(),
+        stored: true,
+        ..SourceText::default()
+    })];
+    let report = review(&Config::default(), &stored, None);
+    assert!(report.findings.is_empty());
+    let text = "{apiVersion: admission.k8s.io/v1, kind: AdmissionReview, request: {operation: CREATE, kind: {version: v1, kind: Pod}, object: {metadata: {deletionTimestamp: x}, spec: {containers: [{env: [{name: PIEFED_INIT_CONTAINER}]}]}}}}";
+    assert!(super::found(&Config::default(), text).is_empty());
 }

@@ -128,3 +128,28 @@ fn places_in_json_are_in_lines_and_characters() {
     );
     assert_eq!(report["schema"], "migration-gate.review/v1");
 }
+
+#[test]
+fn what_is_ignored_is_counted_and_no_longer_strict() {
+    let text = std::fs::read_to_string("examples/piefed/job-db-init.yaml").expect("example")
+        + "---\n"
+        + &std::fs::read_to_string("examples/piefed/deployment-web.yaml").expect("example");
+    let text = text.replace("  backoffLimit", "  suspend: true\n  backoffLimit");
+    let warned = run(&["--strict"], &text);
+    assert_eq!(warned.status.code(), Some(1));
+    let output = run(
+        &["--strict", "--ignore", "job-suspended,missing-rbac"],
+        &text,
+    );
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    assert!(out.contains("no warnings, "), "{out}");
+    let output = run(&["--ignore", "job-suspended", "--output", "json"], &text);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["summary"]["ignored"], 1);
+    // A misspelt code is an error, with the right one.
+    let output = run(&["--ignore", "job-suspende"], &text);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err.contains("'job-suspended'"), "{err}");
+}

@@ -8,7 +8,7 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, StructureSt
 use serde_json::{Map, Value};
 
 use super::scalar;
-use super::{ALIAS_BUDGET, Child, Document, MAX_DEPTH, Node, Span, Style, SyntaxError};
+use super::{ALIAS_BUDGET, Child, Document, MAX_DEPTH, Node, Span, Style, SyntaxError, inner_mark};
 
 /// What a value costs besides its text, roughly, when it is copied.
 const NODE_COST: usize = 64;
@@ -18,12 +18,14 @@ pub(super) fn documents(
     text: &str,
     chunk: Range<usize>,
 ) -> impl Iterator<Item = Result<Document, SyntaxError>> + '_ {
+    let mark = inner_mark(&text[chunk.clone()]);
+    let base = chunk.start + mark.map_or(0, |mark| mark.end);
     let mut builder = Some(Builder {
-        parser: Parser::new_from_str_with_options(&text[chunk.clone()], options()),
-        base: chunk.start,
+        parser: Parser::new_from_str_with_options(&text[base..chunk.end], options()),
+        base,
         anchors: HashMap::new(),
         copied: 0,
-        position: chunk.start,
+        position: base,
         ahead: None,
     });
     let mut start = chunk.start;

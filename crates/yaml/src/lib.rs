@@ -3,7 +3,8 @@
 //! `kubectl` and Flux turn a manifest into JSON with `sigs.k8s.io/yaml`, whose scalars follow YAML 1.1
 //! as Go's yaml.v2 understands it: `on`, `yes` and `y` are booleans, `0755` and `0o755` are octal, `1_000` is a
 //! thousand. What is read here is what they would send, with one exception: a key that occurs twice in a mapping is an
-//! error here, as it is for kustomize, where `kubectl` keeps the last one in silence. JSON is read as the YAML that it is.
+//! error here, as it is for kustomize, where `kubectl` keeps the last one in silence. JSON is read as the YAML that it is,
+//! and JSON values that follow each other are documents of their own.
 //!
 //! No published crate does this: those that keep places (`serde-saphyr`, `marked-yaml`) read YAML 1.2,
 //! or fill types that are known beforehand. The parser below is `granit-parser`'s.
@@ -12,6 +13,7 @@
 //! aliases copy at [`ALIAS_BUDGET`].
 
 mod build;
+mod json;
 mod scalar;
 
 use std::ops::Range;
@@ -167,8 +169,9 @@ pub struct SyntaxError {
     pub offset: usize,
 }
 
-/// The documents of a text, in order. One that can't be read doesn't keep the others from being read:
-/// documents are told apart by their `---` lines, as `kubectl` does.
+/// The documents of a text, in order. One that can't be read doesn't keep the others from being
+/// read: documents are told apart by their `---` lines, and at a text's start by the JSON values
+/// that follow each other there, as `kubectl` does.
 ///
 /// A document without a value (comments alone) is left out.
 pub fn documents(text: &str) -> impl Iterator<Item = Result<Document, SyntaxError>> + '_ {
@@ -178,22 +181,51 @@ pub fn documents(text: &str) -> impl Iterator<Item = Result<Document, SyntaxErro
             offset: 0,
         })
     });
-    let chunks = if too_long.is_some() { "" } else { text };
+    let readable = if too_long.is_some() { "" } else { text };
+    let json = json::values(readable);
+    let start = json.last().map_or(0, |value| value.end);
+    let chunks = json.into_iter().chain(Chunks {
+        text: readable,
+        start,
+    });
     too_long
         .into_iter()
-        .chain(Chunks::new(chunks).flat_map(move |chunk| build::documents(text, chunk)))
+        .chain(chunks.flat_map(move |chunk| build::documents(text, chunk)))
 }
+
+/// The place of a byte order mark that stands behind a document's `---` or comments, and nothing
+/// else: `text` starts with the document.
+///
+/// A template that was saved with a mark has it there once it is rendered, and so has a file that
+/// was appended to another. It is passed over, where `kubectl` takes it for a part of the first key.
+pub fn inner_mark(text: &str) -> Option<Range<usize>> {
+    let mut lines = text.split_inclusive('\n');
+    let mut start = lines.next().filter(|line| is_bare(line))?.len();
+    for line in lines {
+        if line.starts_with(MARK) {
+            return Some(start..start + MARK.len_utf8());
+        }
+        if !is_bare(line) {
+            return None;
+        }
+        start += line.len();
+    }
+    None
+}
+
+/// Whether a line is blank, a comment or a bare separator.
+fn is_bare(line: &str) -> bool {
+    let line = line.trim_start_matches(MARK).trim();
+    line.is_empty() || line.starts_with('#') || line == "---"
+}
+
+/// The byte order mark.
+const MARK: char = '\u{feff}';
 
 /// The parts of a text between its `---` lines. Each but the first starts with its own.
 struct Chunks<'t> {
     text: &'t str,
     start: usize,
-}
-
-impl<'t> Chunks<'t> {
-    fn new(text: &'t str) -> Self {
-        Self { text, start: 0 }
-    }
 }
 
 impl Iterator for Chunks<'_> {
@@ -236,7 +268,7 @@ fn next_separator(text: &str, from: usize) -> Option<usize> {
 fn is_prefix(text: &str) -> bool {
     let mut directives = false;
     for line in text.lines() {
-        match line.trim_start_matches('\u{feff}').bytes().next() {
+        match line.trim_start_matches(MARK).bytes().next() {
             Some(b'%') => directives = true,
             None | Some(b'#') => {}
             Some(_) if line.trim().is_empty() => {}

@@ -182,6 +182,10 @@ fn documents_are_told_apart_as_kubectl_does() {
     check("a: |\n  ---\n  b\n", &[json!({"a": "---\nb\n"})]);
     check("a\n---b", &[json!("a ---b")]);
     check("\u{feff}a: 1", &[json!({"a": 1})]);
+    check(
+        "a: 1\n---\n# c\n\n\u{feff}a: 2\nb: 3\n---\n\u{feff}a: 4\n",
+        &[json!({"a": 1}), json!({"a": 2, "b": 3}), json!({"a": 4})],
+    );
     check("# c\n%YAML 1.2\n---\na: 1\n", &[json!({"a": 1})]);
 }
 
@@ -359,6 +363,38 @@ proptest! {
             prop_assert_eq!(one(&text), value.clone());
         }
     }
+}
+
+/// What `kubectl` 1.36 reads of the same text, but for its second JSON value in a YAML document,
+/// which it drops in silence.
+#[test]
+fn json_values_that_follow_each_other_are_documents() {
+    let check = |text: &str, expect: &[Value]| {
+        let read = read(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        assert_eq!(read, expect, "{text:?}");
+    };
+    let (one, two) = (json!({"a": 1}), json!({"b": ["{"]}));
+    let both = [one.clone(), two.clone()];
+    for text in [
+        "{\"a\": 1}{\"b\": [\"{\"]}",
+        "{\"a\": 1}\n{\"b\": [\"{\"]}\n",
+        " \n{\"a\": 1} {\n\"b\": [\"{\"]\n}\n",
+        "\u{feff}{\"a\": 1}\n{\"b\": [\"{\"]}\n# end\n",
+        "{\"a\": 1}\n---\nb: ['{']\n",
+        "{\"a\": 1}\n# c\n---\n{\"b\": [\"{\"],}\n",
+        "{\"a\": 1}\nb: ['{']\n",
+    ] {
+        check(text, &both);
+    }
+    check("{a: 1}\n---\n{b: ['{']}\n", &both);
+    check(
+        "{\"a\": 1}\n{\"a\": 1}\n---\nb: ['{']\n",
+        &[one.clone(), one, two],
+    );
+    // One that is broken ends the JSON, and the rest is no YAML.
+    let broken: Vec<_> = documents("{\"a\": 1}{\"b\": [}{\"a\": 1}").collect();
+    assert!(broken[0].is_ok() && broken[1].is_err() && broken.len() == 2);
+    assert!(read("---\n{\"a\": 1}\n{\"a\": 2}").is_err());
 }
 
 fn check_spans(text: &str, value: &Value, node: &Node) {

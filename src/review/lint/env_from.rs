@@ -13,8 +13,8 @@ use migration_gate_core::request::Request;
 /// one object at a time.
 pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for index in 0..world.objects.len() {
-        let request = world.request(index);
+    for (index, object) in world.all() {
+        let request = &object.manifest.request;
         for (place, container) in containers(request) {
             for (i, source) in list(container, "envFrom").iter().enumerate() {
                 if let Some(message) = brought(world, request, container, source) {

@@ -123,7 +123,7 @@ pub(super) fn not_held(gated: &Gated<'_>) -> Vec<Finding> {
     let Some(migrated) = gated.migrated() else {
         return Vec::new();
     };
-    let forgotten = world.objects.iter().enumerate().filter(|(_, object)| {
+    let forgotten = world.all().filter(|(_, object)| {
         let request = &object.manifest.request;
         object.gate.is_none()
             && request.namespace == gate.namespace

@@ -7,7 +7,7 @@ use migration_gate_core::field::FieldPath;
 
 /// A Deployment that its gate would hold in the gate's namespace.
 pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
-    let unheld = world.objects.iter().enumerate().filter(|(_, object)| {
+    let unheld = world.all().filter(|(_, object)| {
         let manifest = &object.manifest;
         object.gate.is_none() && !manifest.namespace_known && manifest.request.kind == "Deployment"
     });

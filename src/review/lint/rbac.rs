@@ -109,8 +109,8 @@ impl<'w> Granted<'w> {
     /// `None` if the account is bound to a role that isn't among the objects.
     fn to(world: &World<'w>, namespace: &str, account: &str) -> Option<Self> {
         let mut rules = Vec::new();
-        for index in 0..world.objects.len() {
-            let request = world.request(index);
+        for (_, object) in world.all() {
+            let request = &object.manifest.request;
             let here = match (request.group, request.kind) {
                 ("rbac.authorization.k8s.io", "RoleBinding") => request.namespace == namespace,
                 ("rbac.authorization.k8s.io", "ClusterRoleBinding") => true,
@@ -122,7 +122,7 @@ impl<'w> Granted<'w> {
             let role = request.object.get("roleRef")?;
             let kind = role.get("kind")?.as_str()?;
             let name = role.get("name")?.as_str()?;
-            let role = world.objects.iter().find(|object| {
+            let (_, role) = world.all().find(|(_, object)| {
                 let request = &object.manifest.request;
                 request.group == "rbac.authorization.k8s.io"
                     && request.kind == kind

@@ -43,6 +43,11 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
             &message,
         )?;
     }
+    for skipped in &report.skipped {
+        let place = places.of(skipped.source, skipped.span);
+        let (title, message) = (skipped.part.as_str(), skipped.part.message());
+        command(out, "notice", Some(place), title, message)?;
+    }
     for bad in &report.bad_input {
         let place = places.of(bad.source, bad.span);
         command(out, "error", Some(place), bad.code.as_str(), &bad.message)?;

@@ -14,6 +14,7 @@ use annotate_snippets::{
 use super::Paint;
 use crate::review::codes::{BadCode, Level};
 use crate::review::input::SourceText;
+use crate::review::manifest::Skipped;
 use crate::review::report::Report;
 use crate::review::rewrite;
 use migration_gate_yaml::{Lines, Span};
@@ -66,6 +67,9 @@ impl<W: Write> Printer<'_, W> {
 
     /// The findings in a source, then the documents in it that aren't manifests.
     fn source(&mut self, source: usize) -> io::Result<()> {
+        for skipped in self.report.skipped_in(source) {
+            self.skipped(skipped)?;
+        }
         let (findings, bad) = (
             self.report.findings_in(source),
             self.report.bad_input_in(source),
@@ -107,6 +111,15 @@ impl<W: Write> Printer<'_, W> {
             writeln!(self.out, "{style}{}{style:#}", clean(line))?;
         }
         Ok(())
+    }
+
+    fn skipped(&mut self, skipped: &Skipped) -> io::Result<()> {
+        let source = &self.report.loaded[skipped.source].source;
+        let at = Lines::new(&source.text).position(skipped.span.start());
+        let title = Severity::NOTE.primary_title(skipped.part.message());
+        let origin = Origin::path(clean(&source.name)).line(at.line);
+        let printed = self.render(title.id(skipped.part.as_str()).element(origin));
+        writeln!(self.out, "{printed}\n")
     }
 
     fn unreadable(&mut self) -> io::Result<()> {

@@ -23,7 +23,8 @@ struct ReportV1<'r> {
     summary: Summary,
     objects: Vec<ObjectV1<'r>>,
     findings: Vec<FindingV1<'r>>,
-    bad_input: Vec<BadInputV1<'r>>,
+    bad_input: Vec<DocumentV1<'r>>,
+    skipped: Vec<DocumentV1<'r>>,
     diffs: Vec<String>,
 }
 
@@ -34,7 +35,9 @@ struct Summary {
     injections: usize,
     violations: usize,
     warnings: usize,
+    ignored: usize,
     bad_input: usize,
+    skipped: usize,
 }
 
 #[derive(Serialize)]
@@ -72,7 +75,7 @@ struct FindingV1<'r> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct BadInputV1<'r> {
+struct DocumentV1<'r> {
     code: &'static str,
     message: &'r str,
     #[serde(flatten)]
@@ -129,16 +132,16 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
         place: places.of_finding(finding).into(),
     });
     let findings = findings.collect();
-    let mut bad_input: Vec<BadInputV1<'_>> = report
+    let mut bad_input: Vec<DocumentV1<'_>> = report
         .bad_input
         .iter()
-        .map(|bad| BadInputV1 {
+        .map(|bad| DocumentV1 {
             code: bad.code.as_str(),
             message: &bad.message,
             place: places.of(bad.source, bad.span).into(),
         })
         .collect();
-    bad_input.extend(report.unreadable.iter().map(|unreadable| BadInputV1 {
+    bad_input.extend(report.unreadable.iter().map(|unreadable| DocumentV1 {
         code: BadCode::Unreadable.as_str(),
         message: &unreadable.message,
         place: Region {
@@ -149,6 +152,12 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
             end_column: None,
         },
     }));
+    let skipped = report.skipped.iter().map(|skipped| DocumentV1 {
+        code: skipped.part.as_str(),
+        message: skipped.part.message(),
+        place: places.of(skipped.source, skipped.span).into(),
+    });
+    let skipped = skipped.collect();
     let document = ReportV1 {
         schema: SCHEMA,
         summary: Summary {
@@ -156,11 +165,14 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
             injections: report.injections(),
             violations: report.count(Level::Error),
             warnings: report.count(Level::Warning),
+            ignored: report.ignored,
             bad_input: report.unreviewed(),
+            skipped: report.skipped.len(),
         },
         objects,
         findings,
         bad_input,
+        skipped,
         diffs: (0..report.loaded.len())
             .flat_map(|source| rewrite::diffs(report, source))
             .collect(),

@@ -52,13 +52,24 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
         .iter()
         .map(|bad| {
             let place = places.of(bad.source, bad.span);
-            notification(bad.code.as_str(), &bad.message, &location(place))
+            notification("error", bad.code.as_str(), &bad.message, &location(place))
         })
         .collect();
     notifications.extend(report.unreadable.iter().map(|unreadable| {
         let location =
             json!({"physicalLocation": {"artifactLocation": {"uri": uri(&unreadable.name)}}});
-        notification(BadCode::Unreadable.as_str(), &unreadable.message, &location)
+        notification(
+            "error",
+            BadCode::Unreadable.as_str(),
+            &unreadable.message,
+            &location,
+        )
+    }));
+    let successful = notifications.is_empty();
+    notifications.extend(report.skipped.iter().map(|skipped| {
+        let location = location(places.of(skipped.source, skipped.span));
+        let part = skipped.part;
+        notification("note", part.as_str(), part.message(), &location)
     }));
     let rules: Vec<Value> = Code::ALL
         .iter()
@@ -82,7 +93,7 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
             }},
             "columnKind": "unicodeCodePoints",
             "invocations": [{
-                "executionSuccessful": notifications.is_empty(),
+                "executionSuccessful": successful,
                 "toolExecutionNotifications": notifications,
             }],
             "results": results,
@@ -104,9 +115,9 @@ fn location(place: Place<'_>) -> Value {
     }})
 }
 
-fn notification(code: &str, message: &str, location: &Value) -> Value {
+fn notification(level: &str, code: &str, message: &str, location: &Value) -> Value {
     json!({
-        "level": "error",
+        "level": level,
         "descriptor": {"id": code},
         "message": {"text": message},
         "locations": [location],

@@ -1,0 +1,159 @@
+//! Files of a folder that are read as YAML and are no manifests: patches, templates, values.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::input::MAX_INPUT;
+use migration_gate_yaml as yaml;
+
+/// Something beside manifests that is passed over, and that the report names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A part of an object, which kustomize merges into the whole.
+    Patch,
+    /// A file from which Helm renders manifests.
+    Template,
+    /// A document without `apiVersion` and `kind`: values of a chart, settings of a tool.
+    Values,
+}
+
+impl Part {
+    /// The code in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Patch => "patch",
+            Self::Template => "template",
+            Self::Values => "values",
+        }
+    }
+
+    /// What it is and how to review its effect.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Patch => {
+                "this is a part of an object, so nothing is injected into it; review the whole: `kubectl kustomize DIR | migration-gate review -`"
+            }
+            Self::Template => {
+                "this is a Helm template; review what is rendered from it: `helm template CHART | migration-gate review -`"
+            }
+            Self::Values => "this has neither apiVersion nor kind, so it is no Kubernetes object",
+        }
+    }
+}
+
+/// What a kustomization says of the files beside it.
+#[derive(Debug, Clone, Default)]
+struct Kustomization {
+    namespace: Option<String>,
+    patches: HashSet<PathBuf>,
+}
+
+/// The kustomizations and charts of the folders that were looked into.
+#[derive(Debug, Default)]
+pub(super) struct Folders {
+    kustomizations: HashMap<PathBuf, Kustomization>,
+    charts: HashMap<PathBuf, bool>,
+}
+
+impl Folders {
+    /// The namespace that the nearest kustomization gives, from the file's folder up to `root`.
+    pub(super) fn namespace(&mut self, folder: &Path, root: &Path) -> Option<String> {
+        up_to(folder, root).find_map(|folder| self.kustomization(folder).namespace.clone())
+    }
+
+    /// The files that a folder's kustomization takes for patches; they may lie elsewhere.
+    pub(super) fn patches(&mut self, folder: &Path) -> &HashSet<PathBuf> {
+        &self.kustomization(folder).patches
+    }
+
+    /// Whether a file is a template of a chart.
+    pub(super) fn is_template(&mut self, path: &Path) -> bool {
+        path.ancestors().skip(1).any(|folder| {
+            folder.file_name().is_some_and(|name| name == "templates")
+                && folder.parent().is_some_and(|chart| self.is_chart(chart))
+        })
+    }
+
+    /// Whether a file is a chart's own: its description or its values.
+    pub(super) fn is_values(&mut self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let chart_file = name == "Chart.yaml" || name.starts_with("values");
+        chart_file && path.parent().is_some_and(|folder| self.is_chart(folder))
+    }
+
+    fn is_chart(&mut self, folder: &Path) -> bool {
+        *self
+            .charts
+            .entry(folder.to_owned())
+            .or_insert_with(|| folder.join("Chart.yaml").is_file())
+    }
+
+    fn kustomization(&mut self, folder: &Path) -> &Kustomization {
+        self.kustomizations
+            .entry(folder.to_owned())
+            .or_insert_with(|| kustomization(folder).unwrap_or_default())
+    }
+}
+
+/// A folder and those above it, up to `root`.
+fn up_to<'p>(folder: &'p Path, root: &'p Path) -> impl Iterator<Item = &'p Path> {
+    let mut over = false;
+    folder
+        .ancestors()
+        .take_while(move |above| !std::mem::replace(&mut over, *above == root))
+}
+
+/// The names that kustomize looks for.
+const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
+/// Whether a file is a kustomization by its name.
+pub fn is_kustomization(name: &str) -> bool {
+    Path::new(name)
+        .file_name()
+        .is_some_and(|name| KUSTOMIZATIONS.iter().any(|known| name == *known))
+}
+
+fn kustomization(folder: &Path) -> Option<Kustomization> {
+    let value = KUSTOMIZATIONS.iter().find_map(|name| {
+        let file = File::open(folder.join(name)).ok()?;
+        let mut text = String::new();
+        file.take(MAX_INPUT).read_to_string(&mut text).ok()?;
+        Some(yaml::documents(&text).next()?.ok()?.value)
+    })?;
+    let namespace = value.get("namespace").and_then(Value::as_str);
+    Some(Kustomization {
+        namespace: namespace.filter(|n| !n.is_empty()).map(str::to_owned),
+        patches: patch_files(&value)
+            .map(|path| plain(&folder.join(path)))
+            .collect(),
+    })
+}
+
+/// The files in a kustomization's three lists of patches. Entries may also be patches themselves.
+fn patch_files(kustomization: &Value) -> impl Iterator<Item = &str> {
+    let lists = ["patches", "patchesStrategicMerge", "patchesJson6902"];
+    let entries = lists
+        .into_iter()
+        .filter_map(|list| kustomization.get(list)?.as_array())
+        .flatten();
+    entries.filter_map(|entry| entry.as_str().or_else(|| entry.get("path")?.as_str()))
+}
+
+/// A path without `.` and `..`, so that two ways to one file are equal.
+pub(super) fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => {
+                plain.pop();
+            }
+            component => plain.push(component),
+        }
+    }
+    plain
+}
