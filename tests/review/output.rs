@@ -148,7 +148,7 @@ fn what_is_ignored_is_counted_and_no_longer_strict() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["summary"]["ignored"], 1);
     // A misspelt code is an error, with the right one.
-    let output = run(&["--ignore", "job-suspende"], &text);
+    let output = run(&["--ignore", "job-suspende"], "");
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(err.contains("'job-suspended'"), "{err}");
