@@ -8,7 +8,6 @@ mod node;
 mod recorder;
 mod rights;
 mod rollout;
-mod rows;
 
 use testkit::suite::Test;
 
@@ -17,7 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
     // The longest first: it does nothing for most of its time.
     [
         connection::tests(),
-        rows::tests(),
+        testkit::rows::tests(),
         rights::tests(),
         recorder::tests(),
         node::tests(),

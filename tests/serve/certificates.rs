@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::{Method, StatusCode};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -13,12 +12,12 @@ use migration_gate::serve::certificates::trust::{Callers, CallersWriter, Configu
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::fake_api::FakeApi;
 use crate::replicas::{
     MUTATING, Replica, SECRET, SECRETS, VALIDATING, bundle, cluster, configuration, empty_secret,
     settings, until,
 };
 use crate::support::{Authority, PATIENCE};
+use testkit::fake::FakeApi;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_number_of_replicas_agree_on_one_ca() {
@@ -37,12 +36,12 @@ async fn any_number_of_replicas_agree_on_one_ca() {
         }
         assert!(chains.iter().all(|chain| *chain == chains[0]));
         assert_eq!(bundle(&api).unwrap().len(), 1, "round {round}");
-        let (method, path, status) = if precreated {
-            (Method::PATCH, SECRET, StatusCode::OK)
+        let (verb, path, status) = if precreated {
+            ("patch", SECRET, 200)
         } else {
-            (Method::POST, SECRETS, StatusCode::CREATED)
+            ("create", SECRETS, 201)
         };
-        assert_eq!(api.count(&method, path, status), 1);
+        assert_eq!(api.count(verb, path, status), 1);
         let secret = api.get(SECRET).unwrap();
         let keys: Vec<_> = secret["data"].as_object().unwrap().keys().collect();
         assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"]);
@@ -65,7 +64,7 @@ async fn a_late_replica_joins_without_a_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_is_only_who_the_api_server_accepts() {
-    let api = FakeApi::new();
+    let api = FakeApi::start();
     api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
     let replica = Replica::start(&api, settings());
     until("a Secret", || api.get(SECRET)).await;
@@ -79,7 +78,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     assert_eq!(replica.why_not_ready(), "");
 
     // Somebody puts another bundle there, and this server may not mend it.
-    api.forbid(VALIDATING, true);
+    api.deny("patch", VALIDATING);
     let mut foreign = configuration("ValidatingWebhookConfiguration", 2);
     let other = Authority::new();
     let pem = pem::encode(&pem::Pem::new("CERTIFICATE", other.certificate.to_vec()));
@@ -93,7 +92,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
             .then_some(())
     })
     .await;
-    api.forbid(VALIDATING, false);
+    api.heal();
     until("readiness", || {
         replica.why_not_ready().is_empty().then_some(())
     })
@@ -173,7 +172,7 @@ async fn a_write_that_is_refused_holds_up_nothing_else() {
     for path in [MUTATING, VALIDATING] {
         extend_bundle(&api, path, &foreign.certificate);
     }
-    api.forbid(MUTATING, true);
+    api.deny("patch", MUTATING);
     let second = Replica::start(&api, settings());
     assert_eq!(second.serves(None).await.chain(), identity.chain());
     assert_eq!(second.why_not_ready(), "");
@@ -187,7 +186,7 @@ async fn a_write_that_is_refused_holds_up_nothing_else() {
     })
     .await;
     assert_eq!(size(MUTATING), 2);
-    api.forbid(MUTATING, false);
+    api.heal();
     until("the other, once it may be written", || {
         (size(MUTATING) == 1).then_some(())
     })
@@ -195,7 +194,7 @@ async fn a_write_that_is_refused_holds_up_nothing_else() {
 
     // So it is when the Secret is due, and may not be written.
     drop(second);
-    api.forbid(SECRET, true);
+    api.deny("patch", SECRET);
     let mut late = settings();
     late.lifetime *= 10;
     let third = Replica::start(&api, late);
@@ -268,7 +267,7 @@ async fn a_new_name_gets_a_certificate_that_old_replicas_keep() {
         })
         .await;
     }
-    assert_eq!(api.count(&Method::PATCH, SECRET, StatusCode::OK), 2);
+    assert_eq!(api.count("patch", SECRET, 200), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,7 +275,7 @@ async fn a_quarrel_over_the_bundle_is_no_busy_loop() {
     let api = cluster();
     let replica = Replica::start(&api, settings());
     replica.serves(None).await;
-    let before = api.count(&Method::PATCH, MUTATING, StatusCode::OK);
+    let before = api.count("patch", MUTATING, 200);
     // Takes the bundle away as often as it is put back.
     let mut changes = api.changes();
     let quarrel = async {
@@ -289,7 +288,7 @@ async fn a_quarrel_over_the_bundle_is_no_busy_loop() {
         }
     };
     let _ = timeout(Duration::from_secs(2), quarrel).await;
-    let writes = api.count(&Method::PATCH, MUTATING, StatusCode::OK) - before;
+    let writes = api.count("patch", MUTATING, 200) - before;
     assert!((1..50).contains(&writes), "{writes} writes");
     // When the other gives up, all is well again.
     until("the bundle", || bundle(&api)).await;
@@ -345,7 +344,7 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
         bundles.iter().all(|count| *count <= 2),
         "an old CA is kept for ever"
     );
-    assert_eq!(api.count(&Method::POST, SECRETS, StatusCode::CREATED), 1);
+    assert_eq!(api.count("create", SECRETS, 201), 1);
 }
 
 /// The configurations as an API server sees them that has learnt of all changes until then.

@@ -11,7 +11,6 @@
 
 mod bodies;
 mod certificates;
-mod fake_api;
 mod limits;
 mod monitoring;
 mod process;

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::fake_api::FakeApi;
 use crate::support::PATIENCE;
+use testkit::fake::FakeApi;
 
 pub const SECRETS: &str = "/api/v1/namespaces/gate/secrets";
 pub const SECRET: &str = "/api/v1/namespaces/gate/secrets/certificate";
@@ -46,7 +46,7 @@ pub fn configuration(kind: &str, webhooks: usize) -> Value {
 
 /// A cluster with the webhook configurations, as the chart makes them.
 pub fn cluster() -> FakeApi {
-    let api = FakeApi::new();
+    let api = FakeApi::start();
     api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
     api.put(
         VALIDATING,

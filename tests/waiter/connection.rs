@@ -3,22 +3,23 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::api::Api;
-use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
 use crate::{start, start_with};
+use testkit::fake::FakeApi;
+use testkit::gate::{JOB, JOB_PATH, RECORD_PATH, complete, failed, job, record, running};
 use testkit::waiter::Waiter;
 
 #[test]
 fn a_completion_takes_four_requests() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     let mut waiter = start_with(&api, &["--image=web:2", "--timeout=1h"]);
     waiter.says("is running");
     api.await_watches(2);
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     assert_eq!(waiter.ends().code, Some(0));
     let requests = api.requests();
     assert_eq!(requests.len(), 4, "{requests:#?}");
@@ -31,32 +32,15 @@ fn a_completion_takes_four_requests() {
 }
 
 #[test]
-fn a_watch_that_is_cut_20_times_still_sees_the_completion() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
-    let mut waiter = start(&api);
-    waiter.says("is running");
-    for _ in 0..20 {
-        api.await_watches(2);
-        api.cut();
-    }
-    api.put("jobs", JOB, job("2", complete()));
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(0), "{}", ended.output);
-    // It was told of neither trouble nor anything new.
-    assert_eq!(ended.output.lines().count(), 2, "{}", ended.output);
-}
-
-#[test]
 fn a_completion_during_the_cut_is_seen_although_the_job_is_gone_again() {
-    let mut api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let mut api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     let mut waiter = start(&api);
     waiter.says("is running");
     api.await_watches(2);
     api.stop();
-    api.put("jobs", JOB, job("2", complete()));
-    api.delete("jobs", JOB);
+    api.put(JOB_PATH, job("2", complete()));
+    api.delete(JOB_PATH);
     api.resume();
     let ended = waiter.ends();
     assert_eq!(ended.code, Some(0), "{}", ended.output);
@@ -64,8 +48,8 @@ fn a_completion_during_the_cut_is_seen_although_the_job_is_gone_again() {
 
 #[test]
 fn watches_that_end_at_once_are_asked_for_again_with_pauses() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     api.end_watches_at_once(usize::MAX);
     let waiter = start_with(&api, &["--image=web:2", "--timeout=3s"]);
     assert_eq!(waiter.ends().code, Some(4));
@@ -76,14 +60,14 @@ fn watches_that_end_at_once_are_asked_for_again_with_pauses() {
     api.end_watches_at_once(10);
     let waiter = start(&api);
     api.await_watches(2);
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     assert_eq!(waiter.ends().code, Some(0));
 }
 
 #[test]
 fn an_api_server_that_is_away_for_a_while_is_waited_for() {
-    let mut api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let mut api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     let mut waiter = start(&api);
     waiter.says("is running");
     api.await_watches(2);
@@ -92,13 +76,13 @@ fn an_api_server_that_is_away_for_a_while_is_waited_for() {
     api.compact(false, |_| {});
     api.resume();
     waiter.says("waiting: Job db-init is running");
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     assert_eq!(waiter.ends().code, Some(0));
 }
 
 #[test]
 fn an_api_server_that_never_comes_is_waited_for_until_the_deadline() {
-    let mut api = Api::start();
+    let mut api = FakeApi::start();
     api.stop();
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
     assert_eq!(ended.code, Some(4), "{}", ended.output);
@@ -111,15 +95,31 @@ fn an_api_server_that_never_comes_is_waited_for_until_the_deadline() {
 }
 
 #[test]
+fn answers_that_are_slow_are_waited_for() {
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
+    for verb in ["list", "watch"] {
+        api.delay(verb, "*", Duration::from_secs(1));
+    }
+    let mut waiter = start(&api);
+    waiter.says("waiting: Job db-init is running");
+    api.await_watches(2);
+    api.put(JOB_PATH, job("2", complete()));
+    let ended = waiter.ends();
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert_eq!(ended.output.lines().count(), 2, "{}", ended.output);
+}
+
+#[test]
 fn a_version_that_is_gone_is_listed_anew() {
     for as_status in [false, true] {
-        let api = Api::start();
-        api.put("jobs", JOB, job("2", running()));
+        let api = FakeApi::start();
+        api.put(JOB_PATH, job("2", running()));
         let mut waiter = start(&api);
         waiter.says("is running");
         api.await_watches(2);
         api.compact(as_status, |change| {
-            change.put("jobs", JOB, job("2", complete()));
+            change.put(JOB_PATH, job("2", complete()));
         });
         api.cut();
         let ended = waiter.ends();
@@ -136,25 +136,25 @@ fn a_version_that_is_gone_is_listed_anew() {
 #[test]
 fn rights_that_come_late_are_waited_for() {
     for verb in ["list", "watch"] {
-        let api = Api::start();
-        api.put("jobs", JOB, job("2", running()));
+        let api = FakeApi::start();
+        api.put(JOB_PATH, job("2", running()));
         api.deny(verb, "jobs");
         let mut waiter = start(&api);
         waiter.says("waiting: not permitted to watch Job db-init: jobs is forbidden");
-        api.allow_all();
+        api.heal();
         waiter.says("waiting: Job db-init is running");
-        api.put("jobs", JOB, job("2", complete()));
+        api.put(JOB_PATH, job("2", complete()));
         assert_eq!(waiter.ends().code, Some(0));
     }
 }
 
 #[test]
 fn rights_that_never_come_end_the_wait_with_the_command_that_shows_it() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     let arguments = ["--image=web:2", "--permission-timeout=1s"];
     for verb in ["list", "watch"] {
-        api.allow_all();
+        api.heal();
         api.deny(verb, "jobs");
         let ended = start_with(&api, &arguments).ends();
         assert_eq!(ended.code, Some(5), "{}", ended.output);
@@ -171,32 +171,32 @@ fn rights_that_never_come_end_the_wait_with_the_command_that_shows_it() {
 
 #[test]
 fn without_the_right_to_read_the_record_the_job_decides() {
-    let api = Api::start();
+    let api = FakeApi::start();
     api.deny("list", "configmaps");
-    api.put("configmaps", RECORD, record(&["2"]));
+    api.put(RECORD_PATH, record(&["2"]));
     let mut waiter = start(&api);
     waiter.says("not permitted to read the record, going on with the Job alone");
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     assert_eq!(waiter.ends().code, Some(0));
 
-    let api = Api::start();
+    let api = FakeApi::start();
     api.deny("list", "configmaps");
-    api.put("jobs", JOB, job("2", condition("Failed")));
+    api.put(JOB_PATH, job("2", failed()));
     assert_eq!(start(&api).ends().code, Some(3));
 }
 
 #[test]
 fn a_record_that_cannot_be_read_is_told_once_and_not_passed_off_as_empty() {
-    let api = Api::start();
+    let api = FakeApi::start();
     api.fail("list", "configmaps");
     let mut waiter = start(&api);
     waiter.says("waiting: there is no Job db-init in namespace ns, and what the record says is not known (gives up in ");
     waiter.says("cannot read the record yet, going on with the Job alone: it is not your day");
     api.await_request("list configmaps");
     api.await_request("list configmaps");
-    api.allow_all();
+    api.heal();
     waiter.says("waiting: there is no Job db-init in namespace ns, and no record of version 2 (gives up in ");
-    api.put("configmaps", RECORD, record(&["2"]));
+    api.put(RECORD_PATH, record(&["2"]));
     let ended = waiter.ends();
     assert_eq!(ended.code, Some(0));
     assert_eq!(ended.output.lines().count(), 4, "{}", ended.output);
@@ -204,7 +204,7 @@ fn a_record_that_cannot_be_read_is_told_once_and_not_passed_off_as_empty() {
 
 #[test]
 fn an_answer_that_is_an_error_is_not_called_silence() {
-    let api = Api::start();
+    let api = FakeApi::start();
     api.fail("list", "jobs");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
     assert_eq!(ended.code, Some(4), "{}", ended.output);
@@ -215,7 +215,7 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
     assert!(ended.termination.starts_with(end), "{}", ended.termination);
 
     // Rights are missing at the deadline, which comes before there was time to bear with that.
-    let api = Api::start();
+    let api = FakeApi::start();
     api.deny("list", "jobs");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
     assert_eq!(ended.code, Some(4), "{}", ended.output);
@@ -233,23 +233,10 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
 
 #[test]
 fn a_record_opens_although_the_job_may_not_be_seen() {
-    let api = Api::start();
+    let api = FakeApi::start();
     api.deny("list", "jobs");
-    api.put("configmaps", RECORD, record(&["2"]));
+    api.put(RECORD_PATH, record(&["2"]));
     assert_eq!(start(&api).ends().code, Some(0));
-}
-
-#[test]
-fn a_signal_ends_the_wait() {
-    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
-        let api = Api::start();
-        let mut waiter = start(&api);
-        waiter.says("there is no Job");
-        waiter.signal(signal);
-        let ended = waiter.ends();
-        assert_eq!(ended.code, Some(code));
-        assert!(ended.termination.starts_with("stopped by SIG"));
-    }
 }
 
 /// A server that takes connections and never says a word, and a kubeconfig that names it.
@@ -284,10 +271,10 @@ fn the_deadline_holds_although_nothing_is_ever_answered() {
     assert_eq!(ended.code, Some(4), "{}", ended.output);
 
     for verb in ["list", "watch"] {
-        let api = Api::start();
+        let api = FakeApi::start();
         api.hold(verb, "jobs");
         api.hold(verb, "configmaps");
-        api.put("jobs", JOB, job("2", running()));
+        api.put(JOB_PATH, job("2", running()));
         let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
         assert_eq!(ended.code, Some(4), "{}", ended.output);
     }
@@ -303,7 +290,7 @@ fn a_signal_ends_the_wait_although_nothing_is_ever_answered() {
     let ended = waiter.ends();
     assert_eq!(ended.code, Some(143), "{}", ended.output);
 
-    let api = Api::start();
+    let api = FakeApi::start();
     api.hold("list", "jobs");
     let waiter = start(&api);
     api.await_request("list jobs");
@@ -329,8 +316,8 @@ fn without_a_cluster_there_is_nothing_to_wait_for() {
 
 #[test]
 fn output_that_nobody_reads_is_no_reason_to_stop() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     let mut child = Command::new(testkit::process::program())
         .args(["wait", "--gate=g", "--namespace=ns", "--image=web:2"])
         .arg(format!("--job={JOB}"))
@@ -340,6 +327,6 @@ fn output_that_nobody_reads_is_no_reason_to_stop() {
         .expect("the waiter");
     drop(child.stdout.take());
     api.await_watches(2);
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     assert_eq!(child.wait().expect("its status").code(), Some(0));
 }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::api::Api;
-use crate::objects::{JOB, condition, failed, job, running};
 use crate::{start, start_with};
+use testkit::fake::FakeApi;
+use testkit::gate::{JOB_PATH, failed, failed_after, failing, job, pod_path, running};
 
 const UID: &str = "uid-of-2";
 
@@ -21,7 +21,7 @@ fn pod(minute: usize, uid: &str) -> Value {
 
 #[test]
 fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
-    let api = Api::start();
+    let api = FakeApi::start();
     for (name, minute, uid) in [
         ("first", 0, UID),
         ("second", 1, UID),
@@ -34,7 +34,7 @@ fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
             "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]);
         pod["status"]["ephemeralContainerStatuses"] = json!([{"name": "debug",
             "state": {"terminated": {"exitCode": 137, "reason": "Error"}}}]);
-        api.put("pods", name, pod);
+        api.put(&pod_path(name), pod);
         api.log(name, "wait-for-db", "db is up\n");
         api.log(name, "debug", "");
         api.log(
@@ -43,7 +43,7 @@ fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
             &format!("{name}: no such table\npostgres://u:secret@db/x\n"),
         );
     }
-    api.put("jobs", JOB, job("2", failed(2)));
+    api.put(JOB_PATH, job("2", failed_after(2)));
     let ended = start(&api).ends();
     assert_eq!(ended.code, Some(3), "{}", ended.output);
     let expect = "\
@@ -60,7 +60,7 @@ db is up
 first: no such table
 postgres://u:***@db/x
 --- attempt 1 of 4, pod first, container debug: exit code 137
-Job db-init has failed (BecauseFailed: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
+Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
     assert_eq!(ended.output, expect);
     let reason = expect.lines().last().expect("a line");
     assert_eq!(
@@ -71,14 +71,14 @@ Job db-init has failed (BecauseFailed: so it is), so this pod must not start; me
 
 #[test]
 fn only_the_newest_pods_and_the_last_lines_are_shown() {
-    let api = Api::start();
+    let api = FakeApi::start();
     for minute in 0..120 {
         let name = format!("p{minute:03}");
-        api.put("pods", &name, pod(minute, UID));
+        api.put(&pod_path(&name), pod(minute, UID));
         let lines: Vec<_> = (0..300).map(|i| format!("{name} line {i:03}\n")).collect();
         api.log(&name, "migrate", &lines.concat());
     }
-    api.put("jobs", JOB, job("2", failed(120)));
+    api.put(JOB_PATH, job("2", failed_after(120)));
     let ended = start(&api).ends();
     let lines: Vec<_> = ended.output.lines().collect();
     for (attempt, name) in ["p119", "p118", "p117", "p116"].iter().enumerate() {
@@ -100,23 +100,23 @@ fn only_the_newest_pods_and_the_last_lines_are_shown() {
     assert_eq!(lists.count(), 3, "{requests:#?}");
 
     // All of it, if that is all there is.
-    let api = Api::start();
-    api.put("pods", "p", pod(0, UID));
+    let api = FakeApi::start();
+    api.put(&pod_path("p"), pod(0, UID));
     api.log("p", "migrate", &"line\n".repeat(200));
-    api.put("jobs", JOB, job("2", failed(1)));
+    api.put(JOB_PATH, job("2", failed_after(1)));
     let ended = start(&api).ends();
     assert!(!ended.output.contains("only the last"), "{}", ended.output);
 }
 
 #[test]
 fn a_pod_that_is_missing_leaves_the_others_without_a_number() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut evicted = pod(1, UID);
     evicted["status"] =
         json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."});
-    api.put("pods", "p", evicted);
+    api.put(&pod_path("p"), evicted);
     api.log("p", "migrate", "half a migr");
-    api.put("jobs", JOB, job("2", failed(2)));
+    api.put(JOB_PATH, job("2", failed_after(2)));
     let ended = start(&api).ends();
     let expect = "\
 Job db-init has failed; its logs:
@@ -129,16 +129,16 @@ half a migr
 
 #[test]
 fn the_log_of_a_container_that_was_restarted_is_that_of_the_run_that_failed() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut restarted = pod(0, UID);
     restarted["status"] = json!({"phase": "Running", "containerStatuses": [{"name": "migrate", "restartCount": 3,
         "state": {"waiting": {"reason": "CrashLoopBackOff"}},
         "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}}]});
-    api.put("pods", "p", restarted);
+    api.put(&pod_path("p"), restarted);
     api.previous_log("p", "migrate", "no such table\n");
-    let mut object = job("2", condition("Failed"));
+    let mut object = job("2", failed());
     object["spec"]["template"]["spec"]["restartPolicy"] = json!("OnFailure");
-    api.put("jobs", JOB, object);
+    api.put(JOB_PATH, object);
     let ended = start(&api).ends();
     let expect = "--- pod p, container migrate: exit code 1, after 3 restarts\nno such table\n";
     assert!(ended.output.contains(expect), "{}", ended.output);
@@ -151,24 +151,24 @@ fn the_log_of_a_container_that_was_restarted_is_that_of_the_run_that_failed() {
 
 #[test]
 fn the_logs_of_pods_that_are_deleted_before_the_end_are_kept() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut active = pod(1, UID);
     active["status"] = json!({"phase": "Running", "containerStatuses": [{"name": "migrate", "state": {"running": {}}}]});
-    api.put("pods", "first", pod(0, UID));
+    api.put(&pod_path("first"), pod(0, UID));
     api.log("first", "migrate", "no such table\n");
-    api.put("pods", "second", active);
+    api.put(&pod_path("second"), active);
     api.log("second", "migrate", "it takes a long time\n");
-    api.put("jobs", JOB, job("2", running()));
+    api.put(JOB_PATH, job("2", running()));
     let mut waiter = start(&api);
     waiter.says("is running");
-    let mut failing = condition("FailureTarget");
+    let mut failing = failing();
     failing["failed"] = json!(1);
-    api.put("jobs", JOB, job("2", failing));
+    api.put(JOB_PATH, job("2", failing));
     waiter.says("is failing, and its pods are ending");
-    api.await_request("get pods /api/v1/namespaces/ns/pods/second/log");
-    api.await_request("get pods /api/v1/namespaces/ns/pods/first/log");
-    api.delete("pods", "second");
-    api.put("jobs", JOB, job("2", failed(2)));
+    api.await_request("get pods/log /api/v1/namespaces/ns/pods/second/log");
+    api.await_request("get pods/log /api/v1/namespaces/ns/pods/first/log");
+    api.delete(&pod_path("second"));
+    api.put(JOB_PATH, job("2", failed_after(2)));
     let ended = waiter.ends();
     assert_eq!(ended.code, Some(3), "{}", ended.output);
     let expect = "\
@@ -187,22 +187,24 @@ Job db-init has failed ";
 
 #[test]
 fn without_the_right_to_read_logs_the_exit_code_stays() {
-    for (verb, says, can_i) in [
+    for (verb, target, says, can_i) in [
         (
             "list",
+            "pods",
             "not permitted to list the Job's pods: pods is forbidden",
             "kubectl auth can-i list pods --as=system:serviceaccount:ns:sa -n ns",
         ),
         (
             "get",
+            "pods/log",
             "not permitted to read this log: pods is forbidden",
             "kubectl auth can-i get pods --subresource=log --as=system:serviceaccount:ns:sa -n ns",
         ),
     ] {
-        let api = Api::start();
-        api.put("pods", "p", pod(0, UID));
-        api.deny(verb, "pods");
-        api.put("jobs", JOB, job("2", failed(1)));
+        let api = FakeApi::start();
+        api.put(&pod_path("p"), pod(0, UID));
+        api.deny(verb, target);
+        api.put(JOB_PATH, job("2", failed_after(1)));
         let ended = start(&api).ends();
         assert_eq!(ended.code, Some(3));
         let mut lines = ended.output.lines();
@@ -218,10 +220,10 @@ fn without_the_right_to_read_logs_the_exit_code_stays() {
 
 #[test]
 fn logs_that_take_too_long_are_given_up_and_a_signal_is_heard_meanwhile() {
-    let api = Api::start();
-    api.put("pods", "p", pod(0, UID));
-    api.hold("get", "pods");
-    api.put("jobs", JOB, job("2", failed(1)));
+    let api = FakeApi::start();
+    api.put(&pod_path("p"), pod(0, UID));
+    api.hold("get", "pods/log");
+    api.put(JOB_PATH, job("2", failed_after(1)));
     let ended = start_with(&api, &["--image=web:2", "--log-timeout=1s"]).ends();
     assert_eq!(ended.code, Some(3), "{}", ended.output);
     let late =
@@ -241,10 +243,10 @@ fn logs_that_take_too_long_are_given_up_and_a_signal_is_heard_meanwhile() {
 
 #[test]
 fn a_line_of_a_log_is_quoted_in_json() {
-    let api = Api::start();
-    api.put("pods", "p", pod(0, UID));
+    let api = FakeApi::start();
+    api.put(&pod_path("p"), pod(0, UID));
     api.log("p", "migrate", "no \"such\" table\n");
-    api.put("jobs", JOB, job("2", failed(1)));
+    api.put(JOB_PATH, job("2", failed_after(1)));
     let ended = start_with(&api, &["--image=web:2", "--log-format=json"]).ends();
     let lines: Vec<Value> = ended
         .output

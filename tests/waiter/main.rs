@@ -1,26 +1,31 @@
-//! The waiter and the record as processes, over every way in which a connection can fail.
+//! The waiter and the record as processes, over every way in which a connection can fail. What the
+//! waiter does for what it sees is in `testkit::rows`.
 
-mod api;
+mod arguments;
 mod connection;
 mod logs;
-mod objects;
 mod recorder;
-mod rows;
 mod watch;
 
-use api::Api;
-use objects::JOB;
+use testkit::fake::FakeApi;
+use testkit::gate::{JOB, V2};
 use testkit::waiter::Waiter;
 
 /// A waiter on behalf of an image of version 2.
-fn start(api: &Api) -> Waiter {
-    start_with(api, &["--image=web:2"])
+fn start(api: &FakeApi) -> Waiter {
+    start_with(api, &[V2])
 }
 
-fn start_with(api: &Api, args: &[&str]) -> Waiter {
+fn start_with(api: &FakeApi, args: &[&str]) -> Waiter {
     let job = format!("--job={JOB}");
     let args = ["--gate=g", "--namespace=ns", &job]
         .into_iter()
         .chain(args.iter().copied());
     Waiter::spawn(&api.kubeconfig(), api.folder(), args)
+}
+
+/// A client as the program makes one, over loopback.
+fn client(api: &FakeApi) -> kube::Client {
+    let config = kube::Config::new(api.url().parse().expect("a URL"));
+    migration_gate::api::client::client(config).expect("a client")
 }

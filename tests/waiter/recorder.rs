@@ -11,8 +11,11 @@ use migration_gate_core::gates::Config;
 use migration_gate_core::record::HISTORY;
 use serde_json::{Value, json};
 
-use crate::api::Api;
-use crate::objects::{JOB, RECORD, complete, condition, job, record, running};
+use crate::client;
+use testkit::fake::FakeApi;
+use testkit::gate::{
+    COMPLETED, JOB, JOB_PATH, RECORD_PATH, complete, failed, job, record, running,
+};
 use testkit::waiter::PATIENCE;
 
 /// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
@@ -22,12 +25,12 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn start(api: &Api) -> Self {
+    fn start(api: &FakeApi) -> Self {
         Self::start_with(api, |_| {})
     }
 
     /// Calls `before` with each state that it reports.
-    fn start_with(api: &Api, before: impl Fn(GateState) + Send + Sync + 'static) -> Self {
+    fn start_with(api: &FakeApi, before: impl Fn(GateState) + Send + Sync + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -38,7 +41,7 @@ impl Recorder {
         config.gates[0].namespace = "ns".into();
         config.gates[0].job = JOB.into();
         let states = Arc::new(Mutex::new(Vec::new()));
-        let client = runtime.block_on(async { api.client() });
+        let client = runtime.block_on(async { client(api) });
         let report = {
             let states = Arc::clone(&states);
             move |gate: &str, state| {
@@ -143,7 +146,7 @@ fn has(versions: &[&str]) -> impl Fn(&Value) -> bool {
     }
 }
 
-fn writes(api: &Api) -> usize {
+fn writes(api: &FakeApi) -> usize {
     let requests = api.requests();
     let writes = requests.iter().filter(|line| {
         line.starts_with("create configmaps") || line.starts_with("patch configmaps")
@@ -153,22 +156,22 @@ fn writes(api: &Api) -> usize {
 
 #[test]
 fn what_completes_is_recorded_and_nothing_else() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let recorder = Recorder::start(&api);
     api.await_watches(2);
-    api.put("jobs", JOB, job("1", running()));
-    api.put("jobs", JOB, job("1", complete()));
-    api.await_object("configmaps", RECORD, has(&["1"]));
-    api.delete("jobs", JOB);
-    api.put("jobs", JOB, job("2", condition("Failed")));
-    api.delete("jobs", JOB);
-    api.put("jobs", JOB, job("3", complete()));
-    api.await_object("configmaps", RECORD, has(&["1", "3"]));
-    let entry = &api.get("configmaps", RECORD).expect("the record")["data"]["3"];
+    api.put(JOB_PATH, job("1", running()));
+    api.put(JOB_PATH, job("1", complete()));
+    api.await_object(RECORD_PATH, has(&["1"]));
+    api.delete(JOB_PATH);
+    api.put(JOB_PATH, job("2", failed()));
+    api.delete(JOB_PATH);
+    api.put(JOB_PATH, job("3", complete()));
+    api.await_object(RECORD_PATH, has(&["1", "3"]));
+    let entry = &api.get(RECORD_PATH).expect("the record")["data"]["3"];
     let entry: Value = serde_json::from_str(entry.as_str().expect("text")).expect("JSON");
     assert_eq!(
         entry,
-        json!({"image": "init:3", "job": JOB, "uid": "uid-of-3", "completed": "2026-01-01T00:00:00Z"})
+        json!({"image": "init:3", "job": JOB, "uid": "uid-of-3", "completed": COMPLETED})
     );
     assert_eq!(
         recorder.states(),
@@ -180,36 +183,36 @@ fn what_completes_is_recorded_and_nothing_else() {
 
 #[test]
 fn what_completed_while_nobody_looked_is_recorded() {
-    let api = Api::start();
-    api.put("configmaps", RECORD, record(&["1"]));
-    api.put("jobs", JOB, job("2", complete()));
+    let api = FakeApi::start();
+    api.put(RECORD_PATH, record(&["1"]));
+    api.put(JOB_PATH, job("2", complete()));
     let _recorder = Recorder::start(&api);
-    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
 }
 
 #[test]
 fn a_job_that_completes_and_goes_during_a_cut_is_recorded() {
-    let mut api = Api::start();
-    api.put("jobs", JOB, job("1", running()));
+    let mut api = FakeApi::start();
+    api.put(JOB_PATH, job("1", running()));
     let _recorder = Recorder::start(&api);
     api.await_watches(2);
     api.stop();
-    api.put("jobs", JOB, job("1", complete()));
-    api.delete("jobs", JOB);
+    api.put(JOB_PATH, job("1", complete()));
+    api.delete(JOB_PATH);
     api.resume();
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.await_object(RECORD_PATH, has(&["1"]));
 }
 
 #[test]
 fn five_recorders_that_start_at_once_write_one_record_and_come_to_rest() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("1", complete()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("1", complete()));
     let recorders: Vec<_> = (0..5).map(|_| Recorder::start(&api)).collect();
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.await_object(RECORD_PATH, has(&["1"]));
     api.await_watches(10);
     // Each has seen the record by the time it has recorded something else.
-    api.put("jobs", JOB, job("2", complete()));
-    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    api.put(JOB_PATH, job("2", complete()));
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
     drop(recorders);
     // At most one of each for every recorder.
     assert!(writes(&api) <= 10, "{:#?}", api.requests());
@@ -217,7 +220,7 @@ fn five_recorders_that_start_at_once_write_one_record_and_come_to_rest() {
 
 #[test]
 fn recorders_that_die_at_any_moment_miss_nothing() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut recorders = [Recorder::start(&api), Recorder::start(&api)];
     let mut completed: Vec<String> = Vec::new();
     let mut last_death = 0;
@@ -227,7 +230,7 @@ fn recorders_that_die_at_any_moment_miss_nothing() {
             // What completed before the other one was born is known to this one alone. What both
             // know survives the death of one, at whatever moment.
             let only_here = completed[..last_death].to_vec();
-            api.await_object("configmaps", RECORD, |object| {
+            api.await_object(RECORD_PATH, |object| {
                 only_here.iter().all(|v| object["data"].get(v).is_some())
             });
             last_death = completed.len();
@@ -237,30 +240,30 @@ fn recorders_that_die_at_any_moment_miss_nothing() {
             recorders[i % 2] = Recorder::start(&api);
         }
         let version = format!("1.{i}");
-        api.delete("jobs", JOB);
-        api.put("jobs", JOB, job(&version, running()));
-        api.put("jobs", JOB, job(&version, complete()));
+        api.delete(JOB_PATH);
+        api.put(JOB_PATH, job(&version, running()));
+        api.put(JOB_PATH, job(&version, complete()));
         completed.push(version);
     }
     let completed: Vec<_> = completed.iter().map(String::as_str).collect();
-    api.await_object("configmaps", RECORD, has(&completed));
+    api.await_object(RECORD_PATH, has(&completed));
 }
 
 #[test]
 fn corrupt_entries_are_removed_or_replaced() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut object = record(&["1"]);
     object["data"]["2"] = json!("rubbish");
     object["data"]["3"] = json!("{}");
-    api.put("configmaps", RECORD, object);
-    api.put("jobs", JOB, job("3", complete()));
+    api.put(RECORD_PATH, object);
+    api.put(JOB_PATH, job("3", complete()));
     let _recorder = Recorder::start(&api);
-    api.await_object("configmaps", RECORD, has(&["1", "3"]));
+    api.await_object(RECORD_PATH, has(&["1", "3"]));
     // Later, too.
-    let mut object = api.get("configmaps", RECORD).expect("the record");
+    let mut object = api.get(RECORD_PATH).expect("the record");
     object["data"]["3"] = object["data"]["1"].clone();
-    api.put("configmaps", RECORD, object);
-    api.await_object("configmaps", RECORD, |object| {
+    api.put(RECORD_PATH, object);
+    api.await_object(RECORD_PATH, |object| {
         let entry = object["data"]["3"].as_str().unwrap_or_default();
         entry.contains("uid-of-3")
     });
@@ -268,45 +271,45 @@ fn corrupt_entries_are_removed_or_replaced() {
 
 #[test]
 fn a_record_that_is_deleted_is_begun_anew() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("1", complete()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("1", complete()));
     let _recorder = Recorder::start(&api);
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.await_object(RECORD_PATH, has(&["1"]));
     api.await_watches(2);
-    api.delete("configmaps", RECORD);
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.delete(RECORD_PATH);
+    api.await_object(RECORD_PATH, has(&["1"]));
 }
 
 #[test]
 fn corruption_that_first_shows_in_a_writes_answer_is_reported() {
     let log = Log::shared();
-    let api = Api::start();
-    api.put("configmaps", RECORD, record(&["1"]));
+    let api = FakeApi::start();
+    api.put(RECORD_PATH, record(&["1"]));
     // The record's own watch tells nothing.
     api.hold("watch", "configmaps");
     let _recorder = Recorder::start(&api);
     api.await_request("watch configmaps");
     let mut object = record(&["1"]);
     object["data"]["corrupt-in-an-answer"] = json!("rubbish");
-    api.put("configmaps", RECORD, object);
-    api.put("jobs", JOB, job("2", complete()));
-    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    api.put(RECORD_PATH, object);
+    api.put(JOB_PATH, job("2", complete()));
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
     assert_eq!(log.count(r#""key":"corrupt-in-an-answer""#), 1);
 }
 
 #[test]
 fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
-    let api = Api::start();
-    api.put("configmaps", RECORD, record(&["1"]));
+    let api = FakeApi::start();
+    api.put(RECORD_PATH, record(&["1"]));
     api.forget_writes(true);
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     let _recorder = Recorder::start(&api);
     api.await_watches(2);
     for _ in 0..3 {
         api.await_request("patch configmaps");
     }
     api.forget_writes(false);
-    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
     // Without pauses there would be hundreds.
     assert!(writes(&api) < 10, "{:#?}", api.requests());
 }
@@ -314,87 +317,87 @@ fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
 #[test]
 fn an_immutable_record_is_left_alone_until_it_is_deleted() {
     let log = Log::shared();
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut immutable = record(&["1"]);
     immutable["immutable"] = json!(true);
-    api.put("configmaps", RECORD, immutable);
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(RECORD_PATH, immutable);
+    api.put(JOB_PATH, job("2", complete()));
     let _recorder = Recorder::start(&api);
     // That it is over is logged with its cause, too.
     let told = r#"trying again","gate":"g","cause":"it is immutable; delete it, and what it says"#;
     log.await_line(told);
-    api.delete("configmaps", RECORD);
+    api.delete(RECORD_PATH);
     // With what the old one said.
-    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
     assert_eq!(writes(&api), 1, "{:#?}", api.requests());
     assert_eq!(log.count(told), 1, "{log}");
 }
 
 #[test]
 fn a_recorder_that_panics_is_started_again() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let panicked = std::sync::atomic::AtomicBool::new(false);
     let recorder = Recorder::start_with(&api, move |state| {
         let first = state == Running && !panicked.swap(true, std::sync::atomic::Ordering::Relaxed);
         assert!(!first, "as a bug would");
     });
     api.await_watches(2);
-    api.put("jobs", JOB, job("1", running()));
+    api.put(JOB_PATH, job("1", running()));
     api.await_request("watch jobs");
-    api.put("jobs", JOB, job("1", complete()));
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.put(JOB_PATH, job("1", complete()));
+    api.await_object(RECORD_PATH, has(&["1"]));
     assert!(recorder.states().contains(&Complete));
 }
 
 #[test]
 fn writes_that_fail_or_are_not_permitted_are_tried_again() {
-    let api = Api::start();
+    let api = FakeApi::start();
     api.fail_writes(3);
-    api.put("jobs", JOB, job("1", complete()));
+    api.put(JOB_PATH, job("1", complete()));
     let _recorder = Recorder::start(&api);
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.await_object(RECORD_PATH, has(&["1"]));
     api.deny("patch", "configmaps");
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     api.await_request("patch configmaps");
-    api.allow_all();
-    api.await_object("configmaps", RECORD, has(&["1", "2"]));
+    api.heal();
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
 }
 
 #[test]
 fn rights_that_come_late_are_waited_for() {
-    let api = Api::start();
+    let api = FakeApi::start();
     api.deny("list", "jobs");
     api.deny("list", "configmaps");
-    api.put("jobs", JOB, job("1", complete()));
+    api.put(JOB_PATH, job("1", complete()));
     let recorder = Recorder::start(&api);
     api.await_request("list jobs");
     api.await_request("list jobs");
-    api.allow_all();
-    api.await_object("configmaps", RECORD, has(&["1"]));
+    api.heal();
+    api.await_object(RECORD_PATH, has(&["1"]));
     assert_eq!(recorder.states(), [Unknown, Complete]);
 }
 
 #[test]
 fn the_history_is_bounded_and_the_newest_stay() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let mut object = json!({"metadata": {}, "data": {}});
     for i in 0..HISTORY + 5 {
         let entry = json!({"image": format!("init:{i}"), "job": JOB, "uid": "u",
                            "completed": format!("2025-01-01T00:{:02}:{:02}Z", i / 60, i % 60)});
         object["data"][i.to_string()] = json!(entry.to_string());
     }
-    api.put("configmaps", RECORD, object);
-    api.put("jobs", JOB, job("new", complete()));
+    api.put(RECORD_PATH, object);
+    api.put(JOB_PATH, job("new", complete()));
     let _recorders = [Recorder::start(&api), Recorder::start(&api)];
     let mut expect: Vec<_> = (6..HISTORY + 5).map(|i| i.to_string()).collect();
     expect.push("new".into());
     let expect: Vec<_> = expect.iter().map(String::as_str).collect();
-    api.await_object("configmaps", RECORD, has(&expect));
+    api.await_object(RECORD_PATH, has(&expect));
 }
 
 #[test]
 fn it_ends_when_it_is_told_to() {
-    let api = Api::start();
+    let api = FakeApi::start();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -402,7 +405,7 @@ fn it_ends_when_it_is_told_to() {
     runtime.block_on(async {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let run = recorder::run(
-            api.client(),
+            client(&api),
             Arc::new(Config::default()),
             |_, _| {},
             async {

@@ -8,8 +8,9 @@ use migration_gate::api::Objects;
 use migration_gate::api::observe::{Pacing, Update, WatchError, observe};
 use migration_gate_core::job::{Job, JobState};
 
-use crate::api::Api;
-use crate::objects::{JOB, complete, job, running};
+use crate::client;
+use testkit::fake::FakeApi;
+use testkit::gate::{JOB, JOB_PATH, complete, job, running};
 use testkit::waiter::PATIENCE;
 
 /// Follows the Job until it is dropped.
@@ -19,13 +20,13 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(api: &Api, pacing: Pacing) -> Self {
+    fn start(api: &FakeApi, pacing: Pacing) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let client = runtime.block_on(async { api.client() });
+        let client = runtime.block_on(async { client(api) });
         let (sender, updates) = channel();
         let followed = observe::<Job>(Objects::jobs(&client, "ns"), JOB, pacing);
         runtime.spawn(followed.for_each(move |update| {
@@ -55,8 +56,8 @@ impl Follower {
 
 #[test]
 fn watches_that_never_do_anything_but_end_are_told() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     api.end_watches_at_once(usize::MAX);
     let pacing = Pacing {
         shortest: Duration::from_millis(1),
@@ -76,7 +77,7 @@ fn watches_that_never_do_anything_but_end_are_told() {
     // …and so is one that tells something.
     api.end_watches_at_once(0);
     api.await_watches(1);
-    api.put("jobs", JOB, job("2", complete()));
+    api.put(JOB_PATH, job("2", complete()));
     assert_eq!(follower.next(), Update::Resumed);
     match follower.next() {
         Update::Present(job) => assert!(matches!(job.state, JobState::Complete { .. })),
@@ -86,8 +87,8 @@ fn watches_that_never_do_anything_but_end_are_told() {
 
 #[test]
 fn a_watch_that_has_gone_silent_is_begun_anew() {
-    let api = Api::start();
-    api.put("jobs", JOB, job("2", running()));
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
     let pacing = Pacing {
         idle: Duration::from_millis(1),
         ..Pacing::default()

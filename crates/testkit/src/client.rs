@@ -17,8 +17,8 @@ use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::runtime::Runtime;
-use tokio::task::AbortHandle;
+use tokio::runtime::{EnterGuard, Runtime};
+use tokio::task::{AbortHandle, JoinHandle};
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Runtime::new().expect("a machine that can start threads"));
@@ -28,9 +28,14 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
+/// Enters that runtime, for what is made outside of any.
+pub(crate) fn enter() -> EnterGuard<'static> {
+    RUNTIME.enter()
+}
+
 /// Starts a future on that runtime and leaves it to run.
-pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
-    drop(RUNTIME.spawn(future));
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    RUNTIME.spawn(future)
 }
 
 /// A client of the cluster that a kubeconfig names.

@@ -10,6 +10,7 @@ use crate::cluster::{Cluster, Given};
 use crate::sandbox::Sandbox;
 use crate::suite::{Function, Skip};
 use crate::worker::Outcome;
+use crate::world::Real;
 
 /// The surroundings of this process.
 pub(crate) enum Surroundings {
@@ -65,7 +66,17 @@ impl Local {
             (_, Here::Unsuitable(reason)) => Err(Skip(reason.clone()).into()),
             (Function::Shared(test) | Function::Exclusive(test), _) => self.with_cluster(test),
             (Function::Standalone(test), Here::Sandbox(sandbox)) => test(sandbox),
-            (Function::Standalone(_), Here::Given(_)) => {
+            (Function::Row(path, row), Here::Sandbox(sandbox)) => {
+                let name = path
+                    .rsplit(':')
+                    .next()
+                    .unwrap_or_default()
+                    .replace('_', "-");
+                // A namespace's name has 63 bytes at most.
+                let namespace = name.get(..60).unwrap_or(&name).trim_end_matches('-');
+                row(&Real::start(sandbox, namespace)?)
+            }
+            (Function::Standalone(_) | Function::Row(..), Here::Given(_)) => {
                 Err(Skip("needs a sandbox, and KUBECONFIG is set".to_owned()).into())
             }
             (Function::Helm(test), Here::Sandbox(sandbox)) => test(&sandbox.assets.program("helm")),

@@ -43,7 +43,7 @@ impl Proxy {
         *server = json!(format!("https://{}", this.address));
         fs::write(through, config.to_string())?;
         let (connections, held) = (Arc::clone(&this.connections), this.held.subscribe());
-        spawn(accept(listener, upstream, connections, held));
+        drop(spawn(accept(listener, upstream, connections, held)));
         Ok(this)
     }
 

@@ -1,5 +1,5 @@
-//! A gate's Job and record in a namespace of a real API server. No controller lives there, so the test says what the
-//! Job does, by its status; the API server still refuses a status that no Job can have.
+//! A gate's Job and record in a namespace of an API server, real or fake. No controller lives there,
+//! so the test sets the Job's status. A real API server refuses a status that no Job can have.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,25 +16,14 @@ use serde_json::{Value, json};
 
 use crate::client::{block_on, client};
 use crate::control_plane::{ControlPlane, Settings};
+use crate::gate::{JOB, RECORD, entry, manifest};
 use crate::kubectl::Kubectl;
 use crate::sandbox::Sandbox;
 use crate::waiter::Waiter;
 
-/// The migration Job of every gate here.
-pub const JOB: &str = "db-init";
-/// The record of the gate `g`.
-pub const RECORD: &str = "migration-gate-g";
-/// A waiter for an image of version 2.
-pub const V2: &str = "--image=web:2";
-
-/// Fixed, as the API server lets no Job's start change.
-const STARTED: &str = "2026-01-01T00:00:00Z";
-/// When a Job completes.
-pub const COMPLETED: &str = "2026-01-01T00:01:00Z";
-
-/// An API server without controllers.
+/// A real API server without controllers.
 pub struct Plane {
-    /// The API server.
+    /// The server.
     pub server: ControlPlane,
     /// kubectl as its administrator.
     pub kubectl: Kubectl,
@@ -61,7 +50,7 @@ impl Plane {
         })
     }
 
-    /// The one that all tests share which leave it alone. It ends with the sandbox.
+    /// The one that is shared by all tests that leave it alone. It ends with the sandbox.
     pub fn shared(sandbox: &Sandbox) -> Result<&'static Self> {
         static PLANE: OnceLock<Result<Plane, String>> = OnceLock::new();
         PLANE
@@ -75,7 +64,8 @@ impl Plane {
         self.server.user(name, name, None)
     }
 
-    /// The requests about a namespace, as audit events, oldest first; a watch is in there as soon as it is answered.
+    /// The requests about a namespace, as audit events, oldest first. A watch is among them as soon
+    /// as its answer begins.
     pub fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
         let events = self.server.audit_events_with(namespace)?;
         Ok(events
@@ -87,7 +77,7 @@ impl Plane {
 
 /// A namespace with a gate `g`.
 pub struct Scene {
-    /// Its name.
+    /// The namespace's name.
     pub namespace: String,
     kubeconfig: PathBuf,
     jobs: Api<Job>,
@@ -97,28 +87,33 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A namespace of the shared API server's.
-    pub fn shared(sandbox: &Sandbox, namespace: &str) -> Result<Self> {
-        Self::on(Plane::shared(sandbox)?, namespace)
-    }
-
-    /// A new namespace of this API server.
-    pub fn on(plane: &Plane, namespace: &str) -> Result<Self> {
-        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
-        let namespaces = Api::all(plane.client.clone());
-        block_on(namespaces.create(&PostParams::default(), &object))
-            .with_context(|| format!("creating the namespace {namespace}"))?;
+    /// A namespace that exists. `client` acts for the test, and waiters use `kubeconfig`.
+    pub fn new(client: &kube::Client, kubeconfig: PathBuf, namespace: &str) -> Result<Self> {
         Ok(Self {
             namespace: namespace.to_owned(),
-            kubeconfig: plane.server.admin().to_owned(),
-            jobs: Api::namespaced(plane.client.clone(), namespace),
-            records: Api::namespaced(plane.client.clone(), namespace),
+            kubeconfig,
+            jobs: Api::namespaced(client.clone(), namespace),
+            records: Api::namespaced(client.clone(), namespace),
             folder: tempfile::tempdir()?,
             waiters: AtomicU32::new(0),
         })
     }
 
-    /// A waiter with these arguments, and with every right.
+    /// A new namespace of a real API server. Waiters have every right.
+    pub fn on(plane: &Plane, namespace: &str) -> Result<Self> {
+        Self::through(plane, plane.server.admin(), namespace)
+    }
+
+    /// The same with another kubeconfig for waiters.
+    pub fn through(plane: &Plane, kubeconfig: &Path, namespace: &str) -> Result<Self> {
+        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
+        let namespaces = Api::all(plane.client.clone());
+        block_on(namespaces.create(&PostParams::default(), &object))
+            .with_context(|| format!("creating the namespace {namespace}"))?;
+        Self::new(&plane.client, kubeconfig.to_owned(), namespace)
+    }
+
+    /// A waiter with these arguments.
     pub fn waiter(&self, args: &[&str]) -> Result<Waiter> {
         self.waiter_as(&self.kubeconfig, args)
     }
@@ -143,18 +138,21 @@ impl Scene {
 
     /// The same, with further fields in its `spec`.
     pub fn create_with(&self, tag: &str, spec: &Value) -> Result<()> {
-        let mut job = job(JOB, tag);
-        for (field, value) in spec.as_object().into_iter().flatten() {
-            job["spec"][field] = value.clone();
-        }
-        let job = serde_json::from_value(job)?;
+        let mut job = manifest(JOB, tag);
+        json_patch::merge(&mut job["spec"], spec);
+        self.create_job(job)
+    }
+
+    /// Creates a Job from its manifest.
+    pub fn create_job(&self, manifest: Value) -> Result<()> {
+        let job = serde_json::from_value(manifest)?;
         block_on(self.jobs.create(&PostParams::default(), &job))?;
         Ok(())
     }
 
-    /// Merges into the Job's `spec`.
-    pub fn patch(&self, spec: &Value) -> Result<()> {
-        let patch = Patch::Merge(json!({"spec": spec}));
+    /// Merges into the Job.
+    pub fn patch(&self, patch: &Value) -> Result<()> {
+        let patch = Patch::Merge(patch);
         block_on(self.jobs.patch(JOB, &PatchParams::default(), &patch))?;
         Ok(())
     }
@@ -164,13 +162,18 @@ impl Scene {
         set_status(&self.jobs, JOB, status)
     }
 
+    /// The Jobs of the namespace, for what this type has no method for.
+    pub fn jobs(&self) -> &Api<Job> {
+        &self.jobs
+    }
+
     /// Deletes the Job, and its pods after it, as kubectl does.
     pub fn delete(&self) -> Result<()> {
         block_on(self.jobs.delete(JOB, &DeleteParams::background()))?;
         Ok(())
     }
 
-    /// Deletes the Job after its pods; as nobody deletes pods here, it stays until [`Self::let_go`].
+    /// Deletes the Job after its pods. It stays until [`Self::let_go`], as no pod is deleted here.
     pub fn begin_to_delete(&self) -> Result<()> {
         block_on(self.jobs.delete(JOB, &DeleteParams::foreground()))?;
         Ok(())
@@ -178,25 +181,27 @@ impl Scene {
 
     /// Lets the Job go that [`Self::begin_to_delete`] holds.
     pub fn let_go(&self) -> Result<()> {
-        let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-        block_on(self.jobs.patch(JOB, &PatchParams::default(), &patch))?;
-        Ok(())
+        self.patch(&json!({"metadata": {"finalizers": null}}))
     }
 
-    /// Records completions of images with these tags.
+    /// Makes the record hold completions of images with these tags, and nothing else.
     pub fn record(&self, tags: &[&str]) -> Result<()> {
-        let entries = tags
-            .iter()
-            .map(|&tag| (tag.to_owned(), entry(tag)))
-            .collect();
-        self.record_as(&entries)
+        let entries = tags.iter().map(|&tag| (tag.to_owned(), entry(tag)));
+        self.record_as(entries.collect())
     }
 
     /// Makes the record hold exactly this.
-    pub fn record_as(&self, data: &BTreeMap<String, String>) -> Result<()> {
-        let record = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD}, "data": data});
-        let params = PatchParams::apply("test").force();
-        block_on(self.records.patch(RECORD, &params, &Patch::Apply(record)))?;
+    pub fn record_as(&self, data: BTreeMap<String, String>) -> Result<()> {
+        let mut record = ConfigMap {
+            data: Some(data),
+            ..ConfigMap::default()
+        };
+        record.metadata.name = Some(RECORD.to_owned());
+        let params = PostParams::default();
+        match block_on(self.records.get_opt(RECORD))? {
+            None => block_on(self.records.create(&params, &record))?,
+            Some(_) => block_on(self.records.replace(RECORD, &params, &record))?,
+        };
         Ok(())
     }
 
@@ -207,77 +212,10 @@ impl Scene {
     }
 }
 
-/// A record's entry for an image with this tag.
-pub fn entry(tag: &str) -> String {
-    json!({"image": format!("init:{tag}"), "job": JOB, "uid": "u", "completed": COMPLETED})
-        .to_string()
-}
-
-/// A Job of an image with this tag.
-pub fn job(name: &str, tag: &str) -> Value {
-    json!({
-        "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": {"name": name},
-        "spec": {"backoffLimit": 3, "template": {"spec": {
-            "restartPolicy": "Never",
-            "containers": [{"name": "migrate", "image": format!("init:{tag}")}],
-        }}},
-    })
-}
-
 /// Merges into the status of a Job.
 pub fn set_status(jobs: &Api<Job>, name: &str, status: &Value) -> Result<()> {
     let patch = Patch::Merge(json!({"status": status}));
     block_on(jobs.patch_status(name, &PatchParams::default(), &patch))
         .with_context(|| format!("setting the status {status}"))?;
     Ok(())
-}
-
-/// The status of a Job whose first pod runs.
-pub fn running() -> Value {
-    json!({"startTime": STARTED, "active": 1, "ready": 1})
-}
-
-/// The Job is sure to succeed, and its pod has not ended yet.
-pub fn succeeding() -> Value {
-    ending(&["SuccessCriteriaMet"])
-}
-
-/// The Job is sure to fail, and its pod has not ended yet.
-pub fn failing() -> Value {
-    ending(&["FailureTarget"])
-}
-
-/// The status of a Job that is complete.
-pub fn complete() -> Value {
-    let mut status = over(&["SuccessCriteriaMet", "Complete"]);
-    status["completionTime"] = json!(COMPLETED);
-    status["succeeded"] = json!(1);
-    status
-}
-
-/// The status of a Job that has failed.
-pub fn failed() -> Value {
-    let mut status = over(&["FailureTarget", "Failed"]);
-    status["failed"] = json!(4);
-    status
-}
-
-fn over(conditions: &[&str]) -> Value {
-    let mut status = ending(conditions);
-    status["active"] = json!(0);
-    status["ready"] = json!(0);
-    status
-}
-
-fn ending(conditions: &[&str]) -> Value {
-    let mut status = running();
-    status["conditions"] = conditions
-        .iter()
-        .map(|kind| {
-            json!({"type": kind, "status": "True", "reason": "BecauseOfTheTest", "message": "so it is",
-                   "lastTransitionTime": COMPLETED})
-        })
-        .collect();
-    status
 }

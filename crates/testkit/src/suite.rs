@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::cluster::Cluster;
+use crate::rows::Row;
 use crate::sandbox::Sandbox;
 use crate::schedule::Claim;
 
@@ -24,6 +25,7 @@ pub(crate) enum Function {
     Exclusive(fn(&Cluster) -> Result<()>),
     Standalone(fn(&Sandbox) -> Result<()>),
     Helm(fn(&Path) -> Result<()>),
+    Row(&'static str, Row),
 }
 
 impl Function {
@@ -31,12 +33,12 @@ impl Function {
         match self {
             Self::Shared(_) => Claim::Share,
             Self::Exclusive(_) => Claim::Node,
-            Self::Standalone(_) | Self::Helm(_) => Claim::Nothing,
+            Self::Standalone(_) | Self::Helm(_) | Self::Row(..) => Claim::Nothing,
         }
     }
 
     pub(crate) const fn needs_image(&self) -> bool {
-        !matches!(self, Self::Standalone(_))
+        !matches!(self, Self::Standalone(_) | Self::Row(..))
     }
 }
 
@@ -60,6 +62,11 @@ impl Test {
     /// A test that needs no cluster, only Helm, whose path it is given.
     pub fn helm(path: &'static str, function: fn(&Path) -> Result<()>) -> Self {
         Self::new(path, Function::Helm(function))
+    }
+
+    /// A [row](crate::rows), in a namespace of the sandbox's shared API server.
+    pub(crate) fn row(path: &'static str, row: Row) -> Self {
+        Self::new(path, Function::Row(path, row))
     }
 
     /// The path begins with the crate, which is the same for all tests of a program.

@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{Sample, milliseconds};
+use testkit::gate::{JOB, V2, complete, running};
 use testkit::image;
 use testkit::poll::{Look, until};
 use testkit::sandbox::Sandbox;
-use testkit::scene::{JOB, Plane, Scene, V2, complete, running};
+use testkit::scene::{Plane, Scene};
 
 testkit::tests! {
     standalone: waiter;

@@ -40,10 +40,10 @@ impl Load {
         for _ in 0..CALLERS {
             let (maps, shared) = (maps.clone(), Arc::clone(&shared));
             shared.callers.fetch_add(1, Ordering::Relaxed);
-            spawn(async move {
+            drop(spawn(async move {
                 shared.call(&maps).await;
                 shared.callers.fetch_sub(1, Ordering::Relaxed);
-            });
+            }));
         }
         Self { shared }
     }

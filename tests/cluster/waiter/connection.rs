@@ -12,75 +12,20 @@ use serde_json::Value;
 
 use super::rights;
 use testkit::client::block_on;
+use testkit::gate::{JOB, V2, complete, running};
 use testkit::poll::{Look, until};
 use testkit::proxy::Proxy;
 use testkit::sandbox::Sandbox;
-use testkit::scene::{JOB, Plane, Scene, V2, complete, running};
+use testkit::scene::{Plane, Scene};
+use testkit::world::{await_watches, count};
 
 testkit::tests! {
     standalone:
         a_version_that_is_gone_and_an_outage_of_30_s_are_survived,
-        a_watch_that_is_cut_20_times_still_sees_the_completion,
-        a_completion_takes_five_requests_at_most,
-        deadline_and_signal_are_kept_while_nothing_is_answered;
+        a_completion_takes_five_requests_at_most;
 }
 
-const CUTS: usize = 20;
 const OUTAGE: Duration = Duration::from_secs(30);
-
-/// The requests with this verb, for one kind of object, that the API server has answered or begun to answer.
-fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usize {
-    requests
-        .iter()
-        .filter(|event| {
-            event["verb"] == verb
-                && event["objectRef"]["resource"] == resource
-                && event["stage"] == stage
-        })
-        .count()
-}
-
-/// Waits until the API server has begun to answer that many watches of each kind in all.
-fn await_watches(plane: &Plane, namespace: &str, each: usize) -> Result<()> {
-    until(
-        &format!("{each} watches of Job and record"),
-        Duration::from_mins(3),
-        || match plane.requests(namespace) {
-            Err(error) => Look::Failed(error),
-            Ok(requests) => {
-                let begun = ["jobs", "configmaps"]
-                    .map(|resource| count(&requests, "watch", resource, "ResponseStarted"));
-                if begun.iter().all(|&begun| begun >= each) {
-                    Look::Done(())
-                } else {
-                    Look::Pending(format!("{begun:?}"))
-                }
-            }
-        },
-    )
-}
-
-fn a_watch_that_is_cut_20_times_still_sees_the_completion(sandbox: &Sandbox) -> Result<()> {
-    let plane = Plane::shared(sandbox)?;
-    let scene = Scene::on(plane, "cut")?;
-    let folder = tempfile::tempdir()?;
-    let kubeconfig = folder.path().join("kubeconfig");
-    let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
-    scene.create("2")?;
-    scene.status(&running())?;
-    let mut waiter = scene.waiter_as(&kubeconfig, &[V2])?;
-    waiter.says("waiting: Job db-init is running");
-    for cut in 1..=CUTS {
-        await_watches(plane, &scene.namespace, cut)?;
-        proxy.cut();
-    }
-    scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
-    // A cut is nothing to speak of.
-    ensure!(ended.output.lines().count() == 2, "{}", ended.output);
-    Ok(())
-}
 
 /// As the API server counts them, of a user who is nobody else.
 fn a_completion_takes_five_requests_at_most(sandbox: &Sandbox) -> Result<()> {
@@ -106,28 +51,6 @@ fn a_completion_takes_five_requests_at_most(sandbox: &Sandbox) -> Result<()> {
         .map(|event| format!("{} {}", event["auditID"], event["requestURI"]))
         .collect();
     ensure!((4..=5).contains(&requests.len()), "{requests:#?}");
-    Ok(())
-}
-
-fn deadline_and_signal_are_kept_while_nothing_is_answered(sandbox: &Sandbox) -> Result<()> {
-    let plane = Plane::shared(sandbox)?;
-    let scene = Scene::on(plane, "held")?;
-    let folder = tempfile::tempdir()?;
-    let kubeconfig = folder.path().join("kubeconfig");
-    let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
-    scene.create("2")?;
-    scene.status(&running())?;
-    let mut waiter = scene.waiter_as(&kubeconfig, &[V2])?;
-    waiter.says("waiting: Job db-init is running");
-    await_watches(plane, &scene.namespace, 1)?;
-    proxy.hold();
-    proxy.cut();
-    // It is connecting again, or about to.
-    waiter.signal("-TERM");
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(143), "{}", ended.output);
-    let ended = scene.waiter_as(&kubeconfig, &[V2, "--timeout=1s"])?.ends();
-    ensure!(ended.code == Some(4), "{}", ended.output);
     Ok(())
 }
 

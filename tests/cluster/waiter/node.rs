@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::rights;
 use testkit::cluster::Cluster;
+use testkit::gate::JOB;
 use testkit::image;
 use testkit::kubectl::Kubectl;
 use testkit::namespace::Namespace;
 use testkit::poll::{Look, until};
-use testkit::scene::JOB;
 use testkit::waiter::Waiter;
 
 testkit::tests! {

@@ -14,11 +14,12 @@ use kube::api::{DeleteParams, ListParams, PostParams, ResourceExt as _};
 use serde_json::{Value, json};
 
 use testkit::client::block_on;
+use testkit::gate::{COMPLETED, JOB, RECORD, V2, complete, entry, manifest};
 use testkit::pki::Pair;
 use testkit::poll::{Look, until};
 use testkit::process::Process;
 use testkit::sandbox::Sandbox;
-use testkit::scene::{COMPLETED, JOB, Plane, RECORD, Scene, V2, complete, entry, job, set_status};
+use testkit::scene::{Plane, Scene, set_status};
 
 testkit::tests! {
     standalone:
@@ -207,7 +208,7 @@ fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox)
             if round > 0 {
                 block_on(jobs.delete(name, &DeleteParams::background()))?;
             }
-            let object = serde_json::from_value(job(name, &version))?;
+            let object = serde_json::from_value(manifest(name, &version))?;
             let created = block_on(jobs.create(&PostParams::default(), &object))?;
             set_status(&jobs, name, &complete())?;
             completions.insert(
@@ -252,7 +253,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
         ("3".to_owned(), "{\"image\":\"init:3\"".to_owned()),
         ("1".to_owned(), entry("1")),
     ];
-    scene.record_as(&garbage.into())?;
+    scene.record_as(garbage.into())?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: ");
     waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
@@ -279,7 +280,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     // Corrupted while the Job is there, the entry is written anew, though there is no room for it at first.
     let garbage = "x".repeat(ROOM - 2);
     scene.record_as(
-        &[
+        [
             ("2".to_owned(), String::new()),
             ("junk".to_owned(), garbage),
         ]

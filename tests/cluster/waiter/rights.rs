@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::chart;
+use testkit::gate::{JOB, RECORD, V2, complete, failed, running};
 use testkit::kubectl::Kubectl;
 use testkit::sandbox::Sandbox;
-use testkit::scene::{JOB, Plane, RECORD, Scene, V2, complete, failed, running};
+use testkit::scene::{Plane, Scene};
 
 testkit::tests! {
     standalone:

@@ -1,0 +1,429 @@
+//! What the waiter does for what it sees: the rows of the design's table, written once and run
+//! against the fake API server (`tests/rows.rs`) and against a real one (`tests/cluster/`).
+//!
+//! To add a row, write a function and name it in [`ROWS`]. The pure decision has its own table, in
+//! `crates/core/src/verdict/tests.rs`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::jiff::Timestamp;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+
+use crate::gate::{COMPLETED, JOB, V2, complete, entry, failed, failing, running, succeeding};
+use crate::suite::Test;
+use crate::waiter::{Ended, Waiter};
+use crate::world::{Fake, World};
+
+/// A row, in either world.
+pub type Row = fn(&dyn World) -> Result<()>;
+
+macro_rules! rows {
+    ($($row:ident),* $(,)?) => {
+        /// All rows, each by its path.
+        pub const ROWS: &[(&str, Row)] =
+            &[$((concat!(module_path!(), "::", stringify!($row)), $row)),*];
+    };
+}
+
+rows![
+    a_complete_job_of_the_version_opens,
+    a_record_of_the_version_opens_whatever_the_job_does,
+    a_record_of_a_digest_opens,
+    a_record_of_a_mutable_tag_opens_only_without_a_job,
+    a_corrupt_entry_of_the_record_is_told_and_not_obeyed,
+    a_complete_job_of_another_version_is_waited_out,
+    a_failed_job_of_the_version_ends_the_wait,
+    a_failed_job_of_another_version_is_waited_out,
+    each_state_on_the_way_is_told_once,
+    a_job_that_is_sure_to_end_is_not_over_yet,
+    a_job_recreated_five_times_is_followed,
+    freshness_any_takes_every_complete_job,
+    freshness_any_waits_for_the_job_that_is_there,
+    the_deadline_tells_what_was_last_seen,
+    a_signal_ends_the_wait,
+    a_watch_that_is_cut_20_times_still_sees_the_completion,
+    deadline_and_signal_are_kept_while_nothing_is_answered,
+    json_lines_are_json,
+];
+
+/// The rows as tests on a real API server.
+pub fn tests() -> Vec<Test> {
+    let row = |&(name, row): &(&'static str, Row)| Test::row(name, row);
+    ROWS.iter().map(row).collect()
+}
+
+/// Runs the rows against fake API servers, as a test program.
+pub fn main() -> ExitCode {
+    let trial = |&(name, row): &(&'static str, Row)| {
+        Trial::test(Test::row(name, row).name, move || {
+            let done = Fake::start().and_then(|world| row(&world));
+            done.map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
+    let trials = ROWS.iter().map(trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// The waiter ends with this exit code, last line and termination message.
+fn ends(waiter: Waiter, code: i32, line: &str, termination: &str) -> Result<Ended> {
+    let ended = waiter.ends();
+    ensure!(
+        ended.code == Some(code) && ended.output.lines().last() == Some(line),
+        "{:?}, not {code} and {line}: {}",
+        ended.code,
+        ended.output
+    );
+    ensure!(ended.termination == termination, "{}", ended.termination);
+    Ok(ended)
+}
+
+/// The waiter opens, and its last line is this.
+fn opens(waiter: Waiter, line: &str) -> Result<Ended> {
+    ends(waiter, 0, line, "")
+}
+
+/// The waiter gives up with this reason, which is the termination message too.
+fn gives_up(waiter: Waiter, code: i32, reason: &str) -> Result<Ended> {
+    ends(waiter, code, reason, reason)
+}
+
+const COMPLETE: &str = "open: Job db-init is complete, of version 2";
+
+fn recorded(version: &str) -> String {
+    format!("open: the record has version {version}, completed {COMPLETED}")
+}
+
+fn lines(ended: &Ended, number: usize) -> Result<()> {
+    let lines = ended.output.lines().count();
+    ensure!(lines == number, "{lines} lines: {}", ended.output);
+    Ok(())
+}
+
+fn a_complete_job_of_the_version_opens(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("2")?;
+    scene.status(&complete())?;
+    lines(&opens(scene.waiter(&[V2])?, COMPLETE)?, 1)
+}
+
+fn a_record_of_the_version_opens_whatever_the_job_does(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.record(&["1", "2"])?;
+    opens(scene.waiter(&[V2])?, &recorded("2"))?;
+    scene.create("2")?;
+    opens(scene.waiter(&[V2])?, &recorded("2"))?;
+    scene.status(&running())?;
+    opens(scene.waiter(&[V2])?, &recorded("2"))?;
+    scene.status(&failed())?;
+    opens(scene.waiter(&[V2])?, &recorded("2"))?;
+    // A roll-back: the Job is the newer version's.
+    scene.delete()?;
+    scene.create("3")?;
+    scene.status(&complete())?;
+    opens(scene.waiter(&[V2])?, &recorded("2"))?;
+    // The record comes while the waiter waits.
+    let mut waiter = scene.waiter(&["--image=web:4"])?;
+    waiter.says("is complete, but for version 3");
+    scene.record(&["4"])?;
+    opens(waiter, &recorded("4"))?;
+    Ok(())
+}
+
+fn a_record_of_a_digest_opens(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    let digest = "ab".repeat(32);
+    let image = format!("--image=web@sha256:{digest}");
+    let mut waiter = scene.waiter(&[&image])?;
+    waiter.says(&format!("no record of version sha256:{digest}"));
+    // A ConfigMap's keys have no colon.
+    let entry = json!({"image": format!("init@sha256:{digest}"), "job": JOB, "uid": "u", "completed": COMPLETED});
+    scene.record_as([(format!("sha256.{digest}"), entry.to_string())].into())?;
+    let recorded = recorded(&format!("sha256:{digest}"));
+    opens(waiter, &recorded)?;
+    opens(scene.waiter(&[&image])?, &recorded)?;
+    Ok(())
+}
+
+fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.record(&["latest"])?;
+    opens(scene.waiter(&["--image=web"])?, &recorded("latest"))?;
+    scene.create("latest")?;
+    scene.status(&running())?;
+    // A Job that has just gone is expected to come back: an hour is longer than this test.
+    let mut patient = scene.waiter(&["--image=web", "--settle=1h"])?;
+    let mut hasty = scene.waiter(&["--image=web", "--settle=1s"])?;
+    patient.says("waiting: Job db-init is running");
+    hasty.says("waiting: Job db-init is running");
+    scene.delete()?;
+    patient.says("waiting: Job db-init was deleted");
+    opens(hasty, &recorded("latest"))?;
+    scene.create("latest")?;
+    patient.says("waiting: Job db-init has no pod yet");
+    scene.status(&running())?;
+    patient.says("waiting: Job db-init is running");
+    scene.status(&complete())?;
+    opens(patient, "open: Job db-init is complete, of version latest")?;
+    Ok(())
+}
+
+fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    let corrupt = [("2", entry("1")), ("3", "{".to_owned())];
+    scene.record_as(corrupt.map(|(key, text)| (key.to_owned(), text)).into())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: its image `init:1` is of version `1`");
+    waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
+    scene.record(&["2"])?;
+    opens(waiter, &recorded("2"))?;
+    Ok(())
+}
+
+fn a_complete_job_of_another_version_is_waited_out(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("1")?;
+    scene.status(&complete())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    let line = waiter.says(
+        "waiting: Job db-init is complete, but for version 1 (image init:1); this pod needs version 2",
+    );
+    let advice = format!("kubectl delete job db-init -n {}", scene.namespace);
+    ensure!(line.ends_with(&advice), "{line}");
+    scene.delete()?;
+    waiter.says("waiting: Job db-init was deleted, and there is no record of version 2");
+    scene.create("2")?;
+    waiter.says("waiting: Job db-init has no pod yet");
+    scene.status(&complete())?;
+    lines(&opens(waiter, COMPLETE)?, 4)
+}
+
+fn a_failed_job_of_the_version_ends_the_wait(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("2")?;
+    scene.status(&failed())?;
+    let reason = format!(
+        "Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; mend the cause, \
+         delete the Job and apply it again: kubectl delete job db-init -n {}",
+        scene.namespace
+    );
+    let ended = gives_up(scene.waiter(&[V2])?, 3, &reason)?;
+    ensure!(
+        ended.output.starts_with(
+            "Job db-init has failed; its logs:\nJob db-init has no pod left, so there are no logs to show\n"
+        ),
+        "{}",
+        ended.output
+    );
+    // Whoever deletes a failed Job is about to try again.
+    scene.begin_to_delete()?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("waiting: Job db-init is being deleted");
+    scene.let_go()?;
+    waiter.says("waiting: Job db-init was deleted");
+    scene.create("2")?;
+    scene.status(&failed())?;
+    gives_up(waiter, 3, &reason)?;
+    Ok(())
+}
+
+fn a_failed_job_of_another_version_is_waited_out(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("1")?;
+    scene.status(&failed())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says(
+        "waiting: Job db-init has failed, but for version 1 (image init:1); this pod needs version 2",
+    );
+    scene.delete()?;
+    waiter.says("waiting: Job db-init was deleted");
+    scene.create("2")?;
+    scene.status(&complete())?;
+    opens(waiter, COMPLETE)?;
+    Ok(())
+}
+
+fn each_state_on_the_way_is_told_once(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    let mut waiter = scene.waiter(&[V2, "--timeout=1h"])?;
+    waiter.says(&format!(
+        "waiting: there is no Job db-init in namespace {}, and no record of version 2 (gives up in 59m5",
+        scene.namespace
+    ));
+    scene.create_with("2", &json!({"suspend": true}))?;
+    waiter.says("waiting: Job db-init is suspended (gives up in ");
+    scene.patch(&json!({"spec": {"suspend": false}}))?;
+    waiter.says("waiting: Job db-init has no pod yet (gives up in ");
+    // The API server keeps whole seconds, and lets no Job's start change.
+    let ago = |minutes: i64| Timestamp::from_second(Timestamp::now().as_second() - 60 * minutes);
+    let started = ago(90)?;
+    scene.status(&json!({"active": 1, "ready": 0}))?;
+    waiter.says("waiting: Job db-init has a pod that is not ready (attempt 1 of 4; gives up in ");
+    scene.status(&json!({"startTime": started, "ready": 1}))?;
+    waiter.says("waiting: Job db-init is running (attempt 1 of 4, 1h30m");
+    // Nothing that matters has changed.
+    scene.status(&json!({"terminating": 0}))?;
+    scene.status(&json!({"active": 0, "ready": 0, "failed": 1}))?;
+    waiter.says("waiting: Job db-init is about to try again (attempt 2 of 4, 1h30m");
+    scene.status(&json!({"active": 1, "ready": 1}))?;
+    waiter.says("waiting: Job db-init is running (attempt 2 of 4, ");
+    let mut complete = complete();
+    complete["startTime"] = json!(started);
+    complete["completionTime"] = json!(ago(0)?);
+    scene.status(&complete)?;
+    lines(&opens(waiter, COMPLETE)?, 8)
+}
+
+fn a_job_that_is_sure_to_end_is_not_over_yet(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("2")?;
+    scene.status(&failing())?;
+    let mut waiter = scene.waiter(&[V2, "--timeout=1h"])?;
+    let line = waiter.says("waiting: Job db-init is failing, and its pods are ending (");
+    ensure!(line.contains("; gives up in "), "{line}");
+    scene.delete()?;
+    waiter.says("waiting: Job db-init was deleted");
+    scene.create("2")?;
+    scene.status(&succeeding())?;
+    let line = waiter.says("waiting: Job db-init has succeeded, and its pods are ending (");
+    ensure!(line.contains("; gives up in "), "{line}");
+    scene.status(&complete())?;
+    opens(waiter, COMPLETE)?;
+    Ok(())
+}
+
+fn a_job_recreated_five_times_is_followed(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("waiting: there is no Job db-init");
+    for _ in 0..5 {
+        scene.create("2")?;
+        scene.status(&running())?;
+        waiter.says("waiting: Job db-init is running");
+        scene.delete()?;
+        waiter.says("waiting: Job db-init was deleted");
+    }
+    scene.create("2")?;
+    scene.status(&complete())?;
+    opens(waiter, COMPLETE)?;
+    Ok(())
+}
+
+fn freshness_any_takes_every_complete_job(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("1")?;
+    scene.status(&running())?;
+    let any = [V2, "--freshness=any"];
+    let mut waiter = scene.waiter(&any)?;
+    waiter.says("waiting: Job db-init is running");
+    scene.status(&complete())?;
+    for waiter in [waiter, scene.waiter(&any)?] {
+        opens(waiter, "open: Job db-init is complete, of version 1")?;
+    }
+    Ok(())
+}
+
+fn freshness_any_waits_for_the_job_that_is_there(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.record(&["1", "2"])?;
+    scene.create("3")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter(&["--freshness=any"])?;
+    waiter.says("waiting: Job db-init is running");
+    scene.status(&failed())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(3), "{}", ended.output);
+    Ok(())
+}
+
+fn the_deadline_tells_what_was_last_seen(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    let namespace = &scene.namespace;
+    let short = [V2, "--timeout=1s"];
+    gives_up(
+        scene.waiter(&short)?,
+        4,
+        &format!(
+            "gave up after 1s: there is no Job db-init in namespace {namespace}, and no record of version 2. \
+             Apply the migration Job; look whether it is there: kubectl get job db-init -n {namespace}"
+        ),
+    )?;
+    scene.create("1")?;
+    scene.status(&complete())?;
+    gives_up(
+        scene.waiter(&short)?,
+        4,
+        &format!(
+            "gave up after 1s: Job db-init is complete, but for version 1 (image init:1); this pod needs version 2. \
+             A Job's template is immutable, so an apply with a new image fails on the old Job. Delete it and apply \
+             again: kubectl delete job db-init -n {namespace}"
+        ),
+    )?;
+    Ok(())
+}
+
+fn a_signal_ends_the_wait(world: &dyn World) -> Result<()> {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut waiter = world.scene().waiter(&[V2])?;
+        waiter.says("waiting: there is no Job");
+        waiter.signal(&format!("-{signal}"));
+        let reason = format!("stopped by SIG{signal} before the gate opened");
+        gives_up(waiter, code, &reason)?;
+    }
+    Ok(())
+}
+
+fn a_watch_that_is_cut_20_times_still_sees_the_completion(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    for cut in 1..=20 {
+        world.await_watches(cut)?;
+        world.cut();
+    }
+    scene.status(&complete())?;
+    // A cut is no trouble and brings nothing new, so it has no line.
+    lines(&opens(waiter, COMPLETE)?, 2)
+}
+
+fn deadline_and_signal_are_kept_while_nothing_is_answered(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    scene.create("2")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter(&[V2])?;
+    waiter.says("waiting: Job db-init is running");
+    world.await_watches(1)?;
+    world.hold();
+    world.cut();
+    // It is connecting again, or about to.
+    waiter.signal("-TERM");
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(143), "{}", ended.output);
+    let ended = scene.waiter(&[V2, "--timeout=1s"])?.ends();
+    ensure!(ended.code == Some(4), "{}", ended.output);
+    Ok(())
+}
+
+fn json_lines_are_json(world: &dyn World) -> Result<()> {
+    let scene = world.scene();
+    let mut waiter = scene.waiter(&[V2, "--log-format=json"])?;
+    waiter.says("there is no Job");
+    scene.create("2")?;
+    waiter.says("has no pod yet");
+    scene.status(&complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    lines(&ended, 3)?;
+    for line in ended.output.lines() {
+        let line: Value = serde_json::from_str(line)?;
+        let time = line["time"].as_str().unwrap_or_default();
+        ensure!(time.parse::<Timestamp>().is_ok(), "{line}");
+        ensure!(line["level"] == "info" && line["gate"] == "g", "{line}");
+    }
+    let last: Value = serde_json::from_str(ended.output.lines().last().unwrap_or_default())?;
+    ensure!(last["message"] == COMPLETE, "{last}");
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! The two worlds in which the [rows](crate::rows) run: a real API server, and the fake one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::fake::FakeApi;
+use crate::poll::{Look, until};
+use crate::proxy::Proxy;
+use crate::sandbox::Sandbox;
+use crate::scene::{Plane, Scene};
+
+/// An API server with a scene, and the faults of the connection between it and the scene's waiters.
+pub trait World {
+    /// The gate. Through it a row changes objects and starts waiters.
+    fn scene(&self) -> &Scene;
+
+    /// Waits until waiters have begun so many watches of the Job and of the record in all.
+    fn await_watches(&self, each: usize) -> Result<()>;
+
+    /// Breaks every connection of a waiter.
+    fn cut(&self);
+
+    /// Accepts connections of waiters from now on, and never answers.
+    fn hold(&self);
+}
+
+/// The fake API server.
+pub struct Fake {
+    api: FakeApi,
+    scene: Scene,
+}
+
+impl Fake {
+    /// A new one.
+    pub fn start() -> Result<Self> {
+        let api = FakeApi::start();
+        let scene = Scene::new(&api.admin(), api.kubeconfig(), "ns")?;
+        Ok(Self { api, scene })
+    }
+}
+
+impl World for Fake {
+    fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
+    fn await_watches(&self, each: usize) -> Result<()> {
+        self.api.await_begun_watches(2 * each);
+        Ok(())
+    }
+
+    fn cut(&self) {
+        self.api.cut();
+    }
+
+    fn hold(&self) {
+        self.api.hold("*", "*");
+    }
+}
+
+/// A namespace of the sandbox's shared API server. Waiters reach it through a proxy.
+pub struct Real {
+    plane: &'static Plane,
+    scene: Scene,
+    proxy: Proxy,
+}
+
+impl Real {
+    /// A new namespace of this name.
+    pub fn start(sandbox: &Sandbox, namespace: &str) -> Result<Self> {
+        let plane = Plane::shared(sandbox)?;
+        let kubeconfig = sandbox.state("proxies")?.join(namespace);
+        let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
+        let scene = Scene::through(plane, &kubeconfig, namespace)?;
+        Ok(Self {
+            plane,
+            scene,
+            proxy,
+        })
+    }
+}
+
+impl World for Real {
+    fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
+    fn await_watches(&self, each: usize) -> Result<()> {
+        await_watches(self.plane, &self.scene.namespace, each)
+    }
+
+    fn cut(&self) {
+        self.proxy.cut();
+    }
+
+    fn hold(&self) {
+        self.proxy.hold();
+    }
+}
+
+/// The requests with this verb, for one kind of object, whose audit event has this stage.
+pub fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usize {
+    requests
+        .iter()
+        .filter(|event| {
+            event["verb"] == verb
+                && event["objectRef"]["resource"] == resource
+                && event["stage"] == stage
+        })
+        .count()
+}
+
+/// Waits until a real API server has begun to answer so many watches of each kind in all.
+pub fn await_watches(plane: &Plane, namespace: &str, each: usize) -> Result<()> {
+    until(
+        &format!("{each} watches of Job and record"),
+        Duration::from_mins(3),
+        || match plane.requests(namespace) {
+            Err(error) => Look::Failed(error),
+            Ok(requests) => {
+                let begun = ["jobs", "configmaps"]
+                    .map(|resource| count(&requests, "watch", resource, "ResponseStarted"));
+                if begun.iter().all(|&begun| begun >= each) {
+                    Look::Done(())
+                } else {
+                    Look::Pending(format!("{begun:?}"))
+                }
+            }
+        },
+    )
+}
