@@ -7,8 +7,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::input::MAX_INPUT;
 use migration_gate_yaml as yaml;
+
+/// How much is read in all, in bytes.
+pub const MAX_INPUT: u64 = 128 << 20;
 
 /// Something beside manifests that is passed over, and that the report names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
+pub use super::folder::MAX_INPUT;
 use super::folder::{Folders, Part, plain};
-
-/// How much is read in all, in bytes.
-pub const MAX_INPUT: u64 = 128 << 20;
 
 /// The name of standard input in reports.
 pub const STDIN: &str = "<stdin>";
