@@ -8,14 +8,15 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
 use kube::api::Patch;
 use serde_json::{Value, json};
 
-use crate::api::{ApiError, DryRun, Objects, client as cluster};
+use crate::api::{ApiError, DryRun, Objects};
 use crate::cli::say::say;
-use crate::cli::{self, ConfigArgs, Exit};
+use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
 use migration_gate_core::gates::{
     Config, Gate, LabelOperator, LabelSelector, Mode, parse_duration,
 };
@@ -37,9 +38,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
     /// How long to try again what is not as it should be: a release that was just installed needs a moment.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Runs `migration-gate check` and answers with its exit code: 0 if all is as it should be, 1 otherwise.
@@ -63,12 +68,16 @@ fn report(trials: &[Trial]) -> Exit {
 
 async fn run(args: &Args) -> anyhow::Result<Vec<Trial>> {
     let config = args.config.load()?;
-    let client = cluster::connect().await?;
+    let gates = args.scope.gates(&config)?;
+    let client = args.cluster.connect().await?.client;
     let end = Instant::now() + args.timeout;
     loop {
-        let trials = look(&client, &config).await;
-        if trials.iter().all(|t| t.result.is_ok()) || Instant::now() + PAUSE > end {
-            return Ok(trials);
+        let trials = look(&client, &config, &gates).await;
+        let passed = |trials: &Vec<Trial>| trials.iter().all(|trial| trial.result.is_ok());
+        if trials.as_ref().is_ok_and(passed) || Instant::now() + PAUSE > end {
+            return trials.context(
+                "the API server gave no answer; see whether the network from here reaches it",
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -90,15 +99,12 @@ impl fmt::Display for Trial {
     }
 }
 
-async fn look(client: &Client, config: &Config) -> Vec<Trial> {
+async fn look(client: &Client, config: &Config, gates: &[&Gate]) -> Result<Vec<Trial>, ApiError> {
     let mut trials = Vec::new();
-    for gate in &config.gates {
+    for gate in gates {
         for (name, labels) in examples(gate) {
             let result = match labels {
-                Some(labels) => match held(client, gate, &name, &labels).await {
-                    Ok(answer) => judge_held(gate, &answer),
-                    Err(error) => Err(unanswered(&error)),
-                },
+                Some(labels) => judge_held(gate, &held(client, gate, &name, &labels).await?),
                 None => {
                     Err("no Deployment can match its selector, which contradicts itself".into())
                 }
@@ -112,10 +118,8 @@ async fn look(client: &Client, config: &Config) -> Vec<Trial> {
         if let Some(variable) = config.forbidden_env.first() {
             let object = deployment(NAME, &BTreeMap::new(), Some(variable));
             let deployments = Objects::namespaced::<Deployment>(client, &gate.namespace);
-            let result = match deployments.try_create(&object).await {
-                Ok(answer) => judge_offender(gate, config.mode, variable, &answer),
-                Err(error) => Err(unanswered(&error)),
-            };
+            let answer = deployments.try_create(&object).await?;
+            let result = judge_offender(gate, config.mode, variable, &answer);
             let about = format!(
                 "gate {}: a Deployment in {} that sets {variable}",
                 gate.name, gate.namespace
@@ -123,7 +127,7 @@ async fn look(client: &Client, config: &Config) -> Vec<Trial> {
             trials.push(Trial { about, result });
         }
     }
-    trials
+    Ok(trials)
 }
 
 /// Deployments that a gate holds: those that it names, and one that its selector matches, with the
@@ -260,10 +264,6 @@ fn refused(namespace: &str, answer: &DryRun) -> String {
         "that is no word of migration-gate's; see what else the cluster enforces".to_owned()
     };
     format!("the API server answered {}: {message}; {next}", answer.code)
-}
-
-fn unanswered(error: &ApiError) -> String {
-    format!("the API server gave no answer: {error}; see whether this pod's network reaches it")
 }
 
 #[cfg(test)]

@@ -1,71 +1,15 @@
 //! The one way to be a subcommand: shared arguments, the runtime, errors and exit codes.
 //!
-//! A message never contains its cause: the cause is the error's `source()`. [`finish`] writes the
+//! A message never contains its cause: the cause is the error's `source()`. `finish` writes the
 //! whole chain, each cause once, behind one prefix.
 
+mod args;
 pub mod config;
 mod exit;
+pub mod generate;
+mod run;
 pub(crate) mod say;
 
-use std::error::Error;
-use std::path::PathBuf;
-use std::process::ExitCode;
-
-use anyhow::Context as _;
-use migration_gate_core::gates::Config;
-use tokio::runtime::{Builder, Runtime};
-
-use self::config::ConfigError;
+pub use self::args::{ClusterArgs, ConfigArgs, ScopeArgs};
 pub use self::exit::Exit;
-
-/// The argument that names the configuration.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ConfigArgs {
-    /// The configuration file; without it, the built-in gate for PieFed
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-impl ConfigArgs {
-    /// Reads the configuration, or answers with the built-in one.
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        self.config
-            .as_deref()
-            .map_or_else(|| Ok(Config::default()), config::load)
-    }
-}
-
-/// A runtime with one thread, which is enough to talk to one API server.
-pub(crate) fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")
-}
-
-/// Does the work of a subcommand to its end.
-pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    runtime()?.block_on(work)
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// Ends a subcommand: prints why it failed, if it did. `failed` is its exit code for that.
-pub(crate) fn finish(ended: anyhow::Result<Exit>, failed: Exit) -> ExitCode {
-    ended
-        .unwrap_or_else(|error| {
-            eprintln!("error: {}", chain(error.as_ref()));
-            failed
-        })
-        .into()
-}
+pub(crate) use self::run::{block_on, chain, finish, runtime};

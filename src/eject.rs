@@ -14,19 +14,20 @@ use anyhow::bail;
 
 use self::ejection::{Ejection, name_of};
 use self::leftovers::Leftovers;
-use crate::api::client as cluster;
 use crate::cli::say::say;
-use crate::cli::{self, ConfigArgs, Exit};
-use migration_gate_core::gates::{Config, Gate, parse_duration};
+use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
+use migration_gate_core::gates::{Gate, parse_duration};
 
 /// Takes the waiters out of the held Deployments, and deletes what `helm uninstall` left.
 ///
 /// Shows what it would do; with --yes it does it. An installed release has its configuration in a
-/// `ConfigMap` that goes with `helm uninstall`, so save it before.
+/// ConfigMap that goes with `helm uninstall`, so save it before.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
     /// Only this gate of the configuration; may be given again.
     #[arg(long = "gate", value_name = "NAME")]
     gates: Vec<String>,
@@ -36,6 +37,8 @@ pub struct Args {
     /// How long to wait for each gate's roll-outs before giving up.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Runs `migration-gate eject` and answers with its exit code: 0 done or shown, 1 otherwise.
@@ -46,14 +49,16 @@ pub fn main(args: &Args) -> ExitCode {
 
 async fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config.load()?;
-    let gates = chosen(&config, &args.gates)?;
-    let client = cluster::connect().await?;
+    let gates = chosen(args.scope.gates(&config)?, &args.gates)?;
+    let cluster = args.cluster.connect().await?;
+    let client = cluster.client.clone();
     let mut ejections = Vec::new();
     for gate in gates {
         ejections.push(Ejection::make(&client, gate).await?);
     }
     installed::refuse_while_held(&client, &ejections).await?;
     let leftovers = Leftovers::find(&client, &ejections).await?;
+    say(format_args!("In {cluster}:"));
     say(describe(&ejections, &leftovers).trim_end());
     if !args.yes {
         say("Nothing was changed. Run it again with --yes to do this.");
@@ -76,19 +81,18 @@ async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The gates that the command line asks for.
-fn chosen<'c>(config: &'c Config, names: &[String]) -> anyhow::Result<Vec<&'c Gate>> {
+fn chosen<'c>(gates: Vec<&'c Gate>, names: &[String]) -> anyhow::Result<Vec<&'c Gate>> {
     for name in names {
-        if !config.gates.iter().any(|gate| gate.name == *name) {
-            let known: Vec<&str> = config.gates.iter().map(|gate| gate.name.as_str()).collect();
+        if !gates.iter().any(|gate| gate.name == *name) {
+            let known: Vec<&str> = gates.iter().map(|gate| gate.name.as_str()).collect();
             bail!(
                 "--gate {name}: the configuration has no gate of that name, only {}; correct it, or name the file with --config",
                 known.join(", ")
             );
         }
     }
-    Ok(config
-        .gates
-        .iter()
+    Ok(gates
+        .into_iter()
         .filter(|gate| names.is_empty() || names.contains(&gate.name))
         .collect())
 }

@@ -16,4 +16,5 @@ pub mod cli;
 pub mod eject;
 pub mod review;
 pub mod serve;
+pub mod version;
 pub mod wait;

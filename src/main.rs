@@ -2,14 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use migration_gate::{check, eject, review, serve, wait};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use migration_gate::cli::generate::{self, CompletionsArgs, ManArgs};
+use migration_gate::{check, eject, review, serve, version, wait};
 
 /// Makes a Kubernetes cluster enforce migration ordering.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -22,20 +24,45 @@ enum Command {
     Review(review::Args),
     Eject(eject::Args),
     Check(check::Args),
+    Version(version::Args),
+    Completions(CompletionsArgs),
+    #[command(hide = true)]
+    Man(ManArgs),
+}
+
+/// The definitions, under the name that the program was called by: kubectl runs
+/// `kubectl-migration_gate` for `kubectl migration-gate`.
+fn definitions() -> clap::Command {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let plugin = Path::new(&program)
+        .file_stem()
+        .is_some_and(|name| name == "kubectl-migration_gate");
+    let command = Cli::command();
+    if plugin {
+        command.bin_name("kubectl migration-gate")
+    } else {
+        command
+    }
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
-        if error.use_stderr() {
-            wait::misused(std::env::args_os(), &error.to_string());
-        }
-        error.exit()
-    });
+    let cli = definitions()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .unwrap_or_else(|error| {
+            if error.use_stderr() {
+                wait::misused(std::env::args_os(), &error.to_string());
+            }
+            error.exit()
+        });
     match cli.command {
         Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),
         Command::Eject(args) => eject::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Version(args) => version::main(&args),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
     }
 }

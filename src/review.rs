@@ -31,7 +31,7 @@ use self::codes::{Code, Level};
 use self::manifest::Loaded;
 use self::output::{Format, Paint, Sinks};
 use self::report::Report;
-use crate::cli::{self, ConfigArgs, Exit};
+use crate::cli::{self, ClusterArgs, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
 /// The arguments of `migration-gate review`.
@@ -61,6 +61,10 @@ pub struct Args {
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
+    /// With --live, the objects of all namespaces, which is the default
+    #[arg(long, short = 'A', requires = "live", conflicts_with = "namespace")]
+    all_namespaces: bool,
+
     /// The form of the report
     #[arg(long, short, value_enum, default_value_t = Format::Human)]
     output: Format,
@@ -82,6 +86,9 @@ pub struct Args {
     /// Whether to use colours; `auto` does on a terminal, unless `NO_COLOR` is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Reads one of the codes of warnings.
@@ -124,10 +131,12 @@ fn run(args: Args) -> anyhow::Result<Exit> {
         strict,
         ignore,
         color,
+        all_namespaces: _,
+        cluster,
     } = args;
     let config = config.load()?;
     let (sources, unreadable) = if live {
-        live::fetch(&config, namespace.as_deref())?
+        live::fetch(&cluster, &config, namespace.as_deref())?
     } else {
         input::gather(&paths, io::stdin().lock())
     };

@@ -38,8 +38,7 @@ use self::ready::Readiness;
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
 use self::tls::{Acceptor, Served};
-use crate::api::client as cluster;
-use crate::cli::{self, ConfigArgs, Exit};
+use crate::cli::{self, ClusterArgs, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
 /// Most threads that decide on reviews. Each may hold an object as values, which takes many times the
@@ -85,6 +84,9 @@ pub struct Args {
 
     #[command(flatten)]
     limits: ClientLimits,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it
@@ -152,6 +154,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         drain_timeout,
         log: _,
         limits,
+        cluster,
     } = args;
     let mut signals = Signals::install().context("cannot listen for signals")?;
     let limits = Arc::new(limits);
@@ -160,7 +163,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
     let stop = Stop::default();
 
     // What can't work is said before a port is opened, so that nobody is sent here in vain.
-    let source = CertificateSource::new(certificate, &served, &metrics).await?;
+    let source = CertificateSource::new(certificate, &cluster, &served, &metrics).await?;
     let callers = source.callers();
     let tls = Acceptor::new(Arc::clone(&served)).context("cannot set TLS up")?;
     let webhooks = bind("--listen", listen).await?;
@@ -177,6 +180,7 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
         tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
     let config = Arc::new(config);
     let mut records = tokio::spawn(keep_records(
+        cluster,
         Arc::clone(&config),
         metrics.clone(),
         stop.clone(),
@@ -237,9 +241,9 @@ async fn run(args: Args, config: Config) -> anyhow::Result<()> {
 }
 
 /// Reviews need no cluster, so a server that finds none serves all the same.
-async fn keep_records(config: Arc<Config>, metrics: Metrics, stop: Stop) {
-    let client = match cluster::connect().await {
-        Ok(client) => client,
+async fn keep_records(cluster: ClusterArgs, config: Arc<Config>, metrics: Metrics, stop: Stop) {
+    let client = match cluster.connect().await {
+        Ok(cluster) => cluster.client,
         Err(error) => {
             warn!(
                 cause = cli::chain(&error),

@@ -31,6 +31,33 @@ const SERVE: &[&str] = &[
 const REVIEW: &[&str] = &["review", "--live"];
 const EJECT: &[&str] = &["eject"];
 const CHECK: &[&str] = &["check", "--timeout=1s"];
+const VERSION: &[&str] = &["version"];
+
+/// A kubeconfig whose server is a port of this machine that nobody listens on.
+fn kubeconfig(port: u16, user: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c{port}\n\
+         clusters: [{{name: c{port}, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n\
+         users: [{{name: u{port}, user: {{{user}}}}}]\n\
+         contexts: [{{name: c{port}, context: {{cluster: c{port}, user: u{port}}}}}]\n"
+    )
+}
+
+fn migration_gate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null());
+    command
+}
+
+/// All that a run prints.
+fn printed(command: &mut Command) -> String {
+    let output = command.output().expect("the program");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
 
 /// A kind of error, brought about: the configuration if it has one, the kubeconfig, and the words
 /// of its last cause.
@@ -51,19 +78,11 @@ fn no_cause_is_printed_twice() {
     let missing = folder.path().join("missing.yaml");
     let bad_config = file("config.yaml", "gates: 1");
     let garbage = file("garbage", "}");
-    let kubeconfig = |user: &str| {
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:1'}}}}]\n\
-             users: [{{name: u, user: {{{user}}}}}]\n\
-             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
-        )
-    };
-    let no_key = file("no-key", &kubeconfig("client-certificate: /nonexistent"));
-    let closed = file("closed", &kubeconfig(""));
+    let no_key = file("no-key", &kubeconfig(1, "client-certificate: /nonexistent"));
+    let closed = file("closed", &kubeconfig(1, ""));
 
     let configured = [SERVE, REVIEW, EJECT, CHECK];
-    let connected = [SERVE, REVIEW, EJECT, CHECK, WAIT];
+    let connected = [SERVE, REVIEW, EJECT, CHECK, WAIT, VERSION];
     let config = |config, cause| Trouble {
         config: Some(config),
         kubeconfig: None,
@@ -85,14 +104,8 @@ fn no_cause_is_printed_twice() {
 
 fn check(subcommands: &[&[&str]], trouble: &Trouble<'_>) {
     for subcommand in subcommands {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
-        command
-            .args(*subcommand)
-            .env_clear()
-            .env("HOME", "/nonexistent")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = migration_gate(subcommand);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(config) = trouble.config {
             command.arg("--config").arg(config);
         }
@@ -125,4 +138,117 @@ fn check(subcommands: &[&[&str]], trouble: &Trouble<'_>) {
             assert!(!line.contains(": error: "), "{subcommand:?}: {line}");
         }
     }
+}
+
+#[test]
+fn a_server_that_does_not_answer_takes_one_line_with_its_address() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let closed = folder.path().join("closed");
+    std::fs::write(&closed, kubeconfig(1, "")).expect("a file");
+    for subcommand in [REVIEW, EJECT, CHECK] {
+        let text = printed(migration_gate(subcommand).env("KUBECONFIG", &closed));
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(
+            text.contains("cannot connect to http://127.0.0.1:1: "),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_cluster_is_chosen_as_kubectl_does_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: String| -> String {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path").to_owned()
+    };
+    let (one, two) = (file("1", kubeconfig(1, "")), file("2", kubeconfig(2, "")));
+    let missing = folder.path().join("missing").display().to_string();
+    let check = |variable: &str, options: &[&str], expect: &str| {
+        let arguments = [&["version"], options].concat();
+        let text = printed(migration_gate(&arguments).env("KUBECONFIG", variable));
+        assert!(text.contains(expect), "{variable} {options:?}: {text}");
+    };
+    let several = format!("{missing}:{one}::{two}:{one}");
+    check(&several, &[], "http://127.0.0.1:1: ");
+    check(&several, &["--context=c2"], "http://127.0.0.1:2: ");
+    check(&several, &["--context=c3"], "c3");
+    check(&one, &["--kubeconfig", &two], "http://127.0.0.1:2: ");
+    check(&missing, &[], "missing: No such file");
+    check(&one, &["--kubeconfig", &missing], "missing: No such file");
+
+    let plugin = "exec: {apiVersion: client.authentication.k8s.io/v1, command: no-such-plugin, \
+                  interactiveMode: Never, installHint: \"get it\\nfrom there\"}";
+    let plugged = file("plugin", kubeconfig(1, plugin));
+    check(&plugged, &[], "cannot run `no-such-plugin`");
+    check(&plugged, &[], "get it from there");
+}
+
+/// Each subcommand that the help lists, and the one that it hides.
+fn subcommands() -> Vec<String> {
+    let help = printed(&mut migration_gate(&["--help"]));
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    listed
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .chain(["man".to_owned()])
+        .collect()
+}
+
+#[test]
+fn help_fits_80_columns() {
+    let subcommands = subcommands();
+    assert!(
+        subcommands.iter().any(|name| name == "serve"),
+        "{subcommands:?}"
+    );
+    for subcommand in &subcommands {
+        for option in ["-h", "--help"] {
+            let help = printed(&mut migration_gate(&[subcommand, option]));
+            assert!(help.contains("Usage: migration-gate"), "{help}");
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{subcommand} {option}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shells_and_man_know_every_subcommand() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pages = folder.path().join("man");
+    let subcommands = subcommands();
+    let path = pages.to_str().expect("a path");
+    assert_eq!(printed(&mut migration_gate(&["man", path])), "");
+    let scripts = ["bash", "zsh", "fish", "powershell"]
+        .map(|shell| printed(&mut migration_gate(&["completions", shell])));
+    for subcommand in subcommands
+        .iter()
+        .filter(|name| *name != "help" && *name != "man")
+    {
+        let page = pages.join(format!("migration-gate-{subcommand}.1"));
+        let page = std::fs::read_to_string(&page).unwrap_or_default();
+        assert!(page.contains(".SH SYNOPSIS"), "{subcommand}: {page}");
+        for script in &scripts {
+            assert!(
+                script.contains(subcommand.as_str()),
+                "{subcommand}: {script}"
+            );
+        }
+    }
+}
+
+#[test]
+fn as_a_plugin_of_kubectl_it_has_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plugin = folder.path().join("kubectl-migration_gate");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_migration-gate"), &plugin).expect("a link");
+    let help = printed(Command::new(&plugin).args(["eject", "--help"]));
+    assert!(
+        help.contains("Usage: kubectl migration-gate eject"),
+        "{help}"
+    );
 }

@@ -1,6 +1,10 @@
 //! A client for the API server, made for connections that stay open for long and may break at
 //! any time.
 
+mod kubeconfig;
+
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
@@ -9,9 +13,9 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
 use kube::config::{InClusterError, KubeConfigOptions, KubeconfigError};
 use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder};
+use tower::ServiceBuilder;
 
-use super::error::Cause;
+use super::error::{Cause, ConnectError};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -43,47 +47,90 @@ impl From<InClusterError> for ClusterError {
 
 impl From<KubeconfigError> for ClusterError {
     fn from(cause: KubeconfigError) -> Self {
-        let cause = match &cause {
-            // Without the excerpt of the file, which takes several lines.
-            KubeconfigError::Parse(error) => {
-                Cause::of(error.without_snippet()).after("failed to parse kubeconfig YAML")
-            }
-            cause => Cause::of(cause),
-        };
-        Self::Kubeconfig(cause.then("set KUBECONFIG to a file that kubectl accepts"))
+        Self::Kubeconfig(kubeconfig::cause(&cause))
     }
 }
 
-impl From<kube::Error> for ClusterError {
-    fn from(cause: kube::Error) -> Self {
-        Self::Client(Cause::of(&cause))
+/// Which cluster to talk to, where that isn't left to the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The kubeconfig, instead of those of the environment.
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context, instead of the current one.
+    pub context: Option<String>,
+}
+
+/// A cluster to talk to.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The client.
+    pub client: Client,
+    /// The kubeconfig's context; none in a pod.
+    pub context: Option<String>,
+    /// The API server's address.
+    pub server: String,
+}
+
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.context {
+            Some(context) => write!(f, "context {context}, server {}", self.server),
+            None => write!(f, "this pod's cluster, server {}", self.server),
+        }
     }
 }
 
-/// A client for the cluster of [`config`].
-pub async fn connect() -> Result<Client, ClusterError> {
-    client(config().await?)
+/// Sets up a connection to a cluster. As with kubectl: the selected kubeconfig, else those of
+/// `KUBECONFIG` if it is set, the pod's service account in a pod, and `~/.kube/config` otherwise.
+pub async fn connect(selection: &Selection) -> Result<Cluster, ClusterError> {
+    let variable = std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty());
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    if in_pod && variable.is_none() && *selection == Selection::default() {
+        let config = Config::incluster()?;
+        return Ok(Cluster {
+            context: None,
+            server: address(&config),
+            client: client(config)?,
+        });
+    }
+    let kubeconfig = kubeconfig::read(selection.kubeconfig.as_deref(), variable)?;
+    let context = selection.context.clone();
+    let context = context.or_else(|| kubeconfig.current_context.clone());
+    let options = KubeConfigOptions {
+        context: context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    Ok(Cluster {
+        context,
+        server: address(&config),
+        client: client(config)?,
+    })
 }
 
-/// The cluster that this process is meant to talk to: as with kubectl, `KUBECONFIG` if it is
-/// set, the pod's service account in a pod, and `~/.kube/config` otherwise.
-pub async fn config() -> Result<Config, ClusterError> {
-    let explicit = std::env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty());
-    if !explicit && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        Ok(Config::incluster()?)
-    } else {
-        Ok(Config::from_kubeconfig(&KubeConfigOptions::default()).await?)
-    }
+fn address(config: &Config) -> String {
+    config
+        .cluster_url
+        .to_string()
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// A client with the least between the caller and the connection: no retries of its own (the
 /// callers know better when to try again), and keep-alive probes, so that a watch over a
 /// connection that is dead without knowing it ends within half a minute.
 pub fn client(config: Config) -> Result<Client, ClusterError> {
+    let plugin = config.auth_info.exec.clone();
+    build(config)
+        .map_err(|error| ClusterError::Client(kubeconfig::credentials(&error, plugin.as_ref())))
+}
+
+fn build(config: Config) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
         // Says what it can't do, or does it.
-        return Ok(Client::try_from(config)?);
+        return Client::try_from(config);
     }
+    let server = address(&config);
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -98,7 +145,7 @@ pub fn client(config: Config) -> Result<Client, ClusterError> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
+        .map_err(move |error| ConnectError::named(&server, error))
         .service(legacy::Client::builder(TokioExecutor::new()).build(https));
     Ok(Client::new(service, config.default_namespace))
 }

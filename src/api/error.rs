@@ -1,9 +1,11 @@
 //! Why the API server can't be reached, or doesn't do what it was asked for.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
+use tower::BoxError;
 
 /// The text of a library's error, with its causes and with what to do about it.
 ///
@@ -38,6 +40,39 @@ impl Cause {
     /// With what to do about it.
     pub(super) fn then(self, advice: &str) -> Self {
         Self(format!("{self}; {advice}"))
+    }
+}
+
+/// There is no connection to the API server.
+#[derive(Debug)]
+pub(super) struct ConnectError {
+    server: String,
+    error: legacy::Error,
+}
+
+impl ConnectError {
+    /// Puts the server's address to an error of its client, if that is about connecting.
+    pub(super) fn named(server: &str, error: legacy::Error) -> BoxError {
+        if !error.is_connect() {
+            return error.into();
+        }
+        Box::new(Self {
+            server: server.to_owned(),
+            error,
+        })
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot connect to {}", self.server)
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        // The client's own message says no more.
+        self.error.source()
     }
 }
 
@@ -112,9 +147,7 @@ impl From<kube::Error> for ApiError {
                 dropped: false,
             },
             kube::Error::Service(error) => Self {
-                dropped: error
-                    .downcast_ref::<legacy::Error>()
-                    .is_some_and(|error| !error.is_connect()),
+                dropped: error.is::<legacy::Error>(),
                 ..Self::unanswered(Cause::of(error.as_ref()).to_string())
             },
             error => Self::unanswered(Cause::of(&error).to_string()),

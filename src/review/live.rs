@@ -1,18 +1,20 @@
 //! What is in a cluster, as sources: so that it is known what the rules will say before they are
 //! installed.
 
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DynamicObject, ListParams};
+use kube::Client;
+use kube::api::ListParams;
 use kube::core::ApiResource;
-use kube::{Client, ResourceExt};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::input::{MAX_INPUT, SourceText, Unreadable};
 use super::render;
 use crate::api::objects::{PAGE, Page, workload};
-use crate::api::{ApiError, Objects, client as cluster};
-use crate::cli;
+use crate::api::{ApiError, Objects};
+use crate::cli::{self, ClusterArgs};
+use migration_gate_core::eject::is_controlled;
 use migration_gate_core::gates::Config;
 use migration_gate_core::podspec::POD_KINDS;
 
@@ -22,11 +24,12 @@ use migration_gate_core::podspec::POD_KINDS;
 /// What a controller owns is left out: its owner is there, and that is what people change. Secrets
 /// are not read.
 pub fn fetch(
+    cluster: &ClusterArgs,
     config: &Config,
     namespace: Option<&str>,
 ) -> anyhow::Result<(Vec<SourceText>, Vec<Unreadable>)> {
     cli::block_on(async {
-        let client = cluster::connect().await?;
+        let client = cluster.connect().await?.client;
         let mut fetcher = Fetcher {
             client,
             left: MAX_INPUT,
@@ -34,14 +37,14 @@ pub fn fetch(
             unreadable: Vec::new(),
         };
         for kind in &POD_KINDS {
-            fetcher.list(workload(kind), namespace).await;
+            fetcher.list(workload(kind), namespace).await?;
         }
         let mut gates: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
         gates.sort_unstable();
         gates.dedup();
         for gate in gates {
             if namespace.is_none_or(|namespace| namespace == gate) {
-                fetcher.surroundings(gate).await;
+                fetcher.surroundings(gate).await?;
             }
         }
         Ok((fetcher.sources, fetcher.unreadable))
@@ -57,7 +60,7 @@ struct Fetcher {
 
 impl Fetcher {
     /// What warnings look at in a gate's namespace, besides workloads.
-    async fn surroundings(&mut self, namespace: &str) {
+    async fn surroundings(&mut self, namespace: &str) -> anyhow::Result<()> {
         for kind in [
             ApiResource::erase::<ConfigMap>(&()),
             ApiResource::erase::<Service>(&()),
@@ -65,19 +68,26 @@ impl Fetcher {
             ApiResource::erase::<Role>(&()),
             ApiResource::erase::<RoleBinding>(&()),
         ] {
-            self.list(kind, Some(namespace)).await;
+            self.list(kind, Some(namespace)).await?;
         }
+        Ok(())
     }
 
-    async fn list(&mut self, resource: ApiResource, namespace: Option<&str>) {
+    /// Fails where the server doesn't answer. What it refuses is unreadable, and the rest goes on.
+    async fn list(&mut self, resource: ApiResource, namespace: Option<&str>) -> anyhow::Result<()> {
         let objects = Objects::of(&self.client, resource, namespace);
         let mut params = ListParams::default().limit(PAGE);
         loop {
             let Page { metadata, items } = match objects.page(&params).await {
                 Ok(page) => page,
+                Err(error) if error.code().is_none() => {
+                    return Err(error)
+                        .with_context(|| format!("cannot list {}", objects.kind().plural));
+                }
                 Err(error) => {
                     let message = refusal(&error, objects.kind(), namespace);
-                    return self.fail(objects.kind(), namespace, message);
+                    self.fail(objects.kind(), namespace, message);
+                    return Ok(());
                 }
             };
             for object in items {
@@ -86,43 +96,40 @@ impl Fetcher {
                         "more than {} MiB in all; review the cluster by namespace, with `--namespace`",
                         MAX_INPUT >> 20
                     );
-                    return self.fail(objects.kind(), namespace, message);
+                    self.fail(objects.kind(), namespace, message);
+                    return Ok(());
                 }
             }
             match metadata.next() {
                 Some(next) => params.continue_token = Some(next),
-                None => return,
+                None => return Ok(()),
             }
         }
     }
 
     /// Whether there was room for the object.
-    fn object(&mut self, mut object: DynamicObject, resource: &ApiResource) -> bool {
-        let controlled =
-            |owner: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
-                owner.controller == Some(true)
-            };
-        if object.owner_references().iter().any(controlled) {
+    fn object(&mut self, stored: Map<String, Value>, resource: &ApiResource) -> bool {
+        // A list leaves out what is the same for all of it.
+        let mut object = json!({"apiVersion": resource.api_version, "kind": resource.kind});
+        if let Value::Object(object) = &mut object {
+            object.extend(stored);
+            // Bookkeeping that nobody applies.
+            object.remove("status");
+            if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+                metadata.remove("managedFields");
+            }
+        }
+        if is_controlled(&object) {
             return true;
         }
-        object.types = Some(kube::core::TypeMeta {
-            api_version: resource.api_version.clone(),
-            kind: resource.kind.clone(),
-        });
-        // Bookkeeping that nobody applies.
-        object.metadata.managed_fields = None;
-        if let Some(data) = object.data.as_object_mut() {
-            data.remove("status");
-        }
+        let metadata = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let name = format!(
             "live/{}/{}/{}.yaml",
-            object.namespace().unwrap_or_default(),
+            metadata("namespace"),
             resource.plural,
-            object.name_any()
+            metadata("name")
         );
-        let text = serde_json::to_value(&object)
-            .ok()
-            .and_then(|value: Value| render::yaml(&value));
+        let text = render::yaml(&object);
         let Some(text) = text else {
             self.unreadable.push(Unreadable {
                 name,

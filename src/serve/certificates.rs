@@ -27,7 +27,7 @@ use super::limits::{duration, duration_or_zero};
 use super::metrics::Metrics;
 use super::stop::Stop;
 use super::tls::{Identity, Served};
-use crate::api::client as cluster;
+use crate::cli::ClusterArgs;
 
 /// Where the certificate comes from: `--tls-cert` and `--tls-key`, or `--secret`.
 #[derive(Debug, Clone, clap::Args)]
@@ -102,6 +102,7 @@ impl CertificateSource {
     /// Checks the arguments. Files are served from here on; a Secret takes until [`CertificateSource::run`].
     pub(super) async fn new(
         args: CertificateArgs,
+        cluster: &ClusterArgs,
         served: &Served,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
@@ -130,7 +131,11 @@ impl CertificateSource {
                 Kind::Files {
                     files,
                     interval: tls_reload_interval,
-                    client: if called { Some(client().await?) } else { None },
+                    client: if called {
+                        Some(client(cluster).await?)
+                    } else {
+                        None
+                    },
                 }
             }
             (None, Some(secret)) => {
@@ -142,7 +147,7 @@ impl CertificateSource {
                     lifetime / 3 > propagation * 2,
                     "--certificate-lifetime {lifetime:?} leaves no time to rotate; make it more than six times --propagation-delay ({propagation:?})"
                 );
-                let client = client().await?;
+                let client = client(cluster).await?;
                 let (namespace, name) = match secret.split_once('/') {
                     Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
                     None => (client.default_namespace().to_owned(), secret),
@@ -193,8 +198,9 @@ impl CertificateSource {
     }
 }
 
-async fn client() -> anyhow::Result<Client> {
-    cluster::connect().await.context("cannot find a cluster")
+async fn client(cluster: &ClusterArgs) -> anyhow::Result<Client> {
+    let cluster = cluster.connect().await.context("cannot find a cluster")?;
+    Ok(cluster.client)
 }
 
 /// Serves `identity`, and says so.

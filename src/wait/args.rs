@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cli::ClusterArgs;
 use migration_gate_core::explain::Subject;
 use migration_gate_core::gates::{Freshness, LogFormat, parse_duration};
 use migration_gate_core::names;
@@ -16,15 +17,18 @@ pub(super) const TERMINATION_LOG: &str = "/dev/termination-log";
 /// The injected container sets what its gate says, so what it does can be tried by hand with the
 /// arguments that the pod shows.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(
+    override_usage = "migration-gate wait [OPTIONS] --gate <NAME> --namespace <NAME>\n           --job <NAME>"
+)]
 pub struct Args {
     /// The gate's name, for messages and the record's name.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pub(super) gate: String,
     /// The namespace of Job and record.
-    #[arg(long)]
+    #[arg(long, short, value_name = "NAME")]
     namespace: String,
     /// The migration Job.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     job: String,
     /// The ConfigMap with what the Job has completed [default: migration-gate-GATE].
     #[arg(long)]
@@ -41,6 +45,8 @@ pub struct Args {
     /// How lines look.
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormatArg,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
     /// Where the kubelet looks for a container's last words.
     #[arg(long, hide = true, default_value = TERMINATION_LOG)]
     pub(super) termination_log: PathBuf,
@@ -88,6 +94,7 @@ pub(super) struct Plan {
     pub(super) record: String,
     pub(super) limits: Limits,
     pub(super) log_timeout: Duration,
+    pub(super) cluster: ClusterArgs,
 }
 
 impl Plan {
@@ -126,6 +133,7 @@ impl Plan {
                 settle: args.settle,
             },
             log_timeout: args.log_timeout,
+            cluster: args.cluster.clone(),
         })
     }
 }

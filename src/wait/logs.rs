@@ -35,7 +35,7 @@ const KEPT: usize = 256 * 1024;
 /// Where the logs are, and how long all of it may take: the Job has failed already, and nobody
 /// should wait long to hear it.
 #[derive(Clone)]
-pub(super) struct Reader {
+pub(super) struct LogReader {
     pods: Objects,
     namespace: String,
     limit: Duration,
@@ -61,7 +61,7 @@ struct Log {
     error: Option<ApiError>,
 }
 
-impl Reader {
+impl LogReader {
     pub(super) fn new(client: &Client, namespace: &str, limit: Duration) -> Self {
         Self {
             pods: Objects::namespaced::<k8s_openapi::api::core::v1::Pod>(client, namespace),

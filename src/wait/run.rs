@@ -10,10 +10,9 @@ use tokio::time::Instant;
 
 use super::args::Plan;
 use super::identity;
-use super::logs::{Kept, Reader};
+use super::logs::{Kept, LogReader};
 use super::output::{Level, Output};
 use crate::api::Objects;
-use crate::api::client as cluster;
 use crate::api::observe::{Pacing, Update, WatchError, observe};
 use crate::cli::{self, Exit};
 use migration_gate_core::explain::{self, Moment};
@@ -69,8 +68,8 @@ const WATCH_MARGIN: Duration = Duration::from_mins(1);
 
 async fn wait(plan: &Plan, output: &mut Output) -> Exit {
     let start = Instant::now();
-    let client = match cluster::connect().await {
-        Ok(client) => client,
+    let client = match plan.cluster.connect().await {
+        Ok(cluster) => cluster.client,
         Err(error) => {
             output.give_up(&format!("cannot wait: {}", cli::chain(&error)));
             return Exit::Failure;
@@ -88,7 +87,7 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
     let mut records = pin!(observe::<Record>(records, &plan.record, pacing));
     let mut seen = Seen::default();
     let mut told = Told::default();
-    let reader = Reader::new(&client, &subject.namespace, plan.log_timeout);
+    let reader = LogReader::new(&client, &subject.namespace, plan.log_timeout);
     let mut logs = Logs::default();
     loop {
         let now = start.elapsed();
@@ -131,7 +130,7 @@ struct Logs {
 
 impl Logs {
     /// Begins to read, once for each Job.
-    fn prepare(&mut self, reader: &Reader, failing: Option<&str>) {
+    fn prepare(&mut self, reader: &LogReader, failing: Option<&str>) {
         if let Some(uid) = failing
             && uid != self.uid
         {
@@ -273,7 +272,7 @@ async fn finish(
     plan: &Plan,
     seen: &Seen,
     end: Verdict,
-    reader: &Reader,
+    reader: &LogReader,
     logs: Logs,
     output: &mut Output,
 ) -> Exit {

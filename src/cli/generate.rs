@@ -1,0 +1,54 @@
+//! What is made from the definitions of the command line: completions and man pages.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Command;
+use clap_complete::Shell;
+
+use super::exit::Exit;
+use super::run::finish;
+use super::say::say;
+
+/// Prints a script that completes this program's command line
+///
+/// Bash: `source <(migration-gate completions bash)`. Zsh and fish: write it to a
+/// file in a folder of `$fpath`, or to ~/.config/fish/completions.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Runs `migration-gate completions`.
+pub fn completions(args: &CompletionsArgs, mut command: Command) -> ExitCode {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
+    say(String::from_utf8_lossy(&script).trim_end());
+    Exit::Success.into()
+}
+
+/// Writes the man pages into a folder
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// The folder; it is made if it isn't there
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+/// Runs `migration-gate man`.
+pub fn man(args: &ManArgs, command: Command) -> ExitCode {
+    let written = write_pages(args, command)
+        .with_context(|| format!("cannot write man pages to {}", args.folder.display()))
+        .map(|()| Exit::Success);
+    finish(written, Exit::Failure)
+}
+
+fn write_pages(args: &ManArgs, command: Command) -> io::Result<()> {
+    std::fs::create_dir_all(&args.folder)?;
+    clap_mangen::generate_to(command, &args.folder)
+}

@@ -1,0 +1,71 @@
+//! The subcommand `version`: of this program, of the installed release, and of the API server.
+
+use std::process::ExitCode;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::ListParams;
+use kube::core::ApiResource;
+use serde_json::Value;
+
+use crate::api::client::Cluster;
+use crate::api::{ApiError, Objects};
+use crate::cli::say::say;
+use crate::cli::{self, ClusterArgs, Exit};
+
+/// The server's Deployment, as the chart labels it.
+const SERVER: &str = "app.kubernetes.io/name=migration-gate";
+
+/// Prints the versions of this program, of the installed release and of the cluster
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only this program's
+    #[arg(long)]
+    client: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Runs `migration-gate version` and answers with its exit code: 1 where the cluster can't be asked.
+pub fn main(args: &Args) -> ExitCode {
+    say(format_args!("migration-gate {}", env!("CARGO_PKG_VERSION")));
+    if args.client {
+        return Exit::Success.into();
+    }
+    let ended = cli::block_on(async {
+        let cluster = args.cluster.connect().await?;
+        let kubernetes = kubernetes(&cluster).await?;
+        say(format_args!("Kubernetes {kubernetes}, {cluster}"));
+        match installed(&cluster).await {
+            Ok(installed) if installed.is_empty() => say("no release is installed"),
+            Ok(installed) => installed.iter().for_each(say),
+            Err(error) => say(format_args!("the installed release is not known: {error}")),
+        }
+        Ok(Exit::Success)
+    });
+    cli::finish(ended, Exit::Failure)
+}
+
+async fn kubernetes(cluster: &Cluster) -> Result<String, ApiError> {
+    let version = cluster.client.apiserver_version().await?;
+    Ok(version.git_version)
+}
+
+async fn installed(cluster: &Cluster) -> Result<Vec<String>, ApiError> {
+    let deployments = ApiResource::erase::<Deployment>(&());
+    let params = ListParams::default().labels(SERVER);
+    let found: Vec<Value> = Objects::of(&cluster.client, deployments, None)
+        .list(&params)
+        .await?;
+    Ok(found.iter().map(release).collect())
+}
+
+fn release(deployment: &Value) -> String {
+    let metadata = &deployment["metadata"];
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    format!(
+        "installed release {} in namespace {}: {}",
+        text(&metadata["labels"]["app.kubernetes.io/instance"]),
+        text(&metadata["namespace"]),
+        text(&metadata["labels"]["app.kubernetes.io/version"]),
+    )
+}
