@@ -2,15 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../fuzz/checks/manifests.rs"]
-mod manifests;
-#[path = "../fuzz/checks/review.rs"]
-mod review;
-#[path = "../fuzz/checks/yaml.rs"]
-mod yaml;
-
 use std::fs;
 use std::path::Path;
+
+use checks::{manifests, review, yaml};
 
 fn each(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -2,7 +2,4 @@
 
 #![no_main]
 
-#[path = "../checks/review.rs"]
-mod checks;
-
-libfuzzer_sys::fuzz_target!(|body: &[u8]| checks::check(body));
+libfuzzer_sys::fuzz_target!(|body: &[u8]| checks::review::check(body));

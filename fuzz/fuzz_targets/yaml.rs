@@ -2,7 +2,4 @@
 
 #![no_main]
 
-#[path = "../checks/yaml.rs"]
-mod checks;
-
-libfuzzer_sys::fuzz_target!(|text: &[u8]| checks::check(text));
+libfuzzer_sys::fuzz_target!(|text: &[u8]| checks::yaml::check(text));

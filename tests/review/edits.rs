@@ -7,12 +7,12 @@ use migration_gate_yaml::documents;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::checks::{self, Shown};
 use super::loaded;
+use checks::manifests::{self, Shown};
 
 /// What holds for any text, as the fuzz target has it.
 fn check(text: &str) -> Shown {
-    checks::check(text.as_bytes())
+    manifests::check(text.as_bytes())
 }
 
 const DEPLOYMENT: &str = "\

@@ -1,7 +1,5 @@
 //! The offline review as a library: what it finds, and that what it shows is what would be stored.
 
-#[path = "../../fuzz/checks/manifests.rs"]
-mod checks;
 mod edits;
 mod folders;
 mod inputs;
