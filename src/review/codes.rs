@@ -83,17 +83,29 @@ codes! {
         "The Job, or whoever applies it, waits for a Deployment that waits for the Job.",
         "Take the Deployment out of the gate, or apply the Job no later than the Deployments.";
     Warning ForbiddenEnvFrom "forbidden-env-from":
-        "A container gets a forbidden variable by `envFrom`.",
-        "Remove the key from the ConfigMap or Secret.";
+        "A container gets a forbidden variable by `envFrom`, or may get one by its prefix.",
+        "Remove the key from the ConfigMap or Secret, or change the prefix.";
+    Warning FreshnessAny "freshness-any":
+        "A gate takes a completed Job of any version.",
+        "Use one version for Job and workloads, and leave `freshness` out.";
     Warning HandWrittenWaiter "hand-written-waiter":
         "A hand-written init container of the waiter's name is replaced.",
         "Remove it from the manifest.";
+    Warning HookPhase "hook-phase":
+        "The Job is a hook of one phase alone, so in the other there is no Job to wait for.",
+        "Make it a hook of both, or add a Job for the other phase.";
+    Warning JobDeletedAtOnce "job-deleted-at-once":
+        "The Job is deleted as soon as it has ended.",
+        "Raise `ttlSecondsAfterFinished`.";
     Warning JobNotReplaceable "job-not-replaceable":
         "The applier can't put a new version of the Job in place of the old one: a Job's pod template is immutable.",
         "Annotate the Job so that the applier replaces it.";
     Warning JobSuspended "job-suspended":
         "The Job is suspended.",
         "Remove `suspend: true`, unless somebody resumes the Job each time.";
+    Warning MigratesItself "migrates-itself":
+        "A held container runs the entrypoint of the Job's image, which may migrate.",
+        "Give the container a command that doesn't migrate.";
     Warning MissingRbac "missing-rbac":
         "The account of a held pod may not see the Job, its pods' logs or the record.",
         "Bind it to a Role that allows what is listed.";
@@ -107,11 +119,20 @@ codes! {
         "The Job that a gate waits for is not among the manifests.",
         "Review it together with the Deployments.";
     Warning NoNamespace "no-namespace":
-        "A Deployment that a gate names says nothing of its namespace, so no gate holds it.",
+        "An object that a rule is about says nothing of its namespace, so the rule passes it over.",
         "Set `metadata.namespace`, or review with `--namespace`.";
     Warning NotHeld "not-held":
-        "A workload runs the Job's image, and no gate holds it.",
-        "Add it to the gate.";
+        "A workload runs the Job's image, or may come from a `HelmRelease`, and no gate holds it.",
+        "Add it to the gate; review what a chart renders.";
+    Warning ProgressDeadline "progress-deadline":
+        "A held Deployment is called failed before its waiters give up.",
+        "Raise `progressDeadlineSeconds` to the gate's timeout.";
+    Warning Recreate "recreate":
+        "A roll-out stops old pods before new ones are ready, so while these wait fewer pods serve, or none.",
+        "Use `RollingUpdate` with `maxUnavailable: 0`.";
+    Warning StaleWaiter "stale-waiter":
+        "An object that no gate holds has a waiter.",
+        "Add it to the gate, or take the waiter out with `migration-gate eject`.";
     Warning TokenVisible "token-visible":
         "The application's containers see the token that is meant for the waiter.",
         "Remove `automountServiceAccountToken: true`, unless the application needs it.";
@@ -212,7 +233,10 @@ mod tests {
         let codes = Code::ALL.iter().filter(|code| code.level() == level);
         let rows = codes.map(|code| {
             let (about, help) = (code.about(), code.help());
-            format!("\n| `{}` | {about} | {help} |", code.as_str())
+            format!(
+                "\n| <a id=\"{0}\"></a>`{0}` | {about} | {help} |",
+                code.as_str()
+            )
         });
         "| code | what | what to do |\n|---|---|---|".to_owned() + &rows.collect::<String>()
     }

@@ -8,7 +8,7 @@ use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::codes::{BadCode, Code, Level};
-use super::lint;
+use super::lint::World;
 use super::manifest::{Contents, Loaded, Manifest, NotAnObject, contents};
 use super::report::{BadInput, Finding, Report, Reviewed};
 use migration_gate_core::decision::{Decision, Outcome, Rule, Violation};
@@ -44,7 +44,9 @@ pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l s
         report.objects.push(object);
         report.findings.extend(findings);
     }
-    report.findings.extend(lint::lints(config, &report.objects));
+    let world = World::new(config, &report.objects);
+    report.findings.retain(|finding| !world.heeds(finding));
+    report.findings.extend(world.lints());
     report.ignore(&[]);
     sort(&mut report);
     report

@@ -5,15 +5,21 @@
 //! row in the table of [`codes`](super::codes).
 
 mod deadlock;
+mod entrypoint;
 mod env_from;
+mod gate;
 mod job;
+mod lifetime;
 mod namespace;
 mod rbac;
+mod release;
+mod rollout;
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::codes::Code;
 use super::manifest::Manifest;
 use super::report::{Finding, Reviewed};
 use migration_gate_core::field::{FieldPath, Step};
@@ -21,8 +27,8 @@ use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::podspec::{CONTAINER_LISTS, default_container, list, name, pod_kind};
 use migration_gate_core::request::Request;
 
-/// Lints of one gate that holds something.
-const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 9] = [
+/// Lints of one gate whose Jobs or workloads are among the objects.
+const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 15] = [
     job::mutable_tag,
     job::no_job,
     job::version_mismatch,
@@ -32,22 +38,24 @@ const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 9] = [
     rbac::lint,
     deadlock::needs,
     deadlock::order,
+    lifetime::hook_phase,
+    lifetime::deleted_at_once,
+    rollout::progress_deadline,
+    rollout::recreate,
+    entrypoint::migrates_itself,
+    gate::freshness_any,
 ];
 
 /// Lints of all objects, held or not.
-const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 2] = [env_from::lint, namespace::lint];
-
-/// Every warning about these objects, in no particular order.
-pub fn lints(config: &Config, objects: &[Reviewed<'_>]) -> Vec<Finding> {
-    let world = World::new(config, objects);
-    let gated = config.gates.iter().filter_map(|gate| world.gated(gate));
-    let of_gates = gated.flat_map(|gated| OF_GATES.map(|lint| lint(&gated)).into_iter().flatten());
-    let of_objects = OF_OBJECTS.iter().flat_map(|lint| lint(&world));
-    of_gates.chain(of_objects).collect()
-}
+const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 4] = [
+    env_from::lint,
+    namespace::lint,
+    gate::stale_waiter,
+    release::not_rendered,
+];
 
 /// The reviewed objects, to be found by name.
-struct World<'w> {
+pub struct World<'w> {
     config: &'w Config,
     objects: &'w [Reviewed<'w>],
     by_name: HashMap<(&'w str, &'w str, &'w str, &'w str), usize>,
@@ -59,12 +67,13 @@ struct Gated<'w> {
     gate: &'w Gate,
     /// The index of its Job, where that is among the objects.
     job: Option<usize>,
-    /// The indices of the workloads that it holds: one at least.
+    /// The indices of the workloads that it holds.
     workloads: Vec<usize>,
 }
 
 impl<'w> World<'w> {
-    fn new(config: &'w Config, objects: &'w [Reviewed<'w>]) -> Self {
+    /// These objects.
+    pub fn new(config: &'w Config, objects: &'w [Reviewed<'w>]) -> Self {
         let by_name = objects
             .iter()
             .enumerate()
@@ -83,6 +92,27 @@ impl<'w> World<'w> {
             objects,
             by_name,
         }
+    }
+
+    /// Every warning about the objects, in no particular order.
+    pub fn lints(&self) -> Vec<Finding> {
+        let gated = self.config.gates.iter().filter_map(|gate| self.gated(gate));
+        let of_gates =
+            gated.flat_map(|gated| OF_GATES.map(|lint| lint(&gated)).into_iter().flatten());
+        let of_objects = OF_OBJECTS.iter().flat_map(|lint| lint(self));
+        of_gates.chain(of_objects).collect()
+    }
+
+    /// Whether the objects show that a warning of the rules has been heeded.
+    pub fn heeds(&self, finding: &Finding) -> bool {
+        let index = finding.manifest;
+        let gates = &self.config.gates;
+        let holding = gates
+            .iter()
+            .find(|gate| self.objects[index].gate.as_ref() == Some(&gate.name));
+        let held = holding.and_then(|gate| self.gated(gate));
+        finding.code == Code::AccountKept
+            && held.is_some_and(|gated| rbac::is_granted(&gated, index))
     }
 
     /// The objects, without those that are only parts of one.
@@ -121,15 +151,16 @@ impl<'w> World<'w> {
         of_kind.map(|(index, _)| index)
     }
 
-    /// A gate with its objects; `None` if it holds none.
-    fn gated(&'w self, gate: &'w Gate) -> Option<Gated<'w>> {
+    /// A gate with its objects; `None` if there are none.
+    fn gated<'s>(&'s self, gate: &'s Gate) -> Option<Gated<'s>> {
         let workloads: Vec<usize> = (0..self.objects.len())
             .filter(|index| self.objects[*index].gate.as_ref() == Some(&gate.name))
             .collect();
-        (!workloads.is_empty()).then(|| Gated {
+        let job = self.find("batch", "Job", &gate.namespace, &gate.job);
+        (job.is_some() || !workloads.is_empty()).then_some(Gated {
             world: self,
             gate,
-            job: self.find("batch", "Job", &gate.namespace, &gate.job),
+            job,
             workloads,
         })
     }
@@ -141,6 +172,13 @@ impl<'w> World<'w> {
             .patched
             .as_ref()
             .unwrap_or(object.manifest.request.object)
+    }
+}
+
+impl Gated<'_> {
+    /// The indices of its Jobs.
+    fn all_jobs(&self) -> impl Iterator<Item = usize> + '_ {
+        self.job.into_iter()
     }
 }
 

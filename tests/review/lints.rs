@@ -5,7 +5,7 @@ use migration_gate_core::gates::{Config, Freshness, Mode};
 
 use super::found;
 
-const JOB: &str = "\
+pub(super) const JOB: &str = "\
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -23,7 +23,7 @@ spec:
 ---
 ";
 
-const WEB: &str = "\
+pub(super) const WEB: &str = "\
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -35,11 +35,12 @@ spec:
     spec:
       containers:
       - name: web
+        command: [flask, run]
         image: piefed/piefed:1.2.0
 ---
 ";
 
-const RBAC: &str = "\
+pub(super) const RBAC: &str = "\
 apiVersion: v1
 kind: ServiceAccount
 metadata: {name: piefed-init-checker, namespace: piefed-application}
@@ -62,7 +63,7 @@ subjects: [{kind: ServiceAccount, name: piefed-init-checker, namespace: piefed-a
 ";
 
 /// The codes that these manifests get, without the lines.
-fn codes_with(config: &Config, parts: &[&str]) -> Vec<String> {
+pub(super) fn codes_with(config: &Config, parts: &[&str]) -> Vec<String> {
     let mut codes: Vec<String> = found(config, &parts.concat())
         .into_iter()
         .map(|found| found.split(' ').next().unwrap_or_default().to_owned())
@@ -71,13 +72,13 @@ fn codes_with(config: &Config, parts: &[&str]) -> Vec<String> {
     codes
 }
 
-fn check(parts: &[&str], expect: &[&str]) {
+pub(super) fn check(parts: &[&str], expect: &[&str]) {
     let codes = codes_with(&Config::default(), parts);
     assert_eq!(codes, expect, "{}", parts.concat());
 }
 
 /// One change to a manifest of the setup that gets no warning, and what it then gets.
-fn changed(part: &str, from: &str, to: &str, expect: &[&str]) {
+pub(super) fn changed(part: &str, from: &str, to: &str, expect: &[&str]) {
     let parts = [JOB, WEB, RBAC].map(|one| {
         if one == part {
             assert!(one.contains(from), "{from}");
@@ -133,7 +134,7 @@ fn findings_stand_in_the_order_of_their_lines() {
         .replace("    kustomize", "    x");
     assert_eq!(
         found(&Config::default(), &text),
-        ["job-not-replaceable 6", "missing-rbac 24", "mutable-tag 27"]
+        ["job-not-replaceable 6", "mutable-tag 28"]
     );
 }
 
@@ -170,7 +171,8 @@ fn versions() {
     let mut config = Config::default();
     config.gates[0].freshness = Freshness::Any;
     let other = WEB.replace(":1.2.0", "");
-    assert!(codes_with(&config, &[JOB, &other, RBAC]).is_empty());
+    assert_eq!(codes_with(&config, &[JOB, &other, RBAC]), ["freshness-any"]);
+    assert!(codes_with(&config, &[JOB]).is_empty());
     // The container that the waiter compares is the default one, wherever it stands.
     changed(
         WEB,
@@ -200,6 +202,16 @@ fn a_job_that_an_applier_cannot_replace() {
     );
     with("argocd.argoproj.io/hook: Sync", &[]);
     with("helm.sh/hook: pre-install,pre-upgrade", &[]);
+    // Flux replaces it where its Kustomization says so.
+    let flux = "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: apps, namespace: flux-system}\nspec: {path: ./apps, force: true}\n---\n";
+    let job = JOB.replace(force, "a: b");
+    check(&[&job, WEB, flux], &[]);
+    let silent = flux.replace(", force: true", "");
+    check(&[&job, WEB, &silent], &["job-not-replaceable"]);
+    let elsewhere = flux.replace("force", "targetNamespace: other, force");
+    check(&[&job, WEB, &elsewhere], &["job-not-replaceable"]);
+    let here = flux.replace("force", "targetNamespace: piefed-application, force");
+    check(&[&job, WEB, &here], &[]);
 }
 
 #[test]
@@ -220,79 +232,72 @@ fn a_suspended_job() {
 
 #[test]
 fn rights_that_are_missing() {
+    let web = WEB.replace(
+        "    spec:\n      containers",
+        "    spec:\n      serviceAccountName: own\n      containers",
+    );
+    let rbac = RBAC.replace("piefed-init-checker", "own");
+    let changed = |from: &str, to: &str, expect: &[&str]| {
+        assert!(rbac.contains(from), "{from}");
+        check(&[JOB, &web, &rbac.replace(from, to)], expect);
+    };
+    // With an account of its own that has every right, what the warning asks for is done.
+    check(&[JOB, &web, &rbac], &[]);
+    check(&[JOB, &web], &["account-kept", "missing-rbac"]);
+    let missing = &["account-kept", "missing-rbac"];
     changed(
-        RBAC,
         "[get, list, watch]}\n- {apiGroups: ['']",
         "[get, list]}\n- {apiGroups: ['']",
-        &["missing-rbac"],
+        missing,
     );
     changed(
-        RBAC,
         "resourceNames: [migration-gate-piefed]",
         "resourceNames: [other]",
-        &["missing-rbac"],
+        missing,
     );
+    changed("resources: [pods/log]", "resources: [pods]", missing);
     changed(
-        RBAC,
-        "resources: [pods/log]",
-        "resources: [pods]",
-        &["missing-rbac"],
-    );
-    changed(
-        RBAC,
         "resources: [pods], verbs: [list]",
         "resources: [pods], resourceNames: [a], verbs: [list]",
-        &["missing-rbac"],
+        missing,
     );
+    changed("apiGroups: [batch]", "apiGroups: [apps]", missing);
     changed(
-        RBAC,
-        "apiGroups: [batch]",
-        "apiGroups: [apps]",
-        &["missing-rbac"],
-    );
-    changed(
-        RBAC,
         "resourceNames: [piefed-db-init], verbs: [get, list, watch]",
         "verbs: ['*']",
         &[],
     );
+    let subject = "name: own, namespace: piefed-application}]";
+    changed(subject, "name: own}]", &[]);
+    changed(subject, "name: own, namespace: other}]", missing);
     changed(
-        RBAC,
-        "name: piefed-init-checker, namespace: piefed-application}]",
-        "name: piefed-init-checker}]",
-        &[],
-    );
-    changed(
-        RBAC,
-        "name: piefed-init-checker, namespace: piefed-application}]",
-        "name: piefed-init-checker, namespace: other}]",
-        &["missing-rbac"],
-    );
-    changed(
-        RBAC,
-        "{kind: ServiceAccount, name: piefed-init-checker, namespace: piefed-application}]",
+        "{kind: ServiceAccount, name: own, namespace: piefed-application}]",
         "{kind: Group, name: 'system:serviceaccounts:piefed-application'}]",
         &[],
     );
-    // A role that isn't there may grant everything.
+    // A role that isn't there may grant everything, or nothing.
     changed(
-        RBAC,
         "kind: Role, name: r}",
         "kind: ClusterRole, name: view}",
-        &[],
+        &["account-kept"],
     );
+    changed(
+        "kind: ServiceAccount\nmetadata: {name: own",
+        "kind: ServiceAccount\nmetadata: {name: other",
+        &["no-account"],
+    );
+}
+
+/// The chart gives the rights to the gate's own account.
+#[test]
+fn the_account_of_the_gate_needs_no_rights_of_its_own() {
+    check(&[JOB, WEB], &[]);
+    changed(RBAC, "resources: [pods/log]", "resources: [pods]", &[]);
     changed(
         RBAC,
         "kind: ServiceAccount\nmetadata: {name: piefed-init-checker",
         "kind: ServiceAccount\nmetadata: {name: other",
         &["no-account"],
-    );
-    // With an account of its own, that is the one that needs the rights.
-    changed(
-        WEB,
-        "    spec:\n      containers",
-        "    spec:\n      serviceAccountName: own\n      containers",
-        &["account-kept", "missing-rbac"],
     );
 }
 
@@ -413,7 +418,17 @@ fn a_variable_that_arrives_by_env_from() {
         &["forbidden-env-from"],
     );
     check(&[&pod("{secretRef: {name: m}}"), map], &[]);
-    check(&[&pod("{configMapRef: {name: n}}"), map], &[]);
+    check(&[&pod("{configMapRef: {name: absent}}"), map], &[]);
+    // One that isn't there may bring it, where the prefix is the beginning of its name.
+    let prefixed = |prefix: &str| {
+        pod(&format!(
+            "{{prefix: {prefix}, configMapRef: {{name: absent}}}}"
+        ))
+    };
+    check(&[&prefixed("PIEFED_"), map], &["forbidden-env-from"]);
+    check(&[&prefixed("PIEFED_X"), map], &[]);
+    check(&[&prefixed("PIEFED_INIT_CONTAINER"), map], &[]);
+    check(&[&prefixed("''"), map], &[]);
     // In a gate's namespace the key itself is refused.
     let gated = |text: &str| text.replace("other", "piefed-application");
     check(
@@ -427,6 +442,20 @@ fn a_deployment_that_says_nothing_of_its_namespace() {
     let nowhere = |text: &str| text.replace("  namespace: piefed-application\n", "");
     check(&[JOB, &nowhere(WEB), RBAC], &["no-namespace"]);
     check(&[&nowhere(WEB).replace("piefed-web", "other")], &[]);
+    // A gate that goes by labels would hold it too, and refuse the ConfigMap.
+    let config = parse(
+        "gates: [{name: g, namespace: ns, job: j, selector: {matchLabels: {part-of: shop}}, serviceAccount: s}]\nforbiddenEnv: [X]\n",
+        "f",
+    )
+    .expect("valid");
+    let labelled = nowhere(WEB).replace("metadata:\n", "metadata:\n  labels: {part-of: shop}\n");
+    let check =
+        |text: &str, expect: &[&str]| assert_eq!(codes_with(&config, &[text]), expect, "{text}");
+    check(&labelled, &["no-namespace"]);
+    check(&labelled.replace("shop", "other"), &[]);
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {X: '1'}\n";
+    check(map, &["no-namespace"]);
+    check(&map.replace("X:", "Y:"), &[]);
 }
 
 #[test]
@@ -465,24 +494,29 @@ fn gates_do_not_mix() {
     let text = "\
 apiVersion: batch/v1
 kind: Job
-metadata: {name: a, namespace: ns, annotations: {helm.sh/hook: pre-upgrade}}
+metadata: {name: a, namespace: ns, annotations: {helm.sh/hook: 'pre-install,pre-upgrade'}}
 spec: {template: {spec: {containers: [{name: j, image: 'i:1'}]}}}
 ---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web, namespace: ns}
-spec: {template: {spec: {serviceAccountName: s, containers: [{name: w, image: 'i:1'}]}}}
+spec: {template: {spec: {serviceAccountName: s, containers: [{name: w, image: 'i:1', command: [w]}]}}}
 ---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: other, namespace: ns, labels: {held: 'yes'}}
-spec: {template: {spec: {serviceAccountName: s, containers: [{name: w, image: 'x:1'}]}}}
+spec: {template: {spec: {serviceAccountName: t, containers: [{name: w, image: 'x:1'}]}}}
 ";
     let rbac = RBAC
         .replace("piefed-application", "ns")
         .replace("piefed-init-checker", "s")
         .replace("resourceNames: [piefed-db-init], ", "")
         .replace("resourceNames: [migration-gate-piefed], ", "");
+    let rbac = rbac.replace(
+        "subjects: [",
+        "subjects: [{kind: ServiceAccount, name: t, namespace: ns}, ",
+    );
+    let rbac = rbac + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: t, namespace: ns}\n";
     let all = codes_with(&config, &[text, "---\n", &rbac]);
     assert_eq!(all, ["no-job"]);
     let narrow = rbac.replace(
@@ -490,5 +524,5 @@ spec: {template: {spec: {serviceAccountName: s, containers: [{name: w, image: 'x
         "resources: [jobs], resourceNames: [a],",
     );
     let all = codes_with(&config, &[text, "---\n", &narrow]);
-    assert_eq!(all, ["missing-rbac", "no-job"]);
+    assert_eq!(all, ["account-kept", "missing-rbac", "no-job"]);
 }

@@ -4,6 +4,7 @@ mod edits;
 mod folders;
 mod inputs;
 mod lints;
+mod lints_of_time;
 mod live;
 mod manifests;
 mod output;

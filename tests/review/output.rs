@@ -129,6 +129,28 @@ fn places_in_json_are_in_lines_and_characters() {
     assert_eq!(report["schema"], "migration-gate.review/v1");
 }
 
+/// Each rule leads to its row in the documentation.
+#[test]
+fn rules_in_sarif_lead_to_their_help() {
+    let output = run(&["--output", "sarif"], "");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rules = &report["runs"][0]["tool"]["driver"]["rules"];
+    let docs = std::fs::read_to_string("docs/review.md").expect("docs");
+    for rule in rules.as_array().expect("rules") {
+        let uri = rule["helpUri"].as_str().expect("a URI");
+        let (page, anchor) = uri.split_once('#').expect("an anchor");
+        assert!(
+            page.starts_with("https://") && page.ends_with("/docs/review.md"),
+            "{uri}"
+        );
+        assert!(
+            docs.contains(&format!("| <a id=\"{anchor}\"></a>`{anchor}` |")),
+            "{uri}"
+        );
+        assert_eq!(rule["id"], anchor);
+    }
+}
+
 #[test]
 fn what_is_ignored_is_counted_and_no_longer_strict() {
     let text = std::fs::read_to_string("examples/piefed/job-db-init.yaml").expect("example")
@@ -152,4 +174,29 @@ fn what_is_ignored_is_counted_and_no_longer_strict() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(err.contains("'job-suspended'"), "{err}");
+}
+
+/// As the README has it: account, Role and RoleBinding come with the chart.
+#[test]
+fn the_recommended_setup_passes_strictly() {
+    let files = [
+        "configmap",
+        "deployment-web",
+        "deployment-worker",
+        "job-db-init",
+        "namespace",
+    ];
+    let files = files.map(|name| {
+        std::fs::read_to_string(format!("examples/piefed/{name}.yaml")).expect("example")
+    });
+    let strictly = |text: &str| {
+        let output = run(&["--strict"], text);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), out)
+    };
+    let text = files.join("---\n");
+    let (code, out) = strictly(&text);
+    assert_eq!(code, Some(0), "{out}");
+    let (code, out) = strictly(&text.replace("force: enabled", "force: disabled"));
+    assert_eq!(code, Some(1), "{out}");
 }

@@ -37,7 +37,9 @@ fn brought(
 ) -> Option<String> {
     let prefix = source.get("prefix").and_then(Value::as_str);
     let (kind, name) = reference(source)?;
-    let loaded = world.find("", kind, request.namespace, name)?;
+    let Some(loaded) = world.find("", kind, request.namespace, name) else {
+        return by_prefix(world, container, prefix?);
+    };
     world.config.forbidden_env.iter().find_map(|forbidden| {
         let key = forbidden.strip_prefix(prefix.unwrap_or_default())?;
         has_key(world.object(loaded), key).then(|| {
@@ -47,6 +49,20 @@ fn brought(
             )
         })
     })
+}
+
+/// The forbidden variable that a source which isn't among the manifests would bring, if it had the
+/// rest of the name as a key. Nobody but its author has a use for such a prefix.
+fn by_prefix(world: &World<'_>, container: &Value, prefix: &str) -> Option<String> {
+    let mut forbidden = world.config.forbidden_env.iter();
+    let (forbidden, key) = forbidden.find_map(|forbidden| {
+        let key = forbidden.strip_prefix(prefix)?;
+        (!prefix.is_empty() && !key.is_empty()).then_some((forbidden, key))
+    })?;
+    Some(format!(
+        "container {} would get `{forbidden}` from a key `{key}` by this prefix, and what it is put before is not among the reviewed manifests; make sure that it has no such key, or use another prefix",
+        called(container)
+    ))
 }
 
 fn reference(source: &Value) -> Option<(&'static str, &str)> {

@@ -91,7 +91,7 @@ pub(super) fn version_mismatch(gated: &Gated<'_>) -> Vec<Finding> {
 pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
     let stays = gated
         .job
-        .filter(|job| !is_replaced(gated.world.object(*job)));
+        .filter(|job| !is_replaced(gated.world.object(*job)) && !is_forced(gated));
     let finding = stays.map(|job| {
         let message = format!(
             "a Job's pod template can't be changed, so applying the next version fails on this Job and gate `{}` stays shut; tell the applier to replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled` (Flux), `argocd.argoproj.io/sync-options: Force=true,Replace=true` (Argo CD) or `helm.sh/hook: pre-install,pre-upgrade` (Helm); with kubectl, delete it first",
@@ -115,6 +115,17 @@ fn is_replaced(job: &Value) -> bool {
             .split(',')
             .any(|option| option.trim() == "Force=true");
     flux || argo || says("helm.sh/hook").is_some()
+}
+
+/// Whether a Flux Kustomization beside the Job replaces what it can't change.
+fn is_forced(gated: &Gated<'_>) -> bool {
+    gated.world.all().any(|(_, object)| {
+        let request = &object.manifest.request;
+        let spec = |field: &str| request.object.get("spec")?.get(field);
+        (request.group, request.kind) == ("kustomize.toolkit.fluxcd.io", "Kustomization")
+            && spec("force") == Some(&Value::Bool(true))
+            && spec("targetNamespace").is_none_or(|target| *target == *gated.gate.namespace)
+    })
 }
 
 /// A workload that runs the Job's own image beside the held ones: most likely forgotten.

@@ -4,24 +4,42 @@ use super::World;
 use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
+use migration_gate_core::gates::Gate;
+use migration_gate_core::mutate::mutate;
+use migration_gate_core::request::Request;
+use migration_gate_core::validate::validate;
 
-/// A Deployment that its gate would hold in the gate's namespace.
+/// An object that a rule would be about in the namespace of a gate.
 pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
-    let unheld = world.all().filter(|(_, object)| {
-        let manifest = &object.manifest;
-        object.gate.is_none() && !manifest.namespace_known && manifest.request.kind == "Deployment"
+    let unheld = world
+        .all()
+        .filter(|(_, object)| object.gate.is_none() && !object.manifest.namespace_known);
+    let findings = unheld.filter_map(|(index, object)| {
+        let request = &object.manifest.request;
+        let gates = &world.config.gates;
+        let gate = gates.iter().find(|gate| concerns(world, gate, request))?;
+        let message = format!(
+            "it names no namespace, so it was reviewed in `{}`, where gate `{}` doesn't hold it; set metadata.namespace or review with `--namespace {}`",
+            request.namespace, gate.name, gate.namespace
+        );
+        let field = FieldPath::from_iter(["metadata"]);
+        Some(Finding::new(index, Code::NoNamespace, field, message))
     });
-    unheld
-        .filter_map(|(index, object)| {
-            let manifest = &object.manifest;
-            let gates = &world.config.gates;
-            let gate = gates.iter().find(|g| g.deployments.contains(manifest.name()))?;
-            let message = format!(
-                "it names no namespace, so it was reviewed in `{}`, where gate `{}` doesn't hold it; set metadata.namespace or review with `--namespace {}`",
-                manifest.request.namespace, gate.name, gate.namespace
-            );
-            let field = FieldPath::from_iter(["metadata"]);
-            Some(Finding::new(index, Code::NoNamespace, field, message))
-        })
-        .collect()
+    findings.collect()
+}
+
+/// Whether the object would be held by the gate, or refused, in the gate's namespace alone.
+fn concerns(world: &World<'_>, gate: &Gate, request: &Request<'_>) -> bool {
+    let there = Request {
+        namespace: &gate.namespace,
+        ..*request
+    };
+    let refused = |request| {
+        let decision = validate(world.config, request);
+        !decision.violations.is_empty() || !decision.warnings.is_empty()
+    };
+    if request.kind == "ConfigMap" {
+        return refused(&there) && !refused(request);
+    }
+    mutate(world.config, &there).gate.as_ref() == Some(&gate.name)
 }

@@ -71,6 +71,21 @@ pub(super) fn lint(gated: &Gated<'_>) -> Vec<Finding> {
     findings.collect()
 }
 
+/// Whether the reviewed manifests give every right to the account of a held workload.
+pub(super) fn is_granted(gated: &Gated<'_>, workload: usize) -> bool {
+    let spec = gated.world.stored(workload).pointer("/spec/template/spec");
+    let Some(account) = spec.and_then(account) else {
+        return false;
+    };
+    let record = names::record(&gated.gate.name);
+    Granted::to(gated.world, &gated.gate.namespace, account).is_some_and(|granted| {
+        let needed = permissions(gated.gate, &record);
+        needed
+            .iter()
+            .all(|needed| granted.missing(needed).is_none())
+    })
+}
+
 fn of_account(gated: &Gated<'_>, account: &str, workload: usize) -> Option<Finding> {
     let namespace = &gated.gate.namespace;
     // A role that is not among the manifests may grant everything.
@@ -82,9 +97,13 @@ fn of_account(gated: &Gated<'_>, account: &str, workload: usize) -> Option<Findi
         .filter_map(|needed| Some((granted.missing(needed)?, needed.without)))
         .collect();
     let (code, message) = if let Some((_, without)) = missing.first() {
+        // The chart gives the rights to this account.
+        if *account == gated.gate.service_account {
+            return None;
+        }
         let missing: Vec<&str> = missing.iter().map(|(text, _)| text.as_str()).collect();
         let message = format!(
-            "nothing among the reviewed manifests lets ServiceAccount {namespace}/{account} {}; bind it to a Role that does, or let the chart do it (`rbac.gates`): without, {without}",
+            "nothing among the reviewed manifests lets ServiceAccount {namespace}/{account} {}; bind it to a Role that does, or list it in the gate's `extraAccounts` (the chart); otherwise {without}",
             missing.join("; "),
         );
         (Code::MissingRbac, message)

@@ -12,6 +12,10 @@ use super::{Place, Places};
 use crate::review::codes::{BadCode, Code};
 use crate::review::report::Report;
 
+/// The page that explains the rules, with an anchor for each.
+const DOCUMENTATION: &str =
+    "https://github.com/migration-gate/migration-gate/blob/main/docs/review.md";
+
 pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut places = Places::new(report);
     let results: Vec<Value> = report
@@ -78,6 +82,7 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
                 "id": code.as_str(),
                 "shortDescription": {"text": code.about()},
                 "help": {"text": code.help()},
+                "helpUri": format!("{DOCUMENTATION}#{}", code.as_str()),
                 "defaultConfiguration": {"level": code.level().as_str()},
             })
         })

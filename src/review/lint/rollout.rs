@@ -1,0 +1,85 @@
+//! Roll-outs of held workloads that don't go well with waiting.
+
+use serde_json::Value;
+
+use super::Gated;
+use crate::review::codes::Code;
+use crate::review::report::Finding;
+use migration_gate_core::field::FieldPath;
+use migration_gate_core::request::Request;
+
+/// The `progressDeadlineSeconds` of a Deployment or Rollout that says nothing (apps/v1).
+const PROGRESS_DEADLINE: u64 = 600;
+
+/// The Deployment is called failed before the gate's waiters give up.
+pub(super) fn progress_deadline(gated: &Gated<'_>) -> Vec<Finding> {
+    let timeout = gated.gate.timeout.as_secs();
+    let deployments = deployments(gated).filter_map(|(index, request)| {
+        let deadline = request.object.pointer("/spec/progressDeadlineSeconds");
+        let deadline = deadline.map_or(Some(PROGRESS_DEADLINE), Value::as_u64)?;
+        (deadline < timeout).then(|| {
+            let message = format!(
+                "the Deployment is called failed after {deadline}s without progress, while gate `{}` waits for up to {timeout}s: Flux, Helm and Argo CD give up on a migration that is still running; make it {timeout} or more",
+                gated.gate.name
+            );
+            let field = FieldPath::from_iter(["spec", "progressDeadlineSeconds"]);
+            Finding::new(index, Code::ProgressDeadline, field, message)
+        })
+    });
+    deployments.collect()
+}
+
+/// The roll-out stops old pods before new ones are ready, so while these wait nothing serves, or
+/// less than before.
+pub(super) fn recreate(gated: &Gated<'_>) -> Vec<Finding> {
+    let deployments = deployments(gated).filter_map(|(index, request)| {
+        let (field, how) = stops_early(request.object)?;
+        let message = format!(
+            "{how} before new ones are ready, and those wait for the migration: for as long as it runs, or until it is repaired, they don't serve; use `RollingUpdate` with `maxUnavailable: 0`, unless old pods can't run beside the migration"
+        );
+        Some(Finding::new(index, Code::Recreate, field, message))
+    });
+    deployments.collect()
+}
+
+/// The field by which a Deployment stops pods early, and what it stops.
+fn stops_early(deployment: &Value) -> Option<(FieldPath, String)> {
+    let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_u64);
+    if replicas == Some(0) {
+        return None;
+    }
+    let strategy = deployment.pointer("/spec/strategy")?;
+    let field = FieldPath::from_iter(["spec", "strategy"]);
+    if strategy.get("type").and_then(Value::as_str) == Some("Recreate") {
+        let how = "the strategy `Recreate` stops all old pods".to_owned();
+        return Some((field.key("type"), how));
+    }
+    let rolling = strategy.get("rollingUpdate")?;
+    let field = field.key("rollingUpdate");
+    let is = |value: &Value, number: u64| {
+        value.as_u64() == Some(number) || value.as_str() == Some(&format!("{number}%"))
+    };
+    if rolling.get("maxSurge").is_some_and(|surge| is(surge, 0)) {
+        let how = "with `maxSurge: 0`, a roll-out stops old pods".to_owned();
+        return Some((field.key("maxSurge"), how));
+    }
+    let unavailable = rolling.get("maxUnavailable")?;
+    let all = unavailable.as_str() == Some("100%")
+        || replicas.is_some_and(|replicas| unavailable.as_u64() >= Some(replicas));
+    all.then(|| {
+        let how = format!("with `maxUnavailable: {unavailable}`, a roll-out stops all old pods");
+        (field.key("maxUnavailable"), how)
+    })
+}
+
+/// The held Deployments: of the other kinds, each has rules of its own.
+fn deployments<'w>(gated: &Gated<'w>) -> impl Iterator<Item = (usize, &'w Request<'w>)> {
+    let world = gated.world;
+    let held = gated
+        .workloads
+        .iter()
+        .map(|index| (*index, world.request(*index)));
+    held.filter(|(_, request)| request.kind == "Deployment")
+        .collect::<Vec<_>>()
+        .into_iter()
+}
