@@ -19,8 +19,7 @@ fn arguments_that_cannot_be_meant_are_refused() {
     assert_eq!(api.requests(), Vec::<String>::new());
 
     // What clap refuses is told there too.
-    let ended = start_with(&api, &["--image=web:2", "--timeout=abc"]).ends();
-    assert_eq!(ended.code, Some(2));
+    let ended = start_with(&api, &["--image=web:2", "--timeout=abc"]).ends_with(2);
     assert_eq!(
         ended.termination,
         "cannot wait: invalid value 'abc' for '--timeout <TIMEOUT>': `abc` is not a duration; write it as \

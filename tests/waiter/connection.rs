@@ -20,7 +20,7 @@ fn a_completion_takes_four_requests() {
     waiter.says("is running");
     api.await_watches(2);
     api.put(JOB_PATH, job("2", complete()));
-    assert_eq!(waiter.ends().code, Some(0));
+    waiter.ends_with(0);
     let requests = api.requests();
     assert_eq!(requests.len(), 4, "{requests:#?}");
     // However long it would have taken.
@@ -42,8 +42,7 @@ fn a_completion_during_the_cut_is_seen_although_the_job_is_gone_again() {
     api.put(JOB_PATH, job("2", complete()));
     api.delete(JOB_PATH);
     api.resume();
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    waiter.ends_with(0);
 }
 
 #[test]
@@ -52,7 +51,7 @@ fn watches_that_end_at_once_are_asked_for_again_with_pauses() {
     api.put(JOB_PATH, job("2", running()));
     api.end_watches_at_once(usize::MAX);
     let waiter = start_with(&api, &["--image=web:2", "--timeout=3s"]);
-    assert_eq!(waiter.ends().code, Some(4));
+    waiter.ends_with(4);
     // Without pauses there would be thousands.
     let requests = api.requests().len();
     assert!(requests < 40, "{requests} requests");
@@ -61,7 +60,7 @@ fn watches_that_end_at_once_are_asked_for_again_with_pauses() {
     let waiter = start(&api);
     api.await_watches(2);
     api.put(JOB_PATH, job("2", complete()));
-    assert_eq!(waiter.ends().code, Some(0));
+    waiter.ends_with(0);
 }
 
 #[test]
@@ -77,15 +76,14 @@ fn an_api_server_that_is_away_for_a_while_is_waited_for() {
     api.resume();
     waiter.says("waiting: Job db-init is running");
     api.put(JOB_PATH, job("2", complete()));
-    assert_eq!(waiter.ends().code, Some(0));
+    waiter.ends_with(0);
 }
 
 #[test]
 fn an_api_server_that_never_comes_is_waited_for_until_the_deadline() {
     let mut api = FakeApi::start();
     api.stop();
-    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
-    assert_eq!(ended.code, Some(4), "{}", ended.output);
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
     assert!(
         ended.termination.contains("did not answer at the end: ")
             && ended.termination.contains("Connection refused"),
@@ -105,8 +103,7 @@ fn answers_that_are_slow_are_waited_for() {
     waiter.says("waiting: Job db-init is running");
     api.await_watches(2);
     api.put(JOB_PATH, job("2", complete()));
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    let ended = waiter.ends_with(0);
     assert_eq!(ended.output.lines().count(), 2, "{}", ended.output);
 }
 
@@ -122,8 +119,7 @@ fn a_version_that_is_gone_is_listed_anew() {
             change.put(JOB_PATH, job("2", complete()));
         });
         api.cut();
-        let ended = waiter.ends();
-        assert_eq!(ended.code, Some(0), "{}", ended.output);
+        waiter.ends_with(0);
         let lists = api
             .requests()
             .iter()
@@ -144,7 +140,7 @@ fn rights_that_come_late_are_waited_for() {
         api.heal();
         waiter.says("waiting: Job db-init is running");
         api.put(JOB_PATH, job("2", complete()));
-        assert_eq!(waiter.ends().code, Some(0));
+        waiter.ends_with(0);
     }
 }
 
@@ -156,16 +152,14 @@ fn rights_that_never_come_end_the_wait_with_the_command_that_shows_it() {
     for verb in ["list", "watch"] {
         api.heal();
         api.deny(verb, "jobs");
-        let ended = start_with(&api, &arguments).ends();
-        assert_eq!(ended.code, Some(5), "{}", ended.output);
+        let ended = start_with(&api, &arguments).ends_with(5);
         let can_i = format!(
             "kubectl auth can-i {verb} jobs.batch/db-init --as=system:serviceaccount:ns:sa -n ns"
         );
         assert!(ended.termination.ends_with(&can_i), "{}", ended.termination);
     }
     api.unauthorized();
-    let ended = start_with(&api, &arguments).ends();
-    assert_eq!(ended.code, Some(5), "{}", ended.output);
+    let ended = start_with(&api, &arguments).ends_with(5);
     assert!(ended.termination.contains("Unauthorized"));
 }
 
@@ -177,12 +171,12 @@ fn without_the_right_to_read_the_record_the_job_decides() {
     let mut waiter = start(&api);
     waiter.says("not permitted to read the record, going on with the Job alone");
     api.put(JOB_PATH, job("2", complete()));
-    assert_eq!(waiter.ends().code, Some(0));
+    waiter.ends_with(0);
 
     let api = FakeApi::start();
     api.deny("list", "configmaps");
     api.put(JOB_PATH, job("2", failed()));
-    assert_eq!(start(&api).ends().code, Some(3));
+    start(&api).ends_with(3);
 }
 
 #[test]
@@ -197,8 +191,7 @@ fn a_record_that_cannot_be_read_is_told_once_and_not_passed_off_as_empty() {
     api.heal();
     waiter.says("waiting: there is no Job db-init in namespace ns, and no record of version 2 (gives up in ");
     api.put(RECORD_PATH, record(&["2"]));
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(0));
+    let ended = waiter.ends_with(0);
     assert_eq!(ended.output.lines().count(), 4, "{}", ended.output);
 }
 
@@ -206,8 +199,7 @@ fn a_record_that_cannot_be_read_is_told_once_and_not_passed_off_as_empty() {
 fn an_answer_that_is_an_error_is_not_called_silence() {
     let api = FakeApi::start();
     api.fail("list", "jobs");
-    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
-    assert_eq!(ended.code, Some(4), "{}", ended.output);
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
     let line = "waiting: the API server answers with an error: it is not your day (trying again; ";
     assert!(ended.output.contains(line), "{}", ended.output);
     let end =
@@ -217,8 +209,7 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
     // Rights are missing at the deadline, which comes before there was time to bear with that.
     let api = FakeApi::start();
     api.deny("list", "jobs");
-    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
-    assert_eq!(ended.code, Some(4), "{}", ended.output);
+    let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
     assert!(
         ended
             .termination
@@ -236,7 +227,7 @@ fn a_record_opens_although_the_job_may_not_be_seen() {
     let api = FakeApi::start();
     api.deny("list", "jobs");
     api.put(RECORD_PATH, record(&["2"]));
-    assert_eq!(start(&api).ends().code, Some(0));
+    start(&api).ends_with(0);
 }
 
 /// A server that takes connections and never says a word, and a kubeconfig that names it.
@@ -267,16 +258,14 @@ fn the_deadline_holds_although_nothing_is_ever_answered() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_listener, kubeconfig) = silent(folder.path());
     let args = REQUIRED.into_iter().chain(["--timeout=1s"]);
-    let ended = Waiter::spawn(&kubeconfig, folder.path(), args).ends();
-    assert_eq!(ended.code, Some(4), "{}", ended.output);
+    Waiter::spawn(&kubeconfig, folder.path(), args).ends_with(4);
 
     for verb in ["list", "watch"] {
         let api = FakeApi::start();
         api.hold(verb, "jobs");
         api.hold(verb, "configmaps");
         api.put(JOB_PATH, job("2", running()));
-        let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends();
-        assert_eq!(ended.code, Some(4), "{}", ended.output);
+        start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
     }
 }
 
@@ -287,22 +276,20 @@ fn a_signal_ends_the_wait_although_nothing_is_ever_answered() {
     let waiter = Waiter::spawn(&kubeconfig, folder.path(), REQUIRED);
     let _connection = listener.accept().expect("the waiter");
     waiter.signal("-TERM");
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(143), "{}", ended.output);
+    waiter.ends_with(143);
 
     let api = FakeApi::start();
     api.hold("list", "jobs");
     let waiter = start(&api);
     api.await_request("list jobs");
     waiter.signal("-TERM");
-    assert_eq!(waiter.ends().code, Some(143));
+    waiter.ends_with(143);
 }
 
 #[test]
 fn without_a_cluster_there_is_nothing_to_wait_for() {
     let folder = tempfile::tempdir().expect("a folder");
-    let ended = Waiter::spawn(&folder.path().join("none"), folder.path(), REQUIRED).ends();
-    assert_eq!(ended.code, Some(1), "{}", ended.output);
+    let ended = Waiter::spawn(&folder.path().join("none"), folder.path(), REQUIRED).ends_with(1);
     assert!(
         ended
             .termination

@@ -44,8 +44,7 @@ fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
         );
     }
     api.put(JOB_PATH, job("2", failed_after(2)));
-    let ended = start(&api).ends();
-    assert_eq!(ended.code, Some(3), "{}", ended.output);
+    let ended = start(&api).ends_with(3);
     let expect = "\
 Job db-init has failed; its logs:
 --- attempt 2 of 4, pod second, container wait-for-db: exit code 0
@@ -169,8 +168,7 @@ fn the_logs_of_pods_that_are_deleted_before_the_end_are_kept() {
     api.await_request("get pods/log /api/v1/namespaces/ns/pods/first/log");
     api.delete(&pod_path("second"));
     api.put(JOB_PATH, job("2", failed_after(2)));
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(3), "{}", ended.output);
+    let ended = waiter.ends_with(3);
     let expect = "\
 --- attempt 2 of 4, pod second, container migrate: it was running
 it takes a long time
@@ -205,8 +203,7 @@ fn without_the_right_to_read_logs_the_exit_code_stays() {
         api.put(&pod_path("p"), pod(0, UID));
         api.deny(verb, target);
         api.put(JOB_PATH, job("2", failed_after(1)));
-        let ended = start(&api).ends();
-        assert_eq!(ended.code, Some(3));
+        let ended = start(&api).ends_with(3);
         let mut lines = ended.output.lines();
         let line = lines.find(|line| line.starts_with(says));
         assert!(
@@ -224,8 +221,7 @@ fn logs_that_take_too_long_are_given_up_and_a_signal_is_heard_meanwhile() {
     api.put(&pod_path("p"), pod(0, UID));
     api.hold("get", "pods/log");
     api.put(JOB_PATH, job("2", failed_after(1)));
-    let ended = start_with(&api, &["--image=web:2", "--log-timeout=1s"]).ends();
-    assert_eq!(ended.code, Some(3), "{}", ended.output);
+    let ended = start_with(&api, &["--image=web:2", "--log-timeout=1s"]).ends_with(3);
     let late =
         "the logs are not complete: the API server took longer than 1s\nJob db-init has failed ";
     assert!(ended.output.contains(late), "{}", ended.output);
@@ -233,8 +229,7 @@ fn logs_that_take_too_long_are_given_up_and_a_signal_is_heard_meanwhile() {
     let mut waiter = start_with(&api, &["--image=web:2", "--log-timeout=1h"]);
     waiter.says("--- attempt 1 of 4, pod p, container migrate: exit code 1");
     waiter.signal("-TERM");
-    let ended = waiter.ends();
-    assert_eq!(ended.code, Some(143), "{}", ended.output);
+    let ended = waiter.ends_with(143);
     assert_eq!(
         ended.termination,
         "stopped by SIGTERM before the gate opened"

@@ -59,6 +59,8 @@ struct State {
     gone_as_status: bool,
     /// By verb, and resource or path. Each may be `*`.
     faults: BTreeMap<(String, String), Fault>,
+    /// The most items in a list's answer.
+    page: usize,
     /// How many of the next watches end at once.
     watches_that_end: usize,
     /// How many of the next writes are answered with 500.
@@ -100,6 +102,7 @@ impl FakeApi {
     pub fn start() -> Self {
         let state = State {
             version: 100,
+            page: usize::MAX,
             ..State::default()
         };
         let mut this = Self {
@@ -268,6 +271,11 @@ impl FakeApi {
         state.compacted = state.version;
         state.gone_as_status = as_status;
         state.events.clear();
+    }
+
+    /// Answers lists in pages of so many items, whatever the client's limit.
+    pub fn page(&self, items: usize) {
+        self.state().page = items;
     }
 
     /// The next watches end as soon as they have begun.

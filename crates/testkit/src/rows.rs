@@ -332,8 +332,7 @@ fn freshness_any_waits_for_the_job_that_is_there(world: &dyn World) -> Result<()
     let mut waiter = scene.waiter(&["--freshness=any"])?;
     waiter.says("waiting: Job db-init is running");
     scene.status(&failed())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(3), "{}", ended.output);
+    waiter.ends_with(3);
     Ok(())
 }
 
@@ -400,10 +399,8 @@ fn deadline_and_signal_are_kept_while_nothing_is_answered(world: &dyn World) -> 
     world.cut();
     // It is connecting again, or about to.
     waiter.signal("-TERM");
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(143), "{}", ended.output);
-    let ended = scene.waiter(&[V2, "--timeout=1s"])?.ends();
-    ensure!(ended.code == Some(4), "{}", ended.output);
+    waiter.ends_with(143);
+    scene.waiter(&[V2, "--timeout=1s"])?.ends_with(4);
     Ok(())
 }
 
@@ -414,8 +411,7 @@ fn json_lines_are_json(world: &dyn World) -> Result<()> {
     scene.create("2")?;
     waiter.says("has no pod yet");
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    let ended = waiter.ends_with(0);
     lines(&ended, 3)?;
     for line in ended.output.lines() {
         let line: Value = serde_json::from_str(line)?;

@@ -94,6 +94,13 @@ impl Waiter {
         }
     }
 
+    /// Waits for its end, which must have this exit code.
+    pub fn ends_with(self, code: i32) -> Ended {
+        let ended = self.ends();
+        assert_eq!(ended.code, Some(code), "{}", ended.output);
+        ended
+    }
+
     /// Waits for its end.
     pub fn ends(mut self) -> Ended {
         loop {

@@ -41,8 +41,7 @@ fn a_completion_takes_five_requests_at_most(sandbox: &Sandbox) -> Result<()> {
     waiter.says("waiting: Job db-init is running");
     await_watches(plane, &scene.namespace, 1)?;
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    waiter.ends_with(0);
     let requests: BTreeSet<String> = plane
         .server
         .audit_events_with(&scene.namespace)?
@@ -111,8 +110,7 @@ fn a_version_that_is_gone_is_listed_anew(
         }
     })?;
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    waiter.ends_with(0);
     Ok(())
 }
 
@@ -137,8 +135,7 @@ fn an_outage_is_waited_out(plane: &mut Plane) -> Result<()> {
     plane.server.start_api_server()?;
     waiter.says("waiting: Job db-init is running");
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    let ended = waiter.ends_with(0);
     ensure!(ended.output.lines().count() == 4, "{}", ended.output);
     Ok(())
 }

@@ -274,8 +274,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
 
     scene.create("2")?;
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    waiter.ends_with(0);
     await_record(&replicas, &scene, &["1", "2"])?;
     // Corrupted while the Job is there, the entry is written anew, though there is no room for it at first.
     let garbage = "x".repeat(ROOM - 2);

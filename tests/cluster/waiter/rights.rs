@@ -79,17 +79,14 @@ fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> 
     let mut waiter = scene.waiter_as(&user, &[V2])?;
     waiter.says("waiting: Job db-init is running");
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    let ended = waiter.ends_with(0);
     ensure!(ended.output.lines().count() == 2, "{}", ended.output);
     scene.record(&["3"])?;
-    let ended = scene.waiter_as(&user, &["--image=web:3"])?.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    scene.waiter_as(&user, &["--image=web:3"])?.ends_with(0);
     scene.delete()?;
     scene.create("2")?;
     scene.status(&failed())?;
-    let ended = scene.waiter_as(&user, &[V2])?.ends();
-    ensure!(ended.code == Some(3), "{}", ended.output);
+    let ended = scene.waiter_as(&user, &[V2])?.ends_with(3);
     ensure!(!ended.output.contains("not permitted"), "{}", ended.output);
 
     // No other Job or ConfigMap can be seen with it, and nothing be written.
@@ -133,8 +130,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     scene.create("2")?;
     let ended = scene
         .waiter_as(&user, &[V2, "--permission-timeout=1s"])?
-        .ends();
-    ensure!(ended.code == Some(5), "{}", ended.output);
+        .ends_with(5);
     let can_i = "kubectl auth can-i list jobs.batch/db-init --as=right-none -n right-none";
     let expect = format!(
         "not permitted to watch Job db-init for 1s: jobs.batch \"db-init\" is forbidden: User \"right-none\" cannot list resource \
@@ -158,8 +154,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     waiter.says("waiting: Job db-init has no pod yet");
     ensure!(run()? == "yes");
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    waiter.ends_with(0);
 
     // A token that the API server doesn't know.
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&user)?)?;
@@ -169,8 +164,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     fs::write(&unknown, config.to_string())?;
     let ended = scene
         .waiter_as(&unknown, &[V2, "--permission-timeout=1s"])?
-        .ends();
-    ensure!(ended.code == Some(5), "{}", ended.output);
+        .ends_with(5);
     ensure!(
         ended
             .termination
@@ -201,13 +195,11 @@ fn without_the_right_to_read_the_record_the_job_decides(sandbox: &Sandbox) -> Re
         "not permitted to read the record, going on with the Job alone: configmaps \"migration-gate-g\" is forbidden: ",
     );
     scene.status(&complete())?;
-    let ended = waiter.ends();
-    ensure!(ended.code == Some(0), "{}", ended.output);
+    waiter.ends_with(0);
     scene.delete()?;
     scene.create("2")?;
     scene.status(&failed())?;
-    let ended = scene.waiter_as(&user, &[V2])?.ends();
-    ensure!(ended.code == Some(3), "{}", ended.output);
+    let ended = scene.waiter_as(&user, &[V2])?.ends_with(3);
     ensure!(
         ended
             .output

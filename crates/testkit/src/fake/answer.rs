@@ -100,12 +100,20 @@ impl Asked {
 
     /// Whether an object with this path is in the list or watch.
     fn selects(&self, path: &str) -> bool {
-        match self.object() {
-            Some(object) => path == object,
-            None => path
-                .rsplit_once('/')
-                .is_some_and(|(collection, _)| collection == self.path),
+        if let Some(object) = self.object() {
+            return path == object;
         }
+        let collection = path
+            .rsplit_once('/')
+            .map_or("", |(collection, _)| collection);
+        // Without a namespace, the list is of all namespaces.
+        collection == self.path
+            || collection
+                .split_once("/namespaces/")
+                .is_some_and(|(root, rest)| {
+                    let resource = rest.split_once('/').map_or("", |(_, resource)| resource);
+                    self.path == format!("{root}/{resource}")
+                })
     }
 
     fn fault(&self, state: &State) -> Option<Fault> {
@@ -224,7 +232,8 @@ fn list(state: &State, asked: &Asked) -> Response<Body> {
     let from = number("continue").unwrap_or_default();
     items.drain(..from.min(items.len()));
     let mut metadata = json!({"resourceVersion": state.version.to_string()});
-    if let Some(limit) = number("limit").filter(|limit| *limit < items.len()) {
+    let limit = number("limit").unwrap_or(usize::MAX).min(state.page);
+    if limit < items.len() {
         items.truncate(limit);
         metadata["continue"] = json!((from + limit).to_string());
     }
