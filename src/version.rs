@@ -69,3 +69,23 @@ fn release(deployment: &Value) -> String {
         text(&metadata["labels"]["app.kubernetes.io/version"]),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::release;
+
+    #[test]
+    fn a_release_is_named_with_its_namespace_and_version() {
+        let labels = json!({
+            "app.kubernetes.io/instance": "gate",
+            "app.kubernetes.io/version": "0.2.0",
+        });
+        let deployment = json!({"metadata": {"namespace": "ops", "labels": labels}});
+        assert_eq!(
+            release(&deployment),
+            "installed release gate in namespace ops: 0.2.0"
+        );
+    }
+}
