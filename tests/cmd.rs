@@ -173,7 +173,7 @@ fn the_cluster_is_chosen_as_kubectl_does_it() {
     let several = format!("{missing}:{one}::{two}:{one}");
     check(&several, &[], "http://127.0.0.1:1: ");
     check(&several, &["--context=c2"], "http://127.0.0.1:2: ");
-    check(&several, &["--context=c3"], "c3");
+    check(&several, &["--context=c3"], "it has no context c3; ");
     check(&one, &["--kubeconfig", &two], "http://127.0.0.1:2: ");
     check(&missing, &[], "missing: No such file");
     check(&one, &["--kubeconfig", &missing], "missing: No such file");

@@ -32,6 +32,11 @@ impl Cause {
         Self(text)
     }
 
+    /// In our own words.
+    pub(super) fn text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// Behind a message.
     pub(super) fn after(self, message: &str) -> Self {
         Self(format!("{message}: {self}"))

@@ -59,6 +59,13 @@ fn is_missing(error: &KubeconfigError) -> bool {
 /// Why a kubeconfig can't be used, in one line, and what to do.
 pub(super) fn cause(error: &KubeconfigError) -> Cause {
     let cause = match error {
+        KubeconfigError::LoadContext(context) => {
+            return Cause::text(&format!("it has no context {context}"))
+                .then("`kubectl config get-contexts` lists those it has");
+        }
+        KubeconfigError::CurrentContextNotSet => {
+            return Cause::text("it has no current context").then("name one with --context");
+        }
         KubeconfigError::ReadConfig(cause, file) => {
             Cause::of(cause).after(&format!("cannot read {}", file.display()))
         }
