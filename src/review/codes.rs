@@ -233,10 +233,7 @@ mod tests {
         let codes = Code::ALL.iter().filter(|code| code.level() == level);
         let rows = codes.map(|code| {
             let (about, help) = (code.about(), code.help());
-            format!(
-                "\n| <a id=\"{0}\"></a>`{0}` | {about} | {help} |",
-                code.as_str()
-            )
+            format!("\n| [`{0}`](#{0}) | {about} | {help} |", code.as_str())
         });
         "| code | what | what to do |\n|---|---|---|".to_owned() + &rows.collect::<String>()
     }
@@ -245,6 +242,23 @@ mod tests {
         let codes = BadCode::ALL.iter();
         let codes = codes.map(|code| format!("`{}` ({})", code.as_str(), code.about()));
         codes.collect::<Vec<_>>().join(", ") + "."
+    }
+
+    /// Each code has a section there, with an example that shows it. `tests/cmd.rs` runs them.
+    #[test]
+    fn every_code_is_explained_and_shown() {
+        let docs = include_str!("../../docs/review.md");
+        for code in Code::ALL {
+            let name = code.as_str();
+            let (_, section) = docs
+                .split_once(&format!("\n### {name}\n"))
+                .unwrap_or_else(|| panic!("docs/review.md has no section {name}"));
+            let section = section.split("\n##").next().unwrap();
+            // The injection puts the waiter in; it takes another webhook to take it out.
+            let shown =
+                section.contains(&format!("title={name}::")) || *code == Code::WaiterMissing;
+            assert!(shown, "no example in docs/review.md shows {name}");
+        }
     }
 
     #[test]
