@@ -11,6 +11,7 @@ pub mod recorder;
 mod rejection;
 pub mod review;
 pub mod routes;
+mod share;
 pub mod stop;
 pub mod tls;
 pub mod webhook;

@@ -1,9 +1,10 @@
 //! Bodies: paid for as they grow, and cut when they don't.
 //!
-//! What a client announces costs nothing until it sends a good part of it. That part comes out of a
-//! share of the room that larger bodies can't take, so that however many of those there are, a review
-//! of the usual size finds room. For the rest, a body gets all that it will need at one time: were
-//! that taken step by step, too, several could wait for one another, each with a part of it.
+//! What a client announces costs nothing until it sends a good part of it. Bodies of the usual size
+//! have a share of the room that larger ones can't take, so that however many of those wait, a small
+//! review finds room, and the smallest is always first. A larger one begins in a share for beginnings. For the rest, it gets all that
+//! it will need at one time: were that taken step by step, too, several could wait for one another,
+//! each with a part of it. Who finds no room waits for it until the request's deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +13,17 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::limits::ClientLimits;
 use super::rejection::Rejection;
+use super::share::{Permits, Share, TurnedAway};
 
-/// So much of each body, in bytes, comes out of the share for small ones.
+/// A body of at most so many bytes is small, and so many of a larger one are its beginning.
 const SMALL: u64 = 64 * 1024;
+
+/// So many bytes of each body cost nothing, so that announcing one doesn't either.
+const FREE: u64 = 1024;
 
 /// By how much the memory for a body grows at least, in bytes.
 const SMALLEST_STEP: usize = 1024;
@@ -27,87 +31,65 @@ const SMALLEST_STEP: usize = 1024;
 /// By how much the memory for a body grows at most, in bytes.
 const LARGEST_STEP: usize = 256 * 1024;
 
+/// While others wait for the room that a body holds, it must come so many times faster.
+const HURRY: u64 = 64;
+
+/// How often it is looked whether others wait.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The room for all bodies that are held at one time, in KiB.
 #[derive(Debug)]
 pub(super) struct Room {
-    small: Share,
-    large: Share,
-    /// How long to wait for some of it.
-    patience: Duration,
-}
-
-#[derive(Debug)]
-struct Share {
-    all: usize,
-    free: Arc<Semaphore>,
+    /// For those that are small.
+    small: Arc<Share>,
+    /// For the beginnings of those that aren't.
+    begun: Arc<Share>,
+    /// For the rest of those.
+    large: Arc<Share>,
 }
 
 /// What one body holds of the room, until it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
-    small: Option<OwnedSemaphorePermit>,
-    large: Option<OwnedSemaphorePermit>,
+    begin: Option<Permits>,
+    rest: Option<Permits>,
 }
 
 impl Room {
     pub(super) fn new(limits: &ClientLimits) -> Self {
-        let all = kib(limits.max_in_flight).min(Semaphore::MAX_PERMITS);
-        let small = (all / 4).max(1);
+        let all = kib(limits.max_in_flight);
         Self {
-            small: Share::new(small),
-            large: Share::new(all - small),
-            patience: limits.room_timeout,
+            small: Share::new(all / 4),
+            begun: Share::new(all / 4),
+            large: Share::new(all / 2),
         }
     }
 
     /// Waits until a body may have grown to this size, of `all` that it may come to.
-    async fn grow(
-        &self,
-        held: &mut Reserved,
-        size: u64,
-        all: u64,
-        deadline: Instant,
-    ) -> Result<(), Rejection> {
-        let deadline = deadline.min(Instant::now() + self.patience);
-        let grow = async {
-            self.small.grow(&mut held.small, size.min(SMALL)).await?;
-            let rest = if size > SMALL { all - SMALL } else { 0 };
-            self.large.grow(&mut held.large, rest).await
-        };
-        timeout_at(deadline, grow)
-            .await
-            .map_err(|_| Rejection::TooBusy)?
+    async fn grow(&self, held: &mut Reserved, size: u64, all: u64) -> Result<(), TurnedAway> {
+        if size > FREE && held.begin.is_none() {
+            held.begin = Some(self.begin(all).take(kib(all.min(SMALL)), all).await?);
+        }
+        if size > SMALL && held.rest.is_none() {
+            held.rest = Some(self.large.take(kib(all - SMALL), all).await?);
+        }
+        Ok(())
+    }
+
+    fn begin(&self, all: u64) -> &Arc<Share> {
+        if all > SMALL {
+            &self.begun
+        } else {
+            &self.small
+        }
     }
 }
 
-impl Share {
-    fn new(all: usize) -> Self {
-        Self {
-            all,
-            free: Arc::new(Semaphore::new(all)),
-        }
-    }
-
-    async fn grow(
-        &self,
-        held: &mut Option<OwnedSemaphorePermit>,
-        size: u64,
-    ) -> Result<(), Rejection> {
-        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        // A body that is larger than all there is still gets its turn, alone.
-        let more = kib(size).min(self.all).saturating_sub(has);
-        let Some(more) = u32::try_from(more).ok().filter(|more| *more > 0) else {
-            return Ok(());
-        };
-        let more = Arc::clone(&self.free)
-            .acquire_many_owned(more)
-            .await
-            .map_err(|_| Rejection::TooBusy)?;
-        match held {
-            Some(held) => held.merge(more),
-            None => *held = Some(more),
-        }
-        Ok(())
+impl Reserved {
+    /// Whether others wait for what this body holds.
+    fn is_wanted(&self) -> bool {
+        let held = [&self.begin, &self.rest];
+        held.into_iter().flatten().any(Permits::is_wanted)
     }
 }
 
@@ -153,7 +135,7 @@ pub(super) async fn read(
     let most = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
     let mut incoming = Incoming::new(body, limits, deadline);
     let (mut bytes, mut held) = (Vec::new(), Reserved::default());
-    while let Some(data) = incoming.next().await? {
+    while let Some(data) = incoming.next(&held).await? {
         let length = bytes.len() + data.len();
         if length > most {
             drop((bytes, held));
@@ -164,8 +146,10 @@ pub(super) async fn read(
             let step = bytes.capacity().clamp(SMALLEST_STEP, LARGEST_STEP);
             let size = length.max(bytes.capacity() + step).min(most);
             let size_now = size as u64;
-            room.grow(&mut held, size_now, all.max(size_now), deadline)
-                .await?;
+            let grown = room.grow(&mut held, size_now, all.max(size_now));
+            timeout_at(deadline, grown)
+                .await
+                .map_err(|_| Rejection::TooBusy)??;
             bytes.reserve_exact(size - bytes.len());
         }
         bytes.extend_from_slice(&data);
@@ -195,19 +179,17 @@ impl<'l> Incoming<'l> {
         }
     }
 
-    /// The next part, none at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Rejection> {
+    /// The next part, none at the end. While others wait for what the body holds, its patience is
+    /// shorter.
+    async fn next(&mut self, held: &Reserved) -> Result<Option<Bytes>, Rejection> {
         loop {
-            // What has come so far has earned the rest so much time.
-            let earned = Duration::from_millis(
-                self.bytes.saturating_mul(1000) / self.limits.min_body_rate.max(1),
-            );
-            let patience = (self.limits.body_grace + earned).saturating_sub(self.waited);
             let since = Instant::now();
+            let patience = self.patience(held.is_wanted());
             let until = self.deadline.min(since + patience);
-            let frame = timeout_at(until, self.body.frame()).await;
+            let frame = timeout_at(until.min(since + LOOK), self.body.frame()).await;
             self.waited += since.elapsed();
             let frame = match frame {
+                Err(_) if Instant::now() < until => continue,
                 Err(_) if until == self.deadline => {
                     return Err(Rejection::TooSlow(self.limits.request_timeout));
                 }
@@ -227,11 +209,24 @@ impl<'l> Incoming<'l> {
         }
     }
 
+    /// How much longer the client may let itself be waited for: what has come so far has earned the
+    /// rest some time.
+    fn patience(&self, wanted: bool) -> Duration {
+        let rate = self.limits.min_body_rate.max(1);
+        let rate = if wanted {
+            rate.saturating_mul(HURRY)
+        } else {
+            rate
+        };
+        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / rate);
+        (self.limits.body_grace + earned).saturating_sub(self.waited)
+    }
+
     /// Reads on and forgets what it reads, up to as much as a body may have.
     ///
     /// A client that is still sending when the connection is closed sees that, and not the answer.
     async fn discard(mut self) {
         let most = self.bytes.saturating_add(self.limits.max_body);
-        while self.bytes <= most && matches!(self.next().await, Ok(Some(_))) {}
+        while self.bytes <= most && matches!(self.next(&Reserved::default()).await, Ok(Some(_))) {}
     }
 }

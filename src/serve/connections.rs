@@ -5,6 +5,7 @@
 //! tries a failed accept again every 50 ms; hyper-util's `GracefulShutdown` drains, and doesn't know
 //! an idle connection from a busy one. HTTP stays with hyper, routing with axum.
 
+mod answers;
 mod connection;
 mod registry;
 mod service;

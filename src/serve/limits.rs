@@ -12,15 +12,11 @@ pub struct ClientLimits {
     #[arg(long, value_name = "BYTES", default_value_t = 7 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1024..=1024 * 1024 * 1024))]
     pub max_body: u64,
 
-    /// Most bytes of bodies that are held at one time
+    /// Most bytes of bodies that are held at one time; others wait for their turn
     ///
-    /// A quarter is for the first 64 KiB of each, which larger bodies can't take away.
+    /// A quarter is for bodies of up to 64 KiB, which larger ones can't take away.
     #[arg(long, value_name = "BYTES", default_value_t = 32 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1024..=64 * 1024 * 1024 * 1024))]
     pub max_in_flight: u64,
-
-    /// How long a body may wait for room among those; then it gets 503
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
-    pub room_timeout: Duration,
 
     /// Fewest bytes of a body in a second; one that comes more slowly gets 408
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = clap::value_parser!(u64).range(1..=1024 * 1024 * 1024))]
@@ -31,11 +27,11 @@ pub struct ClientLimits {
     pub body_grace: Duration,
 
     /// Most connections at one time; for one more, the longest idle one is closed
-    #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
     /// Longest head of a request, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 32 * 1024, value_parser = clap::value_parser!(u32).range(8192..=1024 * 1024))]
+    #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024, value_parser = clap::value_parser!(u32).range(8192..=1024 * 1024))]
     pub max_header: u32,
 
     /// How long a TLS handshake may take
@@ -53,6 +49,10 @@ pub struct ClientLimits {
     /// The API server gives up after the webhook's timeoutSeconds, 30 at most.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
+
+    /// How long the client may take to take an answer; then the connection is cut
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub answer_timeout: Duration,
 
     /// How long a connection may stay without a request
     ///

@@ -6,6 +6,7 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::share::TurnedAway;
 use crate::admission::DecodeError;
 
 /// Why a request gets no review for an answer.
@@ -27,6 +28,12 @@ pub(super) enum Rejection {
     NoReview(#[from] DecodeError),
     #[error("migration-gate failed to decide; its log has the cause")]
     Internal,
+}
+
+impl From<TurnedAway> for Rejection {
+    fn from(TurnedAway: TurnedAway) -> Self {
+        Self::TooBusy
+    }
 }
 
 impl Rejection {

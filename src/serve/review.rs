@@ -7,7 +7,6 @@ use std::time::Instant;
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 use tracing::{error, info};
 
@@ -15,6 +14,7 @@ use super::body::{self, Announced, Room};
 use super::limits::ClientLimits;
 use super::metrics::Metrics;
 use super::rejection::Rejection;
+use super::share::Share;
 use super::webhook::Webhook;
 use crate::admission::{self, AdmissionRequest, Answer, DecodeError, ReviewError};
 use crate::cli::chain;
@@ -37,7 +37,7 @@ pub struct Reviewer {
     /// For the bodies that are held at one time.
     room: Room,
     /// The permit to decide on a large body.
-    large: Arc<Semaphore>,
+    large: Arc<Share>,
 }
 
 impl Reviewer {
@@ -48,7 +48,7 @@ impl Reviewer {
             config,
             metrics,
             limits,
-            large: Arc::new(Semaphore::new(1)),
+            large: Share::new(1),
         }
     }
 
@@ -85,10 +85,9 @@ impl Reviewer {
             return Ok(self.decide(webhook, &body, since)?);
         }
         // One at a time: as values, an object takes many times the memory that it takes as text.
-        let turn = timeout_at(deadline, Arc::clone(&self.large).acquire_owned())
+        let turn = timeout_at(deadline, self.large.take(1, body.len() as u64))
             .await
-            .map_err(|_| Rejection::TooBusy)?
-            .map_err(|_| Rejection::TooBusy)?;
+            .map_err(|_| Rejection::TooBusy)??;
         let reviewer = Arc::clone(self);
         let decided = tokio::task::spawn_blocking(move || {
             // Given back when the work is over, even if the client didn't wait for it.

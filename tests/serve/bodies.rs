@@ -238,9 +238,10 @@ async fn announced_and_dripping_bodies_keep_nobody_out() {
     for sent in [&b""[..], b"{"].repeat(16) {
         dripping.push(begun(&server, most, sent).await);
     }
-    let mut client = streams(&server).await;
+    let mut clients = [streams(&server).await, streams(&server).await];
     let mut waiting = Vec::new();
-    for sent in [&b""[..], b"{"].repeat(16) {
+    for (i, sent) in [&b""[..], b"{"].repeat(16).into_iter().enumerate() {
+        let client = &mut clients[i % 2];
         let mut request = endless(sent);
         let length = most.to_string().parse().unwrap();
         request.headers_mut().insert("content-length", length);
@@ -267,44 +268,104 @@ fn narrow(limits: &mut ClientLimits) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
+    let time = SHORT * 10;
     let server = Running::start(limits(|limits| {
         narrow(limits);
-        limits.room_timeout = SHORT;
+        limits.request_timeout = time;
     }))
     .await;
-    let (all, most) = (512 * 1024, vec![b' '; 500 * 1024]);
-    let mut first = begun(&server, all, &most).await;
+    let all = 512 * 1024;
+    let first = begun(&server, all, &vec![b' '; 500 * 1024]).await;
     in_flight(&server, 1).await;
-    // Two of them are more than there is room for; the second is told to come again.
-    let (status, retry) = {
-        let mut client = server.http1().await;
-        client.ready().await.unwrap();
-        let response = client.send_request(post(update(all))).await.unwrap();
-        (
-            response.status(),
-            response.headers().get("retry-after").cloned(),
-        )
-    };
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(retry.unwrap(), "1");
+    tokio::time::sleep(time / 2).await;
+    // Two of them are more than there is room for.
+    let mut client = server.http1().await;
+    client.ready().await.unwrap();
+    let second = tokio::spawn(client.send_request(post(update(all))));
+    in_flight(&server, 2).await;
+    tokio::time::sleep(time / 10).await;
     assert!(server.answers().await);
-
-    // The first is still read to its end, and gives back what it held.
-    first
-        .write_all(&vec![b' '; all - most.len()])
-        .await
-        .unwrap();
-    let answer = String::from_utf8(closed(&mut first).await).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    // When the first is cut, the smaller one has its turn, and keeps it for longer than the second
+    // may wait.
+    let smaller = begun(&server, 300 * 1024, &vec![b' '; 290 * 1024]).await;
+    let response = second.await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["retry-after"], "1");
+    for mut cut in [first, smaller] {
+        let answer = String::from_utf8(closed(&mut cut).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
     let (status, _) = send1(&mut server.http1().await, update(all)).await;
     assert_eq!(status, StatusCode::OK);
+}
+
+/// As long as nobody else needs its room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_body_makes_room_for_others() {
+    let server = Running::start(limits(|limits| {
+        narrow(limits);
+        limits.body_grace = SHORT * 2;
+        limits.min_body_rate = 4096;
+    }))
+    .await;
+    // Fast enough by itself: what was sent has earned it two minutes.
+    let all = 512 * 1024;
+    let mut slow = begun(&server, all, &vec![b' '; 500 * 1024]).await;
+    tokio::time::sleep(SHORT * 5).await;
+    in_flight(&server, 1).await;
+    let mut other = server.http1().await;
+    let answer = timeout(PATIENCE, send1(&mut other, update(all))).await;
+    assert_eq!(answer.expect("it waits").0, StatusCode::OK);
+    let answer = String::from_utf8(closed(&mut slow).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+/// On the same connection, too, as an API server sends them.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_hold_up_no_small_one() {
+    let server = Running::start(limits(narrow)).await;
+    let all = 512 * 1024;
+    let _first = begun(&server, all, &vec![b' '; 500 * 1024]).await;
+    in_flight(&server, 1).await;
+    let mut client = server.http2().await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..15 {
+        client.ready().await.unwrap();
+        waiting.spawn(client.send_request(post(update(all))));
+    }
+    in_flight(&server, 16).await;
+    tokio::time::sleep(SHORT).await;
+    let small = client.send_request(post(update(8 * 1024)));
+    let (status, _) = read(timeout(PATIENCE, small).await.expect("it waits").unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(waiting.try_join_next().is_none());
+}
+
+/// For longer than a second, which is all that they had once.
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_wait_for_their_turn_and_are_not_refused() {
+    let server = Running::start(limits(narrow)).await;
+    let all = 512 * 1024;
+    let first = begun(&server, all, &vec![b' '; 500 * 1024]).await;
+    in_flight(&server, 1).await;
+    let mut client = server.http2().await;
+    let mut reviews = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        client.ready().await.unwrap();
+        reviews.spawn(client.send_request(post(update(all))));
+    }
+    in_flight(&server, 17).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop(first);
+    for response in reviews.join_all().await {
+        assert_eq!(response.unwrap().status(), StatusCode::OK);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_waits_for_room() {
     let server = Running::start(limits(|limits| {
         narrow(limits);
-        limits.room_timeout = NEVER;
     }))
     .await;
     let (all, most) = (512 * 1024, vec![b' '; 500 * 1024]);
@@ -332,7 +393,6 @@ async fn a_body_waits_for_room() {
 async fn large_bodies_that_come_at_one_time_get_their_turns() {
     let server = Running::start(limits(|limits| {
         narrow(limits);
-        limits.room_timeout = NEVER;
     }))
     .await;
     let all = 512 * 1024;

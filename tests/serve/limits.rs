@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
     PATIENCE, PREFACE, Running, SHORT, closed, default_limits, limits, pod_review, post, read,
-    send1,
+    review, send1,
 };
 
 /// Sends a byte at a time until the server doesn't want any more.
@@ -251,4 +254,116 @@ async fn connect(server: &Running, count: usize) -> Vec<TcpStream> {
         idle.push(server.tcp().await);
     }
     idle
+}
+
+/// A denial of some size.
+fn loud() -> Vec<u8> {
+    let variables: Vec<_> = (0..200)
+        .map(|_| json!({"name": "PIEFED_INIT_CONTAINER"}))
+        .collect();
+    review(json!({
+        "uid": "loud",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "namespace": "piefed-application", "operation": "CREATE",
+        "object": {"spec": {"containers": [{"name": "main", "image": "i:1", "env": variables}]}},
+    }))
+}
+
+/// An HTTP/2 client that gives its streams this window for answers.
+async fn with_window(server: &Running, window: u32) -> http2::SendRequest<Full<Bytes>> {
+    let stream = TokioIo::new(server.tls(&["h2"]).await);
+    let (client, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_taken_costs_the_connection() {
+    let server = Running::start(limits(|limits| limits.answer_timeout = SHORT)).await;
+    // No window at all, and one that leaves the end of the answer to be wished for.
+    let mut client = with_window(&server, 0).await;
+    let response = client.send_request(post(loud())).await.unwrap();
+    let length = response.headers()["content-length"].to_str().unwrap();
+    let length: u32 = length.parse().unwrap();
+    assert!(length > 32 * 1024, "{length}");
+    for window in [0, 1, length - 1] {
+        let mut client = with_window(&server, window).await;
+        let response = client.send_request(post(loud())).await.unwrap();
+        let gone = async {
+            while client.ready().await.is_ok() {
+                tokio::time::sleep(SHORT / 10).await;
+            }
+        };
+        let gone = timeout(PATIENCE, gone).await;
+        gone.unwrap_or_else(|_| panic!("with a window of {window}, it stays"));
+        drop(response);
+    }
+
+    // All the window there is, and nobody reads; over HTTP/1, too.
+    let body = loud();
+    let head = format!(
+        "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = server.tls(&["http/1.1"]).await;
+    let pipeline = async {
+        while stream.write_all(head.as_bytes()).await.is_ok() {
+            if stream.write_all(&body).await.is_err() {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, pipeline).await.expect("it is served on");
+    assert!(server.answers().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_too_many_answers_that_are_not_taken_the_oldest_go() {
+    let server = Running::start(limits(|limits| {
+        limits.answer_timeout = Duration::from_hours(1);
+    }))
+    .await;
+    let mut first = with_window(&server, 0).await;
+    let untaken = first.send_request(post(loud())).await.unwrap();
+    let mut held = Vec::new();
+    while first.ready().await.is_ok() {
+        assert!(held.len() < 1000, "any number of them is held");
+        let mut client = with_window(&server, 0).await;
+        for _ in 0..16 {
+            held.push(client.send_request(post(loud())).await.unwrap());
+        }
+    }
+    assert!(held.len() > 100, "{} were too many", held.len());
+    drop(untaken);
+    assert!(server.answers().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_of_too_many_fields_gets_431() {
+    let server = Running::start(default_limits()).await;
+    let request = |fields: usize| {
+        let mut request = post(pod_review("u"));
+        for i in request.headers().len()..fields {
+            let name = hyper::header::HeaderName::from_bytes(format!("x-{i}").as_bytes());
+            request
+                .headers_mut()
+                .insert(name.unwrap(), "x".parse().unwrap());
+        }
+        request
+    };
+    let refused = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    // The client adds a content-length.
+    for (fields, expect) in [(63, StatusCode::OK), (64, refused)] {
+        let mut client = server.http1().await;
+        client.ready().await.unwrap();
+        let response = client.send_request(request(fields)).await.unwrap();
+        assert_eq!(response.status(), expect, "{fields} fields over HTTP/1");
+        let mut client = server.http2().await;
+        let response = client.send_request(request(fields)).await.unwrap();
+        assert_eq!(response.status(), expect, "{fields} fields over HTTP/2");
+    }
 }

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and reads best with values in place"
 )]
 
+mod attacks;
 mod bodies;
 mod certificates;
 mod limits;

@@ -15,24 +15,28 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::registry::Activity;
-use super::service::TrackedService;
+use super::service::{MOST_FIELDS, TrackedService};
 use super::stream::TrackedStream;
 use crate::serve::limits::ClientLimits;
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Acceptor, H2};
 
 /// How many requests one HTTP/2 connection may have open.
-const STREAMS: u32 = 128;
+const STREAMS: u32 = 16;
 
 /// How many bytes of a request's body a client may send before they are read. What waits there is
 /// memory that no other bound counts.
-const STREAM_WINDOW: u32 = 64 * 1024;
+const STREAM_WINDOW: u32 = 32 * 1024;
 
-/// The same for all requests on one HTTP/2 connection.
-const CONNECTION_WINDOW: u32 = 128 * 1024;
+/// The same for all requests on one HTTP/2 connection: enough for each, so that bodies that wait for
+/// room don't hold up the others.
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 
-/// How many bytes may wait for the client to take them, on one request or HTTP/1 connection.
-const BUFFER: usize = 64 * 1024;
+/// How many bytes of answers an HTTP/1 connection takes over before the client takes them.
+const CONNECTION_BUFFER: usize = 16 * 1024;
+
+/// How many bytes of one answer an HTTP/2 connection takes over before the client takes them.
+const STREAM_BUFFER: usize = 8 * 1024;
 
 /// Why a connection ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,8 @@ pub(super) enum ConnectionError {
     Handshake(#[source] io::Error),
     #[error("the head of a request took longer than {0:?}")]
     HeaderTimeout(Duration),
+    #[error("the client didn't take an answer in time, or left too much of answers")]
+    Untaken,
     #[error("the client didn't let the connection be closed")]
     Lingering,
     #[error(transparent)]
@@ -61,6 +67,14 @@ pub(super) struct Connection {
 impl Connection {
     /// Serves the connection to its end.
     pub(super) async fn run(self, stream: TcpStream) -> Result<(), ConnectionError> {
+        let activity = Arc::clone(&self.activity);
+        tokio::select! {
+            result = self.serve(stream) => result,
+            () = activity.cut() => Err(ConnectionError::Untaken),
+        }
+    }
+
+    async fn serve(self, stream: TcpStream) -> Result<(), ConnectionError> {
         // Answers are one small write each; waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
@@ -72,9 +86,10 @@ impl Connection {
             () = self.activity.asked_to_close() => return Ok(()),
             () = self.stop.closing() => return Ok(()),
         };
-        let stream = handshake
+        let mut stream = handshake
             .map_err(|_| ConnectionError::HandshakeTimeout(limit))?
             .map_err(ConnectionError::Handshake)?;
+        stream.get_mut().1.set_buffer_limit(Some(CONNECTION_BUFFER));
         self.activity.touch();
         if stream.get_ref().1.alpn_protocol() == Some(H2) {
             self.http2(stream).await
@@ -93,7 +108,8 @@ impl Connection {
             // `drive` tells an idle connection from a slow head; hyper's timer doesn't.
             .header_read_timeout(None)
             .max_header_size(self.limits.max_header as usize)
-            .max_buf_size(BUFFER.max(self.limits.max_header as usize))
+            .max_headers(MOST_FIELDS)
+            .max_buf_size(CONNECTION_BUFFER.max(self.limits.max_header as usize))
             .serve_connection(TokioIo::new(stream), self.service());
         self.drive(connection, self.stop.closing()).await
     }
@@ -108,7 +124,7 @@ impl Connection {
             .max_header_list_size(self.limits.max_header)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(BUFFER)
+            .max_send_buf_size(STREAM_BUFFER)
             .keep_alive_interval(self.limits.idle_timeout / 2)
             .serve_connection(TokioIo::new(stream), self.service());
         // A client that is sent GOAWAY opens another connection, by then to another replica if
@@ -145,7 +161,9 @@ impl Connection {
         let header = self.limits.header_timeout;
         loop {
             // Woken often enough to see a slow head; a timer for each byte would cost more.
-            let tick = Instant::now() + (header / 2).min(self.limits.idle_timeout);
+            let answer = self.limits.answer_timeout;
+            let tick = (header / 2).min(answer / 2).min(self.limits.idle_timeout);
+            let tick = Instant::now() + tick;
             tokio::select! {
                 result = connection.as_mut() => return Ok(result?),
                 () = self.activity.asked_to_close() => {
@@ -153,6 +171,7 @@ impl Connection {
                 }
                 () = leave.as_mut() => break,
                 () = sleep_until(tick) => {
+                    self.activity.cut_untaken(answer);
                     if self.activity.head_takes_longer_than(header) {
                         return Err(ConnectionError::HeaderTimeout(header));
                     }

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+
+use super::answers::{AnswerBody, Answers};
 
 /// The open connections of one listener.
 pub(super) struct Registry {
@@ -15,6 +18,7 @@ pub(super) struct Registry {
     epoch: Instant,
     slots: Arc<Semaphore>,
     shared: Arc<Shared>,
+    answers: Arc<Answers>,
 }
 
 #[derive(Default)]
@@ -36,6 +40,7 @@ impl Registry {
             epoch: Instant::now(),
             slots: Arc::new(Semaphore::new(most)),
             shared: Arc::default(),
+            answers: Arc::default(),
         }
     }
 
@@ -86,7 +91,10 @@ impl Registry {
             busy: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
             served: AtomicBool::new(false),
+            blocked: AtomicU64::new(NEVER),
             close: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            answers: Arc::clone(&self.answers),
             shared: Arc::clone(&self.shared),
             _slot: slot,
         });
@@ -103,19 +111,26 @@ impl Shared {
     }
 }
 
+/// Stands for no time.
+const NEVER: u64 = u64::MAX;
+
 /// What one connection is doing. Times are in milliseconds since the registry's epoch.
 pub(super) struct Activity {
     id: u64,
     epoch: Instant,
     /// When it became idle, or when the head that it is in began.
     since: AtomicU64,
-    /// How many requests are being answered.
+    /// How many requests are being answered, or have an answer that the client hasn't taken.
     busy: AtomicUsize,
     /// Whether bytes have come that aren't a request yet.
     in_head: AtomicBool,
     /// Whether it ever brought a request.
     served: AtomicBool,
+    /// Since when the client has read nothing although there is something to read, or [`NEVER`].
+    blocked: AtomicU64,
     close: CancellationToken,
+    cut: CancellationToken,
+    answers: Arc<Answers>,
     shared: Arc<Shared>,
     _slot: OwnedSemaphorePermit,
 }
@@ -126,10 +141,41 @@ impl Activity {
         self.close.cancelled().await;
     }
 
+    /// Resolves when the connection is to end at once, because of an answer that isn't taken.
+    pub(super) async fn cut(&self) {
+        self.cut.cancelled().await;
+    }
+
     /// Begins the idle time anew.
     pub(super) fn touch(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since.store(now, Ordering::Relaxed);
+        self.since.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Counts an answer until the client has taken it.
+    pub(super) fn answer(&self, body: Body, busy: Busy) -> AnswerBody {
+        self.answers.begin(body, self.cut.clone(), busy)
+    }
+
+    /// Cuts this and other connections whose clients have left an answer for that long.
+    pub(super) fn cut_untaken(&self, limit: Duration) {
+        self.answers.cut_older_than(limit);
+        let blocked = Duration::from_millis(self.blocked.load(Ordering::Relaxed));
+        if self.epoch.elapsed().saturating_sub(blocked) >= limit {
+            self.cut.cancel();
+        }
+    }
+
+    /// Whether the client has just left no room to write.
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        if !blocked {
+            self.blocked.store(NEVER, Ordering::Relaxed);
+        } else if self.blocked.load(Ordering::Relaxed) == NEVER {
+            self.blocked.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(NEVER)
     }
 
     /// Whether a request's head began that long ago and isn't complete.

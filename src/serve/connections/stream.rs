@@ -1,4 +1,4 @@
-//! A connection's bytes, on whose arrival its activity is kept right.
+//! A connection's bytes, which keep its activity right as they come and go.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::registry::Activity;
 
-/// A stream that tells its [`Activity`] when bytes come in.
+/// A stream that tells its [`Activity`] when bytes come in, and when the client takes none.
 pub(super) struct TrackedStream<S> {
     stream: S,
     activity: Arc<Activity>,
@@ -42,7 +42,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.activity.set_blocked(result.is_pending());
+        result
     }
 
     fn poll_write_vectored(
@@ -50,7 +52,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.activity.set_blocked(result.is_pending());
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -58,7 +62,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.activity.set_blocked(result.is_pending());
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

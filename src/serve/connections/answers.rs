@@ -1,0 +1,191 @@
+//! The answers that clients haven't taken yet: counted, and cut with their connections when they
+//! are too old or too many.
+//!
+//! An answer that is ready is memory that only its client can free. A client that opens no HTTP/2
+//! window, or doesn't read its socket, would hold as much of it as it can ask for.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio_util::sync::CancellationToken;
+
+use super::registry::Busy;
+
+/// Most bytes of answers that wait for their clients. For more, the oldest are cut: one that is
+/// being taken is gone within a round trip.
+const MOST_WAITING: usize = 8 * 1024 * 1024;
+
+/// How many bytes of an answer are handed to the connection at one time. What it has of each answer
+/// is counted no more once the answer's end is handed over.
+const PIECE: usize = 4 * 1024;
+
+/// Answers of up to so many bytes are handed over whole.
+const SMALL: usize = 1024;
+
+/// The answers of one listener that wait for their clients.
+#[derive(Default)]
+pub(super) struct Answers(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    bytes: usize,
+    /// In the order in which they became ready.
+    answers: BTreeMap<u64, Ready>,
+}
+
+struct Ready {
+    since: Instant,
+    bytes: usize,
+    /// Cuts the connection.
+    cut: CancellationToken,
+}
+
+impl Answers {
+    /// Counts an answer from now on until the body is dropped.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        body: Body,
+        cut: CancellationToken,
+        busy: Busy,
+    ) -> AnswerBody {
+        let bytes = usize::try_from(HttpBody::size_hint(&body).lower()).unwrap_or(usize::MAX);
+        let mut waiting = self.lock();
+        let id = waiting.next;
+        waiting.next += 1;
+        waiting.bytes = waiting.bytes.saturating_add(bytes);
+        waiting.answers.insert(
+            id,
+            Ready {
+                since: Instant::now(),
+                bytes,
+                cut,
+            },
+        );
+        while waiting.bytes > MOST_WAITING && waiting.cut_oldest() {}
+        AnswerBody {
+            body,
+            rest: Bytes::new(),
+            large: false,
+            _ticket: Ticket {
+                answers: Arc::clone(self),
+                id,
+            },
+            _busy: busy,
+        }
+    }
+
+    /// Cuts the connections of answers that have waited that long.
+    pub(super) fn cut_older_than(&self, limit: Duration) {
+        let mut waiting = self.lock();
+        while waiting
+            .answers
+            .first_key_value()
+            .is_some_and(|(_, oldest)| oldest.since.elapsed() >= limit)
+        {
+            waiting.cut_oldest();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn cut_oldest(&mut self) -> bool {
+        let Some((_, oldest)) = self.answers.pop_first() else {
+            return false;
+        };
+        self.bytes = self.bytes.saturating_sub(oldest.bytes);
+        oldest.cut.cancel();
+        true
+    }
+}
+
+/// An answer's place among those that wait.
+struct Ticket {
+    answers: Arc<Answers>,
+    id: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut waiting = self.answers.lock();
+        if let Some(taken) = waiting.answers.remove(&self.id) {
+            waiting.bytes = waiting.bytes.saturating_sub(taken.bytes);
+        }
+    }
+}
+
+/// An answer in pieces, each handed over when the client has room for it.
+///
+/// The last byte is a piece of its own: HTTP/2 asks for it only once the client's window has room
+/// for all that is before it. So an answer counts until the client has let all of it come.
+pub(super) struct AnswerBody {
+    body: Body,
+    /// What is left of the body's current part.
+    rest: Bytes,
+    /// Whether that part is handed over in pieces.
+    large: bool,
+    _ticket: Ticket,
+    _busy: Busy,
+}
+
+impl AnswerBody {
+    fn next_piece(&mut self) -> Bytes {
+        let left = self.rest.len();
+        let piece = if self.large && left > 1 {
+            PIECE.min(left - 1)
+        } else {
+            left
+        };
+        self.rest.split_to(piece)
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            match futures::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        self.large = data.len() > SMALL;
+                        self.rest = data;
+                    }
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = self.next_piece();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}

@@ -1,0 +1,201 @@
+//! Permits that are given to the smallest request first.
+//!
+//! `tokio::sync::Semaphore` gives them in the order of asking, so that a small review would wait for
+//! every large one that came before it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Permits that many requests share.
+#[derive(Debug)]
+pub(super) struct Share {
+    all: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    next: u64,
+    waiting: BTreeMap<Rank, Waiter>,
+}
+
+/// Most requests that wait. For one more, the largest is turned away: while it waits, a part of its
+/// body lies in its connection's window.
+const MOST_WAITING: usize = 1024;
+
+/// Why a request gets no permits.
+#[derive(Debug)]
+pub(super) struct TurnedAway;
+
+/// The size of the request, and its place among those of its size.
+type Rank = (u64, u64);
+
+#[derive(Debug)]
+struct Waiter {
+    permits: usize,
+    turn: oneshot::Sender<Permits>,
+}
+
+/// Some of a share, until they are dropped.
+#[derive(Debug)]
+pub(super) struct Permits {
+    share: Arc<Share>,
+    permits: usize,
+}
+
+impl Share {
+    /// At least one.
+    pub(super) fn new(all: usize) -> Arc<Self> {
+        let all = all.max(1);
+        Arc::new(Self {
+            all,
+            state: Mutex::new(State {
+                free: all,
+                next: 0,
+                waiting: BTreeMap::new(),
+            }),
+        })
+    }
+
+    /// Waits for so many permits, on behalf of a request of that size in bytes. One that asks for
+    /// more than there are gets all of them.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        permits: usize,
+        size: u64,
+    ) -> Result<Permits, TurnedAway> {
+        let permits = permits.min(self.all);
+        let (turn, wait) = oneshot::channel();
+        let rank = {
+            let mut state = self.lock();
+            let rank = (size, state.next);
+            state.next += 1;
+            state.waiting.insert(rank, Waiter { permits, turn });
+            rank
+        };
+        // Leaves the queue if this future is dropped.
+        let _place = Place { share: self, rank };
+        self.serve();
+        wait.await.map_err(|_| TurnedAway)
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Gives what is free to those who are first in the queue.
+    fn serve(self: &Arc<Self>) {
+        loop {
+            let served = {
+                let mut state = self.lock();
+                let free = state.free;
+                let Some(first) = state.waiting.first_entry() else {
+                    return;
+                };
+                if first.get().permits > free {
+                    if state.waiting.len() > MOST_WAITING {
+                        state.waiting.pop_last();
+                    }
+                    return;
+                }
+                let waiter = first.remove();
+                state.free -= waiter.permits;
+                waiter
+            };
+            let permits = Permits {
+                share: Arc::clone(self),
+                permits: served.permits,
+            };
+            // One that has just left gives them back.
+            drop(served.turn.send(permits));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permits {
+    /// Whether somebody waits for such permits.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.share.is_wanted()
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        self.share.lock().free += self.permits;
+        self.share.serve();
+    }
+}
+
+struct Place<'s> {
+    share: &'s Arc<Share>,
+    rank: Rank,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let left = self.share.lock().waiting.remove(&self.rank);
+        if left.is_some() {
+            // Somebody behind it may need less.
+            self.share.serve();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn of_too_many_the_largest_is_turned_away() {
+        let share = Share::new(1);
+        let _all = share.take(1, 1).now_or_never();
+        let mut waiting: Vec<_> = (0..MOST_WAITING as u64)
+            .map(|size| Box::pin(share.take(1, size)))
+            .collect();
+        for waiting in &mut waiting {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        let mut one_more = Box::pin(share.take(1, 5));
+        assert!(one_more.as_mut().now_or_never().is_none());
+        let largest = waiting.pop().expect("there are many");
+        assert!(matches!(largest.now_or_never(), Some(Err(TurnedAway))));
+        for waiting in &mut waiting {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+    }
+
+    #[test]
+    fn the_smallest_is_first_and_who_leaves_holds_up_nobody() {
+        let share = Share::new(4);
+        let all = share.take(9, 1).now_or_never().expect("all are free");
+        let mut large = Box::pin(share.take(4, 100));
+        let mut small = Box::pin(share.take(2, 10));
+        let mut equal = Box::pin(share.take(2, 10));
+        let mut gone = Box::pin(share.take(4, 5));
+        for waiting in [&mut large, &mut small, &mut equal, &mut gone] {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        drop(all);
+        assert!(share.is_wanted());
+        // It was served, and didn't look.
+        drop(gone);
+        let small = small.now_or_never().expect("the smallest is served");
+        let equal = equal.now_or_never().expect("there is room for two of them");
+        assert!(large.as_mut().now_or_never().is_none());
+        drop(small);
+        assert!(large.as_mut().now_or_never().is_none(), "half is taken");
+        drop(equal);
+        assert!(large.now_or_never().is_some());
+        assert!(!share.is_wanted());
+    }
+}
