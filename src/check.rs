@@ -14,13 +14,15 @@ use kube::Client;
 use kube::api::Patch;
 use serde_json::{Value, json};
 
+use crate::api::objects::workload;
 use crate::api::{ApiError, DryRun, Objects};
 use crate::cli::say::say;
 use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
 use migration_gate_core::gates::{
-    Config, Gate, LabelOperator, LabelSelector, Mode, parse_duration,
+    Config, Gate, HeldKind, LabelOperator, LabelSelector, Mode, Which, parse_duration,
 };
 use migration_gate_core::names::WAITER_CONTAINER;
+use migration_gate_core::podspec::list;
 
 /// The Deployment that is only ever dry-run.
 const NAME: &str = "migration-gate-check";
@@ -102,24 +104,25 @@ impl fmt::Display for Trial {
 async fn look(client: &Client, config: &Config, gates: &[&Gate]) -> Result<Vec<Trial>, ApiError> {
     let mut trials = Vec::new();
     for gate in gates {
-        for (name, labels) in examples(gate) {
+        for Example { kind, name, labels } in examples(gate) {
+            let shown = kind.as_str();
             let result = match labels {
-                Some(labels) => judge_held(gate, &held(client, gate, &name, &labels).await?),
-                None => {
-                    Err("no Deployment can match its selector, which contradicts itself".into())
+                Some(labels) => {
+                    let answer = held(client, gate, kind, &name, &labels).await?;
+                    judge_held(gate, kind, &answer)
                 }
+                None => Err(format!(
+                    "no {shown} can match its selector, which contradicts itself"
+                )),
             };
-            let about = format!(
-                "gate {}: held Deployment {}/{name}",
-                gate.name, gate.namespace
-            );
+            let about = format!("gate {}: held {shown} {}/{name}", gate.name, gate.namespace);
             trials.push(Trial { about, result });
         }
         if let Some(variable) = config.forbidden_env.first() {
-            let object = deployment(NAME, &BTreeMap::new(), Some(variable));
+            let object = example(HeldKind::Deployment, NAME, &BTreeMap::new(), Some(variable));
             let deployments = Objects::namespaced::<Deployment>(client, &gate.namespace);
             let answer = deployments.try_create(&object).await?;
-            let result = judge_offender(gate, config.mode, variable, &answer);
+            let result = judge_offender(gate, config.mode_of(gate), variable, &answer);
             let about = format!(
                 "gate {}: a Deployment in {} that sets {variable}",
                 gate.name, gate.namespace
@@ -130,18 +133,37 @@ async fn look(client: &Client, config: &Config, gates: &[&Gate]) -> Result<Vec<T
     Ok(trials)
 }
 
-/// Deployments that a gate holds: those that it names, and one that its selector matches, with the
-/// labels for that; none if nothing can match it.
-fn examples(gate: &Gate) -> Vec<(String, Option<BTreeMap<String, String>>)> {
-    let mut examples: Vec<_> = gate
-        .deployments
+/// A workload that a gate holds.
+struct Example {
+    kind: HeldKind,
+    name: String,
+    /// Its labels; `None` if nothing can match the gate's selector.
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Workloads that a gate holds: those that it names, and one for each of its patterns and selectors.
+fn examples(gate: &Gate) -> Vec<Example> {
+    let named = |kind, name: &str| Example {
+        kind,
+        name: name.to_owned(),
+        labels: Some(BTreeMap::new()),
+    };
+    let selected = |kind, selector| Example {
+        kind,
+        name: NAME.to_owned(),
+        labels: matching(selector),
+    };
+    let deployment = HeldKind::Deployment;
+    let deployments = gate.deployments.iter().map(|name| named(deployment, name));
+    let selector = gate
+        .selector
         .iter()
-        .map(|name| (name.clone(), Some(BTreeMap::new())))
-        .collect();
-    if let Some(selector) = &gate.selector {
-        examples.push((NAME.to_owned(), matching(selector)));
-    }
-    examples
+        .map(|selector| selected(deployment, selector));
+    let workloads = gate.workloads.iter().map(|workload| match &workload.which {
+        Which::Name(name) => named(workload.kind, &name.as_str().replace('*', "check")),
+        Which::Labels(selector) => selected(workload.kind, selector),
+    });
+    deployments.chain(selector).chain(workloads).collect()
 }
 
 /// Labels that a selector matches.
@@ -160,22 +182,39 @@ fn matching(selector: &LabelSelector) -> Option<BTreeMap<String, String>> {
         .then_some(labels)
 }
 
-fn deployment(name: &str, labels: &BTreeMap<String, String>, forbidden: Option<&str>) -> Value {
+fn example(
+    kind: HeldKind,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    forbidden: Option<&str>,
+) -> Value {
     let env: Vec<Value> = forbidden
         .map(|name| json!({"name": name, "value": "true"}))
         .into_iter()
         .collect();
+    let own = json!({"app.kubernetes.io/name": NAME});
+    let mut template = json!({
+        "metadata": {"labels": own},
+        "spec": {"containers": [{"name": "main", "image": "example.invalid/check:1", "env": env}]},
+    });
+    let spec = match kind {
+        HeldKind::CronJob => {
+            template["spec"]["restartPolicy"] = json!("Never");
+            json!({"schedule": "@yearly", "jobTemplate": {"spec": {"template": template}}})
+        }
+        HeldKind::StatefulSet => {
+            json!({"serviceName": NAME, "selector": {"matchLabels": own}, "template": template})
+        }
+        HeldKind::Deployment | HeldKind::DaemonSet | HeldKind::Rollout => {
+            json!({"selector": {"matchLabels": own}, "template": template})
+        }
+    };
+    let pods = kind.pod_kind();
     json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "apiVersion": format!("{}/{}", pods.group, pods.version),
+        "kind": pods.kind,
         "metadata": {"name": name, "labels": labels},
-        "spec": {
-            "selector": {"matchLabels": {"app.kubernetes.io/name": NAME}},
-            "template": {
-                "metadata": {"labels": {"app.kubernetes.io/name": NAME}},
-                "spec": {"containers": [{"name": "main", "image": "example.invalid/check:1", "env": env}]},
-            },
-        },
+        "spec": spec,
     })
 }
 
@@ -188,35 +227,54 @@ fn message(answer: &DryRun) -> &str {
 async fn held(
     client: &Client,
     gate: &Gate,
+    kind: HeldKind,
     name: &str,
     labels: &BTreeMap<String, String>,
 ) -> Result<DryRun, ApiError> {
-    let deployments = Objects::namespaced::<Deployment>(client, &gate.namespace);
-    let answer = deployments
-        .try_create(&deployment(name, labels, None))
+    let objects = Objects::of(client, workload(kind.pod_kind()), Some(&gate.namespace));
+    let answer = objects
+        .try_create(&example(kind, name, labels, None))
         .await?;
     if answer.code != 409 {
         return Ok(answer);
     }
-    // A patch that changes nothing passes admission all the same.
-    deployments.try_patch(name, &Patch::Merge(json!({}))).await
+    // Only a change of the pod template is asked about.
+    let mut change = json!({"metadata": {"annotations": {"migration-gate.io/check": "true"}}});
+    let path = kind.pod_kind().path;
+    for field in path[..path.len() - 1].iter().rev() {
+        change = json!({ *field: change });
+    }
+    objects.try_patch(name, &Patch::Merge(change)).await
 }
 
-fn judge_held(gate: &Gate, answer: &DryRun) -> Result<String, String> {
+fn judge_held(gate: &Gate, kind: HeldKind, answer: &DryRun) -> Result<String, String> {
     if answer.code >= 300 {
         return Err(refused(&gate.namespace, answer));
     }
     // Wherever it stands: another webhook may have put its own in front.
-    let containers = answer.body.pointer("/spec/template/spec/initContainers");
-    let mut containers = containers.and_then(Value::as_array).into_iter().flatten();
+    let spec = kind.pod_kind().pod_spec(&answer.body);
+    let mut containers = spec
+        .map_or(&[][..], |spec| list(spec, "initContainers"))
+        .iter();
     if containers.any(|container| container["name"] == WAITER_CONTAINER) {
-        Ok(format!("waits for Job {}", gate.job))
+        Ok(format!("waits for {}", jobs(gate)))
     } else {
         Err(format!(
-            "it would start without waiting for Job {}: the webhook was not called; see `kubectl get mutatingwebhookconfigurations`, its namespaceSelector, and the labels of namespace {}",
-            gate.job, gate.namespace
+            "it would start without waiting for {}: the webhook was not called; see `kubectl get mutatingwebhookconfigurations`, its namespaceSelector, and the labels of namespace {}",
+            jobs(gate),
+            gate.namespace
         ))
     }
+}
+
+/// What a gate waits for, in words.
+fn jobs(gate: &Gate) -> String {
+    let jobs: Vec<String> = gate
+        .requirements()
+        .iter()
+        .map(|job| format!("Job {job}"))
+        .collect();
+    jobs.join(" and ")
 }
 
 fn judge_offender(
@@ -279,20 +337,30 @@ mod tests {
         }
     }
 
+    const DEPLOYMENT: HeldKind = HeldKind::Deployment;
+
     #[test]
     fn an_example_matches_its_gate() {
         let config = config::parse(
             "gates: [{name: a, namespace: b, job: c, serviceAccount: d, deployments: [web, api], selector: {matchLabels: {p: q}, \
              matchExpressions: [{key: e, operator: Exists}, {key: i, operator: In, values: [j, k]}, \
-             {key: m, operator: NotIn, values: [o]}, {key: z, operator: DoesNotExist}]}}]",
+             {key: m, operator: NotIn, values: [o]}, {key: z, operator: DoesNotExist}]}, \
+             workloads: [{kind: CronJob, name: nightly-*}, {kind: StatefulSet, selector: {matchLabels: {s: t}}}]}]",
             "test",
         )
         .unwrap();
         let gate = &config.gates[0];
         let examples = examples(gate);
-        let names: Vec<&str> = examples.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["api", "web", NAME]);
-        let labels = examples[2].1.as_ref().unwrap();
+        let named = examples.iter().map(|e| (e.kind.as_str(), e.name.as_str()));
+        let expect = [
+            ("Deployment", "api"),
+            ("Deployment", "web"),
+            ("Deployment", NAME),
+            ("CronJob", "nightly-check"),
+            ("StatefulSet", NAME),
+        ];
+        assert_eq!(named.collect::<Vec<_>>(), expect);
+        let labels = examples[2].labels.as_ref().unwrap();
         assert_eq!(json!(labels), json!({"p": "q", "e": "any", "i": "j"}));
     }
 
@@ -322,10 +390,10 @@ mod tests {
                 &[],
             )
         };
-        assert!(judge_held(gate, &with(&[WAITER_CONTAINER, "x"])).is_ok());
-        assert!(judge_held(gate, &with(&["mesh-init", WAITER_CONTAINER])).is_ok());
+        assert!(judge_held(gate, DEPLOYMENT, &with(&[WAITER_CONTAINER, "x"])).is_ok());
+        assert!(judge_held(gate, DEPLOYMENT, &with(&["mesh-init", WAITER_CONTAINER])).is_ok());
         for without in [with(&["x"]), with(&[]), answer(201, json!({}), &[])] {
-            let said = judge_held(gate, &without).unwrap_err();
+            let said = judge_held(gate, DEPLOYMENT, &without).unwrap_err();
             assert!(said.contains("was not called"), "{said}");
         }
     }
@@ -363,7 +431,7 @@ mod tests {
         ] {
             let refused = answer(code, json!({"message": message}), &[]);
             for said in [
-                judge_held(gate, &refused).unwrap_err(),
+                judge_held(gate, DEPLOYMENT, &refused).unwrap_err(),
                 judge_offender(gate, Mode::Enforce, "V", &refused).unwrap_err(),
             ] {
                 assert!(said.contains(message) && said.contains(step), "{said}");

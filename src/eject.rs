@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use self::ejection::{Ejection, name_of};
+use self::ejection::Ejection;
 use self::leftovers::Leftovers;
 use crate::cli::say::say;
 use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
@@ -101,10 +101,10 @@ fn describe(ejections: &[Ejection<'_>], leftovers: &Leftovers) -> String {
     let mut text = String::new();
     for ejection in ejections {
         let namespace = &ejection.gate.namespace;
-        for (deployment, patch) in &ejection.deployments {
-            let name = name_of(deployment);
-            let _ = writeln!(text, "Deployment {namespace}/{name}: one roll-out without");
-            for operation in &patch.0 {
+        for ejected in &ejection.workloads {
+            let shown = ejected.shown(namespace);
+            let _ = writeln!(text, "{shown}: one roll-out without");
+            for operation in &ejected.patch.0 {
                 if let json_patch::PatchOperation::Remove(removed) = operation {
                     let _ = writeln!(text, "  {}", removed.path);
                 }
@@ -131,11 +131,11 @@ fn describe(ejections: &[Ejection<'_>], leftovers: &Leftovers) -> String {
     let mut told = std::collections::BTreeSet::new();
     for ejection in ejections {
         let namespace = &ejection.gate.namespace;
-        for (name, gate) in &ejection.others {
-            if !ejected(gate, namespace) && told.insert((namespace, name)) {
+        for (shown, gate) in &ejection.others {
+            if !ejected(gate, namespace) && told.insert(shown) {
                 let _ = writeln!(
                     text,
-                    "Deployment {namespace}/{name}: left alone, because its waiter is of gate {gate}"
+                    "{shown}: left alone, because its waiter is of gate {gate}"
                 );
             }
         }

@@ -20,7 +20,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Serve(Box<serve::Args>),
-    Wait(wait::Args),
+    Wait(Box<wait::Args>),
     Review(review::Args),
     Eject(eject::Args),
     Check(check::Args),

@@ -8,8 +8,11 @@ mod args;
 mod identity;
 mod logs;
 mod output;
+mod own_pod;
 mod run;
 mod tail;
+mod told;
+mod version;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -88,7 +91,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser;
-    use migration_gate_core::verdict::{Limits, Wanted};
+    use migration_gate_core::verdict::Limits;
 
     use super::*;
 
@@ -112,11 +115,12 @@ mod tests {
                 timeout: Duration::from_mins(10),
                 denied: Duration::from_secs(30),
                 settle: Duration::from_secs(5),
+                no_pod: Duration::from_secs(10),
             }
         );
         assert_eq!(plan.log_timeout, Duration::from_secs(20));
         assert_eq!(plan.record, "migration-gate-g");
-        assert_eq!(plan.subject.wanted, Wanted::Version("web:2".into()));
+        assert_eq!(plan.subject.wanted.word(), Some("2"));
     }
 
     #[test]

@@ -172,7 +172,7 @@ fn impossible_values() {
         ],
     ),
     ("gates:\n- {name: a, namespace: b, job: c, serviceAccount: d}\n".to_owned(),
-        &["2:3: gates[0]: it holds no Deployment"],
+        &["2:3: gates[0]: it holds nothing"],
     ),
     (gate("selector: {}"),
         &["2:72: gates[0].selector: it is empty"],

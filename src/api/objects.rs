@@ -14,6 +14,7 @@ use kube::core::{
     Request, WatchEvent,
 };
 use kube::{Client, Resource};
+use migration_gate_core::gates::LabelSelector;
 use migration_gate_core::podspec::PodKind;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -198,11 +199,10 @@ impl Objects {
         within(TIMEOUT, self.client.request_stream(request)).await
     }
 
-    /// What happens to the objects that a field selector selects, after a version of the
-    /// collection, until the server ends the watch after `lasting`, in whole seconds.
+    /// What happens to the selected objects, after a version of the collection, until the server ends the watch after `lasting`, in whole seconds.
     pub(super) async fn watch<T>(
         &self,
-        fields: &str,
+        selection: &Selection,
         version: &str,
         lasting: Duration,
     ) -> Result<BoxStream<'static, kube::Result<WatchEvent<T>>>, ApiError>
@@ -211,10 +211,10 @@ impl Objects {
     {
         // By hand, as kube refuses a watch of five minutes or more.
         let uri = format!(
-            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&fieldSelector={}&resourceVersion={}",
+            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}{}&resourceVersion={}",
             self.path(),
             lasting.as_secs(),
-            utf8_percent_encode(fields, QUERY),
+            selection.query(),
             utf8_percent_encode(version, QUERY),
         );
         let request = hyper::Request::get(uri)
@@ -260,6 +260,57 @@ impl Objects {
             })
         })
         .await
+    }
+}
+
+/// Which objects of a collection are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// The field selector, if there is one.
+    fields: Option<String>,
+    /// The label selector, if there is one.
+    labels: Option<String>,
+}
+
+impl Selection {
+    /// The object of that name.
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            fields: Some(format!("metadata.name={name}")),
+            labels: None,
+        }
+    }
+
+    /// Those with such labels.
+    pub(super) fn labelled(selector: &LabelSelector) -> Self {
+        Self {
+            fields: None,
+            labels: Some(selector.to_string()),
+        }
+    }
+
+    /// The same for a list.
+    pub(super) fn params(&self) -> ListParams {
+        ListParams {
+            field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
+            ..ListParams::default()
+        }
+    }
+
+    /// The same as parameters of a query, each with its `&`.
+    fn query(&self) -> String {
+        let parameter = |(name, value): (&str, &Option<String>)| {
+            let value = utf8_percent_encode(value.as_deref()?, QUERY);
+            Some(format!("&{name}={value}"))
+        };
+        [
+            ("fieldSelector", &self.fields),
+            ("labelSelector", &self.labels),
+        ]
+        .into_iter()
+        .filter_map(parameter)
+        .collect()
     }
 }
 

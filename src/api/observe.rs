@@ -16,13 +16,13 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use kube::api::ListParams;
 use kube::core::WatchEvent;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use super::error::ApiError;
-use super::objects::Objects;
+use super::objects::{Objects, Selection};
+use migration_gate_core::gates::JobSource;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
 
@@ -123,7 +123,7 @@ impl Default for Pacing {
     }
 }
 
-/// A watch that was asked to resume this often without success starts over with a list.
+/// A watch that the server refuses this often starts over with a list.
 const RESUME_ATTEMPTS: u32 = 3;
 
 /// The longest pause after a watch that was ended, not refused.
@@ -146,7 +146,7 @@ pub fn observe<T: Object>(
     name: &str,
     pacing: Pacing,
 ) -> impl Stream<Item = Update<T>> + Send + use<T> {
-    let deltas = deltas(objects, format!("metadata.name={name}"), pacing);
+    let deltas = deltas(objects, Selection::named(name), pacing);
     deltas.map(|delta| match delta {
         // The selector leaves one at most.
         Delta::Listed(objects) => match objects.into_iter().next() {
@@ -166,17 +166,51 @@ pub fn observe_all<T: Object>(
     objects: Objects,
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<T>> + Send {
-    deltas(objects, String::new(), pacing)
+    deltas(objects, Selection::default(), pacing)
+}
+
+/// Follows the Jobs that a gate looks for in one way, for ever, as [`observe_all`] does.
+///
+/// An exact name goes into a field selector, as in [`observe`]. A pattern needs all Jobs of the
+/// namespace, since the API server knows none.
+pub fn observe_jobs(
+    objects: Objects,
+    source: &JobSource,
+    pacing: Pacing,
+) -> impl Stream<Item = Delta<Job>> + Send + use<> {
+    let selection = match (source.exact_name(), source) {
+        (Some(name), _) => Selection::named(name),
+        (None, JobSource::Labels(labels)) => Selection::labelled(labels),
+        (None, JobSource::Name(_)) => Selection::default(),
+    };
+    let source = source.clone();
+    let deltas = deltas::<Job>(objects, selection, pacing);
+    deltas.filter_map(move |delta| {
+        let meant = |job: &Job| match &source {
+            JobSource::Name(pattern) => pattern.matches(&job.name),
+            JobSource::Labels(_) => true,
+        };
+        let delta = match delta {
+            Delta::Listed(mut jobs) => {
+                jobs.retain(meant);
+                Some(Delta::Listed(jobs))
+            }
+            Delta::Present(job) => meant(&job).then_some(Delta::Present(job)),
+            Delta::Deleted(job) => meant(&job).then_some(Delta::Deleted(job)),
+            delta => Some(delta),
+        };
+        std::future::ready(delta)
+    })
 }
 
 fn deltas<T: Object>(
     objects: Objects,
-    fields: String,
+    selection: Selection,
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<T>> + Send {
     let watch = Watch {
         objects,
-        fields,
+        selection,
         pacing,
         phase: Phase::List,
         pause: None,
@@ -204,8 +238,7 @@ pub fn backoff(pacing: Pacing) -> ExponentialBackoff {
 
 struct Watch<T> {
     objects: Objects,
-    /// The field selector; empty for all.
-    fields: String,
+    selection: Selection,
     pacing: Pacing,
     phase: Phase<T>,
     /// Before the next request.
@@ -258,7 +291,7 @@ impl<T: Object> Watch<T> {
     }
 
     async fn list(&mut self) -> Delta<T> {
-        match snapshot(&self.objects, &self.fields).await {
+        match snapshot(&self.objects, &self.selection).await {
             Ok((objects, version)) => {
                 self.phase = Phase::Resume { version };
                 Delta::Listed(objects)
@@ -270,7 +303,7 @@ impl<T: Object> Watch<T> {
     async fn resume(&mut self, version: String) -> Option<Delta<T>> {
         let events = self
             .objects
-            .watch(&self.fields, &version, self.pacing.watch)
+            .watch(&self.selection, &version, self.pacing.watch)
             .await;
         match events {
             Ok(events) => {
@@ -284,7 +317,7 @@ impl<T: Object> Watch<T> {
             }
             Err(error) if error.is_dropped() => self.cut(version, Instant::now()),
             Err(error) => {
-                if error.code() != Some(410) && self.failures < RESUME_ATTEMPTS {
+                if self.keeps_version(&error) {
                     self.phase = Phase::Resume { version };
                 }
                 Some(self.fails(error))
@@ -376,9 +409,7 @@ impl<T: Object> Watch<T> {
                 }
             });
         self.cuts = self.cuts.saturating_add(1);
-        if !self.cuts.is_multiple_of(RESUME_ATTEMPTS) {
-            self.phase = Phase::Resume { version };
-        }
+        self.phase = Phase::Resume { version };
         if !hopeless || std::mem::replace(&mut self.in_trouble, true) {
             return None;
         }
@@ -394,10 +425,22 @@ impl<T: Object> Watch<T> {
             self.failures += 1;
             return None;
         }
-        if self.failures < RESUME_ATTEMPTS && error.code() != Some(410) {
+        if self.keeps_version(&error) {
             self.phase = Phase::Resume { version };
         }
         Some(self.fails(error))
+    }
+
+    /// Whether a watch is tried again from the version last seen. What happened and vanished since
+    /// then, a list doesn't show. So only a server that has the version no longer, or that goes on
+    /// refusing it, is asked for a list.
+    fn keeps_version(&self, error: &ApiError) -> bool {
+        match error.code() {
+            Some(410) => false,
+            // 504 is also the answer to a version that is too large: etcd came back from a backup.
+            None | Some(429 | 500..=503) => true,
+            Some(_) => self.failures < RESUME_ATTEMPTS,
+        }
     }
 
     fn works(&mut self) {
@@ -417,16 +460,12 @@ impl<T: Object> Watch<T> {
     }
 }
 
-/// What a field selector selects, and the version from which a watch goes on.
+/// What is selected, and the version from which a watch goes on.
 async fn snapshot<T: Object>(
     objects: &Objects,
-    fields: &str,
+    selection: &Selection,
 ) -> Result<(Vec<T>, String), ApiError> {
-    let mut params = ListParams::default();
-    if !fields.is_empty() {
-        params = params.fields(fields);
-    }
-    let (listed, version) = objects.list_at(&params).await?;
+    let (listed, version) = objects.list_at(&selection.params()).await?;
     if version.is_empty() {
         return Err(ApiError::unanswered("the list has no resourceVersion"));
     }

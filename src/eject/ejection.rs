@@ -1,61 +1,85 @@
-//! What is done to one gate's Deployments, and what all of `eject` reads with.
+//! What is done to one gate's workloads, and what all of `eject` reads with.
 
 use anyhow::Context as _;
-use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
 use kube::api::{ListParams, Patch};
 use serde_json::Value;
 
 use crate::api::Objects;
+use crate::api::objects::workload;
 use crate::cli::say::say;
 use migration_gate_core::eject::{eject, gate_of};
-use migration_gate_core::gates::Gate;
+use migration_gate_core::gates::{Gate, HeldKind};
 
 /// The label that the chart gives its objects.
 pub(super) const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
 
-/// What is done for one gate's Deployments.
+/// What is done for one gate's workloads.
 pub(super) struct Ejection<'c> {
     pub(super) gate: &'c Gate,
-    /// Each Deployment as it is, with its patch.
-    pub(super) deployments: Vec<(Value, json_patch::Patch)>,
-    /// Deployments of the namespace with a waiter of another gate, and that gate.
+    pub(super) workloads: Vec<Ejected>,
+    /// Workloads of the namespace with a waiter of another gate, as they are shown, and that gate.
     pub(super) others: Vec<(String, String)>,
+}
+
+/// A workload as it is, with the patch that takes the waiter out.
+pub(super) struct Ejected {
+    pub(super) kind: HeldKind,
+    pub(super) object: Value,
+    pub(super) patch: json_patch::Patch,
+}
+
+impl Ejected {
+    /// As it is shown: `Deployment shop/web`.
+    pub(super) fn shown(&self, namespace: &str) -> String {
+        shown(self.kind, namespace, &self.object)
+    }
+}
+
+fn shown(kind: HeldKind, namespace: &str, object: &Value) -> String {
+    format!("{} {namespace}/{}", kind.as_str(), name_of(object))
 }
 
 impl<'c> Ejection<'c> {
     pub(super) async fn make(client: &Client, gate: &'c Gate) -> anyhow::Result<Self> {
-        let mut deployments = Vec::new();
-        let mut others = Vec::new();
-        let objects = Objects::namespaced::<Deployment>(client, &gate.namespace);
-        for deployment in list(&objects, &ListParams::default()).await? {
-            let patch = eject(gate, &deployment);
-            if !patch.is_empty() {
-                deployments.push((deployment, json_patch::Patch(patch)));
-            } else if let Some(other) = gate_of(&deployment["spec"]["template"]["spec"]) {
-                others.push((name_of(&deployment).to_owned(), other.to_owned()));
+        let namespace = gate.namespace.as_str();
+        let (mut workloads, mut others) = (Vec::new(), Vec::new());
+        for kind in HeldKind::ALL {
+            let pods = kind.pod_kind();
+            let objects = Objects::of(client, workload(pods), Some(namespace));
+            for object in list_if_known(&objects).await? {
+                let patch = eject(gate, kind, &object);
+                if !patch.is_empty() {
+                    workloads.push(Ejected {
+                        kind,
+                        object,
+                        patch: json_patch::Patch(patch),
+                    });
+                } else if let Some(other) = pods.pod_spec(&object).and_then(gate_of) {
+                    others.push((shown(kind, namespace, &object), other.to_owned()));
+                }
             }
         }
         Ok(Self {
             gate,
-            deployments,
+            workloads,
             others,
         })
     }
 
     pub(super) async fn take_out(&self, client: &Client) -> anyhow::Result<()> {
         let namespace = self.gate.namespace.as_str();
-        let objects = Objects::namespaced::<Deployment>(client, namespace);
-        for (deployment, patch) in &self.deployments {
-            let name = name_of(deployment);
-            say(format_args!(
-                "Deployment {namespace}/{name}: taking the waiter out"
-            ));
-            objects.patch::<Value>(name, &Patch::<()>::Json(patch.clone()))
-            .await
-            .with_context(|| {
-                format!("cannot patch Deployment {namespace}/{name}; if it was changed meanwhile, run this again")
-            })?;
+        for ejected in &self.workloads {
+            let shown = ejected.shown(namespace);
+            say(format_args!("{shown}: taking the waiter out"));
+            let kind = workload(ejected.kind.pod_kind());
+            let patch = Patch::<()>::Json(ejected.patch.clone());
+            Objects::of(client, kind, Some(namespace))
+                .patch::<Value>(name_of(&ejected.object), &patch)
+                .await
+                .with_context(|| {
+                    format!("cannot patch {shown}; if it was changed meanwhile, run this again")
+                })?;
         }
         Ok(())
     }
@@ -67,11 +91,21 @@ pub(super) fn name_of(object: &Value) -> &str {
 
 /// Those of a collection, with an error that names it.
 pub(super) async fn list(objects: &Objects, params: &ListParams) -> anyhow::Result<Vec<Value>> {
-    objects
-        .list(params)
-        .await
-        .with_context(|| match objects.namespace() {
-            Some(namespace) => format!("cannot list {} in {namespace}", objects.kind().plural),
-            None => format!("cannot list {}", objects.kind().plural),
-        })
+    let listed = objects.list(params).await;
+    listed.with_context(|| cannot_list(objects))
+}
+
+/// All of a collection; none if the cluster doesn't know the kind.
+pub(super) async fn list_if_known(objects: &Objects) -> anyhow::Result<Vec<Value>> {
+    match objects.list(&ListParams::default()).await {
+        Err(error) if error.code() == Some(404) => Ok(Vec::new()),
+        listed => listed.with_context(|| cannot_list(objects)),
+    }
+}
+
+fn cannot_list(objects: &Objects) -> String {
+    match objects.namespace() {
+        Some(namespace) => format!("cannot list {} in {namespace}", objects.kind().plural),
+        None => format!("cannot list {}", objects.kind().plural),
+    }
 }

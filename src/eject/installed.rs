@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::{Client, ResourceExt as _};
 
-use super::ejection::{CHART_LABEL, Ejection, name_of};
+use super::ejection::{CHART_LABEL, Ejection};
 use crate::api::Objects;
 use crate::cli::config;
 use migration_gate_core::gates::Config;
 use migration_gate_core::held::holding;
-use migration_gate_core::request::Request;
+use migration_gate_core::request::{Operation, Request};
 
 /// Refuses if a release is installed that has one of the gates, or holds one of the Deployments.
 /// A release without them does no harm: that is how one gate of several is retired.
@@ -82,10 +82,20 @@ fn held(config: &Config, ejections: &[Ejection<'_>]) -> Option<String> {
         if same {
             return Some(format!("gate {}", gate.name));
         }
-        ejection.deployments.iter().find_map(|(deployment, _)| {
-            let request = Request::create(deployment, &gate.namespace)?;
-            holding(config, &request)
-                .map(|_| format!("Deployment {}/{}", gate.namespace, name_of(deployment)))
+        ejection.workloads.iter().find_map(|ejected| {
+            let pods = ejected.kind.pod_kind();
+            // Objects of a list don't say their kind.
+            let request = Request {
+                operation: Operation::Create,
+                group: pods.group,
+                kind: pods.kind,
+                subresource: "",
+                namespace: &gate.namespace,
+                object: &ejected.object,
+                old: None,
+            };
+            let held = holding(config, &request).next().is_some();
+            held.then(|| ejected.shown(&gate.namespace))
         })
     })
 }

@@ -10,11 +10,12 @@ use kube::api::ListParams;
 use kube::core::ApiResource;
 use serde_json::Value;
 
-use super::ejection::{CHART_LABEL, Ejection, list, name_of};
+use super::ejection::{CHART_LABEL, Ejection, list, list_if_known, name_of};
 use crate::api::Objects;
 use crate::api::objects::workload;
 use crate::cli::say::say;
 use migration_gate_core::eject::{eject, is_controlled, is_taken_over};
+use migration_gate_core::gates::HeldKind;
 use migration_gate_core::injection::account;
 use migration_gate_core::names;
 use migration_gate_core::podspec::{self, POD_KINDS};
@@ -160,7 +161,7 @@ async fn user(
 ) -> anyhow::Result<Option<String>> {
     for kind in &POD_KINDS {
         let objects = Objects::of(client, workload(kind), Some(namespace));
-        for object in list(&objects, &ListParams::default()).await? {
+        for object in list_if_known(&objects).await? {
             // What a controller made follows the controller's own template, and goes with it.
             if is_controlled(&object) {
                 continue;
@@ -195,17 +196,17 @@ async fn user(
     Ok(None)
 }
 
-/// A Deployment as the ejections leave it; anything else as it is.
+/// A workload as the ejections leave it; anything else as it is.
 fn patched(
     mut object: Value,
     kind: &podspec::PodKind,
     ejections: &[Ejection<'_>],
 ) -> anyhow::Result<Value> {
-    if kind.kind == "Deployment" {
+    if let Some(held) = HeldKind::of(kind.group, kind.kind) {
         for ejection in ejections {
-            let patch = eject(ejection.gate, &object);
+            let patch = eject(ejection.gate, held, &object);
             json_patch::patch(&mut object, &patch)
-                .with_context(|| format!("Deployment {}", name_of(&object)))?;
+                .with_context(|| format!("{} {}", kind.kind, name_of(&object)))?;
         }
     }
     Ok(object)

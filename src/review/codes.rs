@@ -79,6 +79,9 @@ codes! {
     Warning AccountKept "account-kept":
         "A held Deployment has a ServiceAccount of its own, which the waiter has to use.",
         "List it in the gate's `extraAccounts` (the chart), or bind it to the gate's Role.";
+    Warning AnotherWaiter "another-waiter":
+        "An init container of another name waits for the Job too, and fails once the Job has been deleted.",
+        "Remove it; the waiter does its work.";
     Warning Deadlock "deadlock":
         "The Job, or whoever applies it, waits for a Deployment that waits for the Job.",
         "Take the Deployment out of the gate, or apply the Job no later than the Deployments.";
@@ -136,9 +139,18 @@ codes! {
     Warning TokenVisible "token-visible":
         "The application's containers see the token that is meant for the waiter.",
         "Remove `automountServiceAccountToken: true`, unless the application needs it.";
+    Warning TwoGates "two-gates":
+        "Several gates select a workload, and it waits for the first of them alone.",
+        "List the Jobs of all in one gate, or narrow the selectors.";
     Warning VersionMismatch "version-mismatch":
         "Job and Deployment are of different versions.",
         "Change both tags together, or set `freshness: any`.";
+    Warning WhichContainer "which-container":
+        "The containers run several versions, and nothing says which of them is the application's.",
+        "Name the container by `container` in the gate, or by the annotation `kubectl.kubernetes.io/default-container`.";
+    Warning Windows "windows":
+        "A held workload's pods run Windows, where the waiter can't.",
+        "Hold Linux workloads alone.";
 }
 
 /// Why something could not be reviewed.
@@ -193,6 +205,10 @@ impl From<Notice> for Code {
             Notice::AccountKept => Self::AccountKept,
             Notice::HandWrittenWaiter => Self::HandWrittenWaiter,
             Notice::TokenVisible => Self::TokenVisible,
+            Notice::Windows => Self::Windows,
+            Notice::TwoGates => Self::TwoGates,
+            Notice::WhichContainer => Self::WhichContainer,
+            Notice::AnotherWaiter => Self::AnotherWaiter,
         }
     }
 }

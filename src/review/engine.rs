@@ -13,6 +13,7 @@ use super::manifest::{Contents, Loaded, Manifest, NotAnObject, contents};
 use super::report::{BadInput, Finding, Report, Reviewed};
 use migration_gate_core::decision::{Decision, Outcome, Rule, Violation};
 use migration_gate_core::gates::{Config, Mode};
+use migration_gate_core::held::mode;
 use migration_gate_core::mutate::mutate;
 use migration_gate_core::request::Request;
 use migration_gate_core::validate::validate;
@@ -35,12 +36,13 @@ pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l s
         ignored: 0,
     };
     // Violations are found as such, with their fields, and become warnings if the mode says so.
-    let enforced = Config {
-        mode: Mode::Enforce,
-        ..config.clone()
-    };
+    let mut enforced = config.clone();
+    enforced.mode = Mode::Enforce;
+    for gate in &mut enforced.gates {
+        gate.mode = None;
+    }
     for (index, manifest) in manifests.into_iter().enumerate() {
-        let (object, findings) = admit(config.mode, &enforced, index, manifest);
+        let (object, findings) = admit(mode(config, &manifest.request), &enforced, index, manifest);
         report.objects.push(object);
         report.findings.extend(findings);
     }
@@ -60,8 +62,12 @@ fn admit<'l>(
     manifest: Manifest<'l>,
 ) -> (Reviewed<'l>, Vec<Finding>) {
     let undeleted = undeleted(&manifest);
+    let object = undeleted.as_ref().unwrap_or(manifest.request.object);
+    // Of what a cluster has stored, the next change of the pod template is of interest.
+    let stored = |old: &Value| std::ptr::eq(old, manifest.request.object);
     let request = Request {
-        object: undeleted.as_ref().unwrap_or(manifest.request.object),
+        object,
+        old: manifest.request.old.filter(|old| !stored(old)),
         ..manifest.request
     };
     // What is merged into another object gets its waiter there.
@@ -71,7 +77,11 @@ fn admit<'l>(
         mutate(enforced, &request)
     };
     let after = apply(&request, &mutation.patch);
-    let violations = violations(enforced, &request, &mut mutation, after.as_ref());
+    let validated = Request {
+        object,
+        ..manifest.request
+    };
+    let violations = violations(enforced, &validated, &mut mutation, after.as_ref());
     let outcome = match (violations.is_empty(), mode) {
         (true, _) => mutation.outcome,
         (false, Mode::Enforce) => Outcome::Denied,

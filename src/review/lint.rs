@@ -23,8 +23,8 @@ use super::codes::Code;
 use super::manifest::Manifest;
 use super::report::{Finding, Reviewed};
 use migration_gate_core::field::{FieldPath, Step};
-use migration_gate_core::gates::{Config, Gate};
-use migration_gate_core::podspec::{CONTAINER_LISTS, default_container, list, name, pod_kind};
+use migration_gate_core::gates::{Config, Gate, Requirement};
+use migration_gate_core::podspec::{CONTAINER_LISTS, list, name, pod_kind};
 use migration_gate_core::request::Request;
 
 /// Lints of one gate whose Jobs or workloads are among the objects.
@@ -65,8 +65,8 @@ pub struct World<'w> {
 struct Gated<'w> {
     world: &'w World<'w>,
     gate: &'w Gate,
-    /// The index of its Job, where that is among the objects.
-    job: Option<usize>,
+    /// What it waits for, with the indices of the Jobs among the objects that are meant.
+    jobs: Vec<(Requirement, Vec<usize>)>,
     /// The indices of the workloads that it holds.
     workloads: Vec<usize>,
 }
@@ -156,13 +156,33 @@ impl<'w> World<'w> {
         let workloads: Vec<usize> = (0..self.objects.len())
             .filter(|index| self.objects[*index].gate.as_ref() == Some(&gate.name))
             .collect();
-        let job = self.find("batch", "Job", &gate.namespace, &gate.job);
-        (job.is_some() || !workloads.is_empty()).then_some(Gated {
+        let jobs = self.jobs(gate);
+        let some_job = jobs.iter().any(|(_, jobs)| !jobs.is_empty());
+        (some_job || !workloads.is_empty()).then_some(Gated {
             world: self,
             gate,
-            job,
+            jobs,
             workloads,
         })
+    }
+
+    fn jobs(&'w self, gate: &'w Gate) -> Vec<(Requirement, Vec<usize>)> {
+        let of = |requirement: &Requirement| {
+            self.of_kind("batch", "Job", &gate.namespace)
+                .filter(|index| {
+                    // A generated name is complete only once the Job is created.
+                    let name = self.manifest(*index).name();
+                    requirement.matches(name, |key| self.request(*index).label(key))
+                })
+                .collect()
+        };
+        let requirements = gate.requirements().into_iter();
+        requirements
+            .map(|requirement| {
+                let jobs = of(&requirement);
+                (requirement, jobs)
+            })
+            .collect()
     }
 
     /// What an object would be stored as.
@@ -176,22 +196,20 @@ impl<'w> World<'w> {
 }
 
 impl Gated<'_> {
-    /// The indices of its Jobs.
+    /// The indices of all its Jobs.
     fn all_jobs(&self) -> impl Iterator<Item = usize> + '_ {
-        self.job.into_iter()
+        self.jobs.iter().flat_map(|(_, jobs)| jobs.iter().copied())
     }
 }
 
-/// The image that a gate compares, and where it is: that of the template's default container.
-fn guarded_image(workload: &Value) -> Option<(FieldPath, &str)> {
-    let template = workload.get("spec")?.get("template")?;
-    let container = default_container(template)?;
-    let image = container.get("image")?.as_str()?;
-    let index = list(template.get("spec")?, "containers")
-        .iter()
-        .position(|other| std::ptr::eq(other, container))?;
-    let field = FieldPath::from_iter(["spec", "template", "spec", "containers"]);
-    Some((field.index(index).key("image"), image))
+/// The container of an object that has this image, and where the image is.
+fn image_field(request: &Request<'_>, wanted: &str) -> FieldPath {
+    let image = |container: &Value| container.get("image").and_then(Value::as_str) == Some(wanted);
+    let containers = containers(request);
+    let found = containers
+        .into_iter()
+        .find(|(_, container)| image(container));
+    found.map_or_else(FieldPath::default, |(field, _)| field.key("image"))
 }
 
 /// Every container of an object that holds a pod spec, with its place.

@@ -15,7 +15,7 @@ use crate::api::objects::{PAGE, Page, workload};
 use crate::api::{ApiError, Objects};
 use crate::cli::{self, ClusterArgs};
 use migration_gate_core::eject::is_controlled;
-use migration_gate_core::gates::Config;
+use migration_gate_core::gates::{Config, HeldKind};
 use migration_gate_core::podspec::POD_KINDS;
 
 /// Every object of the cluster that a rule or a warning is about, each as a source of its own, and
@@ -36,7 +36,15 @@ pub fn fetch(
             sources: Vec::new(),
             unreadable: Vec::new(),
         };
-        for kind in &POD_KINDS {
+        let rollouts = config
+            .gates
+            .iter()
+            .any(|gate| gate.kinds().contains(&HeldKind::Rollout));
+        // Who may read all that Kubernetes has may not read what Argo Rollouts would add.
+        let kinds = POD_KINDS
+            .iter()
+            .filter(|kind| rollouts || kind.kind != "Rollout");
+        for kind in kinds {
             fetcher.list(workload(kind), namespace).await?;
         }
         let mut gates: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
@@ -84,6 +92,8 @@ impl Fetcher {
                     return Err(error)
                         .with_context(|| format!("cannot list {}", objects.kind().plural));
                 }
+                // Only some clusters know the kind.
+                Err(error) if error.code() == Some(404) => return Ok(()),
                 Err(error) => {
                     let message = refusal(&error, objects.kind(), namespace);
                     self.fail(objects.kind(), namespace, message);

@@ -32,6 +32,17 @@ impl GateState {
         }
     }
 
+    /// Of several Jobs, the state of the worst is the gate's.
+    pub(super) fn severity(self) -> u8 {
+        match self {
+            Self::Complete | Self::Recorded => 0,
+            Self::Absent => 1,
+            Self::Running => 2,
+            Self::Unknown => 3,
+            Self::Failed => 4,
+        }
+    }
+
     /// The word in metrics, which tell what the state means for the pods that the gate holds.
     pub(super) fn metric(self) -> &'static str {
         match self {

@@ -9,13 +9,14 @@
 
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use futures::StreamExt;
+use futures::stream::SelectAll;
 use jiff::Timestamp;
 use kube::Client;
 use tokio::task::{self, JoinError, JoinSet};
@@ -23,12 +24,11 @@ use tracing::{error, info, warn};
 
 use super::gate_state::GateState;
 use crate::api::Objects;
-use crate::api::observe::{Pacing, Update, backoff, observe};
-use migration_gate_core::gates::{Config, Gate};
+use crate::api::observe::{Delta, Pacing, Update, backoff, observe, observe_jobs};
+use migration_gate_core::gates::{Config, Gate, Requirement};
 use migration_gate_core::job::{Job, JobState};
 use migration_gate_core::names;
 use migration_gate_core::record::{Entry, HISTORY, Record};
-use migration_gate_core::verdict::Sight;
 
 /// Keeps the records of all gates until `shutdown`. Whatever the API server answers, this goes
 /// on; `report` is told a gate's name and what its Job does, at least whenever that changes.
@@ -81,19 +81,46 @@ fn record(
 
 type StateReport = Arc<dyn Fn(&str, GateState) + Send + Sync>;
 
+/// A Job that is there.
+struct Tracked {
+    job: Job,
+    /// What is recorded of it, if it is complete.
+    entry: Option<Entry>,
+}
+
+/// The record as it was last seen.
+enum Stored {
+    Unknown,
+    Absent,
+    Present(Record),
+}
+
+impl Stored {
+    /// The entries that can't be obeyed, with the reason.
+    fn corrupt(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Self::Present(record) => Some(&record.corrupt),
+            Self::Unknown | Self::Absent => None,
+        }
+    }
+}
+
 /// Keeps one gate's record.
 struct Recorder {
     client: Client,
     gate: Gate,
     report: StateReport,
-    /// The Job's completion, while it is there: it is recorded again if the record loses it.
-    current: Option<Entry>,
-    /// What the Job does, while it can be watched.
-    state: GateState,
+    requirements: Vec<Requirement>,
+    /// The Jobs that are there: by requirement, alternative and name.
+    jobs: BTreeMap<(usize, usize, String), Tracked>,
+    /// The watches of Jobs that don't work, by requirement and alternative.
+    failing: BTreeSet<(usize, usize)>,
+    /// The watches that haven't answered yet.
+    silent: BTreeSet<(usize, usize)>,
     /// Completions that the record doesn't show yet.
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
-    record: Sight<Record>,
+    record: Stored,
     /// Set after a failed write.
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
     pauses: ExponentialBackoff,
@@ -104,14 +131,21 @@ struct Recorder {
 impl Recorder {
     fn new(client: Client, gate: Gate, report: StateReport) -> Self {
         report(&gate.name, GateState::Unknown);
+        let requirements = gate.requirements();
+        let sources = requirements
+            .iter()
+            .enumerate()
+            .flat_map(|(i, requirement)| (0..requirement.any_of.len()).map(move |j| (i, j)));
         Self {
+            silent: sources.collect(),
+            requirements,
             client,
             gate,
             report,
-            current: None,
-            state: GateState::Unknown,
+            jobs: BTreeMap::new(),
+            failing: BTreeSet::new(),
             completed: BTreeMap::new(),
-            record: Sight::Unknown,
+            record: Stored::Unknown,
             pause: None,
             pauses: backoff(Pacing::default()),
             problems: BTreeMap::new(),
@@ -119,12 +153,17 @@ impl Recorder {
     }
 
     async fn run(mut self) {
-        let Gate { namespace, job, .. } = &self.gate;
-        let record = names::record(&self.gate.name);
         let pacing = Pacing::default();
-        let jobs = observe(Objects::jobs(&self.client, namespace), job, pacing);
-        let records = observe(self.records(), &record, pacing);
-        let (mut jobs, mut records) = (pin!(jobs), pin!(records));
+        let objects = Objects::jobs(&self.client, &self.gate.namespace);
+        let mut jobs = SelectAll::new();
+        for (i, requirement) in self.requirements.iter().enumerate() {
+            for (j, source) in requirement.any_of.iter().enumerate() {
+                let deltas = observe_jobs(objects.clone(), source, pacing);
+                jobs.push(deltas.map(move |delta| ((i, j), delta)).boxed());
+            }
+        }
+        let records = observe(self.records(), &names::record(&self.gate.name), pacing);
+        let mut records = pin!(records);
         loop {
             self.write().await;
             let paused = self.pause.is_some();
@@ -135,52 +174,85 @@ impl Recorder {
                 }
             };
             tokio::select! {
-                Some(update) = jobs.next() => self.on_job_update(update),
+                Some((source, delta)) = jobs.next() => self.on_job_delta(source, delta),
                 Some(update) = records.next() => self.on_record_update(update),
                 () = pause, if paused => self.pause = None,
             }
         }
     }
 
-    fn on_job_update(&mut self, update: Update<Job>) {
-        match update {
-            Update::Present(job) => {
-                self.report_state(GateState::of(&job));
-                self.collect_completion(&job);
-            }
-            Update::Absent(last) => {
-                self.report_state(GateState::Absent);
-                if let Some(job) = last {
-                    self.collect_completion(&job);
+    fn on_job_delta(&mut self, source: (usize, usize), delta: Delta<Job>) {
+        let (requirement, alternative) = source;
+        if !matches!(delta, Delta::Failed(_)) {
+            self.failing.remove(&source);
+        }
+        match delta {
+            Delta::Listed(jobs) => {
+                self.silent.remove(&source);
+                self.jobs.retain(|(of, by, _), _| (*of, *by) != source);
+                for job in jobs {
+                    self.track(requirement, alternative, job);
                 }
-                self.current = None;
             }
-            Update::Resumed => {
-                self.report_state(self.state);
-                self.report_solved("job");
+            Delta::Present(job) => self.track(requirement, alternative, job),
+            Delta::Deleted(last) => {
+                let key = (requirement, alternative, last.name.clone());
+                self.track(requirement, alternative, last);
+                self.jobs.remove(&key);
             }
-            Update::Failed(error) => {
-                (self.report)(&self.gate.name, GateState::Unknown);
-                let what = format!("cannot watch Job {}/{}", self.gate.namespace, self.gate.job);
+            Delta::Resumed => self.report_solved("job"),
+            Delta::Failed(error) => {
+                self.failing.insert(source);
+                let namespace = &self.gate.namespace;
+                let job = &self.requirements[requirement].any_of[alternative];
+                let what = format!("cannot watch Job {namespace}/{job}");
                 self.report_problem("job", &what, &error.to_string());
             }
         }
+        self.report_state();
     }
 
-    fn report_state(&mut self, state: GateState) {
-        self.state = state;
-        let recorded = matches!(&self.record, Sight::Present(record) if !record.entries.is_empty());
-        let state = match state {
-            GateState::Absent if recorded => GateState::Recorded,
-            state => state,
+    fn report_state(&mut self) {
+        let state = if self.silent.is_empty() && self.failing.is_empty() {
+            let states = (0..self.requirements.len()).map(|of| self.state(of));
+            states
+                .max_by_key(|state| state.severity())
+                .unwrap_or(GateState::Absent)
+        } else {
+            GateState::Unknown
         };
         (self.report)(&self.gate.name, state);
     }
 
-    /// Takes the Job for the current one, and its completion for one to record.
-    fn collect_completion(&mut self, job: &Job) {
-        self.current = Entry::of(&self.gate.job, job, Timestamp::now());
-        if let Some(entry) = &self.current {
+    /// What the newest Job of a requirement does.
+    fn state(&self, requirement: usize) -> GateState {
+        let jobs = self
+            .jobs
+            .iter()
+            .filter(|((of, _, _), _)| *of == requirement);
+        let newest = jobs
+            .map(|(_, tracked)| &tracked.job)
+            .max_by_key(|job| job.age());
+        let recorded = match &self.record {
+            Stored::Present(record) => !record.entries.is_empty(),
+            Stored::Unknown | Stored::Absent => false,
+        };
+        match newest {
+            Some(job) => GateState::of(job),
+            None if recorded => GateState::Recorded,
+            None => GateState::Absent,
+        }
+    }
+
+    /// Takes in what a Job is now, and its completion for one to record.
+    fn track(&mut self, requirement: usize, alternative: usize, job: Job) {
+        let entry = Entry::of(&job, self.gate.version.as_ref(), Timestamp::now());
+        let several = self.requirements.len() > 1;
+        let entry = entry.map(|entry| Entry {
+            requirement: several.then(|| self.requirements[requirement].to_string()),
+            ..entry
+        });
+        if let Some(entry) = &entry {
             self.completed.insert(entry.key(), entry.clone());
             // While the record can't be written, the newest completions are the ones to keep.
             while self.completed.len() > HISTORY {
@@ -191,22 +263,20 @@ impl Recorder {
                 self.completed.remove(&oldest);
             }
         } else if matches!(job.state, JobState::Complete { .. }) {
-            let image = job.image.as_deref().unwrap_or_default();
-            let what = format!(
-                "cannot record Job {}/{}",
-                self.gate.namespace, self.gate.job
-            );
-            let cause = format!("the version of its image `{image}` can't be a ConfigMap's key");
-            self.report_problem("image", &what, &cause);
+            let what = format!("cannot record Job {}/{}", self.gate.namespace, job.name);
+            let cause = "it has no image, or so much of it would have to be recorded that no entry holds it";
+            self.report_problem("image", &what, cause);
         }
+        let key = (requirement, alternative, job.name.clone());
+        self.jobs.insert(key, Tracked { job, entry });
     }
 
     fn on_record_update(&mut self, update: Update<Record>) {
         match update {
-            Update::Present(record) => self.on_record(Sight::Present(record)),
+            Update::Present(record) => self.on_record(Stored::Present(record)),
             Update::Absent(_) => {
                 // Somebody did as they were told, and what they had to delete is not to be lost.
-                if let Sight::Present(record) = &self.record
+                if let Stored::Present(record) = &self.record
                     && record.immutable
                 {
                     for (key, entry) in &record.entries {
@@ -214,7 +284,7 @@ impl Recorder {
                         completed.or_insert_with(|| entry.clone());
                     }
                 }
-                self.on_record(Sight::Absent { vanished: None });
+                self.on_record(Stored::Absent);
             }
             Update::Resumed => self.report_solved("record"),
             Update::Failed(error) => {
@@ -225,10 +295,10 @@ impl Recorder {
     }
 
     /// The watch says what the record is now.
-    fn on_record(&mut self, record: Sight<Record>) {
+    fn on_record(&mut self, record: Stored) {
         // Whatever a write stumbled over may have changed, and if it hasn't, a pause is in order.
-        let content = |sight: &Sight<Record>| match sight {
-            Sight::Present(record) => Some(Record {
+        let content = |stored: &Stored| match stored {
+            Stored::Present(record) => Some(Record {
                 resource_version: String::new(),
                 ..record.clone()
             }),
@@ -238,20 +308,14 @@ impl Recorder {
             self.pause = None;
         }
         self.remember(record);
-        if self.state == GateState::Absent {
-            self.report_state(GateState::Absent);
-        }
+        self.report_state();
     }
 
     /// Takes a state of the record in, and tells what is new and corrupt in it.
-    fn remember(&mut self, record: Sight<Record>) {
+    fn remember(&mut self, record: Stored) {
         let before = std::mem::replace(&mut self.record, record);
-        let corrupt = |record| match record {
-            &Sight::Present(Record { ref corrupt, .. }) => Some(corrupt),
-            _ => None,
-        };
-        let before = corrupt(&before);
-        for (key, cause) in corrupt(&self.record).into_iter().flatten() {
+        let before = before.corrupt();
+        for (key, cause) in self.record.corrupt().into_iter().flatten() {
             if before.and_then(|before| before.get(key)) != Some(cause) {
                 error!(
                     gate = self.gate.name,

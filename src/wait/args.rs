@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use crate::cli::ClusterArgs;
 use migration_gate_core::explain::Subject;
-use migration_gate_core::gates::{Freshness, LogFormat, parse_duration};
+use migration_gate_core::gates::{Freshness, JobSource, LogFormat, Requirement, parse_duration};
 use migration_gate_core::names;
-use migration_gate_core::verdict::{Limits, Wanted};
+use migration_gate_core::verdict::Limits;
+
+use super::version::VersionArgs;
 
 /// Kubernetes' default for a container's `terminationMessagePath`.
 pub(super) const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -27,15 +29,17 @@ pub struct Args {
     /// The namespace of Job and record.
     #[arg(long, short, value_name = "NAME")]
     namespace: String,
-    /// The migration Job.
-    #[arg(long, value_name = "NAME")]
-    job: String,
+    /// A migration Job that must have completed; may be given several times.
+    ///
+    /// By its name, with `*` for a part that changes, or as `label:SELECTOR`. Of several with `|`
+    /// between them, one must have completed.
+    #[arg(long = "job", value_name = "NAME", required = true, value_parser = job)]
+    jobs: Vec<Requirement>,
     /// The ConfigMap with what the Job has completed [default: migration-gate-GATE].
     #[arg(long)]
     record: Option<String>,
-    /// The image of the container that waits; its version is what the Job must have completed for.
-    #[arg(long)]
-    image: Option<String>,
+    #[command(flatten)]
+    version: VersionArgs,
     /// How long to wait in all, such as 10m.
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
@@ -87,10 +91,24 @@ fn freshness(text: &str) -> Result<Freshness, String> {
         .ok_or_else(|| "it is `version` or `any`".to_owned())
 }
 
+fn job(text: &str) -> Result<Requirement, String> {
+    let requirement = Requirement::parse(text)?;
+    for source in &requirement.any_of {
+        if let JobSource::Name(name) = source {
+            names::pattern(name)?;
+        }
+    }
+    Ok(requirement)
+}
+
+/// A Job that has no pod after that much time has something in its way.
+const NO_POD: Duration = Duration::from_secs(10);
+
 /// What the arguments ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) subject: Subject,
+    pub(super) jobs: Vec<Requirement>,
     pub(super) record: String,
     pub(super) limits: Limits,
     pub(super) log_timeout: Duration,
@@ -105,32 +123,20 @@ impl Plan {
             .unwrap_or_else(|| names::record(&args.gate));
         names::dns_label(&args.gate).map_err(|cause| format!("--gate: {cause}"))?;
         names::dns_label(&args.namespace).map_err(|cause| format!("--namespace: {cause}"))?;
-        names::dns_subdomain(&args.job).map_err(|cause| format!("--job: {cause}"))?;
         names::dns_subdomain(&record).map_err(|cause| format!("--record: {cause}"))?;
-        let wanted = match (args.freshness, &args.image) {
-            (Freshness::Any, _) => Wanted::Any,
-            (Freshness::Version, Some(image)) if !image.is_empty() => {
-                Wanted::Version(image.clone())
-            }
-            (Freshness::Version, _) => {
-                return Err(
-                    "--image: it is missing, so no Job's version can be compared with it; give the \
-                     image that waits, or --freshness=any to take every completed Job"
-                        .to_owned(),
-                );
-            }
-        };
         Ok(Self {
             subject: Subject {
+                gate: args.gate.clone(),
                 namespace: args.namespace.clone(),
-                job: args.job.clone(),
-                wanted,
+                wanted: args.version.wanted(args.freshness)?,
             },
+            jobs: args.jobs.clone(),
             record,
             limits: Limits {
                 timeout: args.timeout,
                 denied: args.permission_timeout,
                 settle: args.settle,
+                no_pod: NO_POD,
             },
             log_timeout: args.log_timeout,
             cluster: args.cluster.clone(),

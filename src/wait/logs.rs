@@ -19,8 +19,8 @@ use super::identity;
 use super::output::{Level, Output};
 use super::tail::Tail;
 use crate::api::{ApiError, Objects};
-use migration_gate_core::explain::Subject;
 use migration_gate_core::job::Attempt;
+use migration_gate_core::verdict::Failure;
 use pods::{Blame, Listed, Pod, Run};
 
 /// Attempts whose logs are shown, the newest ones.
@@ -97,15 +97,13 @@ impl LogReader {
     /// Prints the logs as well as it can; what it can't, it says.
     pub(super) async fn print(
         &self,
-        subject: &Subject,
-        uid: &str,
-        attempt: Option<Attempt>,
+        failure: &Failure,
         kept: impl Future<Output = Kept>,
         output: &mut Output,
     ) {
         let all = async {
             let kept = kept.await;
-            self.print_all(subject, uid, attempt, kept, output).await;
+            self.print_all(failure, kept, output).await;
         };
         if timeout(self.limit, all).await.is_err() {
             output.say(
@@ -118,18 +116,11 @@ impl LogReader {
         }
     }
 
-    async fn print_all(
-        &self,
-        subject: &Subject,
-        uid: &str,
-        attempt: Option<Attempt>,
-        mut kept: Kept,
-        output: &mut Output,
-    ) {
+    async fn print_all(&self, failure: &Failure, mut kept: Kept, output: &mut Output) {
         let Listed {
             mut pods,
             mut total,
-        } = match self.failed(uid).await {
+        } = match self.failed(&failure.uid).await {
             Ok(listed) => listed,
             Err(error) => {
                 let verb = "list pods";
@@ -158,12 +149,14 @@ impl LogReader {
                 Level::Warn,
                 &format!(
                     "Job {} has no pod left, so there are no logs to show",
-                    subject.job
+                    failure.job
                 ),
             );
         }
         // With a pod missing nobody knows which attempt is which.
-        let attempt = attempt.filter(|last| u32::try_from(total) == Ok(last.number));
+        let attempt = failure
+            .attempt
+            .filter(|last| u32::try_from(total) == Ok(last.number));
         let mut blame = Blame::None;
         for (index, pod) in pods.iter().enumerate() {
             let name = &pod.metadata.name;

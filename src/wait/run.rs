@@ -4,6 +4,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -12,13 +13,18 @@ use super::args::Plan;
 use super::identity;
 use super::logs::{Kept, LogReader};
 use super::output::{Level, Output};
+use super::own_pod::was_restarted;
+use super::told::Told;
 use crate::api::Objects;
-use crate::api::observe::{Pacing, Update, WatchError, observe};
+use crate::api::observe::{Delta, Pacing, Update, WatchError, observe, observe_jobs};
 use crate::cli::{self, Exit};
-use migration_gate_core::explain::{self, Moment};
+use migration_gate_core::explain;
+use migration_gate_core::gates::Requirement;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
-use migration_gate_core::verdict::{Seen, Sight, Source, TroubleKind, Verdict, Waiting, verdict};
+use migration_gate_core::verdict::{
+    End, Failure, Jobs, Now, RecordSeen, Seen, TroubleKind, Verdict, Waiting, Watch, What, verdict,
+};
 
 /// Waits, and stops at once at a signal.
 pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {
@@ -81,41 +87,103 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
         watch: plan.limits.timeout + WATCH_MARGIN,
         ..Pacing::default()
     };
-    let jobs = Objects::jobs(&client, &subject.namespace);
+    let objects = Objects::jobs(&client, &subject.namespace);
+    let mut jobs = job_watches(&plan.jobs, &objects, pacing);
     let records = Objects::config_maps(&client, &subject.namespace);
-    let mut jobs = pin!(observe::<Job>(jobs, &subject.job, pacing));
     let mut records = pin!(observe::<Record>(records, &plan.record, pacing));
-    let mut seen = Seen::default();
-    let mut told = Told::default();
-    let reader = LogReader::new(&client, &subject.namespace, plan.log_timeout);
-    let mut logs = Logs::default();
+    let mut wait = Wait {
+        plan,
+        seen: Seen {
+            jobs: plan.jobs.iter().cloned().map(Jobs::new).collect(),
+            ..Seen::default()
+        },
+        told: Told::default(),
+        reader: LogReader::new(&client, &subject.namespace, plan.log_timeout),
+        logs: Logs::default(),
+    };
+    let mut restart_is_known = false;
     loop {
         let now = start.elapsed();
-        let until = match verdict(&seen, &subject.wanted, &plan.limits, now) {
+        let until = match wait.verdict(now) {
             Verdict::Wait { waiting, until } => {
-                told.waiting(plan, &seen, waiting, now, output);
-                told.record(plan, &seen, output);
-                logs.prepare(&reader, seen.about_to_fail(&subject.wanted));
+                wait.says(waiting, now, output).await;
                 until
             }
-            end => return finish(plan, &seen, end, &reader, logs, output).await,
+            Verdict::End(End::Failed(_) | End::NotPermitted { .. }) if !restart_is_known => {
+                restart_is_known = true;
+                wait.seen.restarted = was_restarted(&client, &subject.namespace).await;
+                continue;
+            }
+            Verdict::End(end) => return wait.finish(end, output).await,
         };
         tokio::select! {
-            Some(update) = jobs.next() => {
-                if let Update::Absent(Some(last)) = &update {
-                    // Deleted before anything else was heard of its completion.
-                    seen.job.sight = Sight::Present(last.clone());
-                    let last = verdict(&seen, &subject.wanted, &plan.limits, start.elapsed());
-                    if matches!(last, Verdict::Open(_)) {
-                        return finish(plan, &seen, last, &reader, logs, output).await;
-                    }
-                }
-                apply(&mut seen.job, update, start.elapsed());
+            Some((requirement, alternative, delta)) = jobs.next() => {
+                let jobs = &mut wait.seen.jobs[requirement];
+                take_in(jobs, alternative, delta, start.elapsed());
             }
-            Some(update) = records.next() => apply(&mut seen.record, update, start.elapsed()),
+            Some(update) = records.next() => {
+                take_in_record(&mut wait.seen.record, update, start.elapsed());
+            }
             () = tokio::time::sleep_until(start + until) => {}
-            () = logs.read() => {}
+            () = wait.logs.read() => {}
         }
+    }
+}
+
+/// A watch for each alternative of each requirement, told apart by their indices.
+fn job_watches(
+    requirements: &[Requirement],
+    objects: &Objects,
+    pacing: Pacing,
+) -> SelectAll<BoxStream<'static, (usize, usize, Delta<Job>)>> {
+    let mut watches = SelectAll::new();
+    for (i, requirement) in requirements.iter().enumerate() {
+        for (j, source) in requirement.any_of.iter().enumerate() {
+            let deltas = observe_jobs(objects.clone(), source, pacing);
+            watches.push(deltas.map(move |delta| (i, j, delta)).boxed());
+        }
+    }
+    watches
+}
+
+fn take_in(jobs: &mut Jobs, alternative: usize, delta: Delta<Job>, now: Duration) {
+    match delta {
+        Delta::Listed(listed) => jobs.listed(alternative, listed, now),
+        Delta::Present(job) => jobs.changed(job, now),
+        Delta::Deleted(last) => jobs.deleted(last, now),
+        Delta::Resumed => jobs.watches[alternative].works_again(),
+        Delta::Failed(error) => jobs.watches[alternative].take_in(error, now),
+    }
+}
+
+fn take_in_record(seen: &mut RecordSeen, update: Update<Record>, now: Duration) {
+    match update {
+        Update::Present(record) => {
+            seen.watch.answers(now);
+            seen.record = Some(record);
+        }
+        Update::Absent(_) => {
+            seen.watch.answers(now);
+            seen.record = None;
+        }
+        Update::Resumed => seen.watch.works_again(),
+        Update::Failed(error) => seen.watch.take_in(error, now),
+    }
+}
+
+/// Takes in why a watch doesn't work.
+trait TakeIn {
+    fn take_in(&mut self, error: WatchError, now: Duration);
+}
+
+impl TakeIn for Watch {
+    fn take_in(&mut self, error: WatchError, now: Duration) {
+        let (kind, message, answered) = match error {
+            WatchError::Denied(message) => (TroubleKind::Denied, message, true),
+            WatchError::Failing(message) => (TroubleKind::Unreachable, message, true),
+            WatchError::Unreachable(message) => (TroubleKind::Unreachable, message, false),
+        };
+        self.fails(kind, message, answered, now);
     }
 }
 
@@ -124,6 +192,8 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
 struct Logs {
     /// Of the Job with this uid.
     uid: String,
+    /// Of this one they were shown.
+    shown: String,
     reading: Option<Pin<Box<dyn Future<Output = Kept>>>>,
     kept: Kept,
 }
@@ -136,6 +206,7 @@ impl Logs {
         {
             *self = Self {
                 uid: uid.to_owned(),
+                shown: std::mem::take(&mut self.shown),
                 reading: Some(Box::pin(reader.clone().keep(uid.to_owned()))),
                 kept: Kept::default(),
             };
@@ -163,162 +234,89 @@ impl Logs {
     }
 }
 
-fn apply<T>(source: &mut Source<T>, update: Update<T>, now: Duration) {
-    match update {
-        Update::Present(object) => source.sight = Sight::Present(object),
-        Update::Absent(_) => source.is_absent(now),
-        Update::Resumed => source.trouble = None,
-        Update::Failed(error) => {
-            let (kind, message, answered) = match error {
-                WatchError::Denied(message) => (TroubleKind::Denied, message, true),
-                WatchError::Failing(message) => (TroubleKind::Unreachable, message, true),
-                WatchError::Unreachable(message) => (TroubleKind::Unreachable, message, false),
-            };
-            source.is_in_trouble(kind, message, answered, now);
-        }
+/// A wait that is under way.
+struct Wait<'p> {
+    plan: &'p Plan,
+    seen: Seen,
+    told: Told,
+    reader: LogReader,
+    logs: Logs,
+}
+
+impl Wait<'_> {
+    fn verdict(&self, elapsed: Duration) -> Verdict {
+        let now = Now {
+            elapsed,
+            clock: Timestamp::now(),
+        };
+        verdict(
+            &self.seen,
+            &self.plan.subject.wanted,
+            &self.plan.limits,
+            now,
+        )
     }
-}
 
-/// What was said already, so that it is said once.
-#[derive(Default)]
-struct Told {
-    waiting: Option<Waiting>,
-    record: Vec<TroubleKind>,
-    corrupt: Vec<String>,
-}
+    async fn says(&mut self, waiting: Vec<Waiting>, now: Duration, output: &mut Output) {
+        for waiting in &waiting {
+            if let What::Failed { failure } = &waiting.what {
+                self.shows_logs(failure, output).await;
+            }
+        }
+        self.told
+            .waiting(self.plan, &self.seen, waiting, now, output);
+        self.told.record(self.plan, &self.seen, output);
+        let failing = self.seen.about_to_fail(&self.plan.subject.wanted);
+        self.logs.prepare(&self.reader, failing);
+    }
 
-impl Told {
-    fn waiting(
-        &mut self,
-        plan: &Plan,
-        seen: &Seen,
-        waiting: Waiting,
-        now: Duration,
-        output: &Output,
-    ) {
-        if self.waiting.as_ref() == Some(&waiting) {
+    /// Shows a failed Job's logs, once.
+    async fn shows_logs(&mut self, failure: &Failure, output: &mut Output) {
+        if self.logs.shown == failure.uid {
             return;
         }
-        let moment = Moment {
-            running: running(seen),
-            remaining: plan.limits.timeout.saturating_sub(now),
-            trouble: seen.job.trouble.clone(),
-        };
-        if let Some(line) = explain::line(&plan.subject, &waiting, &moment) {
-            let level = match waiting.trouble {
-                Some(_) => Level::Warn,
-                None => Level::Info,
-            };
-            output.say(level, &line);
-        }
-        self.waiting = Some(waiting);
+        let logs = std::mem::take(&mut self.logs);
+        let heading = format!("Job {} has failed; its logs:", failure.job);
+        output.say(Level::Error, &heading);
+        self.reader
+            .print(failure, logs.of(&failure.uid), output)
+            .await;
+        self.logs.shown.clone_from(&failure.uid);
     }
 
-    fn record(&mut self, plan: &Plan, seen: &Seen, output: &Output) {
-        if let Some(trouble) = &seen.record.trouble
-            && !self.record.contains(&trouble.kind)
-            && let Some(problem) = match trouble.kind {
-                TroubleKind::Denied => Some("not permitted to read the record"),
-                // What was read before is good enough, and where the API server is away altogether,
-                // the Job's line says so.
-                TroubleKind::Unreachable => (seen.record.sight == Sight::Unknown
-                    && seen.job.sight != Sight::Unknown
-                    && seen.job.trouble.is_none())
-                .then_some("cannot read the record yet"),
-            }
-        {
-            self.record.push(trouble.kind);
-            output.say(
-                Level::Warn,
-                &format!(
-                    "{problem}, going on with the Job alone: {}",
-                    trouble.message
-                ),
-            );
-        }
-        if let Sight::Present(record) = &seen.record.sight
-            && !record.corrupt.keys().eq(&self.corrupt)
-        {
-            for (key, cause) in &record.corrupt {
-                if !self.corrupt.contains(key) {
-                    output.say(
-                        Level::Warn,
-                        &format!(
-                            "ConfigMap {}: the entry {key} is corrupt and not obeyed: {cause}",
-                            plan.record
-                        ),
-                    );
+    async fn finish(&mut self, end: End, output: &mut Output) -> Exit {
+        let subject = &self.plan.subject;
+        match end {
+            End::Open(whys) => {
+                for why in whys {
+                    output.say(Level::Info, &explain::opened(&why));
                 }
+                Exit::Success
             }
-            self.corrupt = record.corrupt.keys().cloned().collect();
-        }
-    }
-}
-
-/// How long the Job has been at it, by the cluster's clock and ours.
-fn running(seen: &Seen) -> Option<Duration> {
-    let Sight::Present(job) = &seen.job.sight else {
-        return None;
-    };
-    Some(
-        Timestamp::now()
-            .duration_since(job.started?)
-            .try_into()
-            .unwrap_or_default(),
-    )
-}
-
-async fn finish(
-    plan: &Plan,
-    seen: &Seen,
-    end: Verdict,
-    reader: &LogReader,
-    logs: Logs,
-    output: &mut Output,
-) -> Exit {
-    let subject = &plan.subject;
-    match end {
-        Verdict::Open(why) => {
-            output.say(Level::Info, &explain::opened(subject, &why));
-            Exit::Success
-        }
-        Verdict::Failed {
-            uid,
-            reason,
-            message,
-            attempt,
-        } => {
-            output.say(
-                Level::Error,
-                &format!("Job {} has failed; its logs:", subject.job),
-            );
-            reader
-                .print(subject, &uid, attempt, logs.of(&uid), output)
-                .await;
-            output.give_up(&explain::job_failed(subject, &reason, &message));
-            Exit::JobFailed
-        }
-        Verdict::NotPermitted { message } => {
-            let user = identity::user(&message);
-            output.give_up(&explain::not_permitted(
-                subject,
-                &message,
-                &user,
-                plan.limits.denied,
-            ));
-            Exit::NotPermitted
-        }
-        Verdict::TimedOut(waiting) => {
-            let refusal = seen.job.trouble.as_ref().map(|t| t.message.as_str());
-            let user = identity::user(refusal.unwrap_or_default());
-            let timeout = plan.limits.timeout;
-            output.give_up(&explain::timed_out(subject, &waiting, seen, timeout, &user));
-            Exit::TimedOut
-        }
-        // Never an end; if it were one, the pod must not start.
-        Verdict::Wait { .. } => {
-            output.give_up("cannot wait: the wait ended without a reason");
-            Exit::Failure
+            End::Failed(failure) => {
+                self.shows_logs(&failure, output).await;
+                output.give_up(&explain::job_failed(subject, &failure));
+                Exit::JobFailed
+            }
+            End::NotPermitted {
+                subject: job,
+                message,
+            } => {
+                let user = identity::user(&message);
+                let tolerated = self.plan.limits.denied;
+                let reason = explain::not_permitted(subject, &job, &message, &user, tolerated);
+                output.give_up(&reason);
+                Exit::NotPermitted
+            }
+            End::TimedOut(waiting) => {
+                let mut troubles = self.seen.jobs.iter().filter_map(Jobs::trouble);
+                let refusal = troubles.next().map(|trouble| trouble.message.as_str());
+                let user = identity::user(refusal.unwrap_or_default());
+                let timeout = self.plan.limits.timeout;
+                let reason = explain::timed_out(subject, &waiting, &self.seen, timeout, &user);
+                output.give_up(&reason);
+                Exit::TimedOut
+            }
         }
     }
 }

@@ -107,7 +107,7 @@ fn a_container_that_may_migrate_by_itself() {
         WEB,
         "      - name: web",
         "      - {name: redis, image: 'redis:7'}\n      - name: web",
-        &["version-mismatch"],
+        &["which-container"],
     );
 }
 

@@ -197,10 +197,10 @@ fn a_reserved_name_is_the_only_thing_told_of_the_waiter() {
     assert!(!codes.contains(&"waiter-missing 1".to_owned()), "{codes:?}");
 }
 
-/// What a cluster has already is reviewed as an update: the waiter of another release is kept, as
-/// on the next apply.
+/// What a cluster has already is reviewed as on the next change of its pod template, for nothing
+/// else is asked about: the waiter of another release is replaced then.
 #[test]
-fn what_is_stored_is_reviewed_as_an_update() {
+fn what_is_stored_is_reviewed_as_changed_next() {
     use migration_gate::review::rewrite;
     use migration_gate_core::decision::Outcome;
     let text = std::fs::read_to_string("examples/piefed/deployment-web.yaml").expect("example");
@@ -208,15 +208,15 @@ fn what_is_stored_is_reviewed_as_an_update() {
     let injected = rewrite::yaml(&review(&Config::default(), &fresh, None), 0);
     let mut newer = Config::default();
     newer.waiter.image = "migration-gate/migration-gate:99".to_owned();
-    for (stored, expect) in [(true, Outcome::Kept), (false, Outcome::Replaced)] {
+    for stored in [true, false] {
         let loaded = [Loaded::new(SourceText {
             text: injected.clone(),
             stored,
             ..SourceText::default()
         })];
         let report = review(&newer, &loaded, None);
-        assert_eq!(report.objects[0].outcome, expect);
-        assert_eq!(report.objects[0].patched.is_none(), stored);
+        assert_eq!(report.objects[0].outcome, Outcome::Replaced);
+        assert!(report.objects[0].patched.is_some());
     }
 }
 

@@ -39,7 +39,7 @@ impl Recorder {
         let mut config = Config::default();
         config.gates[0].name = "g".into();
         config.gates[0].namespace = "ns".into();
-        config.gates[0].job = JOB.into();
+        config.gates[0].job = migration_gate_core::glob::Glob::parse(JOB).ok();
         let states = Arc::new(Mutex::new(Vec::new()));
         let client = runtime.block_on(async { client(api) });
         let report = {
@@ -171,7 +171,8 @@ fn what_completes_is_recorded_and_nothing_else() {
     let entry: Value = serde_json::from_str(entry.as_str().expect("text")).expect("JSON");
     assert_eq!(
         entry,
-        json!({"image": "init:3", "job": JOB, "uid": "uid-of-3", "completed": COMPLETED})
+        json!({"image": "init:3", "job": JOB, "uid": "uid-of-3", "completed": COMPLETED,
+               "took": 60, "containers": [["migrate", "init:3"]], "defaultContainer": "migrate"})
     );
     assert_eq!(
         recorder.states(),

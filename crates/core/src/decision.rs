@@ -116,6 +116,14 @@ pub enum Notice {
     HandWrittenWaiter,
     /// The application's containers see the waiter's token.
     TokenVisible,
+    /// The pods run Windows, where the waiter can't.
+    Windows,
+    /// Several gates select the workload, and it waits for the first.
+    TwoGates,
+    /// Containers of several versions, and nothing that says which one counts.
+    WhichContainer,
+    /// An init container of another name waits for the Job as well.
+    AnotherWaiter,
 }
 
 impl From<Violation> for Warning {

@@ -4,11 +4,10 @@ use json_patch::{PatchOperation, RemoveOperation, TestOperation};
 use serde_json::Value;
 
 use super::field::FieldPath;
-use super::held::template;
 use super::injection::{account, is_ours, named, waiter_of};
 use super::names::TOKEN_VOLUME;
 use super::podspec::list;
-use crate::gates::Gate;
+use crate::gates::{Gate, HeldKind};
 
 /// The argument that tells a waiter, of whatever release, which gate it belongs to.
 const GATE_ARGUMENT: &str = "--gate=";
@@ -22,19 +21,19 @@ pub fn gate_of(pod_spec: &Value) -> Option<&str> {
         .find_map(|arg| arg.as_str()?.strip_prefix(GATE_ARGUMENT))
 }
 
-/// The patch that takes a gate's waiter, its token and its account out of a Deployment, as it is
-/// stored. Empty if no waiter of that gate is there: another gate of the namespace may hold it.
+/// The patch that takes a gate's waiter, its token and its account out of a workload, as it is stored.
+/// Empty if no waiter of that gate is there: another gate of the namespace may hold it.
 ///
 /// A field that somebody applied (so that `metadata.managedFields` names an owner for it) is that
 /// somebody's and stays: an applier would put it back, which would be a second roll-out.
-pub fn eject(gate: &Gate, deployment: &Value) -> Vec<PatchOperation> {
-    let Some(spec) = template(deployment).map(|template| &template["spec"]) else {
+pub fn eject(gate: &Gate, kind: HeldKind, workload: &Value) -> Vec<PatchOperation> {
+    let Some(spec) = kind.pod_kind().pod_spec(workload) else {
         return Vec::new();
     };
     if gate_of(spec) != Some(gate.name.as_str()) {
         return Vec::new();
     }
-    let at = FieldPath::from_iter(["spec", "template", "spec"]);
+    let at = kind.pod_kind().field();
     let mut patch = Vec::new();
     if let Some((waiter, _)) = waiter_of(spec) {
         patch.extend(remove_element(spec, &at, "initContainers", waiter));
@@ -42,17 +41,19 @@ pub fn eject(gate: &Gate, deployment: &Value) -> Vec<PatchOperation> {
     if let Some((volume, _)) = named(list(spec, "volumes"), TOKEN_VOLUME) {
         patch.extend(remove_element(spec, &at, "volumes", volume));
     }
-    // With an account of its own, the Deployment got neither an account nor the word about its token.
+    // With an account of its own, the workload got neither an account nor the word about its token.
     if account(spec) == Some(gate.service_account.as_str()) {
         // The two names are of one value, so whoever applied one of them owns both.
         let names = ["serviceAccountName", "serviceAccount"];
-        if !names.iter().any(|field| is_applied(deployment, field)) {
+        if !names.iter().any(|field| is_applied(kind, workload, field)) {
             let present = names.iter().filter(|field| spec.get(**field).is_some());
             patch.extend(present.map(|field| remove(&at.clone().key(*field))));
         }
         // An author's own `true` isn't what was injected.
         let automount = "automountServiceAccountToken";
-        if spec.get(automount) == Some(&Value::Bool(false)) && !is_applied(deployment, automount) {
+        if spec.get(automount) == Some(&Value::Bool(false))
+            && !is_applied(kind, workload, automount)
+        {
             patch.push(remove(&at.key(automount)));
         }
     }
@@ -80,9 +81,10 @@ fn remove(path: &FieldPath) -> PatchOperation {
 }
 
 /// Whether some manager owns a field of the pod spec. What a webhook sets belongs to nobody.
-fn is_applied(deployment: &Value, field: &str) -> bool {
-    let path = ["f:spec", "f:template", "f:spec", &format!("f:{field}")];
-    list(&deployment["metadata"], "managedFields")
+fn is_applied(kind: HeldKind, workload: &Value, field: &str) -> bool {
+    let path = kind.pod_kind().path.iter().chain([&field]);
+    let path: Vec<String> = path.map(|key| format!("f:{key}")).collect();
+    list(&workload["metadata"], "managedFields")
         .iter()
         .any(|manager| {
             path.iter()
@@ -105,8 +107,7 @@ pub fn still_waits(gate: &Gate, pod: &Value) -> bool {
 pub fn still_makes(gate: &Gate, replica_set: &Value) -> bool {
     // A `ReplicaSet` that is stored has the field; the API server fills it in.
     replica_set["spec"]["replicas"].as_i64() != Some(0)
-        && template(replica_set).and_then(|template| gate_of(&template["spec"]))
-            == Some(gate.name.as_str())
+        && gate_of(&replica_set["spec"]["template"]["spec"]) == Some(gate.name.as_str())
 }
 
 /// Whether an object has been made by a controller, which keeps it like its own template.

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::image::Version;
 use super::job::Attempt;
-use super::verdict::{Seen, Trouble, TroubleKind, Waiting, Wanted, What, Why};
+use super::verdict::{Failure, JobName, Jobs, Seen, Trouble, TroubleKind, Waiting, What, Why};
+use super::version::Wanted;
 
 /// What the words are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
+    /// The gate's name.
+    pub gate: String,
     /// The namespace of everything.
     pub namespace: String,
-    /// The Job's name.
-    pub job: String,
     /// What has to have happened.
     pub wanted: Wanted,
 }
@@ -48,7 +48,7 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
             What::Nothing => String::new(),
             _ => format!("; last seen: {sentence}"),
         };
-        let problem = problem(subject, trouble);
+        let problem = problem(&waiting.job, trouble);
         return Some(format!(
             "waiting: {problem}{last} (trying again; {gives_up})"
         ));
@@ -64,19 +64,25 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
         What::Nothing => return None,
         // Under Flux the new Job comes within a second. Whoever applies by hand has to do something,
         // and had better not learn it from the deadline.
-        What::OldComplete { .. } | What::OldFailed { .. } => format!(
-            "waiting: {sentence} ({gives_up}). {}",
-            advice(subject, &waiting.what)
-        ),
+        What::OldComplete { .. }
+        | What::OldFailed { .. }
+        | What::Forgotten
+        | What::Empty
+        | What::Failed { .. } => {
+            format!(
+                "waiting: {sentence} ({gives_up}). {}",
+                advice(subject, waiting)
+            )
+        }
         _ if extras.is_empty() => format!("waiting: {sentence} ({gives_up})"),
         _ => format!("waiting: {sentence} ({}; {gives_up})", extras.join(", ")),
     })
 }
 
-fn problem(subject: &Subject, trouble: &Trouble) -> String {
+fn problem(job: &JobName, trouble: &Trouble) -> String {
     let said = &trouble.message;
     match trouble.kind {
-        TroubleKind::Denied => format!("not permitted to watch Job {}: {said}", subject.job),
+        TroubleKind::Denied => format!("not permitted to watch {}: {said}", name(job)),
         TroubleKind::Unreachable if trouble.answered => {
             format!("the API server answers with an error: {said}")
         }
@@ -84,91 +90,122 @@ fn problem(subject: &Subject, trouble: &Trouble) -> String {
     }
 }
 
-/// Why the gate is open.
-pub fn opened(subject: &Subject, why: &Why) -> String {
+/// Why a requirement is met.
+pub fn opened(why: &Why) -> String {
     match why {
-        Why::Complete { image } => format!(
-            "open: Job {} is complete{}",
-            subject.job,
-            image.as_deref().map_or(String::new(), |image| format!(
-                ", of version {}",
-                Version::of(image)
-            ))
-        ),
-        Why::Recorded { image, completed } => format!(
-            "open: the record has version {}, completed {completed}",
-            Version::of(image)
-        ),
+        Why::Complete { job, version } => format!("open: Job {job} is complete, of {version}"),
+        Why::Recorded {
+            version,
+            image: Some(image),
+            completed,
+        } => {
+            format!("open: the record has version {version}, completed {completed} (image {image})")
+        }
+        Why::Recorded {
+            version,
+            image: None,
+            completed,
+        } => format!("open: the record has version {version}, marked as done {completed}"),
     }
 }
 
 /// What was last seen when the time was over, and the next step.
 pub fn timed_out(
     subject: &Subject,
-    waiting: &Waiting,
+    waiting: &[Waiting],
     seen: &Seen,
     timeout: Duration,
     user: &str,
 ) -> String {
     let gave_up = format!("gave up after {}", duration(timeout));
-    let last = sentence(subject, waiting);
-    let record = match &seen.record.trouble {
-        Some(trouble) if waiting.record_unread && tells_of_record(&waiting.what) => {
-            format!(" ({})", trouble.message)
-        }
-        _ => String::new(),
-    };
-    let seen_last = format!("{last}{record}");
-    match &seen.job.trouble {
-        Some(trouble) if trouble.kind == TroubleKind::Denied => format!(
-            "{gave_up}: {}; last seen: {seen_last}. Look {}",
-            problem(subject, trouble),
-            rights(subject, &trouble.message, user)
+    let last: Vec<String> = waiting
+        .iter()
+        .map(|w| last_seen(subject, w, seen))
+        .collect();
+    let last = last.join("; and ");
+    let advice = waiting
+        .first()
+        .map(|waiting| advice(subject, waiting))
+        .unwrap_or_default();
+    let mut troubles = seen.jobs.iter().filter_map(Jobs::trouble);
+    let trouble = waiting.iter().find_map(|waiting| {
+        let kind = waiting.trouble?;
+        Some((waiting, troubles.find(|trouble| trouble.kind == kind)?))
+    });
+    match trouble {
+        Some((waiting, trouble)) if trouble.kind == TroubleKind::Denied => format!(
+            "{gave_up}: {}; last seen: {last}. Look {}",
+            problem(&waiting.job, trouble),
+            rights(subject, &waiting.job, &trouble.message, user)
         ),
-        Some(trouble) => format!(
-            "{gave_up}: the API server {}: {}; last seen: {seen_last}. {}",
+        Some((_, trouble)) => format!(
+            "{gave_up}: the API server {}: {}; last seen: {last}. {advice}",
             if trouble.answered {
                 "answered with an error at the end"
             } else {
                 "did not answer at the end"
             },
             trouble.message,
-            advice(subject, &waiting.what)
         ),
-        None => format!("{gave_up}: {seen_last}. {}", advice(subject, &waiting.what)),
+        None => format!("{gave_up}: {last}. {advice}"),
+    }
+}
+
+fn last_seen(subject: &Subject, waiting: &Waiting, seen: &Seen) -> String {
+    let last = sentence(subject, waiting);
+    match &seen.record.watch.trouble {
+        Some(trouble) if waiting.record_unread && tells_of_record(&waiting.what) => {
+            format!("{last} ({})", trouble.message)
+        }
+        _ => last,
     }
 }
 
 /// The end of a failed Job, in one line.
-pub fn job_failed(subject: &Subject, reason: &str, message: &str) -> String {
-    let why = match (reason, message) {
+pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
+    let job = &failure.job;
+    format!(
+        "Job {job} has failed{}, so this pod must not start; mend the cause, delete the Job and apply it \
+         again: kubectl delete job {job} -n {}",
+        reason(failure),
+        subject.namespace
+    )
+}
+
+fn reason(failure: &Failure) -> String {
+    match (failure.reason.as_str(), failure.message.as_str()) {
         ("", "") => String::new(),
         ("", text) | (text, "") => format!(" ({text})"),
         (reason, message) => format!(" ({reason}: {message})"),
-    };
-    format!(
-        "Job {} has failed{why}, so this pod must not start; mend the cause, delete the Job and apply it \
-         again: kubectl delete job {} -n {}",
-        subject.job, subject.job, subject.namespace
-    )
+    }
 }
 
 /// What was refused for how long, and the line to run as somebody who may impersonate `user`.
-pub fn not_permitted(subject: &Subject, message: &str, user: &str, borne: Duration) -> String {
+pub fn not_permitted(
+    subject: &Subject,
+    job: &JobName,
+    message: &str,
+    user: &str,
+    tolerated: Duration,
+) -> String {
     format!(
-        "not permitted to watch Job {} for {}: {message}; look {}",
-        subject.job,
-        duration(borne),
-        rights(subject, message, user)
+        "not permitted to watch {} for {}: {message}; look {}",
+        name(job),
+        duration(tolerated),
+        rights(subject, job, message, user)
     )
 }
 
-fn rights(subject: &Subject, refusal: &str, user: &str) -> String {
-    let Subject { namespace, job, .. } = subject;
+fn rights(subject: &Subject, job: &JobName, refusal: &str, user: &str) -> String {
+    let Subject { namespace, .. } = subject;
     let verb = refused_verb(refusal).unwrap_or("watch");
+    let which = match job {
+        JobName::Exact(name) => format!("/{name}"),
+        JobName::Any(_) => String::new(),
+    };
     format!(
         "whether Role and RoleBinding are there: \
-         kubectl auth can-i {verb} jobs.batch/{job} --as={user} -n {namespace}"
+         kubectl auth can-i {verb} jobs.batch{which} --as={user} -n {namespace}"
     )
 }
 
@@ -179,42 +216,55 @@ fn refused_verb(refusal: &str) -> Option<&str> {
     (!verb.is_empty() && verb.bytes().all(|b| b.is_ascii_lowercase())).then_some(verb)
 }
 
+fn name(job: &JobName) -> String {
+    match job {
+        JobName::Exact(name) | JobName::Any(name) => format!("Job {name}"),
+    }
+}
+
 fn sentence(subject: &Subject, waiting: &Waiting) -> String {
-    let job = format!("Job {}", subject.job);
-    let version = |image: &Option<String>| match image {
-        Some(image) => format!("version {} (image {image})", Version::of(image)),
-        None => "a version that can't be told".to_owned(),
-    };
-    let wanted = match &subject.wanted {
-        Wanted::Any => "any version".to_owned(),
-        Wanted::Version(image) => format!("version {}", Version::of(image)),
-    };
+    let job = name(&waiting.job);
+    let namespace = &subject.namespace;
+    let wanted = subject.wanted.version();
     let unread = "what the record says is not known";
     match &waiting.what {
         What::Nothing => format!("{job} has not been seen yet"),
-        What::NoJob if waiting.record_unread => format!(
-            "there is no {job} in namespace {}, and {unread}",
-            subject.namespace
-        ),
-        What::NoJob => format!(
-            "there is no {job} in namespace {}, and no record of {wanted}",
-            subject.namespace
-        ),
+        What::NoJob if waiting.record_unread => {
+            format!("there is no {job} in namespace {namespace}, and {unread}")
+        }
+        What::NoJob => {
+            format!("there is no {job} in namespace {namespace}, and no record of {wanted}")
+        }
         What::Vanished if waiting.record_unread => format!("{job} was deleted, and {unread}"),
         What::Vanished => format!("{job} was deleted, and there is no record of {wanted}"),
+        What::Settling { vanished: true } => {
+            format!("{job} was deleted; if none comes, the record of {wanted} opens")
+        }
+        What::Settling { vanished: false } => format!(
+            "there is no {job} in namespace {namespace}; if none comes, the record of {wanted} opens"
+        ),
         What::Deleting => format!("{job} is being deleted"),
-        What::OldComplete { image } => format!(
-            "{job} is complete, but for {}; this pod needs {wanted}",
-            version(image)
-        ),
-        What::OldFailed { image } => format!(
-            "{job} has failed, but for {}; this pod needs {wanted}",
-            version(image)
-        ),
+        What::OldComplete { version } => {
+            format!("{job} is complete, but for {version}; this pod needs {wanted}")
+        }
+        What::OldFailed { version } => {
+            format!("{job} has failed, but for {version}; this pod needs {wanted}")
+        }
+        What::Other { version } => {
+            format!("{job} is not over, and is for {version}; this pod needs {wanted}")
+        }
+        What::Forgotten => {
+            format!("{job} is complete, but its completion was forgotten; this pod needs it again")
+        }
+        What::Empty => {
+            format!("{job} is complete, but asked for no completions, so it ran nothing")
+        }
         What::FailedUnlessRecorded => {
             format!("{job} has failed; looking whether {wanted} is recorded")
         }
-        What::Suspended => format!("{job} is suspended"),
+        What::Failed { failure } => format!("{job} has failed{}", reason(failure)),
+        What::Suspended { queue: None } => format!("{job} is suspended"),
+        What::Suspended { queue: Some(queue) } => format!("{job} is suspended in queue {queue}"),
         What::NoPod => format!("{job} has no pod yet"),
         What::BetweenAttempts { .. } => format!("{job} is about to try again"),
         What::PodNotReady { .. } => format!("{job} has a pod that is not ready"),
@@ -224,40 +274,74 @@ fn sentence(subject: &Subject, waiting: &Waiting) -> String {
     }
 }
 
-fn advice(subject: &Subject, what: &What) -> String {
+fn advice(subject: &Subject, waiting: &Waiting) -> String {
     let Subject {
-        namespace: ns, job, ..
+        gate,
+        namespace: ns,
+        wanted,
     } = subject;
-    match what {
+    let (jobs, of_job) = match &waiting.job {
+        JobName::Exact(job) => (
+            format!("job {job} -n {ns}"),
+            format!("-l batch.kubernetes.io/job-name={job}"),
+        ),
+        JobName::Any(_) => (
+            format!("jobs -n {ns}"),
+            "-l batch.kubernetes.io/job-name".to_owned(),
+        ),
+    };
+    match &waiting.what {
         What::Nothing => format!(
             "Look whether pods of namespace {ns} can reach the API server (network policies, DNS)."
         ),
-        What::NoJob | What::Vanished => format!(
-            "Apply the migration Job; look whether it is there: kubectl get job {job} -n {ns}"
-        ),
-        What::OldComplete { .. } | What::OldFailed { .. } => format!(
+        What::NoJob | What::Vanished | What::Settling { .. } => {
+            let by_hand = match wanted.word() {
+                Some(word) => format!(
+                    ". If {} was migrated before: migration-gate record done {word} --gate {gate}",
+                    wanted.version()
+                ),
+                None => String::new(),
+            };
+            format!(
+                "Apply the migration Job; look whether it is there: kubectl get {jobs}{by_hand}"
+            )
+        }
+        What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => format!(
             "A Job's template is immutable, so an apply with a new image fails on the old Job. Delete \
-             it and apply again: kubectl delete job {job} -n {ns}"
+             it and apply again: kubectl delete {jobs}"
         ),
-        What::Suspended => format!(
-            "Resume it: kubectl patch job {job} -n {ns} -p '{{\"spec\":{{\"suspend\":false}}}}'"
+        What::Forgotten => {
+            format!("Delete the Job and apply it again, so that it runs: kubectl delete {jobs}")
+        }
+        What::Empty => {
+            format!("Set spec.completions to 1, or leave it out: kubectl get {jobs} -o yaml")
+        }
+        What::Failed { .. } => format!(
+            "Mend the cause, delete the Job and apply it again; this pod starts as soon as it has \
+             completed: kubectl delete {jobs}"
         ),
+        What::Suspended { queue: None } => {
+            format!("Resume it: kubectl patch {jobs} -p '{{\"spec\":{{\"suspend\":false}}}}'")
+        }
+        What::Suspended { .. } => {
+            format!("Look why its queue does not admit it: kubectl get workloads -n {ns}")
+        }
         What::Deleting => format!(
-            "Look what holds it back (finalizers, pods that do not end): kubectl get job {job} -n {ns} -o yaml"
+            "Look what holds it back (finalizers, pods that do not end): kubectl get {jobs} -o yaml"
         ),
-        What::NoPod => format!(
-            "Look why no pod is created (quota, admission): kubectl describe job {job} -n {ns}"
-        ),
-        What::PodNotReady { .. } => format!(
-            "Look why its pod does not start: kubectl describe pods -n {ns} -l batch.kubernetes.io/job-name={job}"
-        ),
+        What::NoPod => {
+            format!("Look why no pod is created (quota, admission): kubectl describe {jobs}")
+        }
+        What::PodNotReady { .. } => {
+            format!("Look why its pod does not start: kubectl describe pods -n {ns} {of_job}")
+        }
         What::FailedUnlessRecorded
         | What::BetweenAttempts { .. }
         | What::Running { .. }
         | What::Succeeding
-        | What::Failing => format!(
-            "Look what it does: kubectl logs -n {ns} -l batch.kubernetes.io/job-name={job} --all-containers"
-        ),
+        | What::Failing => {
+            format!("Look what it does: kubectl logs -n {ns} {of_job} --all-containers")
+        }
     }
 }
 

@@ -3,24 +3,32 @@
 //! The model alone: files are read, and their errors placed, by whoever needs one. What is
 //! deserialized is well-formed; it can be used if [`Config::problems`] finds nothing.
 
+mod jobs;
 mod problems;
 mod selector;
 mod waiter;
+mod workloads;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
+pub use self::jobs::{JobSource, Requirement};
 pub use self::problems::Problem;
 pub use self::selector::{LabelOperator, LabelRequirement, LabelSelector};
 pub use self::waiter::{LogFormat, PullPolicy, Resources, WaiterConfig};
+pub use self::workloads::{HeldKind, Which, Workload};
+use crate::glob::Glob;
+use crate::image::MovingTags;
 
 /// The whole configuration of one migration-gate.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
-    /// What waits for what. Names are unique, and no Deployment is named by two gates.
+    /// What waits for what. Names are unique, and no workload is named by two gates.
     pub gates: Vec<Gate>,
     /// Names of environment variables that no container may set.
     #[serde(default = "default_forbidden_env")]
@@ -44,30 +52,133 @@ pub enum Mode {
     Warn,
 }
 
-/// One rule: which Deployments, in which namespace, wait for which Job.
+/// One rule: which workloads, in which namespace, wait for which Jobs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gate {
     /// Names the gate in logs, metrics and the record. A DNS label.
     pub name: String,
-    /// The namespace of the Job and of the Deployments.
+    /// The namespace of the Jobs and of the workloads.
     pub namespace: String,
-    /// The migration Job.
-    pub job: String,
-    /// Held Deployments, by name.
+    /// Short for one entry of `jobs`.
+    #[serde(default)]
+    pub job: Option<Glob>,
+    /// The migration Jobs. Each entry must have completed. [`Gate::requirements`] has `job` too.
+    #[serde(default)]
+    pub jobs: Vec<Requirement>,
+    /// Short for Deployments by name.
     #[serde(default)]
     pub deployments: BTreeSet<String>,
-    /// Held Deployments, by label.
+    /// Short for Deployments by label.
     #[serde(default)]
     pub selector: Option<LabelSelector>,
+    /// Held workloads of any kind. [`Gate::holds`] has `deployments` and `selector` too.
+    #[serde(default)]
+    pub workloads: Vec<Workload>,
+    /// The container whose image tells the version, in the pods and in the Jobs.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// What tells the version where images don't.
+    #[serde(default)]
+    pub version: Option<VersionSource>,
+    /// Tags that name one thing today and another tomorrow; `None` for the built-in rule.
+    #[serde(default)]
+    pub moving_tags: Option<Vec<Glob>>,
     /// The account that a held pod gets where it has none of its own.
     pub service_account: String,
+    /// Accounts of the application's own that have the waiter's rights.
+    #[serde(default)]
+    pub extra_accounts: BTreeSet<String>,
     /// How long a waiter waits in all.
     #[serde(default = "default_timeout", deserialize_with = "go_duration")]
     pub timeout: Duration,
     /// Which completed Jobs open the gate.
     #[serde(default)]
     pub freshness: Freshness,
+    /// Whether this gate's violations are refused; `None` for the configuration's own mode.
+    #[serde(default)]
+    pub mode: Option<Mode>,
+}
+
+impl Gate {
+    /// Everything that must have completed.
+    pub fn requirements(&self) -> Vec<Requirement> {
+        let short = self.job.iter().cloned().map(Requirement::named);
+        short.chain(self.jobs.iter().cloned()).collect()
+    }
+
+    /// Whether the gate names or selects a workload of its namespace.
+    pub fn holds<'a>(
+        &self,
+        kind: HeldKind,
+        name: Option<&str>,
+        label: impl Fn(&str) -> Option<&'a str>,
+    ) -> bool {
+        let short = kind == HeldKind::Deployment
+            && (name.is_some_and(|name| self.deployments.contains(name))
+                || self.selector.as_ref().is_some_and(|s| s.matches(&label)));
+        short || self.workloads.iter().any(|w| w.matches(kind, name, &label))
+    }
+
+    /// The kinds of which the gate may hold one.
+    pub fn kinds(&self) -> BTreeSet<HeldKind> {
+        let short = !self.deployments.is_empty() || self.selector.is_some();
+        let short = short.then_some(HeldKind::Deployment);
+        short
+            .into_iter()
+            .chain(self.workloads.iter().map(|w| w.kind))
+            .collect()
+    }
+
+    /// Which tags move.
+    pub fn moving_tags(&self) -> MovingTags {
+        match &self.moving_tags {
+            Some(globs) => MovingTags::Listed(globs.clone()),
+            None => MovingTags::default(),
+        }
+    }
+}
+
+/// Metadata that tells the version, of a pod template and of a Job.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionSource {
+    /// The label with this key.
+    Label(String),
+    /// The annotation with this key.
+    Annotation(String),
+}
+
+impl VersionSource {
+    /// The key of the label or annotation.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Label(key) | Self::Annotation(key) => key,
+        }
+    }
+
+    /// The field of `metadata` that has the key.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Label(_) => "labels",
+            Self::Annotation(_) => "annotations",
+        }
+    }
+
+    /// The value that an object's or template's metadata has.
+    pub fn value<'a>(&self, object: &'a Value) -> Option<&'a str> {
+        let metadata = object.get("metadata")?;
+        metadata.get(self.field())?.get(self.key())?.as_str()
+    }
+}
+
+impl fmt::Display for VersionSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(key) => write!(f, "label {key}"),
+            Self::Annotation(key) => write!(f, "annotation {key}"),
+        }
+    }
 }
 
 /// Which completed Jobs open a gate.
@@ -91,6 +202,13 @@ impl Freshness {
     }
 }
 
+impl Config {
+    /// How a gate's violations are handled.
+    pub fn mode_of(&self, gate: &Gate) -> Mode {
+        gate.mode.unwrap_or(self.mode)
+    }
+}
+
 impl Default for Config {
     /// PieFed's gate.
     fn default() -> Self {
@@ -98,12 +216,19 @@ impl Default for Config {
             gates: vec![Gate {
                 name: "piefed".to_owned(),
                 namespace: "piefed-application".to_owned(),
-                job: "piefed-db-init".to_owned(),
+                job: Glob::parse("piefed-db-init").ok(),
+                jobs: Vec::new(),
                 deployments: ["piefed-web", "piefed-worker"].map(str::to_owned).into(),
                 selector: None,
+                workloads: Vec::new(),
+                container: None,
+                version: None,
+                moving_tags: None,
                 service_account: "piefed-init-checker".to_owned(),
+                extra_accounts: BTreeSet::new(),
                 timeout: default_timeout(),
                 freshness: Freshness::default(),
+                mode: None,
             }],
             forbidden_env: default_forbidden_env(),
             mode: Mode::default(),

@@ -2,52 +2,103 @@
 
 use serde_json::Value;
 
-use super::gates::{Config, Gate};
+use super::field::FieldPath;
+use super::gates::{Config, Gate, HeldKind, Mode};
 use super::injection::Injection;
-use super::request::Request;
+use super::request::{Operation, Request};
 
-/// The gate that holds the request's object: an `apps` Deployment that a gate of its namespace
-/// names or selects, and that isn't being deleted.
-pub fn holding<'c>(config: &'c Config, request: &Request<'_>) -> Option<&'c Gate> {
-    if request.group != "apps"
-        || request.kind != "Deployment"
-        || !request.subresource.is_empty()
-        || request.is_being_deleted()
-    {
-        return None;
-    }
-    config.gates.iter().find(|gate| {
-        gate.namespace == request.namespace
-            && (request
-                .name()
-                .is_some_and(|name| gate.deployments.contains(name))
-                || gate
-                    .selector
-                    .as_ref()
-                    .is_some_and(|selector| selector.matches(|key| request.label(key))))
+/// A workload that a gate holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'c, 'r> {
+    /// The gate.
+    pub gate: &'c Gate,
+    /// The workload's kind.
+    pub kind: HeldKind,
+    request: &'r Request<'r>,
+}
+
+/// The gate that holds the request's object: a workload that a gate of its namespace names or
+/// selects, and that isn't being deleted. Of several, the first.
+pub fn held<'c, 'r>(config: &'c Config, request: &'r Request<'r>) -> Option<Held<'c, 'r>> {
+    let (gate, kind) = holding(config, request).next()?;
+    Some(Held {
+        gate,
+        kind,
+        request,
     })
 }
 
-/// What the template is to carry, and whether that is what another release left there.
-pub fn injection(
-    config: &Config,
-    gate: &Gate,
+/// All gates that name or select the request's object.
+pub fn holding<'c>(
+    config: &'c Config,
     request: &Request<'_>,
-    template: &Value,
-) -> (Injection, bool) {
-    let wanted = Injection::wanted(gate, &config.waiter, template);
-    request
-        .old
-        .and_then(self::template)
-        .and_then(|old| Injection::kept(gate, old, template))
-        .filter(|kept| *kept != wanted)
-        .map_or((wanted, false), |kept| (kept, true))
+) -> impl Iterator<Item = (&'c Gate, HeldKind)> {
+    let kind = HeldKind::of(request.group, request.kind)
+        .filter(|_| request.subresource.is_empty() && !request.is_being_deleted());
+    config.gates.iter().filter_map(move |gate| {
+        let kind = kind?;
+        let held = gate.namespace == request.namespace
+            && gate.holds(kind, request.name(), |key| request.label(key));
+        held.then_some((gate, kind))
+    })
 }
 
-/// A Deployment's pod template, if it has one with a spec.
-pub fn template(deployment: &Value) -> Option<&Value> {
-    deployment
-        .get("spec")?
-        .get("template")
-        .filter(|template| template.get("spec").is_some_and(Value::is_object))
+impl<'r> Held<'_, 'r> {
+    /// The pod template, if there is one with a pod spec.
+    pub fn template(&self) -> Option<&'r Value> {
+        self.kind.pod_kind().template(self.request.object)
+    }
+
+    fn old_template(&self) -> Option<&'r Value> {
+        self.kind.pod_kind().template(self.request.old?)
+    }
+
+    /// Where the pod spec is.
+    pub fn spec_field(&self) -> FieldPath {
+        self.kind.pod_kind().field()
+    }
+
+    /// Whether the request leaves the pod template as it is, so that no pod starts because of it.
+    pub fn template_stays(&self) -> bool {
+        self.request.operation == Operation::Update && self.template() == self.old_template()
+    }
+
+    /// Whether its pods run Windows, where the waiter can't.
+    pub fn is_windows(&self) -> bool {
+        let spec = |path: &[&str]| {
+            let spec = self.template()?.get("spec")?;
+            path.iter()
+                .try_fold(spec, |value, field| value.get(*field))?
+                .as_str()
+        };
+        spec(&["os", "name"]) == Some("windows")
+            || spec(&["nodeSelector", "kubernetes.io/os"]) == Some("windows")
+    }
+
+    /// What the template is to carry, and whether that is what another release left there.
+    pub fn injection(&self, config: &Config, template: &Value) -> (Injection, bool) {
+        let wanted = Injection::wanted(self.gate, &config.waiter, template);
+        self.old_template()
+            .and_then(|old| Injection::kept(self.gate, &wanted, old, template))
+            .filter(|kept| *kept != wanted)
+            .map_or((wanted, false), |kept| (kept, true))
+    }
+}
+
+/// How violations of an object are handled: as the gate says that holds it, else as the gates of its
+/// namespace say, if they agree.
+pub fn mode(config: &Config, request: &Request<'_>) -> Mode {
+    if let Some((gate, _)) = holding(config, request).next() {
+        return config.mode_of(gate);
+    }
+    let mut modes = config
+        .gates
+        .iter()
+        .filter(|gate| gate.namespace == request.namespace)
+        .map(|gate| config.mode_of(gate));
+    match modes.next() {
+        Some(first) if modes.all(|mode| mode == first) => first,
+        Some(_) => Mode::Enforce,
+        None => config.mode,
+    }
 }

@@ -1,115 +1,212 @@
-//! Container image references, and when two of them are of one version.
+//! Container image references, and whether two of them are of one version.
 
-use std::fmt;
+use super::glob::Glob;
 
-/// What tells one release of an image from another.
+/// An image reference taken apart: `[registry/]repository[:tag][@digest]`.
 ///
-/// A tag, or the digest where there is no tag. `latest` says nothing about what is in the image,
-/// and no tag means `latest`, so both are [`Version::Mutable`], unless a digest pins the image.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Version {
-    /// A tag other than `latest`.
-    Tag(String),
-    /// A digest, such as `sha256:…`.
-    Digest(String),
-    /// `latest`, or nothing at all.
-    Mutable,
+/// Any text has parts: what isn't a reference is refused by Kubernetes, not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference<'a> {
+    /// The repository's last path component. A registry-rewriting webhook keeps it.
+    pub repository: &'a str,
+    /// The tag. A registry takes `latest` for none where there is no digest either.
+    pub tag: Option<&'a str>,
+    /// The digest, such as `sha256:…`.
+    pub digest: Option<&'a str>,
 }
 
-impl Version {
-    /// The version of an image reference, `[registry/]repository[:tag][@digest]`.
-    ///
-    /// Any text has an answer: what isn't a reference is refused by Kubernetes, not here.
-    pub fn of(image: &str) -> Self {
+impl<'a> Reference<'a> {
+    /// The parts of an image reference.
+    pub fn of(image: &'a str) -> Self {
         let (name, digest) = match image.split_once('@') {
-            Some((name, digest)) => (name, Some(digest)),
+            Some((name, digest)) => (name, Some(digest).filter(|digest| !digest.is_empty())),
             None => (image, None),
         };
         // A colon before the last slash belongs to the registry's port.
         let last = name.rsplit('/').next().unwrap_or(name);
-        let tag = last
-            .split_once(':')
-            .map(|(_, tag)| tag)
-            .filter(|tag| !tag.is_empty() && *tag != "latest");
-        match (tag, digest) {
-            (Some(tag), _) => Self::Tag(tag.to_owned()),
-            (None, Some(digest)) if !digest.is_empty() => Self::Digest(digest.to_owned()),
-            (None, _) => Self::Mutable,
+        let (repository, tag) = match last.split_once(':') {
+            Some((repository, tag)) => (repository, Some(tag).filter(|tag| !tag.is_empty())),
+            None => (last, None),
+        };
+        Self {
+            repository,
+            tag: tag.or(digest.is_none().then_some(LATEST)),
+            digest,
         }
     }
 
-    /// Whether what the version names may change under it.
-    pub fn is_mutable(&self) -> bool {
-        *self == Self::Mutable
+    /// The version in a word: the tag, else the digest.
+    pub fn version(&self) -> &'a str {
+        self.tag.or(self.digest).unwrap_or(LATEST)
     }
 }
 
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The tag that stands for none.
+const LATEST: &str = "latest";
+
+/// Which tags name one thing today and another tomorrow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MovingTags {
+    /// `latest`, and every tag without a digit: `main`, `stable`, `edge`.
+    #[default]
+    WithoutDigit,
+    /// Those that match one of these.
+    Listed(Vec<Glob>),
+}
+
+impl MovingTags {
+    /// Whether a tag moves.
+    pub fn contains(&self, tag: &str) -> bool {
         match self {
-            Self::Tag(text) | Self::Digest(text) => f.write_str(text),
-            Self::Mutable => f.write_str("latest"),
+            Self::WithoutDigit => !tag.bytes().any(|byte| byte.is_ascii_digit()),
+            Self::Listed(globs) => globs.iter().any(|glob| glob.matches(tag)),
         }
+    }
+
+    /// Whether an image may be another one tomorrow under the same reference.
+    pub fn moves(&self, image: &str) -> bool {
+        let reference = Reference::of(image);
+        reference.digest.is_none() && reference.tag.is_some_and(|tag| self.contains(tag))
     }
 }
 
-/// Whether two image references are of one version: the whole references are equal, or the
-/// versions are. Web, worker and Job are often three images that were built under one tag.
-pub fn same_version(a: &str, b: &str) -> bool {
-    a == b || Version::of(a) == Version::of(b)
+/// What two image references say about each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Relation {
+    /// They are of one version.
+    Same,
+    /// They have one tag, and it moves: they may or may not be of one version.
+    Moving,
+    /// They are of two versions, or nothing tells that they are of one.
+    Different,
 }
 
-/// Whether `actual` is `wanted`, perhaps pulled through a mirror: same repository, same version.
+/// Compares two image references.
+///
+/// Digests decide where both have one and they are of one repository; equal digests are equal
+/// content in any repository. Otherwise the tags decide, if they don't move.
+pub fn compare(a: &str, b: &str, moving: &MovingTags) -> Relation {
+    let (a, b) = (Reference::of(a), Reference::of(b));
+    if let (Some(first), Some(second)) = (a.digest, b.digest) {
+        if first == second {
+            return Relation::Same;
+        }
+        if a.repository == b.repository {
+            return Relation::Different;
+        }
+    }
+    match (a.tag, b.tag) {
+        (Some(first), Some(second)) if first == second => {
+            if moving.contains(first) {
+                Relation::Moving
+            } else {
+                Relation::Same
+            }
+        }
+        _ => Relation::Different,
+    }
+}
+
+/// Whether `actual` is `wanted`, perhaps pulled through a mirror or pinned by a digest that only
+/// one of them names.
 pub fn same_through_mirror(wanted: &str, actual: &str) -> bool {
-    wanted == actual || (same_repository(wanted, actual) && same_version(wanted, actual))
+    wanted == actual
+        || (same_repository(wanted, actual)
+            && compare(wanted, actual, &MovingTags::Listed(Vec::new())) == Relation::Same)
 }
 
 /// Whether two image references have the same last path component, whatever their versions.
-/// Registry-rewriting webhooks are common, and what they leave is still the same image.
 pub fn same_repository(a: &str, b: &str) -> bool {
-    fn base(image: &str) -> &str {
-        let name = image.split('@').next().unwrap_or(image);
-        let last = name.rsplit('/').next().unwrap_or(name);
-        last.split(':').next().unwrap_or(last)
-    }
-    base(a) == base(b)
+    Reference::of(a).repository == Reference::of(b).repository
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Relation::{Different, Moving, Same};
     use super::*;
 
     #[test]
-    fn a_version_is_the_tag_or_else_the_digest() {
-        let check =
-            |image: &str, expect: Version| assert_eq!(Version::of(image), expect, "{image}");
-        let tag = |t: &str| Version::Tag(t.to_owned());
-        let digest = |d: &str| Version::Digest(d.to_owned());
-        check("piefed", Version::Mutable);
-        check("piefed:latest", Version::Mutable);
-        check("piefed/web:1.2.0", tag("1.2.0"));
-        check("registry:5000/piefed/web", Version::Mutable);
-        check("registry:5000/piefed/web:1.2.0", tag("1.2.0"));
-        check("piefed@sha256:ab", digest("sha256:ab"));
-        check("piefed:1.2.0@sha256:ab", tag("1.2.0"));
-        check("piefed:latest@sha256:ab", digest("sha256:ab"));
-        check("", Version::Mutable);
-        check(":@", Version::Mutable);
+    fn a_reference_has_parts() {
+        let check = |image: &str, repository: &str, tag: Option<&str>, digest: Option<&str>| {
+            let expect = Reference {
+                repository,
+                tag,
+                digest,
+            };
+            assert_eq!(Reference::of(image), expect, "{image}");
+        };
+        let latest = Some("latest");
+        check("piefed", "piefed", latest, None);
+        check("piefed:latest", "piefed", latest, None);
+        check("piefed/web:1.2.0", "web", Some("1.2.0"), None);
+        check("registry:5000/piefed/web", "web", latest, None);
+        check("registry:5000/piefed/web:1.2.0", "web", Some("1.2.0"), None);
+        check("piefed@sha256:ab", "piefed", None, Some("sha256:ab"));
+        check("piefed:1@sha256:ab", "piefed", Some("1"), Some("sha256:ab"));
+        check("piefed:@", "piefed", latest, None);
+        check("", "", latest, None);
+        check(":@", "", latest, None);
     }
 
     #[test]
-    fn one_version_over_several_images() {
-        assert!(same_version("piefed/web:1", "piefed/job:1"));
-        assert!(same_version("web", "job:latest"));
-        assert!(!same_version("web:1", "web:2"));
-        assert!(!same_version("web:1", "web@sha256:ab"));
-        assert!(!same_version("web@sha256:ab", "job@sha256:cd"));
-        assert!(same_version("web@sha256:ab", "web@sha256:ab"));
+    fn a_tag_without_a_digit_moves() {
+        let moving = MovingTags::default();
+        for tag in [
+            "latest",
+            "main",
+            "prod",
+            "Latest",
+            "stable",
+            "latest-alpine",
+        ] {
+            assert!(moving.contains(tag), "{tag}");
+        }
+        for tag in ["1", "1.2", "v4", "build-7", "2026-11-26", "a1b2c3d"] {
+            assert!(!moving.contains(tag), "{tag}");
+        }
+        assert!(moving.moves("web:main") && moving.moves("web"));
+        assert!(!moving.moves("web:main@sha256:ab") && !moving.moves("web@sha256:ab"));
+    }
+
+    #[test]
+    fn listed_tags_replace_the_rule() {
+        let glob = Glob::parse("v[0-9]").unwrap();
+        let moving = MovingTags::Listed(vec![glob]);
+        assert!(moving.contains("v4") && !moving.contains("v40") && !moving.contains("main"));
+    }
+
+    #[test]
+    fn digests_decide_within_a_repository_and_tags_otherwise() {
+        let check = |a: &str, b: &str, expect: Relation| {
+            let moving = MovingTags::default();
+            assert_eq!(compare(a, b, &moving), expect, "{a} {b}");
+            assert_eq!(compare(b, a, &moving), expect, "{b} {a}");
+        };
+        check("piefed/web:1", "piefed/job:1", Same);
+        check("web:1", "web:2", Different);
+        check("web", "job:latest", Moving);
+        check("web:main", "web:main", Moving);
+        check("web:main", "web:stable", Different);
+        check("web:main", "web:1", Different);
+        check("web:1", "web@sha256:ab", Different);
+        check("web", "web@sha256:ab", Different);
+        check("web:1@sha256:ab", "web:1", Same);
+        check("web:main@sha256:ab", "web:main", Moving);
+        check("web:main@sha256:ab", "web:main@sha256:cd", Different);
+        check("web:1@sha256:ab", "web:1@sha256:cd", Different);
+        check("web:1@sha256:ab", "web@sha256:ab", Same);
+        check("web:1@sha256:ab", "web:2@sha256:ab", Same);
+        check("mirror/web:main@sha256:ab", "web:main@sha256:ab", Same);
+        check("web:1@sha256:ab", "job:1@sha256:cd", Same);
+        check("web:main@sha256:ab", "job:main@sha256:cd", Moving);
+        check("web@sha256:ab", "job@sha256:cd", Different);
     }
 
     #[test]
     fn a_mirror_changes_the_registry_only() {
         assert!(same_through_mirror("a/gate:1", "mirror:5000/x/a/gate:1"));
+        assert!(same_through_mirror("a/gate:1", "a/gate:1@sha256:ab"));
+        assert!(same_through_mirror("a/gate:main", "mirror/a/gate:main"));
         assert!(!same_through_mirror("a/gate:1", "mirror/a/gate:2"));
         assert!(!same_through_mirror("a/gate:1", "mirror/a/busybox:1"));
     }

@@ -1,17 +1,19 @@
 //! What is injected: the waiter and its token; and what counts as still being that.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::image::{same_repository, same_through_mirror, same_version};
-use super::names::{self, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
-use super::podspec::{default_container, list, name};
-use crate::gates::{Gate, LogFormat, WaiterConfig};
+use super::gates::{Freshness, Gate, LogFormat, WaiterConfig};
+use super::glob::Glob;
+use super::image::{MovingTags, Relation, compare, same_repository, same_through_mirror};
+use super::names::{self, POD_NAME, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
+use super::podspec::{list, name};
+use super::version::{Containers, Wanted};
 
 /// The argument that tells the waiter which image it guards.
 const IMAGE_ARGUMENT: &str = "--image=";
 
-/// The arguments that tell it what it waits for.
-const ERRAND: [&str; 4] = ["--gate=", "--namespace=", "--job=", IMAGE_ARGUMENT];
+/// The arguments that tell it what it waits for, but for the image.
+const IDENTITY: [&str; 4] = ["--gate=", "--namespace=", "--job=", "--version="];
 
 /// All that a held pod template gets.
 ///
@@ -23,17 +25,17 @@ pub struct Injection {
     pub container: Value,
     /// The volume with the waiter's token.
     pub volume: Value,
+    /// Where both stand in their lists.
+    pub at: (usize, usize),
 }
 
 impl Injection {
     /// What `gate` injects into `template`.
     pub fn wanted(gate: &Gate, waiter: &WaiterConfig, template: &Value) -> Self {
-        let image = default_container(template)
-            .and_then(|container| container.get("image")?.as_str())
-            .unwrap_or_default();
         Self {
-            container: container(gate, waiter, image),
+            container: container(gate, waiter, template),
             volume: token_volume(),
+            at: (0, 0),
         }
     }
 
@@ -41,34 +43,92 @@ impl Injection {
     ///
     /// A new release of this program wants another waiter, but putting that in would restart an
     /// application whose own template nobody touched. Such a template keeps what it has.
-    pub fn kept(gate: &Gate, old: &Value, new: &Value) -> Option<Self> {
+    ///
+    /// One that doesn't wait for what `wanted` waits for isn't worth keeping.
+    pub fn kept(gate: &Gate, wanted: &Self, old: &Value, new: &Value) -> Option<Self> {
         let spec = old.get("spec")?;
-        let container = waiter_of(spec)
-            .filter(|(_, container)| is_ours(container))?
-            .1;
-        let volume = named(list(spec, "volumes"), TOKEN_VOLUME)?.1;
+        let (first, container) = waiter_of(spec).filter(|(_, container)| is_ours(container))?;
+        if weakness(container, &wanted.container).is_some() {
+            return None;
+        }
+        let (second, volume) = named(list(spec, "volumes"), TOKEN_VOLUME)?;
         (without_injection(gate, old) == without_injection(gate, new)).then(|| Self {
             container: container.clone(),
             volume: volume.clone(),
+            at: (first, second),
         })
     }
 }
 
-fn container(gate: &Gate, waiter: &WaiterConfig, image: &str) -> Value {
+/// What the waiter is told. Each argument is left out where its default is meant, so that waiters of
+/// older releases compare equal.
+fn arguments(gate: &Gate, waiter: &WaiterConfig, template: &Value) -> Vec<String> {
     let mut args = vec![
         "wait".to_owned(),
         format!("--gate={}", gate.name),
         format!("--namespace={}", gate.namespace),
-        format!("--job={}", gate.job),
-        format!("--record={}", names::record(&gate.name)),
-        format!("{IMAGE_ARGUMENT}{image}"),
-        format!("--timeout={}s", gate.timeout.as_secs()),
-        format!("--freshness={}", gate.freshness.as_str()),
     ];
-    // The default goes without saying, as it did before it could be said.
+    args.extend(gate.requirements().iter().map(|job| format!("--job={job}")));
+    args.push(format!("--record={}", names::record(&gate.name)));
+    args.extend(version_arguments(gate, template));
+    args.push(format!("--timeout={}s", gate.timeout.as_secs()));
+    args.push(format!("--freshness={}", gate.freshness.as_str()));
     if waiter.log_format != LogFormat::default() {
         args.push(format!("--log-format={}", waiter.log_format.as_str()));
     }
+    args
+}
+
+fn version_arguments(gate: &Gate, template: &Value) -> Vec<String> {
+    if let (Some(source), Freshness::Version) = (&gate.version, gate.freshness) {
+        // A template that doesn't say is told to the waiter as it is, which refuses to guess.
+        let value = source.value(template).unwrap_or_default();
+        let (field, key) = (source.field().trim_end_matches('s'), source.key());
+        return vec![format!("--version={field}:{key}={value}")];
+    }
+    let containers = Containers::of(template);
+    let mut args = Vec::new();
+    let (default, images) = match Wanted::of(gate, template) {
+        Ok(Wanted::Images { images, .. }) => (images.default.clone(), Some(images)),
+        // Of any version; the image is told for people.
+        Ok(_) => (
+            containers
+                .default()
+                .map(|c| c.image.clone())
+                .unwrap_or_default(),
+            None,
+        ),
+        Err(_) => (String::new(), None),
+    };
+    args.push(format!("{IMAGE_ARGUMENT}{default}"));
+    if let Some(images) = images {
+        args.extend(
+            images
+                .others
+                .iter()
+                .map(|image| format!("{IMAGE_ARGUMENT}{image}")),
+        );
+        args.extend(
+            images
+                .init
+                .iter()
+                .map(|image| format!("--init-image={image}")),
+        );
+    }
+    if let Some(container) = &gate.container {
+        args.push(format!("--container={container}"));
+    } else if containers.annotated && args.len() > 1 {
+        args.push("--default-image-counts".to_owned());
+    }
+    if let Some(globs) = &gate.moving_tags {
+        let globs: Vec<&str> = globs.iter().map(Glob::as_str).collect();
+        args.push(format!("--moving-tags={}", globs.join(",")));
+    }
+    args
+}
+
+fn container(gate: &Gate, waiter: &WaiterConfig, template: &Value) -> Value {
+    let args = arguments(gate, waiter, template);
     json!({
         "name": WAITER_CONTAINER,
         "image": waiter.image,
@@ -78,17 +138,11 @@ fn container(gate: &Gate, waiter: &WaiterConfig, image: &str) -> Value {
             "requests": waiter.resources.requests,
             "limits": waiter.resources.limits,
         },
-        // The restricted Pod Security Standard, met without help from the pod's own settings.
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]},
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsGroup": 65532,
-            "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "env": [{
+            "name": POD_NAME,
+            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+        }],
+        "securityContext": security_context(&waiter.security_context),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "volumeMounts": [{
@@ -97,6 +151,21 @@ fn container(gate: &Gate, waiter: &WaiterConfig, image: &str) -> Value {
             "readOnly": true,
         }],
     })
+}
+
+/// The restricted Pod Security Standard, met without help from the pod's own settings. Which user it
+/// runs as the image says, or the platform that assigns users.
+fn security_context(over: &Map<String, Value>) -> Value {
+    let mut context = json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": false,
+        "readOnlyRootFilesystem": true,
+        "runAsNonRoot": true,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    json_patch::merge(&mut context, &over.clone().into());
+    context
 }
 
 /// The three files that a Kubernetes client expects, as the API server's own
@@ -183,7 +252,7 @@ fn is_named_list(list: &[Value]) -> bool {
 ///
 /// It may be of another release, or of another configuration: while a new one rolls out, the API
 /// server asks one replica to mutate an object and another to validate it.
-pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)> {
+pub fn weakness(actual: &Value, wanted: &Value) -> Option<(&'static str, String)> {
     let text = |value: &Value, field: &str| {
         value
             .get(field)
@@ -208,7 +277,7 @@ pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)>
     if !same_repository(&wanted_image, &image) {
         return Some(("image", format!("it is `{image}`, not `{wanted_image}`")));
     }
-    if !same_errand(list(actual, "args"), list(wanted, "args")) {
+    if !same_identity(list(actual, "args"), list(wanted, "args")) {
         return Some((
             "args",
             format!(
@@ -227,66 +296,39 @@ pub fn blunted(actual: &Value, wanted: &Value) -> Option<(&'static str, String)>
     None
 }
 
-/// Whether a waiter is of the same release and configuration as `wanted`, however its images are
-/// written.
-pub fn is_current(actual: &Value, wanted: &Value) -> bool {
+/// Whether two containers have one image, perhaps through a mirror.
+pub fn same_image(actual: &Value, wanted: &Value) -> bool {
     let image = |container: &Value| {
         let image = container.get("image").and_then(Value::as_str);
         image.unwrap_or_default().to_owned()
     };
-    blunted(actual, wanted).is_none()
-        && same_through_mirror(&image(wanted), &image(actual))
-        && same_arguments(list(actual, "args"), list(wanted, "args"))
+    same_through_mirror(&image(wanted), &image(actual))
 }
 
-/// Writes the waiter's image and the guarded image in `wanted` as `actual` has them, which
-/// [`is_current`]: another way to write the same version.
-pub fn take_over_images(wanted: &mut Value, actual: &Value) {
-    if let Some(image) = actual.get("image") {
-        wanted["image"] = image.clone();
-    }
-    let actual = list(actual, "args");
-    let wanted = wanted.get_mut("args").and_then(Value::as_array_mut);
-    for (wanted, actual) in wanted.into_iter().flatten().zip(actual) {
-        let is_image = |arg: &Value| arg.as_str().is_some_and(|a| a.starts_with(IMAGE_ARGUMENT));
-        if is_image(wanted) && is_image(actual) {
-            wanted.clone_from(actual);
-        }
-    }
-}
-
-/// Equal, or different only in how the same version of the guarded image is written.
-fn same_arguments(actual: &[Value], wanted: &[Value]) -> bool {
-    actual.len() == wanted.len()
-        && actual
-            .iter()
-            .zip(wanted)
-            .all(|(actual, wanted)| same_argument(actual, wanted))
-}
-
-/// Whether arguments make the waiter wait for the same Job and version. The rest (how long, which
-/// record) is for each release and configuration to say.
-fn same_errand(actual: &[Value], wanted: &[Value]) -> bool {
-    let decides = |arg: &&Value| {
-        arg.as_str()
-            .is_some_and(|arg| ERRAND.iter().any(|prefix| arg.starts_with(prefix)))
-    };
-    actual.first() == wanted.first()
-        && wanted
-            .iter()
-            .filter(decides)
-            .all(|wanted| actual.iter().any(|actual| same_argument(actual, wanted)))
-}
-
-/// A webhook that pins digests may run after this one, and change what was told of the image.
-fn same_argument(actual: &Value, wanted: &Value) -> bool {
-    let image = |arg: &Value| {
-        arg.as_str()?
-            .strip_prefix(IMAGE_ARGUMENT)
+/// Whether arguments make the waiter wait for the same Jobs and version. The rest (how long, which
+/// record) is for each release and configuration to say, and a webhook that pins digests may have
+/// changed the guarded image since.
+fn same_identity(actual: &[Value], wanted: &[Value]) -> bool {
+    let identity = |args: &[Value]| -> Vec<String> {
+        let texts = args.iter().filter_map(Value::as_str);
+        let mut identity: Vec<String> = texts
+            .filter(|arg| IDENTITY.iter().any(|prefix| arg.starts_with(prefix)))
             .map(str::to_owned)
+            .collect();
+        identity.sort();
+        identity
     };
-    actual == wanted
-        || matches!((image(actual), image(wanted)), (Some(a), Some(w)) if same_version(&a, &w))
+    let image = |args: &[Value]| -> Option<String> {
+        let mut texts = args.iter().filter_map(Value::as_str);
+        texts.find_map(|arg| Some(arg.strip_prefix(IMAGE_ARGUMENT)?.to_owned()))
+    };
+    let same_image = match (image(actual), image(wanted)) {
+        (Some(a), Some(w)) => {
+            a == w || compare(&a, &w, &MovingTags::default()) != Relation::Different
+        }
+        (actual, wanted) => actual == wanted,
+    };
+    actual.first() == wanted.first() && identity(actual) == identity(wanted) && same_image
 }
 
 /// The template as its author wrote it, as far as that can be told.

@@ -5,29 +5,58 @@
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::podspec::default_container;
+use super::gates::JobSource;
+use super::version::Contents;
 
 /// One Job, reduced to what decisions and messages need. Read from the API server's JSON; what
 /// is missing there takes the API's own default, and what isn't needed is skipped unread.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "Wire")]
 pub struct Job {
+    /// Its name.
+    pub name: String,
     /// Tells this Job from another one of the same name.
     pub uid: String,
     /// Where a watch goes on after this state.
     pub resource_version: String,
-    /// The image of the pod template's default container, which is what the Job migrates for.
-    pub image: Option<String>,
+    /// What it migrates for.
+    pub contents: Contents,
     /// What it is doing.
     pub state: JobState,
     /// Somebody has deleted it, and what is left is being cleaned up.
     pub deleting: bool,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// When its first pod was allowed to start.
     pub started: Option<Timestamp>,
     /// Which attempt this is, or was the last, and how many there can be, where failed pods tell.
     pub attempt: Option<Attempt>,
+    /// A pod of it has failed.
+    pub has_failed_pods: bool,
+}
+
+impl Job {
+    /// Whether it is migrating, or about to, and no attempt has failed yet.
+    pub fn is_first_attempt(&self) -> bool {
+        !self.has_failed_pods
+            && !self.deleting
+            && matches!(
+                self.state,
+                JobState::NoPod | JobState::PodNotReady | JobState::Running | JobState::Succeeding
+            )
+    }
+
+    /// Whether a gate that looks for Jobs in this way finds this one.
+    pub fn is_of(&self, source: &JobSource) -> bool {
+        source.matches(&self.name, |key| self.contents.label(key))
+    }
+
+    /// Orders Jobs by their age; of two that are equally old, the names decide.
+    pub fn age(&self) -> (Option<Timestamp>, &str) {
+        (self.created, &self.name)
+    }
 }
 
 /// How often a Job has tried.
@@ -58,8 +87,13 @@ pub enum JobState {
     Succeeding,
     /// `FailureTarget`, and its pods have not ended yet. Not over.
     Failing,
+    /// `Complete`, but it was to run nothing: `spec.completions` is 0.
+    Empty,
     /// `spec.suspend`.
-    Suspended,
+    Suspended {
+        /// The queue that decides when it starts, if it waits in one.
+        queue: Option<String>,
+    },
     /// Created, and no pod yet.
     NoPod,
     /// A pod has failed, and the next one isn't there yet.
@@ -84,10 +118,18 @@ struct Wire {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Metadata {
+    name: String,
     uid: String,
     resource_version: String,
+    creation_timestamp: Option<Timestamp>,
     deletion_timestamp: Option<Timestamp>,
+    labels: Value,
+    annotations: Value,
 }
+
+/// Kueue's label for the queue of a Job, which it keeps suspended until there is room.
+/// See <https://kueue.sigs.k8s.io/docs/tasks/run/jobs/>.
+const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -125,6 +167,9 @@ struct Condition {
 /// What the API server takes for an absent `backoffLimit`.
 const DEFAULT_BACKOFF_LIMIT: u32 = 6;
 
+/// What the API server sets where `backoffLimitPerIndex` counts instead.
+const NO_BACKOFF_LIMIT: u32 = i32::MAX as u32;
+
 impl From<Wire> for Job {
     fn from(wire: Wire) -> Self {
         let Wire {
@@ -132,22 +177,25 @@ impl From<Wire> for Job {
             spec,
             status,
         } = wire;
-        let state = state(&spec, &status);
+        let queue = metadata.labels.get(QUEUE).and_then(Value::as_str);
+        let state = state(&spec, &status, queue);
+        let own = json!({"labels": metadata.labels, "annotations": metadata.annotations});
         Self {
+            name: metadata.name,
             uid: metadata.uid,
             resource_version: metadata.resource_version,
-            image: default_container(&spec.template)
-                .and_then(|container| container.get("image")?.as_str())
-                .map(str::to_owned),
+            contents: Contents::of(&own, &spec.template),
             deleting: metadata.deletion_timestamp.is_some(),
+            created: metadata.creation_timestamp,
             started: status.start_time,
+            has_failed_pods: status.failed.unwrap_or_default() > 0,
             attempt: attempt(&spec, &status, &state),
             state,
         }
     }
 }
 
-fn state(spec: &Spec, status: &Status) -> JobState {
+fn state(spec: &Spec, status: &Status, queue: Option<&str>) -> JobState {
     let condition = |kind: &str| {
         status
             .conditions
@@ -157,6 +205,9 @@ fn state(spec: &Spec, status: &Status) -> JobState {
     };
     let count = |pods: Option<u32>| pods.unwrap_or_default();
     if let Some(complete) = condition("Complete") {
+        if spec.completions == Some(0) {
+            return JobState::Empty;
+        }
         JobState::Complete {
             at: status.completion_time.or(complete.last_transition_time),
         }
@@ -170,7 +221,9 @@ fn state(spec: &Spec, status: &Status) -> JobState {
     } else if condition("SuccessCriteriaMet").is_some() {
         JobState::Succeeding
     } else if spec.suspend == Some(true) {
-        JobState::Suspended
+        JobState::Suspended {
+            queue: queue.map(str::to_owned),
+        }
     } else if count(status.active) > 0 {
         if status.ready == Some(0) {
             JobState::PodNotReady
@@ -195,17 +248,15 @@ fn attempt(spec: &Spec, status: &Status, state: &JobState) -> Option<Attempt> {
         .and_then(|pod| pod.get("restartPolicy"))
         .is_some_and(|policy| policy == "OnFailure");
     let single = spec.completions.unwrap_or(1) == 1 && spec.parallelism.unwrap_or(1) <= 1;
-    let of = spec
-        .backoff_limit
-        .unwrap_or(DEFAULT_BACKOFF_LIMIT)
-        .saturating_add(1);
+    let limit = spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT);
+    let of = limit.saturating_add(1);
     let failed = status.failed.unwrap_or_default();
     let number = match state {
         // There won't be another one.
         JobState::Failed { .. } => failed,
         _ => failed.saturating_add(1),
     };
-    (single && !restarts_in_place).then(|| Attempt {
+    (single && !restarts_in_place && limit < NO_BACKOFF_LIMIT).then(|| Attempt {
         number: number.clamp(1, of),
         of,
     })
@@ -213,8 +264,6 @@ fn attempt(spec: &Spec, status: &Status, state: &JobState) -> Option<Attempt> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn job(spec: &Value, status: &Value) -> Job {
@@ -244,7 +293,16 @@ mod tests {
             json!({"active": 1, "ready": 1, "conditions": conditions})
         };
         check(json!({}), json!({}), JobState::NoPod);
-        check(json!({"suspend": true}), json!({}), JobState::Suspended);
+        check(
+            json!({"suspend": true}),
+            json!({}),
+            JobState::Suspended { queue: None },
+        );
+        check(
+            json!({"completions": 0}),
+            json!({"conditions": [condition("Complete")]}),
+            JobState::Empty,
+        );
         check(json!({}), json!({"active": 1}), JobState::Running);
         check(
             json!({}),
@@ -307,21 +365,48 @@ mod tests {
     }
 
     #[test]
-    fn only_the_default_containers_image_counts() {
+    fn restarts_in_place_and_limits_by_index_count_no_attempts() {
         let job: Job = serde_json::from_value(json!({"spec": {"template": {
-            "metadata": {"annotations": {"kubectl.kubernetes.io/default-container": "migrate"}},
-            "spec": {"restartPolicy": "OnFailure", "containers": [
-                {"name": "proxy", "image": "proxy:7"}, {"name": "migrate", "image": "job:2"}]},
+            "spec": {"restartPolicy": "OnFailure", "containers": [{"name": "m", "image": "job:2"}]},
         }}}))
         .expect("a Job");
-        assert_eq!(job.image.as_deref(), Some("job:2"));
         assert_eq!(job.attempt, None);
+        let by_index = super::tests::job(&json!({"backoffLimit": i32::MAX}), &json!({}));
+        assert_eq!(by_index.attempt, None);
+    }
+
+    #[test]
+    fn a_queue_is_told_from_a_hand() {
+        let job: Job = serde_json::from_value(json!({
+            "metadata": {"labels": {QUEUE: "batch"}}, "spec": {"suspend": true},
+        }))
+        .expect("a Job");
+        let queue = Some("batch".to_owned());
+        assert_eq!(job.state, JobState::Suspended { queue });
+    }
+
+    #[test]
+    fn a_first_attempt_is_over_with_the_first_failed_pod() {
+        let check = |status: Value, expect: bool| {
+            let first = job(&json!({}), &status).is_first_attempt();
+            assert_eq!(first, expect, "{status}");
+        };
+        check(json!({}), true);
+        check(json!({"active": 1}), true);
+        check(json!({"active": 1, "failed": 1}), false);
+        check(json!({"failed": 1}), false);
+        check(
+            json!({"conditions": [condition("SuccessCriteriaMet")]}),
+            true,
+        );
+        check(json!({"conditions": [condition("FailureTarget")]}), false);
+        check(json!({"conditions": [condition("Complete")]}), false);
     }
 
     #[test]
     fn a_bare_object_is_a_job_without_a_pod() {
         let job: Job = serde_json::from_str("{}").expect("a Job");
         assert_eq!(job.state, JobState::NoPod);
-        assert_eq!(job.image, None);
+        assert_eq!(job.contents, Contents::default());
     }
 }

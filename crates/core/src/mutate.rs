@@ -1,95 +1,203 @@
-//! The mutation: held Deployments get their waiter.
+//! The mutation: held workloads get their waiter.
 
-use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
+use json_patch::{AddOperation, MoveOperation, PatchOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Notice, Outcome, Rule, Violation, Warning};
 use super::field::FieldPath;
-use super::held::{holding, injection, template};
-use super::injection::{account, covers, is_current, is_ours, named, take_over_images, waiter_of};
+use super::gates::{Config, Freshness, Gate};
+use super::held::{Held, held, holding};
+use super::injection::{account, covers, is_ours, named, same_image, waiter_of};
 use super::names::{GATE_LABEL, TOKEN_VOLUME, WAITER_CONTAINER};
-use super::podspec::list;
+use super::podspec::{DEFAULT_CONTAINER, list, name};
 use super::request::Request;
-use crate::gates::{Config, Gate};
+use super::version::Containers;
 
-/// What the webhook `/mutate` answers: the patch that gives a held Deployment its waiter.
+/// What the webhook `/mutate` answers: the patch that gives a held workload its waiter.
 ///
 /// The patch touches nothing but the injection, so fields that this program doesn't know survive,
-/// and applying it once is the same as applying it twice.
+/// and applying it once is the same as applying it twice. A request that leaves the pod template as
+/// it is gets none: no pod starts because of it.
 pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
-    let Some(gate) = holding(config, request) else {
+    let Some(held) = held(config, request) else {
         return Decision::default();
     };
     let mut decision = Decision {
-        gate: Some(gate.name.clone()),
+        gate: Some(held.gate.name.clone()),
         ..Decision::default()
     };
-    let Some(template) = template(request.object) else {
-        // The API server says better than this program could what is wrong with such an object.
+    // The API server's own validation reports malformed objects better.
+    let Some(template) = held.template() else {
         return decision;
     };
+    if held.template_stays() {
+        decision.outcome = match waiter_of(&template["spec"]) {
+            Some(_) => Outcome::InPlace,
+            None => Outcome::Untouched,
+        };
+        return decision;
+    }
+    if held.is_windows() {
+        decision.warnings.push(windows(&held));
+        return decision;
+    }
     let spec = &template["spec"];
-    let at = FieldPath::from_iter(["spec", "template", "spec"]);
-
+    let at = held.spec_field();
     let violations = reserved_names(spec, &at);
     if !violations.is_empty() {
-        return decision.refused(config.mode, violations);
+        return decision.refused(config.mode_of(held.gate), violations);
     }
+    decision.warnings.extend(two_gates(config, request));
+    decision
+        .warnings
+        .extend(which_container(held.gate, template, &at));
+    inject(&mut decision, config, &held, template);
+    decision
+        .warnings
+        .extend(other_waiters(held.gate, spec, &at));
+    service_account(&mut decision, held.gate, spec, &at);
+    decision
+}
 
-    let (injection, kept) = injection(config, gate, request, template);
-    decision.outcome = if kept {
-        Outcome::Kept
-    } else {
-        Outcome::InPlace
-    };
-
+fn inject(decision: &mut Decision, config: &Config, held: &Held<'_, '_>, template: &Value) {
+    let spec = &template["spec"];
+    let at = held.spec_field();
+    let (injection, kept) = held.injection(config, template);
+    let containers = at.clone().key("initContainers");
+    let done = |outcome| if kept { Outcome::Kept } else { outcome };
     match waiter_of(spec) {
         None => {
-            decision.outcome = if kept {
-                Outcome::Kept
-            } else {
-                Outcome::Injected
-            };
-            decision
-                .patch
-                .push(prepend(spec, &at, "initContainers", injection.container));
+            decision.outcome = done(Outcome::Injected);
+            let container = injection.container;
+            decision.patch.push(insert(
+                spec,
+                &at,
+                "initContainers",
+                injection.at.0,
+                container,
+            ));
         }
         Some((index, existing)) => {
+            decision.outcome = done(Outcome::InPlace);
             if !is_ours(existing) {
                 decision.warnings.push(Warning {
-                    field: at.clone().key("initContainers").index(index),
+                    field: containers.clone().index(index),
                     notice: Notice::HandWrittenWaiter,
                     message: format!("the hand-written init container `{WAITER_CONTAINER}` is replaced by migration-gate's; remove it from the manifest"),
                 });
             }
-            let current = is_current(existing, &injection.container);
             let mut wanted = injection.container;
-            if current {
-                // Another webhook may have sent the image through a mirror, or pinned a digest,
-                // between two calls of this one. To undo that would be to quarrel with it.
-                take_over_images(&mut wanted, existing);
+            if is_ours(existing) && same_image(existing, &wanted) {
+                // Another webhook may have sent the waiter's own image through a mirror, or pinned
+                // its digest, between two calls of this one. Undoing that would make the two fight.
+                wanted["image"] = existing["image"].clone();
             }
-            if !current || !covers(existing, &wanted) {
-                if !kept {
-                    decision.outcome = Outcome::Replaced;
-                }
-                let path = at.clone().key("initContainers").index(index);
+            if !covers(existing, &wanted) {
+                decision.outcome = done(Outcome::Replaced);
+                let path = containers.clone().index(index);
                 decision.patch.push(replace(&path, wanted));
+            }
+            // An apply that merges lists puts what is new in front. What another release left there
+            // stays where it was.
+            if index > 0 && !kept {
+                decision.outcome = Outcome::Replaced;
+                decision.patch.push(PatchOperation::Move(MoveOperation {
+                    from: containers.clone().index(index).pointer(),
+                    path: containers.index(0).pointer(),
+                }));
             }
         }
     }
     match named(list(spec, "volumes"), TOKEN_VOLUME) {
-        None => decision
-            .patch
-            .push(prepend(spec, &at, "volumes", injection.volume)),
+        None => decision.patch.push(insert(
+            spec,
+            &at,
+            "volumes",
+            injection.at.1,
+            injection.volume,
+        )),
         Some((index, existing)) if !covers(existing, &injection.volume) => {
             let path = at.clone().key("volumes").index(index);
             decision.patch.push(replace(&path, injection.volume));
         }
         Some(_) => {}
     }
-    service_account(&mut decision, gate, spec, &at);
-    decision
+}
+
+fn windows(held: &Held<'_, '_>) -> Warning {
+    Warning {
+        field: held.spec_field(),
+        notice: Notice::Windows,
+        message: format!(
+            "gate `{}` holds it, but its pods run Windows and the waiter can't, so they start without waiting; hold Linux workloads alone",
+            held.gate.name
+        ),
+    }
+}
+
+/// Gates that can't hold what another one holds already.
+fn two_gates(config: &Config, request: &Request<'_>) -> Option<Warning> {
+    let names: Vec<String> = holding(config, request)
+        .map(|(gate, _)| format!("`{}`", gate.name))
+        .collect();
+    let (first, others) = names.split_first()?;
+    (!others.is_empty()).then(|| Warning {
+        field: FieldPath::from_iter(["metadata", "labels"]),
+        notice: Notice::TwoGates,
+        message: format!("it waits for gate {first} alone, although {} selects it too; list the Jobs of both in one gate, or narrow the selectors", others.join(", ")),
+    })
+}
+
+/// Images of several versions, and nothing that says which of them is the application's.
+fn which_container(gate: &Gate, template: &Value, at: &FieldPath) -> Option<Warning> {
+    let told =
+        gate.container.is_some() || gate.version.is_some() || gate.freshness == Freshness::Any;
+    let containers = Containers::of(template);
+    (!told && containers.are_ambiguous()).then(|| {
+        let images = containers.images().map(|images| images.main().collect::<Vec<_>>().join(", "));
+        Warning {
+            field: at.clone().key("containers"),
+            notice: Notice::WhichContainer,
+            message: format!("they run several versions ({}), and a Job must be of the version of each image that it shares with them; name the application's container by `container` in gate `{}`, or by the annotation `{DEFAULT_CONTAINER}`", images.unwrap_or_default(), gate.name),
+        }
+    })
+}
+
+/// Init containers of other names that wait for the gate's Jobs, and fail once those are deleted.
+fn other_waiters(gate: &Gate, spec: &Value, at: &FieldPath) -> Vec<Warning> {
+    let jobs = gate.requirements();
+    let jobs: Vec<&str> = jobs.iter().filter_map(|job| job.exact_name()).collect();
+    let containers = list(spec, "initContainers").iter().enumerate();
+    containers
+        .filter(|(_, container)| name(container) != Some(WAITER_CONTAINER))
+        .filter(|(_, container)| waits_for_a_job(container, &jobs))
+        .map(|(index, container)| Warning {
+            field: at.clone().key("initContainers").index(index),
+            notice: Notice::AnotherWaiter,
+            message: format!("`{}` waits for a Job too, and fails once the Job has been deleted; migration-gate's waiter does its work, so remove it", name(container).unwrap_or_default()),
+        })
+        .collect()
+}
+
+fn waits_for_a_job(container: &Value, jobs: &[&str]) -> bool {
+    let image = container
+        .get("image")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let words: Vec<&str> = ["command", "args"]
+        .into_iter()
+        .flat_map(|field| list(container, field))
+        .filter_map(Value::as_str)
+        .flat_map(str::split_whitespace)
+        .collect();
+    let has = |wanted: &str| words.contains(&wanted);
+    let of_job = |word: &&str| {
+        let job = word.rsplit('/').next().unwrap_or(word);
+        jobs.contains(&job)
+    };
+    image.contains("k8s-wait-for")
+        || (has("wait") && words.iter().any(|word| word.ends_with("kubectl")))
+        || (words.iter().any(|word| word.contains("wait")) && words.iter().any(of_job))
 }
 
 /// Names that the waiter needs and something else has. The API server would refuse the injected
@@ -118,13 +226,14 @@ fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
 fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &FieldPath) {
     let wanted = gate.service_account.as_str();
     match account(spec) {
+        Some(own) if gate.extra_accounts.contains(own) => return,
         Some(own) if own != wanted => {
             // Its token is the application's own, so who mounts it stays the author's decision.
             decision.warnings.push(Warning {
                 field: at.clone().key("serviceAccountName"),
                 notice: Notice::AccountKept,
                 message: format!(
-                    "the ServiceAccount `{own}` is kept, and the waiter runs as it; add it to the gate's `extraAccounts` in the chart's values, or bind it to the Role that `kubectl get roles -n {} -l {GATE_LABEL}={}` shows",
+                    "the ServiceAccount `{own}` is kept, and the waiter runs as it; add it to the gate's `extraAccounts`, or bind it to the Role that `kubectl get roles -n {} -l {GATE_LABEL}={}` shows",
                     gate.namespace, gate.name
                 ),
             });
@@ -151,13 +260,18 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
     }
 }
 
-/// Puts an element in front of a list that may be absent, null or empty.
-fn prepend(spec: &Value, at: &FieldPath, field: &str, element: Value) -> PatchOperation {
+/// Puts an element into a list that may be absent, null or empty.
+fn insert(
+    spec: &Value,
+    at: &FieldPath,
+    field: &str,
+    index: usize,
+    element: Value,
+) -> PatchOperation {
     let path = at.clone().key(field);
-    if list(spec, field).is_empty() {
-        add(&path, json!([element]))
-    } else {
-        add(&path.index(0), element)
+    match list(spec, field).len() {
+        0 => add(&path, json!([element])),
+        len => add(&path.index(index.min(len)), element),
     }
 }
 

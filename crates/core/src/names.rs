@@ -1,5 +1,7 @@
 //! Names that Kubernetes accepts, and the ones that this program gives to things.
 
+use super::glob::Glob;
+
 /// The injected init container.
 pub const WAITER_CONTAINER: &str = "wait-for-migrations";
 
@@ -8,6 +10,9 @@ pub const TOKEN_VOLUME: &str = "migration-gate-token";
 
 /// Where a Kubernetes client looks for its token in a pod.
 pub const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The variable that tells the waiter the name of its pod.
+pub const POD_NAME: &str = "POD_NAME";
 
 /// The label by which the chart says for which gate it made an object.
 pub const GATE_LABEL: &str = "migration-gate.io/gate";
@@ -42,4 +47,16 @@ pub fn dns_subdomain(name: &str) -> Result<(), String> {
             "`{name}` is not an object's name: at most 253 of a-z, 0-9, `-` and `.`, a letter or digit at both ends"
         ))
     }
+}
+
+/// The name of an object, or a pattern that some name can match: `*` stands for any part of it.
+pub fn pattern(name: &Glob) -> Result<(), String> {
+    let text = name.as_str();
+    let example = text.replace('*', "x");
+    dns_subdomain(&example).map_err(|cause| match name.literal() {
+        Some(_) => cause,
+        None => format!(
+            "`{text}` is not a pattern for objects' names: a-z, 0-9, `-`, `.`, and `*` for any part of it"
+        ),
+    })
 }

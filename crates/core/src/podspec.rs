@@ -36,9 +36,9 @@ const fn kind(
 
 const IN_TEMPLATE: &[&str] = &["spec", "template", "spec"];
 
-/// Every built-in kind that holds a pod spec. The one list that rules, webhook configurations
+/// Every kind that holds a pod spec. The one list that rules, webhook configurations
 /// and review go by.
-pub const POD_KINDS: [PodKind; 9] = [
+pub const POD_KINDS: [PodKind; 10] = [
     kind("", "Pod", "pods", &["spec"]),
     kind("", "PodTemplate", "podtemplates", &["template", "spec"]),
     kind(
@@ -58,6 +58,11 @@ pub const POD_KINDS: [PodKind; 9] = [
         "cronjobs",
         &["spec", "jobTemplate", "spec", "template", "spec"],
     ),
+    // Argo Rollouts' own; without its CRD there is nothing to ask about.
+    PodKind {
+        version: "v1alpha1",
+        ..kind("argoproj.io", "Rollout", "rollouts", IN_TEMPLATE)
+    },
 ];
 
 /// The fields of a pod spec that list containers, in the order in which violations are told.
@@ -76,6 +81,16 @@ impl PodKind {
         self.path
             .iter()
             .try_fold(object, |value, field| value.get(field))
+    }
+
+    /// The object's pod template, if it is there and has a pod spec. `None` for a Pod.
+    pub fn template<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+        let (_, parents) = self.path.split_last()?;
+        parents
+            .iter()
+            .try_fold(object, |value, field| value.get(field))
+            .filter(|_| !parents.is_empty())
+            .filter(|template| template.get("spec").is_some_and(Value::is_object))
     }
 
     /// Where the pod spec is.
@@ -97,6 +112,10 @@ pub fn name(value: &Value) -> Option<&str> {
     value.get("name")?.as_str()
 }
 
+/// The annotation of a pod that names its main container.
+/// See <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubectl-kubernetes-io-default-container>.
+pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
 /// The container that the pod is about: the one that the annotation
 /// `kubectl.kubernetes.io/default-container` names, or else the first.
 pub fn default_container(template: &Value) -> Option<&Value> {
@@ -104,7 +123,7 @@ pub fn default_container(template: &Value) -> Option<&Value> {
     let annotated = template
         .get("metadata")
         .and_then(|m| m.get("annotations"))
-        .and_then(|a| a.get("kubectl.kubernetes.io/default-container"))
+        .and_then(|a| a.get(DEFAULT_CONTAINER))
         .and_then(Value::as_str);
     containers
         .iter()

@@ -9,8 +9,8 @@
 
 use serde_json::{Value, json};
 
-use super::podspec::{CONTAINER_LISTS, POD_KINDS};
-use crate::gates::{Config, Gate, LabelOperator};
+use super::podspec::{CONTAINER_LISTS, POD_KINDS, PodKind};
+use crate::gates::{Config, Gate, HeldKind, LabelOperator, LabelSelector, Which};
 
 /// Stands for the CEL list of forbidden variables.
 pub const FORBIDDEN_ENV: &str = "FORBIDDEN_ENV";
@@ -36,36 +36,48 @@ pub struct Prefilter {
 pub fn mutating() -> Vec<Prefilter> {
     vec![Prefilter {
         name: "inject",
-        rules: rules(&[("apps", &["deployments"])]),
-        match_conditions: conditions(&[("held", HELD)]),
+        rules: held_rules(),
+        match_conditions: held_conditions(),
     }]
+}
+
+/// Every kind that can be held.
+fn held_rules() -> Value {
+    rules(
+        HeldKind::ALL
+            .map(HeldKind::pod_kind)
+            .into_iter()
+            .map(|kind| (kind, None)),
+    )
+}
+
+/// A request that leaves the pod template as it is starts no pod. Nearly all updates of a workload are
+/// of that kind, and so cost no call.
+fn held_conditions() -> Value {
+    let changed = format!(
+        "request.operation == \"CREATE\" || {} != {}",
+        template("object"),
+        template("oldObject")
+    );
+    conditions(&[("held", HELD), ("template-changed", &changed)])
 }
 
 /// The webhooks that call `/validate`, with marks in place of a configuration.
 pub fn validating() -> Vec<Prefilter> {
-    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in &POD_KINDS {
-        match groups.iter_mut().find(|(group, _)| *group == kind.group) {
-            Some((_, resources)) => resources.push(kind.resource),
-            None => groups.push((kind.group, vec![kind.resource])),
-        }
-    }
-    if let Some((_, core)) = groups.iter_mut().find(|(group, _)| group.is_empty()) {
-        core.push("pods/ephemeralcontainers");
-    }
-    let groups: Vec<(&str, &[&str])> = groups
-        .iter()
-        .map(|(group, resources)| (*group, resources.as_slice()))
-        .collect();
+    let kinds = POD_KINDS.iter().map(|kind| {
+        // What is added to a pod that runs goes through a subresource of its own.
+        let subresource = (kind.kind == "Pod").then_some("pods/ephemeralcontainers");
+        (kind, subresource)
+    });
     vec![
         Prefilter {
             name: "forbidden-env",
-            rules: rules(&groups),
+            rules: rules(kinds),
             match_conditions: conditions(&[("adds-forbidden-env", &adds_forbidden_env())]),
         },
         Prefilter {
             name: "forbidden-key",
-            rules: rules(&[("", &["configmaps"])]),
+            rules: json!([rule("", "v1", &["configmaps"])]),
             match_conditions: conditions(&[
                 (
                     "in-a-gates-namespace",
@@ -76,8 +88,8 @@ pub fn validating() -> Vec<Prefilter> {
         },
         Prefilter {
             name: "held",
-            rules: rules(&[("apps", &["deployments"])]),
-            match_conditions: conditions(&[("held", HELD)]),
+            rules: held_rules(),
+            match_conditions: held_conditions(),
         },
     ]
 }
@@ -101,35 +113,65 @@ impl Prefilter {
 
 /// The condition that one of these gates holds the object.
 pub fn held(gates: &[Gate]) -> String {
-    gates
+    let gates: Vec<String> = gates
         .iter()
         .map(|gate| {
-            let mut ways = Vec::new();
-            if !gate.deployments.is_empty() {
-                ways.push(format!(
-                    "object.metadata.?name.orValue(\"\") in {}",
-                    json!(gate.deployments)
-                ));
-            }
-            if let Some(selector) = &gate.selector {
-                let labels = selector.match_labels.iter().map(|(key, value)| {
-                    requirement(LabelOperator::In, key, std::slice::from_ref(value))
-                });
-                let expressions = selector
-                    .match_expressions
-                    .iter()
-                    .map(|r| requirement(r.operator, &r.key, &r.values));
-                let all: Vec<String> = labels.chain(expressions).collect();
-                ways.push(all.join(" && "));
-            }
+            let kinds: Vec<String> = gate
+                .kinds()
+                .into_iter()
+                .map(|kind| of_kind(gate, kind))
+                .collect();
             format!(
                 "request.namespace == {} && ({})",
                 json!(gate.namespace),
-                ways.join(" || ")
+                kinds.join(" || ")
             )
         })
-        .collect::<Vec<_>>()
-        .join(" || ")
+        .collect();
+    gates.join(" || ")
+}
+
+/// The condition that a gate holds the object, which is of that kind.
+fn of_kind(gate: &Gate, kind: HeldKind) -> String {
+    let workloads = gate
+        .workloads
+        .iter()
+        .filter(|workload| workload.kind == kind);
+    let (mut names, mut ways) = (Vec::new(), Vec::new());
+    if kind == HeldKind::Deployment {
+        names.extend(gate.deployments.iter().map(String::as_str));
+        ways.extend(gate.selector.as_ref().map(selector));
+    }
+    for workload in workloads {
+        match &workload.which {
+            Which::Labels(labels) => ways.push(selector(labels)),
+            Which::Name(name) => match name.literal() {
+                Some(name) => names.push(name),
+                None => ways.push(format!("{NAME}.matches({})", json!(name.regex()))),
+            },
+        }
+    }
+    if !names.is_empty() {
+        ways.insert(0, format!("{NAME} in {}", json!(names)));
+    }
+    let kind = json!(kind.as_str());
+    format!("request.kind.kind == {kind} && ({})", ways.join(" || "))
+}
+
+/// The object's name, which may be missing yet.
+const NAME: &str = "object.metadata.?name.orValue(\"\")";
+
+fn selector(selector: &LabelSelector) -> String {
+    let labels = selector
+        .match_labels
+        .iter()
+        .map(|(key, value)| requirement(LabelOperator::In, key, std::slice::from_ref(value)));
+    let expressions = selector
+        .match_expressions
+        .iter()
+        .map(|r| requirement(r.operator, &r.key, &r.values));
+    let all: Vec<String> = labels.chain(expressions).collect();
+    all.join(" && ")
 }
 
 fn requirement(operator: LabelOperator, key: &str, values: &[String]) -> String {
@@ -143,19 +185,32 @@ fn requirement(operator: LabelOperator, key: &str, values: &[String]) -> String 
     }
 }
 
-fn rules(groups: &[(&str, &[&str])]) -> Value {
+/// One rule for each group and version, in the order of the kinds. With a kind may come a
+/// subresource of it.
+fn rules<'k>(kinds: impl Iterator<Item = (&'k PodKind, Option<&'k str>)>) -> Value {
+    let mut groups: Vec<((&str, &str), Vec<&str>)> = Vec::new();
+    for (kind, subresource) in kinds {
+        let group = (kind.group, kind.version);
+        let resources = [Some(kind.resource), subresource].into_iter().flatten();
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, known)) => known.extend(resources),
+            None => groups.push((group, resources.collect())),
+        }
+    }
     groups
         .iter()
-        .map(|(group, resources)| {
-            json!({
-                "apiGroups": [group],
-                "apiVersions": ["v1"],
-                "operations": ["CREATE", "UPDATE"],
-                "resources": resources,
-                "scope": "Namespaced",
-            })
-        })
+        .map(|((group, version), resources)| rule(group, version, resources))
         .collect()
+}
+
+fn rule(group: &str, version: &str, resources: &[&str]) -> Value {
+    json!({
+        "apiGroups": [group],
+        "apiVersions": [version],
+        "operations": ["CREATE", "UPDATE"],
+        "resources": resources,
+        "scope": "Namespaced",
+    })
 }
 
 fn conditions(conditions: &[(&str, &str)]) -> Value {
@@ -165,13 +220,30 @@ fn conditions(conditions: &[(&str, &str)]) -> Value {
         .collect()
 }
 
+/// The pod template of any kind that can be held.
+fn template(object: &str) -> String {
+    either(object, HeldKind::ALL.map(HeldKind::pod_kind), |path| {
+        &path[..path.len() - 1]
+    })
+}
+
 /// The pod spec of any kind in [`POD_KINDS`]. No built-in kind has two of these fields, so the
 /// first that is there is the right one; the longest come first.
 fn pod_spec(object: &str) -> String {
+    either(object, &POD_KINDS, |path| path)
+}
+
+/// The first field that is there, of those that kinds keep something in.
+fn either<'k>(
+    object: &str,
+    kinds: impl IntoIterator<Item = &'k PodKind>,
+    of: impl Fn(&'static [&'static str]) -> &'static [&'static str],
+) -> String {
     let mut paths: Vec<&[&str]> = Vec::new();
-    for kind in &POD_KINDS {
-        if !paths.contains(&kind.path) {
-            paths.push(kind.path);
+    for kind in kinds {
+        let path = of(kind.path);
+        if !paths.contains(&path) {
+            paths.push(path);
         }
     }
     paths.sort_by_key(|path| std::cmp::Reverse(path.len()));

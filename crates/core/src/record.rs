@@ -5,109 +5,34 @@
 //! obeyed only if it says the version that its key says; anything else is reported, and removed
 //! by `serve`.
 
-use std::collections::BTreeMap;
+mod entry;
 
-use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::image::Version;
-use super::job::{Job, JobState};
+pub use self::entry::{Entry, Recorded};
+use super::gates::Requirement;
+use super::image::Relation;
+use super::version::Wanted;
 
-/// How many versions a record keeps. A version takes less than 1 KiB and a ConfigMap holds 1 MiB.
+/// How many versions a record keeps. A version takes some 300 bytes and a ConfigMap holds 1 MiB.
 pub const HISTORY: usize = 250;
 
-/// The longest value that can be an entry: what is longer isn't ours.
-const ENTRY_LIMIT: usize = 2048;
+/// The key under which stands what was forgotten. No version begins so.
+const FORGOTTEN: &str = "-forgotten";
 
-/// One completed Job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The image that it ran, which is what it migrated for.
-    pub image: String,
-    /// The Job's name.
-    pub job: String,
-    /// The Job's uid.
-    pub uid: String,
-    /// When it completed.
-    pub completed: Timestamp,
-}
+/// How many forgotten completions are kept in mind. They matter while their Jobs are there.
+const MOST_FORGOTTEN: usize = 64;
 
-impl Entry {
-    /// What is to be recorded of a Job: something if it is complete and has an image whose
-    /// version a ConfigMap's key can spell. `now` stands in where the Job doesn't say when it
-    /// completed.
-    pub fn of(name: &str, job: &Job, now: Timestamp) -> Option<Self> {
-        let JobState::Complete { at } = job.state else {
-            return None;
-        };
-        let entry = Self {
-            image: job.image.clone()?,
-            job: name.to_owned(),
-            uid: job.uid.clone(),
-            completed: at.unwrap_or(now),
-        };
-        (is_key(&entry.key()) && entry.to_value().len() <= ENTRY_LIMIT).then_some(entry)
-    }
-
-    /// The key that this entry stands under.
-    pub fn key(&self) -> String {
-        key(&Version::of(&self.image))
-    }
-
-    /// The text that stands under the key.
-    pub fn to_value(&self) -> String {
-        // By hand, in a fixed order: replicas that saw the same Job write the same bytes.
-        json!({
-            "image": self.image,
-            "job": self.job,
-            "uid": self.uid,
-            "completed": self.completed,
-        })
-        .to_string()
-    }
-
-    fn parse(key: &str, value: &str) -> Result<Self, String> {
-        if value.len() > ENTRY_LIMIT {
-            return Err(format!(
-                "it is {} bytes long, and an entry has {ENTRY_LIMIT} at most",
-                value.len()
-            ));
-        }
-        let entry: Self = serde_json::from_str(value).map_err(|error| error.to_string())?;
-        if entry.key() == key {
-            Ok(entry)
-        } else {
-            Err(format!(
-                "its image `{}` is of version `{}`",
-                entry.image,
-                Version::of(&entry.image)
-            ))
-        }
-    }
-
-    /// Orders completions in time; the uid decides between two of the same second, so that every
-    /// replica has the same order.
-    fn age(&self) -> (Timestamp, &str) {
-        (self.completed, &self.uid)
-    }
-}
-
-/// The key of a version: a ConfigMap's keys have no room for the colon of a digest.
-fn key(version: &Version) -> String {
-    version.to_string().replace(':', ".")
-}
-
-/// What a ConfigMap accepts as a key.
-fn is_key(key: &str) -> bool {
-    (1..=253).contains(&key.len())
-        && key != "."
-        && !key.starts_with("..")
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-}
+/// Labels of the ConfigMap. A backup that is restored beside another database would say of it what
+/// was true of the first.
+const LABELS: [(&str, &str); 2] = [
+    ("app.kubernetes.io/managed-by", "migration-gate"),
+    ("velero.io/exclude-from-backup", "true"),
+];
 
 /// The record's ConfigMap, as far as it matters, read from the API server's JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -118,6 +43,8 @@ pub struct Record {
     pub resource_version: String,
     /// What was completed, by key.
     pub entries: BTreeMap<String, Entry>,
+    /// The uids of Jobs whose completion doesn't count any more, the last of them last.
+    pub forgotten: Vec<String>,
     /// The keys that can't be obeyed, with the reason.
     pub corrupt: BTreeMap<String, String>,
     /// Somebody has made it immutable, so nothing can be written.
@@ -158,6 +85,15 @@ impl From<Wire> for Record {
             record.corrupt.insert(key, cause);
         }
         for (key, value) in wire.data.into_iter().flatten() {
+            if key == FORGOTTEN {
+                match serde_json::from_str(&value) {
+                    Ok(forgotten) => record.forgotten = forgotten,
+                    Err(error) => {
+                        record.corrupt.insert(key, error.to_string());
+                    }
+                }
+                continue;
+            }
             match Entry::parse(&key, &value) {
                 Ok(entry) => {
                     record.entries.insert(key, entry);
@@ -172,18 +108,68 @@ impl From<Wire> for Record {
 }
 
 impl Record {
-    /// The completion of that version, if there was one.
-    pub fn find(&self, version: &Version) -> Option<&Entry> {
+    /// What it says of one of a gate's requirements: the entry that speaks best for what is wanted,
+    /// of two that are as good the later one.
+    pub fn find(
+        &self,
+        wanted: &Wanted,
+        requirement: &Requirement,
+        of_several: bool,
+    ) -> Option<(&Entry, Relation)> {
         self.entries
-            .get(&key(version))
-            // `sha256.ab` is the key of a digest and can be a tag.
-            .filter(|entry| Version::of(&entry.image) == *version)
+            .values()
+            .filter(|entry| match &entry.requirement {
+                Some(of) => *of == requirement.to_string(),
+                // Done by hand, it stands for all that the gate waits for.
+                None => {
+                    !of_several || entry.job.is_empty() || requirement.matches(&entry.job, |_| None)
+                }
+            })
+            .map(|entry| (entry, entry.version.relation(wanted)))
+            .filter(|(_, relation)| *relation != Relation::Different)
+            .min_by(|(a, first), (b, second)| first.cmp(second).then(b.age().cmp(&a.age())))
     }
 
-    /// The last completion of all.
-    pub fn latest(&self) -> Option<&Entry> {
-        self.entries.values().max_by(|a, b| a.age().cmp(&b.age()))
+    /// Whether a Job's completion doesn't count any more.
+    pub fn has_forgotten(&self, uid: &str) -> bool {
+        self.forgotten.iter().any(|forgotten| forgotten == uid)
     }
+}
+
+/// The write by which the record loses these entries, and the completions of these Jobs.
+///
+/// As long as a Job is there that is complete, its uid is kept in mind, so that nobody records it
+/// again and no waiter opens by it. `None` if there is nothing to lose.
+pub fn forget(
+    record: Option<&Record>,
+    keys: &BTreeSet<String>,
+    uids: &BTreeSet<String>,
+) -> Option<Write> {
+    let known = |key| record?.entries.get(key);
+    let mut forgotten = record
+        .map(|record| record.forgotten.clone())
+        .unwrap_or_default();
+    let before = forgotten.len();
+    let of_entries = keys.iter().filter_map(known).map(|entry| &entry.uid);
+    for uid in of_entries.chain(uids) {
+        if !uid.is_empty() && !forgotten.contains(uid) {
+            forgotten.push(uid.clone());
+        }
+    }
+    if keys.is_empty() && forgotten.len() == before {
+        return None;
+    }
+    let surplus = forgotten.len().saturating_sub(MOST_FORGOTTEN);
+    forgotten.drain(..surplus);
+    let forgotten = json!(forgotten).to_string();
+    Some(match record {
+        Some(record) => Write::Patch(RecordPatch::Forget {
+            keys: keys.iter().cloned().collect(),
+            forgotten,
+            resource_version: record.resource_version.clone(),
+        }),
+        None => Write::Create([(FORGOTTEN.to_owned(), forgotten)].into()),
+    })
 }
 
 /// One request that brings the record nearer to what it should be.
@@ -209,13 +195,23 @@ pub enum RecordPatch {
         /// The `metadata.resourceVersion` that must still hold.
         resource_version: String,
     },
+    /// Remove these keys, and remember which Jobs' completions don't count any more, if the
+    /// ConfigMap is still as it was seen.
+    Forget {
+        /// The keys.
+        keys: Vec<String>,
+        /// The Jobs' uids, as they are written.
+        forgotten: String,
+        /// The `metadata.resourceVersion` that must still hold.
+        resource_version: String,
+    },
 }
 
 impl RecordPatch {
     /// The body of the request.
     pub fn body(&self) -> Value {
         match self {
-            Self::Put(data) => json!({ "data": data }),
+            Self::Put(data) => json!({"metadata": {"labels": labels()}, "data": data}),
             Self::Remove {
                 keys,
                 resource_version,
@@ -225,6 +221,18 @@ impl RecordPatch {
                     "metadata": {"resourceVersion": resource_version},
                     "data": keys,
                     "binaryData": keys,
+                })
+            }
+            Self::Forget {
+                keys,
+                forgotten,
+                resource_version,
+            } => {
+                let mut data: Map<_, _> = keys.iter().map(|k| (k.clone(), Value::Null)).collect();
+                data.insert(FORGOTTEN.to_owned(), forgotten.as_str().into());
+                json!({
+                    "metadata": {"resourceVersion": resource_version, "labels": labels()},
+                    "data": data,
                 })
             }
         }
@@ -247,8 +255,19 @@ impl Write {
             Self::Patch(RecordPatch::Remove { keys, .. }) => keys
                 .iter()
                 .all(|key| !record.entries.contains_key(key) && !record.corrupt.contains_key(key)),
+            Self::Patch(RecordPatch::Forget { keys, .. }) => {
+                keys.iter().all(|key| !record.entries.contains_key(key))
+            }
         }
     }
+}
+
+/// The labels of the record's ConfigMap.
+pub fn labels() -> Map<String, Value> {
+    LABELS
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).into()))
+        .collect()
 }
 
 /// The next write, if any is needed: first what is too much, then what is missing. Garbage may fill
@@ -264,10 +283,8 @@ pub fn next_write(
 ) -> Option<Write> {
     if let Some(record) = record {
         completed.retain(|key, entry| {
-            record
-                .entries
-                .get(key)
-                .is_none_or(|known| known.age() < entry.age())
+            let known = record.entries.get(key);
+            !record.has_forgotten(&entry.uid) && known.is_none_or(|known| known.age() < entry.age())
         });
         // What is older than all that a full record keeps would only be removed again.
         if record.entries.len() >= limit {

@@ -1,5 +1,5 @@
-//! The validation: no pod spec sets a forbidden variable, and no held Deployment goes without
-//! its waiter.
+//! The validation: no pod spec sets a forbidden variable, and no held workload goes without its
+//! waiter.
 
 use std::collections::HashSet;
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use super::decision::{Decision, MOST_LISTED, Outcome, Rule, Violation};
 use super::field::FieldPath;
-use super::held::{holding, injection, template};
-use super::injection::{blunted, waiter_of};
+use super::held::{Held, held, mode};
+use super::injection::{waiter_of, weakness};
 use super::names::WAITER_CONTAINER;
 use super::podspec::{CONTAINER_LISTS, PodKind, list, name, pod_kind};
 use super::request::{Operation, Request};
-use crate::gates::Config;
+use crate::gates::{Config, Gate};
 
 /// What the webhook `/validate` answers. It never patches.
 ///
@@ -26,23 +26,20 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
     let mut decision = Decision::default();
     let (mut violations, unlisted) = forbidden(config, request);
     decision.unlisted = unlisted;
-    if let Some(gate) = holding(config, request) {
-        decision.gate = Some(gate.name.clone());
-        if let Some(template) = template(request.object) {
-            let (injection, _) = injection(config, gate, request, template);
-            // In front, so that a flood of the others doesn't hide it.
-            if let Some(waiter) = waiter_violation(&template["spec"], &injection.container) {
-                violations.insert(0, waiter);
-                decision.unlisted += violations.len().saturating_sub(MOST_LISTED);
-                violations.truncate(MOST_LISTED);
-            }
-        }
+    if let Some(held) = held(config, request) {
+        decision.gate = Some(held.gate.name.clone());
         decision.outcome = Outcome::InPlace;
+        // In front, so that a flood of the others doesn't hide it.
+        if let Some(waiter) = waiter_violation(config, &held) {
+            violations.insert(0, waiter);
+            decision.unlisted += violations.len().saturating_sub(MOST_LISTED);
+            violations.truncate(MOST_LISTED);
+        }
     }
     if violations.is_empty() {
         decision
     } else {
-        decision.refused(config.mode, violations)
+        decision.refused(mode(config, request), violations)
     }
 }
 
@@ -77,12 +74,16 @@ fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) 
 
 /// What replaced the variable.
 fn instead(config: &Config, namespace: &str) -> String {
-    match config.gates.iter().find(|gate| gate.namespace == namespace) {
-        Some(gate) => format!(
-            "remove it: migrations run in Job {}/{}, and migration-gate holds the pods until it has completed",
-            gate.namespace, gate.job
+    let gate = config.gates.iter().find(|gate| gate.namespace == namespace);
+    let jobs = gate.map(Gate::requirements).unwrap_or_default();
+    match jobs.as_slice() {
+        [job] => format!(
+            "remove it: migrations run in Job {namespace}/{job}, and migration-gate holds the pods until it has completed"
         ),
-        None => "remove it: migrations run in a Job of their own, and migration-gate holds the pods until it has completed".to_owned(),
+        [_, ..] => format!(
+            "remove it: migrations run in Jobs of their own in namespace {namespace}, and migration-gate holds the pods until these have completed"
+        ),
+        [] => "remove it: migrations run in a Job of their own, and migration-gate holds the pods until it has completed".to_owned(),
     }
 }
 
@@ -192,9 +193,15 @@ fn each_forbidden_key<'a>(
     }
 }
 
-fn waiter_violation(spec: &Value, wanted: &Value) -> Option<Violation> {
-    let at = FieldPath::from_iter(["spec", "template", "spec", "initContainers"]);
-    let Some((index, existing)) = waiter_of(spec) else {
+/// What is wrong with the waiter of a held workload. A request that leaves the pod template as it is
+/// starts no pod.
+fn waiter_violation(config: &Config, held: &Held<'_, '_>) -> Option<Violation> {
+    let template = held.template()?;
+    if held.template_stays() || held.is_windows() {
+        return None;
+    }
+    let at = held.spec_field().key("initContainers");
+    let Some((index, existing)) = waiter_of(&template["spec"]) else {
         return Some(Violation {
             field: at,
             rule: Rule::WaiterMissing,
@@ -203,11 +210,21 @@ fn waiter_violation(spec: &Value, wanted: &Value) -> Option<Violation> {
             ),
         });
     };
-    blunted(existing, wanted).map(|(field, cause)| Violation {
-        field: at.index(index).key(field),
+    let (injection, kept) = held.injection(config, template);
+    if let Some((field, cause)) = weakness(existing, &injection.container) {
+        return Some(Violation {
+            field: at.index(index).key(field),
+            rule: Rule::WaiterMissing,
+            message: format!(
+                "`{WAITER_CONTAINER}` was changed after migration-gate injected it: {cause}; exempt the container from the webhook that changes it, or apply again if a new configuration of migration-gate is being rolled out"
+            ),
+        });
+    }
+    (index > 0 && !kept).then(|| Violation {
+        field: at.index(index),
         rule: Rule::WaiterMissing,
         message: format!(
-            "`{WAITER_CONTAINER}` was changed after migration-gate injected it: {cause}; exempt the container from the webhook that changes it, or apply again if a new configuration of migration-gate is being rolled out"
+            "`{WAITER_CONTAINER}` is not the first init container, so others run before the migration has completed; set reinvocationPolicy: IfNeeded for the webhook that put one in front, or exempt this workload from it"
         ),
     })
 }

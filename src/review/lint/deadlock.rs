@@ -20,12 +20,15 @@ type Services<'w> = HashMap<&'w str, &'w str>;
 /// The Job's containers name a held Deployment: by a Service that leads to it, or in a command
 /// that waits for it.
 pub(super) fn needs(gated: &Gated<'_>) -> Vec<Finding> {
-    let Some(job) = gated.job else {
-        return Vec::new();
-    };
     let services = services(gated);
     let mut findings = Vec::new();
-    for (place, container) in containers(gated.world.request(job)) {
+    let jobs = gated.all_jobs();
+    let containers = jobs.flat_map(|job| {
+        containers(gated.world.request(job))
+            .into_iter()
+            .map(move |container| (job, container))
+    });
+    for (job, (place, container)) in containers {
         let mut add = |field: &FieldPath, text: &str, through: &str| {
             if let Some(dependency) = mentioned(gated, &services, text) {
                 let message = explained(gated.gate, container, &dependency) + through;
@@ -165,12 +168,9 @@ fn config_maps<'w>(gated: &Gated<'w>, container: &'w Value) -> Vec<(FieldPath, &
 
 /// The applier creates the Job only once the Deployments are ready, and they never are.
 pub(super) fn order(gated: &Gated<'_>) -> Vec<Finding> {
-    let Some(job) = gated.job else {
-        return Vec::new();
-    };
-    late_hook(gated, job)
-        .or_else(|| late_wave(gated, job))
-        .into_iter()
+    gated
+        .all_jobs()
+        .filter_map(|job| late_hook(gated, job).or_else(|| late_wave(gated, job)))
         .collect()
 }
 

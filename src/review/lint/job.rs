@@ -1,98 +1,105 @@
-//! The Job that a gate waits for, and whether its version is that of the held Deployments.
+//! The Jobs that a gate waits for, and whether their version is that of the held workloads.
 
 use serde_json::Value;
 
-use super::{Gated, guarded_image, metadata};
+use super::{Gated, image_field, metadata};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
-use migration_gate_core::gates::Freshness;
-use migration_gate_core::image::{Version, same_version};
+use migration_gate_core::gates::{Freshness, HeldKind, Requirement};
+use migration_gate_core::image::{Relation, same_repository};
 use migration_gate_core::podspec::{list, pod_kind};
 use migration_gate_core::request::Request;
+use migration_gate_core::version::{Containers, Contents, Wanted};
 
 pub(super) fn no_job(gated: &Gated<'_>) -> Vec<Finding> {
-    if gated.job.is_some() {
-        return Vec::new();
-    }
     let gate = gated.gate;
-    let message = format!(
-        "gate `{}` waits for Job {}/{}, which is not among the reviewed manifests; without it and without a record of this version no pod starts: review it together with them, or make sure that it comes from elsewhere",
-        gate.name, gate.namespace, gate.job
-    );
-    vec![Finding::new(
-        gated.workloads[0],
-        Code::NoJob,
-        FieldPath::default(),
-        message,
-    )]
+    let missing = gated.jobs.iter().filter(|(_, jobs)| jobs.is_empty());
+    missing
+        .map(|(requirement, _)| {
+            let message = format!(
+                "gate `{}` waits for Job {}/{requirement}, which is not among the reviewed manifests; without it and without a record of this version no pod starts: review it together with them, or make sure that it comes from elsewhere",
+                gate.name, gate.namespace
+            );
+            Finding::new(gated.workloads[0], Code::NoJob, FieldPath::default(), message)
+        })
+        .collect()
 }
 
 pub(super) fn suspended(gated: &Gated<'_>) -> Vec<Finding> {
-    let suspended = gated.job.filter(|job| {
+    let suspended = gated.all_jobs().filter(|job| {
         gated.world.object(*job).pointer("/spec/suspend") == Some(&Value::Bool(true))
     });
-    let finding = suspended.map(|job| {
-        let message = format!(
-            "the Job is suspended, so the Deployments of gate `{}` wait until somebody resumes it",
-            gated.gate.name
-        );
-        let field = FieldPath::from_iter(["spec", "suspend"]);
-        Finding::new(job, Code::JobSuspended, field, message)
-    });
-    finding.into_iter().collect()
+    suspended
+        .map(|job| {
+            let message = format!(
+                "the Job is suspended, so the Deployments of gate `{}` wait until somebody resumes it",
+                gated.gate.name
+            );
+            let field = FieldPath::from_iter(["spec", "suspend"]);
+            Finding::new(job, Code::JobSuspended, field, message)
+        })
+        .collect()
 }
 
 pub(super) fn mutable_tag(gated: &Gated<'_>) -> Vec<Finding> {
-    if gated.gate.freshness == Freshness::Any {
-        return Vec::new();
-    }
-    let mutable = gated
-        .images()
-        .filter(|(_, _, image)| Version::of(image).is_mutable());
-    mutable
-        .map(|(index, field, image)| {
+    let mut findings = Vec::new();
+    for (index, wanted) in gated.wanted() {
+        let Wanted::Images { images, moving, .. } = &wanted else {
+            continue;
+        };
+        // Of a sidecar that no Job has, nobody compares the version.
+        let compared = |image: &&str| *image == images.default || gated.has_repository(image);
+        for image in images
+            .all()
+            .filter(compared)
+            .filter(|image| moving.moves(image))
+        {
             let message = format!(
-                "`{image}` says nothing about its version, so a Job that completed for an older image of the same name opens gate `{}`; use a tag other than `latest`, or a digest",
+                "`{image}` says nothing about its version, so a Job that completed for an older image of the same name opens gate `{}`; use a tag that isn't moved, or a digest",
                 gated.gate.name
             );
-            Finding::new(index, Code::MutableTag, field, message)
-        })
-        .collect()
+            let field = image_field(gated.world.request(index), image);
+            findings.push(Finding::new(index, Code::MutableTag, field, message));
+        }
+    }
+    findings
 }
 
 pub(super) fn version_mismatch(gated: &Gated<'_>) -> Vec<Finding> {
     let gate = gated.gate;
-    let Some(migrated) = gated
-        .migrated()
-        .filter(|_| gate.freshness != Freshness::Any)
-    else {
-        return Vec::new();
-    };
-    let other = gated
-        .images()
-        .filter(|(_, _, image)| !same_version(image, migrated));
-    other
-        .map(|(index, field, image)| {
-            let message = format!(
-                "the Job {}/{} migrates for `{migrated}`, and this Deployment runs `{image}`: its new pods wait for a Job of version `{}` and give up after {}s; change both together, or set `freshness: any` if their tags are unrelated",
-                gate.namespace,
-                gate.job,
-                Version::of(image),
-                gate.timeout.as_secs()
-            );
-            Finding::new(index, Code::VersionMismatch, field, message)
-        })
-        .collect()
+    let mut findings = Vec::new();
+    for (index, wanted) in gated.wanted() {
+        for (requirement, jobs) in &gated.jobs {
+            if let Some(other) = gated.other_version(&wanted, jobs) {
+                let kind = gated.world.request(index).kind;
+                let (ours, theirs) = other;
+                let message = format!(
+                    "the Job {}/{requirement} migrates for {theirs}, and this {kind} runs {ours}: its new pods wait for a Job of version `{}` and give up after {}s; change both together, or set `freshness: any` if their tags are unrelated",
+                    gate.namespace,
+                    wanted.word().unwrap_or_default(),
+                    gate.timeout.as_secs()
+                );
+                let image = ours.trim_matches('`');
+                let field = image_field(gated.world.request(index), image);
+                findings.push(Finding::new(index, Code::VersionMismatch, field, message));
+            }
+        }
+    }
+    findings
 }
 
 /// A Job's pod template is immutable, so a new version needs a new Job. How it gets one depends on
 /// the applier.
 pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
+    // One that has a new name with each release is replaced by the next.
     let stays = gated
-        .job
+        .jobs
+        .iter()
+        .filter(|(requirement, _)| requirement.exact_name().is_some())
+        .flat_map(|(_, jobs)| jobs.iter().copied())
         .filter(|job| !is_replaced(gated.world.object(*job)) && !is_forced(gated));
-    let finding = stays.map(|job| {
+    let findings = stays.map(|job| {
         let message = format!(
             "a Job's pod template can't be changed, so applying the next version fails on this Job and gate `{}` stays shut; tell the applier to replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled` (Flux), `argocd.argoproj.io/sync-options: Force=true,Replace=true` (Argo CD) or `helm.sh/hook: pre-install,pre-upgrade` (Helm); with kubectl, delete it first",
             gated.gate.name
@@ -100,7 +107,7 @@ pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
         let field = FieldPath::from_iter(["metadata", "annotations"]);
         Finding::new(job, Code::JobNotReplaceable, field, message)
     });
-    finding.into_iter().collect()
+    findings.collect()
 }
 
 /// Whether the Job says to Flux, Argo CD or Helm that it is to be replaced.
@@ -128,60 +135,94 @@ fn is_forced(gated: &Gated<'_>) -> bool {
     })
 }
 
-/// A workload that runs the Job's own image beside the held ones: most likely forgotten.
+/// A workload that runs a Job's own image beside the held ones: most likely forgotten.
 pub(super) fn not_held(gated: &Gated<'_>) -> Vec<Finding> {
     let (gate, world) = (gated.gate, gated.world);
-    let Some(migrated) = gated.migrated() else {
-        return Vec::new();
-    };
-    let forgotten = world.all().filter(|(_, object)| {
-        let request = &object.manifest.request;
-        object.gate.is_none()
-            && request.namespace == gate.namespace
-            && !request.is_controlled()
-            && runs(request, migrated)
-    });
-    forgotten
-        .map(|(index, object)| {
-            let advice = if object.manifest.request.kind == "Deployment" {
-                format!("add it to `deployments` of gate `{}`", gate.name)
-            } else {
-                "only Deployments are held; make it one, or let it wait by itself".to_owned()
-            };
-            let message = format!(
-                "it runs the image of Job {}/{}, but no gate holds it, so it may start before the migration has completed; {advice}",
-                gate.namespace, gate.job
-            );
-            Finding::new(index, Code::NotHeld, FieldPath::default(), message)
+    let migrated: Vec<(&Requirement, String)> = gated
+        .jobs
+        .iter()
+        .flat_map(|(requirement, jobs)| jobs.iter().map(move |job| (requirement, *job)))
+        .filter_map(|(requirement, job)| {
+            Some((requirement, gated.containers(job).default()?.image.clone()))
         })
-        .collect()
+        .collect();
+    let mut findings = Vec::new();
+    for (index, object) in world.all() {
+        let request = &object.manifest.request;
+        if object.gate.is_some() || request.namespace != gate.namespace || request.is_controlled() {
+            continue;
+        }
+        if let Some((requirement, _)) = migrated.iter().find(|(_, image)| runs(request, image)) {
+            let message = format!(
+                "it runs the image of Job {}/{requirement}, but no gate holds it, so it may start before the migration has completed; add it to `workloads` of gate `{}`",
+                gate.namespace, gate.name
+            );
+            findings.push(Finding::new(
+                index,
+                Code::NotHeld,
+                FieldPath::default(),
+                message,
+            ));
+        }
+    }
+    findings
 }
 
-/// Whether a workload that keeps pods running has a container of this image.
+/// Whether a workload that could be held has a container of this image.
 fn runs(request: &Request<'_>, image: &str) -> bool {
-    let spec = match (request.group, request.kind) {
-        ("apps", "Deployment" | "StatefulSet" | "DaemonSet") => {
-            pod_kind(request.group, request.kind).and_then(|kind| kind.pod_spec(request.object))
-        }
-        _ => None,
-    };
+    let kind = HeldKind::of(request.group, request.kind);
+    let spec = kind.and_then(|kind| kind.pod_kind().pod_spec(request.object));
     spec.is_some_and(|spec| {
         let mut containers = list(spec, "containers").iter();
         containers.any(|container| container.get("image").and_then(Value::as_str) == Some(image))
     })
 }
 
-impl<'w> Gated<'w> {
-    /// The image that the Job migrates for.
-    fn migrated(&self) -> Option<&'w str> {
-        Some(guarded_image(self.world.object(self.job?))?.1)
+impl Gated<'_> {
+    /// The workloads with what they need, where a version is compared at all.
+    fn wanted(&self) -> impl Iterator<Item = (usize, Wanted)> + '_ {
+        let compares = self.gate.freshness != Freshness::Any;
+        let workloads = self.workloads.iter().filter(move |_| compares);
+        workloads.filter_map(|index| {
+            let request = self.world.request(*index);
+            let kind = pod_kind(request.group, request.kind)?;
+            let wanted = Wanted::of(self.gate, kind.template(request.object)?).ok()?;
+            Some((*index, wanted))
+        })
     }
 
-    /// The workloads with the image that the gate compares, and its place.
-    fn images(&self) -> impl Iterator<Item = (usize, FieldPath, &'w str)> + '_ {
-        self.workloads.iter().filter_map(|index| {
-            let (field, image) = guarded_image(self.world.object(*index))?;
-            Some((*index, field, image))
+    /// The versions of a workload and of its Jobs in words, if none of these is of its version.
+    fn other_version(&self, wanted: &Wanted, jobs: &[usize]) -> Option<(String, String)> {
+        let mut other = None;
+        for job in jobs {
+            let contents = self.contents(*job);
+            let (relation, compared) = wanted.compared(&contents);
+            if relation != Relation::Different {
+                return None;
+            }
+            other.get_or_insert(compared.sides());
+        }
+        other
+    }
+
+    fn contents(&self, job: usize) -> Contents {
+        let object = self.world.object(job);
+        let metadata = object.get("metadata").unwrap_or(&Value::Null);
+        let template = object.pointer("/spec/template").unwrap_or(&Value::Null);
+        Contents::of(metadata, template)
+    }
+
+    fn containers(&self, job: usize) -> Containers {
+        self.contents(job).containers
+    }
+
+    /// Whether some Job has an image of the same repository.
+    fn has_repository(&self, image: &str) -> bool {
+        self.all_jobs().any(|job| {
+            let containers = self.containers(job).all;
+            containers
+                .iter()
+                .any(|container| same_repository(&container.image, image))
         })
     }
 }

@@ -8,10 +8,10 @@ use super::{Gated, World};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
-use migration_gate_core::gates::Gate;
+use migration_gate_core::gates::Requirement;
 use migration_gate_core::injection::account;
 use migration_gate_core::names;
-use migration_gate_core::podspec::list;
+use migration_gate_core::podspec::{list, pod_kind};
 
 /// A right that the waiter needs.
 struct Permission<'g> {
@@ -27,7 +27,7 @@ struct Permission<'g> {
 const WATCH: &[&str] = &["get", "list", "watch"];
 
 /// The waiter's rights. The worst to lack come first: its consequence is the one that is printed.
-fn permissions<'g>(gate: &'g Gate, record: &'g str) -> [Permission<'g>; 4] {
+fn permissions<'g>(requirements: &'g [Requirement], record: &'g str) -> Vec<Permission<'g>> {
     let permission = |group, resource, name, verbs, without| Permission {
         group,
         resource,
@@ -36,14 +36,14 @@ fn permissions<'g>(gate: &'g Gate, record: &'g str) -> [Permission<'g>; 4] {
         without,
     };
     let logs = "a failed Job's logs are not shown";
-    [
-        permission(
-            "batch",
-            "jobs",
-            Some(&*gate.job),
-            WATCH,
-            "the waiter exits 5 after 30s",
-        ),
+    let without_jobs = "the waiter exits 5 after 30s";
+    // To see Jobs by a pattern or by labels, one must be allowed to see all.
+    let sources = requirements
+        .iter()
+        .flat_map(|requirement| &requirement.any_of);
+    let jobs =
+        sources.map(|source| permission("batch", "jobs", source.exact_name(), WATCH, without_jobs));
+    let others = [
         permission(
             "",
             "configmaps",
@@ -53,13 +53,16 @@ fn permissions<'g>(gate: &'g Gate, record: &'g str) -> [Permission<'g>; 4] {
         ),
         permission("", "pods", None, &["list"], logs),
         permission("", "pods/log", None, &["get"], logs),
-    ]
+    ];
+    jobs.chain(others).collect()
 }
 
 pub(super) fn lint(gated: &Gated<'_>) -> Vec<Finding> {
     let mut accounts: BTreeMap<&str, usize> = BTreeMap::new();
     for index in &gated.workloads {
-        let spec = gated.world.stored(*index).pointer("/spec/template/spec");
+        let request = gated.world.request(*index);
+        let kind = pod_kind(request.group, request.kind);
+        let spec = kind.and_then(|kind| kind.pod_spec(gated.world.stored(*index)));
         let account = spec
             .and_then(account)
             .unwrap_or(&gated.gate.service_account);
@@ -73,14 +76,16 @@ pub(super) fn lint(gated: &Gated<'_>) -> Vec<Finding> {
 
 /// Whether the reviewed manifests give every right to the account of a held workload.
 pub(super) fn is_granted(gated: &Gated<'_>, workload: usize) -> bool {
-    let spec = gated.world.stored(workload).pointer("/spec/template/spec");
+    let request = gated.world.request(workload);
+    let kind = pod_kind(request.group, request.kind);
+    let spec = kind.and_then(|kind| kind.pod_spec(gated.world.stored(workload)));
     let Some(account) = spec.and_then(account) else {
         return false;
     };
     let record = names::record(&gated.gate.name);
     Granted::to(gated.world, &gated.gate.namespace, account).is_some_and(|granted| {
-        let needed = permissions(gated.gate, &record);
-        needed
+        let requirements = gated.gate.requirements();
+        permissions(&requirements, &record)
             .iter()
             .all(|needed| granted.missing(needed).is_none())
     })
@@ -91,14 +96,15 @@ fn of_account(gated: &Gated<'_>, account: &str, workload: usize) -> Option<Findi
     // A role that is not among the manifests may grant everything.
     let granted = Granted::to(gated.world, namespace, account)?;
     let record = names::record(&gated.gate.name);
-    let needed = permissions(gated.gate, &record);
+    let requirements = gated.gate.requirements();
+    let needed = permissions(&requirements, &record);
     let missing: Vec<(String, &str)> = needed
         .iter()
         .filter_map(|needed| Some((granted.missing(needed)?, needed.without)))
         .collect();
     let (code, message) = if let Some((_, without)) = missing.first() {
         // The chart gives the rights to this account.
-        if *account == gated.gate.service_account {
+        if *account == gated.gate.service_account || gated.gate.extra_accounts.contains(account) {
             return None;
         }
         let missing: Vec<&str> = missing.iter().map(|(text, _)| text.as_str()).collect();

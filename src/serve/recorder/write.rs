@@ -4,24 +4,25 @@ use kube::api::Patch;
 use serde_json::json;
 use tracing::info;
 
-use super::Recorder;
+use super::{Recorder, Stored};
+use crate::api::ApiError;
 use crate::api::observe::{Pacing, backoff};
-use crate::api::{ApiError, FIELD_MANAGER};
 use migration_gate_core::names;
-use migration_gate_core::record::{HISTORY, Record, RecordPatch, Write, next_write};
-use migration_gate_core::verdict::Sight;
+use migration_gate_core::record::{self, HISTORY, Record, RecordPatch, Write, next_write};
 
 impl Recorder {
     /// Writes until there is nothing to write, or a write fails.
     pub(super) async fn write(&mut self) {
         while self.pause.is_none() {
             let record = match &self.record {
-                Sight::Unknown => return,
-                Sight::Absent { .. } => None,
-                Sight::Present(record) => Some(record),
+                Stored::Unknown => return,
+                Stored::Absent => None,
+                Stored::Present(record) => Some(record),
             };
-            if let Some(entry) = &self.current {
-                self.completed.insert(entry.key(), entry.clone());
+            // While a Job is there, it is recorded again if the record loses it.
+            for entry in self.jobs.values().flat_map(|tracked| &tracked.entry) {
+                let known = self.completed.entry(entry.key());
+                known.or_insert_with(|| entry.clone());
             }
             let Some(write) = next_write(record, &mut self.completed, HISTORY) else {
                 return;
@@ -39,7 +40,7 @@ impl Recorder {
                     } else {
                         self.on_lost_write();
                     }
-                    self.remember(Sight::Present(record));
+                    self.remember(Stored::Present(record));
                 }
                 Err(error) => self.on_failed_write(&error),
             }
@@ -53,10 +54,7 @@ impl Recorder {
                 let object = json!({
                     "apiVersion": "v1",
                     "kind": "ConfigMap",
-                    "metadata": {
-                        "name": name,
-                        "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
-                    },
+                    "metadata": {"name": name, "labels": record::labels()},
                     "data": data,
                 });
                 self.records().create(&object).await
@@ -102,7 +100,7 @@ impl Recorder {
     fn is_race(&self, error: &ApiError) -> bool {
         match error.code() {
             Some(409) => true,
-            Some(404) => matches!(self.record, Sight::Present(_)),
+            Some(404) => matches!(self.record, Stored::Present(_)),
             _ => false,
         }
     }
@@ -118,6 +116,8 @@ impl Recorder {
             Write::Patch(RecordPatch::Remove { keys, .. }) => {
                 info!(gate, record, ?keys, "removed entries from the record");
             }
+            // A person's command alone writes that.
+            Write::Patch(RecordPatch::Forget { .. }) => {}
         }
     }
 }

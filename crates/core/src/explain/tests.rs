@@ -2,20 +2,25 @@
 
 use super::TroubleKind::{Denied, Unreachable};
 use super::*;
-use crate::verdict::Source;
+use crate::gates::{Config, Requirement};
+use crate::verdict::{Jobs, Watch};
 
 const JOB: &str = "piefed-db-init";
 
 fn subject() -> Subject {
+    let template = serde_json::json!({"spec": {
+        "containers": [{"name": "web", "image": "piefed/web:2"}],
+    }});
     Subject {
+        gate: "piefed".into(),
         namespace: "ns".into(),
-        job: JOB.into(),
-        wanted: Wanted::Version("piefed/web:2".into()),
+        wanted: Wanted::of(&Config::default().gates[0], &template).expect("a version"),
     }
 }
 
 fn waiting(what: What) -> Waiting {
     Waiting {
+        job: JobName::Exact(JOB.into()),
         what,
         trouble: None,
         record_unread: false,
@@ -31,22 +36,44 @@ fn moment() -> Moment {
 }
 
 fn trouble(kind: TroubleKind, answered: bool, message: &str) -> Option<Trouble> {
-    let mut source = Source::<()>::default();
-    source.is_in_trouble(kind, message.to_owned(), answered, Duration::ZERO);
-    source.trouble
+    let mut watch = Watch::default();
+    watch.fails(kind, message.to_owned(), answered, Duration::ZERO);
+    watch.trouble
+}
+
+/// One Job, of which nothing was seen but this trouble.
+fn unseen(trouble: Option<Trouble>) -> Seen {
+    let mut jobs = Jobs::new(Requirement::parse(JOB).expect("a name"));
+    jobs.watches[0].trouble = trouble;
+    Seen {
+        jobs: vec![jobs],
+        ..Seen::default()
+    }
+}
+
+fn failure(reason: &str, message: &str) -> Failure {
+    Failure {
+        job: JOB.into(),
+        uid: "u".into(),
+        reason: reason.into(),
+        message: message.into(),
+        attempt: None,
+    }
 }
 
 const ATTEMPT: Option<Attempt> = Some(Attempt { number: 2, of: 4 });
 
 /// Everything that can be seen, with the sentence and the advice for it.
-fn all() -> Vec<(What, &'static str, &'static str)> {
-    let image = || Some("piefed/init:1".to_owned());
+fn all() -> impl Iterator<Item = (What, &'static str, &'static str)> {
+    of_other_jobs().into_iter().chain(of_the_job())
+}
+
+fn of_other_jobs() -> Vec<(What, &'static str, &'static str)> {
+    let version = || "version 1 (image piefed/init:1)".to_owned();
     let immutable = "A Job's template is immutable, so an apply with a new image fails on the old Job. \
                      Delete it and apply again: kubectl delete job piefed-db-init -n ns";
-    let apply =
-        "Apply the migration Job; look whether it is there: kubectl get job piefed-db-init -n ns";
-    let logs = "Look what it does: kubectl logs -n ns -l batch.kubernetes.io/job-name=piefed-db-init \
-                --all-containers";
+    let apply = "Apply the migration Job; look whether it is there: kubectl get job piefed-db-init \
+                 -n ns. If version 2 was migrated before: migration-gate record done 2 --gate piefed";
     vec![
         (
             What::NoJob,
@@ -59,38 +86,86 @@ fn all() -> Vec<(What, &'static str, &'static str)> {
             apply,
         ),
         (
+            What::Settling { vanished: false },
+            "there is no Job piefed-db-init in namespace ns; if none comes, the record of version 2 \
+             opens",
+            apply,
+        ),
+        (
             What::Deleting,
             "Job piefed-db-init is being deleted",
             "Look what holds it back (finalizers, pods that do not end): kubectl get job \
              piefed-db-init -n ns -o yaml",
         ),
         (
-            What::OldComplete { image: image() },
+            What::OldComplete { version: version() },
             "Job piefed-db-init is complete, but for version 1 (image piefed/init:1); this pod needs \
              version 2",
             immutable,
         ),
         (
-            What::OldComplete { image: None },
+            What::OldComplete {
+                version: "a version that can't be told".into(),
+            },
             "Job piefed-db-init is complete, but for a version that can't be told; this pod needs \
              version 2",
             immutable,
         ),
         (
-            What::OldFailed { image: image() },
+            What::OldFailed { version: version() },
             "Job piefed-db-init has failed, but for version 1 (image piefed/init:1); this pod needs \
              version 2",
             immutable,
         ),
+        (
+            What::Other { version: version() },
+            "Job piefed-db-init is not over, and is for version 1 (image piefed/init:1); this pod \
+             needs version 2",
+            immutable,
+        ),
+        (
+            What::Forgotten,
+            "Job piefed-db-init is complete, but its completion was forgotten; this pod needs it \
+             again",
+            "Delete the Job and apply it again, so that it runs: kubectl delete job piefed-db-init \
+             -n ns",
+        ),
+        (
+            What::Empty,
+            "Job piefed-db-init is complete, but asked for no completions, so it ran nothing",
+            "Set spec.completions to 1, or leave it out: kubectl get job piefed-db-init -n ns -o yaml",
+        ),
+        (
+            What::Failed {
+                failure: failure("BackoffLimitExceeded", "too often"),
+            },
+            "Job piefed-db-init has failed (BackoffLimitExceeded: too often)",
+            "Mend the cause, delete the Job and apply it again; this pod starts as soon as it has \
+             completed: kubectl delete job piefed-db-init -n ns",
+        ),
+    ]
+}
+
+fn of_the_job() -> Vec<(What, &'static str, &'static str)> {
+    let logs = "Look what it does: kubectl logs -n ns -l batch.kubernetes.io/job-name=piefed-db-init \
+                --all-containers";
+    vec![
         (
             What::FailedUnlessRecorded,
             "Job piefed-db-init has failed; looking whether version 2 is recorded",
             logs,
         ),
         (
-            What::Suspended,
+            What::Suspended { queue: None },
             "Job piefed-db-init is suspended",
             r#"Resume it: kubectl patch job piefed-db-init -n ns -p '{"spec":{"suspend":false}}'"#,
+        ),
+        (
+            What::Suspended {
+                queue: Some("batch".into()),
+            },
+            "Job piefed-db-init is suspended in queue batch",
+            "Look why its queue does not admit it: kubectl get workloads -n ns",
         ),
         (
             What::NoPod,
@@ -130,7 +205,11 @@ fn all() -> Vec<(What, &'static str, &'static str)> {
 fn a_line_tells_what_is_seen_and_how_long_yet() {
     for (what, sentence, advice) in all() {
         let expect = match &what {
-            What::OldComplete { .. } | What::OldFailed { .. } => {
+            What::OldComplete { .. }
+            | What::OldFailed { .. }
+            | What::Forgotten
+            | What::Empty
+            | What::Failed { .. } => {
                 format!("waiting: {sentence} (gives up in 8m48s). {advice}")
             }
             What::BetweenAttempts { .. } | What::PodNotReady { .. } | What::Running { .. } => {
@@ -203,9 +282,10 @@ fn a_record_that_was_not_read_is_not_passed_off_as_empty() {
             line(&subject(), &unread, &moment()),
             Some(format!("waiting: {expect} (gives up in 8m48s)"))
         );
-        let mut seen = Seen::default();
-        seen.record.trouble = trouble(TroubleKind::Denied, true, "configmaps is forbidden");
-        let timed_out = timed_out(&subject(), &unread, &seen, Duration::from_mins(10), "u");
+        let mut seen = unseen(None);
+        seen.record.watch.trouble = trouble(TroubleKind::Denied, true, "configmaps is forbidden");
+        let timeout = Duration::from_mins(10);
+        let timed_out = timed_out(&subject(), &[unread], &seen, timeout, "u");
         let expect = format!("gave up after 10m0s: {expect} (configmaps is forbidden). Apply ");
         assert!(timed_out.starts_with(&expect), "{timed_out}");
     }
@@ -215,19 +295,20 @@ fn a_record_that_was_not_read_is_not_passed_off_as_empty() {
 fn the_deadline_tells_what_to_do() {
     let timed_out = |what: What, seen: &Seen| {
         let timeout = Duration::from_mins(10);
-        timed_out(&subject(), &waiting(what), seen, timeout, "sa")
+        let trouble = seen.jobs[0].trouble().map(|trouble| trouble.kind);
+        let waiting = Waiting {
+            trouble,
+            ..waiting(what)
+        };
+        timed_out(&subject(), &[waiting], seen, timeout, "sa")
     };
     for (what, sentence, advice) in all() {
         assert_eq!(
-            timed_out(what, &Seen::default()),
+            timed_out(what, &unseen(None)),
             format!("gave up after 10m0s: {sentence}. {advice}")
         );
     }
-    let with = |kind, answered, message| {
-        let mut seen = Seen::default();
-        seen.job.trouble = trouble(kind, answered, message);
-        seen
-    };
+    let with = |kind, answered, message| unseen(trouble(kind, answered, message));
     assert_eq!(
         timed_out(
             What::Nothing,
@@ -239,7 +320,7 @@ fn the_deadline_tells_what_to_do() {
     );
     assert_eq!(
         timed_out(
-            What::Suspended,
+            What::Suspended { queue: None },
             &with(TroubleKind::Unreachable, true, "too many requests")
         ),
         "gave up after 10m0s: the API server answered with an error at the end: too many requests; \
@@ -262,11 +343,33 @@ fn the_deadline_tells_what_to_do() {
     );
 }
 
+/// The requirements that are met aren't waited for any more.
+#[test]
+fn the_trouble_is_that_of_the_job_that_is_waited_for() {
+    let mut seen = unseen(None);
+    let away = trouble(Unreachable, false, "Connection refused");
+    seen.jobs.extend(unseen(away).jobs);
+    let waiting = Waiting {
+        trouble: Some(Unreachable),
+        ..waiting(What::NoPod)
+    };
+    let text = timed_out(&subject(), &[waiting], &seen, Duration::from_mins(10), "sa");
+    let expect =
+        "gave up after 10m0s: the API server did not answer at the end: Connection refused;";
+    assert!(text.starts_with(expect), "{text}");
+}
+
 #[test]
 fn what_is_not_permitted_is_named_with_the_verb_that_was_refused() {
     let check = |message: &str, verb: &str| {
         assert_eq!(
-            not_permitted(&subject(), message, "sa", Duration::from_secs(30)),
+            not_permitted(
+                &subject(),
+                &JobName::Exact(JOB.into()),
+                message,
+                "sa",
+                Duration::from_secs(30)
+            ),
             format!(
                 "not permitted to watch Job piefed-db-init for 30s: {message}; look whether Role and \
                  RoleBinding are there: kubectl auth can-i {verb} jobs.batch/piefed-db-init --as=sa -n ns"
@@ -286,24 +389,28 @@ fn what_is_not_permitted_is_named_with_the_verb_that_was_refused() {
 
 #[test]
 fn an_end_is_told_with_its_reason() {
-    let complete = |image: Option<&str>| Why::Complete {
-        image: image.map(str::to_owned),
+    let complete = Why::Complete {
+        job: JOB.into(),
+        version: "version 2 (image piefed/init:2)".into(),
     };
     assert_eq!(
-        opened(&subject(), &complete(Some("piefed/init:2"))),
-        "open: Job piefed-db-init is complete, of version 2"
+        opened(&complete),
+        "open: Job piefed-db-init is complete, of version 2 (image piefed/init:2)"
     );
-    assert_eq!(
-        opened(&subject(), &complete(None)),
-        "open: Job piefed-db-init is complete"
-    );
-    let recorded = Why::Recorded {
-        image: "piefed/init:2".into(),
-        completed: jiff::Timestamp::UNIX_EPOCH,
+    let recorded = |image: Option<&str>| {
+        opened(&Why::Recorded {
+            version: "2".into(),
+            image: image.map(str::to_owned),
+            completed: jiff::Timestamp::UNIX_EPOCH,
+        })
     };
     assert_eq!(
-        opened(&subject(), &recorded),
-        "open: the record has version 2, completed 1970-01-01T00:00:00Z"
+        recorded(Some("piefed/init:2")),
+        "open: the record has version 2, completed 1970-01-01T00:00:00Z (image piefed/init:2)"
+    );
+    assert_eq!(
+        recorded(None),
+        "open: the record has version 2, marked as done 1970-01-01T00:00:00Z"
     );
     let mend = "so this pod must not start; mend the cause, delete the Job and apply it again: \
                 kubectl delete job piefed-db-init -n ns";
@@ -314,7 +421,7 @@ fn an_end_is_told_with_its_reason() {
         ("A", "b", " (A: b)"),
     ] {
         assert_eq!(
-            job_failed(&subject(), reason, message),
+            job_failed(&subject(), &failure(reason, message)),
             format!("Job {JOB} has failed{why}, {mend}")
         );
     }

@@ -1,9 +1,12 @@
 //! What can't be, although it is well-formed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Config, Gate, LabelOperator, LabelSelector, Resources};
+use super::{
+    Config, Freshness, Gate, HeldKind, JobSource, LabelOperator, LabelSelector, Resources, Which,
+};
 use crate::field::FieldPath;
+use crate::glob::Glob;
 use crate::names;
 
 /// One thing that is wrong with a configuration.
@@ -37,7 +40,6 @@ fn problems(config: &Config) -> Vec<Found> {
         ));
     }
     let mut names_seen = BTreeSet::new();
-    let mut held = BTreeMap::new();
     for (i, gate) in config.gates.iter().enumerate() {
         let at = top("gates").index(i);
         if !names_seen.insert(&gate.name) {
@@ -46,17 +48,7 @@ fn problems(config: &Config) -> Vec<Found> {
                 format!("`{}` is used twice", gate.name),
             ));
         }
-        for name in &gate.deployments {
-            if let Some(other) = held.insert((&gate.namespace, name), &gate.name) {
-                problems.push((
-                    at.clone().key("deployments"),
-                    format!(
-                        "Deployment {}/{name} is held by gate `{other}` already",
-                        gate.namespace
-                    ),
-                ));
-            }
-        }
+        overlaps(config, i, &at, &mut problems);
         gate_problems(gate, &at, &mut problems);
     }
     for (i, name) in config.forbidden_env.iter().enumerate() {
@@ -79,6 +71,51 @@ fn problems(config: &Config) -> Vec<Found> {
     problems
 }
 
+/// Workloads that an earlier gate holds too, as far as names tell. Where only labels meet, admission
+/// and review warn.
+fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Found>) {
+    let (earlier, gate) = (&config.gates[..gate], &config.gates[gate]);
+    for (field, kind, name) in named(gate, at) {
+        let other = earlier.iter().find(|other| {
+            other.namespace == gate.namespace
+                && named(other, &FieldPath::default())
+                    .iter()
+                    .any(|(_, of, others)| {
+                        *of == kind
+                            && (others.matches(name.as_str()) || name.matches(others.as_str()))
+                    })
+        });
+        if let Some(other) = other {
+            let (kind, namespace, name) = (kind.as_str(), &gate.namespace, name.as_str());
+            let cause = format!(
+                "{kind} {namespace}/{name} is held by gate `{}` already",
+                other.name
+            );
+            problems.push((field, cause));
+        }
+    }
+}
+
+/// The workloads that a gate names, with the keys that do.
+fn named(gate: &Gate, at: &FieldPath) -> Vec<(FieldPath, HeldKind, Glob)> {
+    let short = gate.deployments.iter().filter_map(|name| {
+        let name = Glob::parse(name).ok()?;
+        Some((at.clone().key("deployments"), HeldKind::Deployment, name))
+    });
+    let workloads = gate
+        .workloads
+        .iter()
+        .enumerate()
+        .filter_map(|(i, workload)| {
+            let at = at.clone().key("workloads").index(i).key("name");
+            match &workload.which {
+                Which::Name(name) => Some((at, workload.kind, name.clone())),
+                Which::Labels(_) => None,
+            }
+        });
+    short.chain(workloads).collect()
+}
+
 fn gate_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
     let mut check = |key: &str, result: Result<(), String>| {
         if let Err(cause) = result {
@@ -87,29 +124,160 @@ fn gate_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
     };
     check("name", names::dns_label(&gate.name));
     check("namespace", names::dns_label(&gate.namespace));
-    check("job", names::dns_subdomain(&gate.job));
+    if let Some(job) = &gate.job {
+        check("job", job_name(job));
+    }
     check(
         "serviceAccount",
         names::dns_subdomain(&gate.service_account),
     );
+    for account in &gate.extra_accounts {
+        check("extraAccounts", names::dns_subdomain(account));
+    }
     for name in &gate.deployments {
         check("deployments", names::dns_subdomain(name));
     }
-    if let Some(selector) = &gate.selector {
-        selector_problems(selector, &at.clone().key("selector"), problems);
-    } else if gate.deployments.is_empty() {
-        problems.push((
+    if let Some(container) = &gate.container {
+        check("container", names::dns_label(container));
+    }
+    if let Some(source) = &gate.version {
+        let at = at.clone().key("version");
+        problems.extend(label_key(source.key()).err().map(|cause| (at, cause)));
+    }
+    for (i, glob) in gate.moving_tags.iter().flatten().enumerate() {
+        let at = at.clone().key("movingTags").index(i);
+        problems.extend(tag_pattern(glob).err().map(|cause| (at, cause)));
+    }
+    job_problems(gate, at, problems);
+    workload_problems(gate, at, problems);
+    version_problems(gate, at, problems);
+}
+
+fn job_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+    match (&gate.job, gate.jobs.as_slice()) {
+        (None, []) => problems.push((
             at.clone(),
-            "it holds no Deployment; set `deployments`, `selector`, or both".to_owned(),
-        ));
+            "it waits for no Job; set `job` or `jobs`".to_owned(),
+        )),
+        (Some(_), [_, ..]) => problems.push((
+            at.clone().key("job"),
+            "it is short for one entry of `jobs`; write all of them there".to_owned(),
+        )),
+        _ => {}
+    }
+    let mut seen = BTreeSet::new();
+    for (i, requirement) in gate.jobs.iter().enumerate() {
+        let entry = at.clone().key("jobs").index(i);
+        if !seen.insert(requirement.to_string()) {
+            problems.push((entry.clone(), "it is listed twice".to_owned()));
+        }
+        for (j, source) in requirement.any_of.iter().enumerate() {
+            let at = match requirement.any_of.len() {
+                1 => entry.clone(),
+                _ => entry.clone().key("anyOf").index(j),
+            };
+            match source {
+                JobSource::Name(name) => {
+                    problems.extend(job_name(name).err().map(|cause| (at.key("name"), cause)));
+                }
+                JobSource::Labels(selector) => {
+                    selector_problems(selector, "match every Job", &at.key("selector"), problems);
+                }
+            }
+        }
     }
 }
 
-fn selector_problems(selector: &LabelSelector, at: &FieldPath, problems: &mut Vec<Found>) {
+fn workload_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+    if let Some(selector) = &gate.selector {
+        let at = at.clone().key("selector");
+        selector_problems(selector, "hold every Deployment", &at, problems);
+    } else if gate.deployments.is_empty() && gate.workloads.is_empty() {
+        problems.push((
+            at.clone(),
+            "it holds nothing; set `workloads`, or for Deployments `deployments` or `selector`"
+                .to_owned(),
+        ));
+    }
+    for (i, workload) in gate.workloads.iter().enumerate() {
+        let at = at.clone().key("workloads").index(i);
+        let kind = workload.kind.as_str();
+        match &workload.which {
+            Which::Name(name) => {
+                let result = if name.matches_all() {
+                    Err(format!("it would hold every {kind} of the namespace"))
+                } else {
+                    names::pattern(name)
+                };
+                problems.extend(result.err().map(|cause| (at.key("name"), cause)));
+            }
+            Which::Labels(selector) => {
+                let all = format!("hold every {kind}");
+                selector_problems(selector, &all, &at.key("selector"), problems);
+            }
+        }
+    }
+}
+
+/// Keys that say the same thing in two ways, of which one would be ignored.
+fn version_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+    let without_effect = [
+        (
+            "container",
+            gate.container.is_some(),
+            gate.version.is_some(),
+            "`version`",
+        ),
+        (
+            "version",
+            gate.version.is_some(),
+            gate.freshness == Freshness::Any,
+            "`freshness: any`",
+        ),
+        (
+            "container",
+            gate.container.is_some(),
+            gate.freshness == Freshness::Any,
+            "`freshness: any`",
+        ),
+    ];
+    for (key, set, other, by) in without_effect {
+        if set && other {
+            let cause = format!("it has no effect beside {by}; remove one of them");
+            problems.push((at.clone().key(key), cause));
+        }
+    }
+}
+
+fn job_name(name: &Glob) -> Result<(), String> {
+    if name.matches_all() {
+        return Err("it would match every Job of the namespace".to_owned());
+    }
+    names::pattern(name)
+}
+
+/// See the OCI distribution specification: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
+fn tag_pattern(glob: &Glob) -> Result<(), String> {
+    let text = glob.as_str();
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || "_.-*?[]!^".contains(c));
+    if text.is_empty() || text.starts_with(['.', '-']) || text.contains(odd) {
+        return Err(format!(
+            "`{text}` matches no tag: a tag has letters, digits, `_`, `.` and `-`; `*`, `?` and `[0-9]` stand for some"
+        ));
+    }
+    Ok(())
+}
+
+fn selector_problems(
+    selector: &LabelSelector,
+    all: &str,
+    at: &FieldPath,
+    problems: &mut Vec<Found>,
+) {
     if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
         problems.push((
             at.clone(),
-            "it is empty and would hold every Deployment of the namespace".to_owned(),
+            format!("it is empty and would {all} of the namespace"),
         ));
     }
     for (key, value) in &selector.match_labels {

@@ -4,6 +4,7 @@
 //! bring a client's types into this crate.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
 
@@ -63,5 +64,86 @@ impl LabelSelector {
                     LabelOperator::DoesNotExist => value.is_none(),
                 }
             })
+    }
+}
+
+impl LabelSelector {
+    /// Reads what [`Display`](fmt::Display) writes, which is the notation of `kubectl -l`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut selector = Self::default();
+        for term in terms(text) {
+            selector.term(term).ok_or_else(|| {
+                format!("`{text}` is not a label selector, such as `app=shop,tier in (web,worker)`")
+            })?;
+        }
+        Ok(selector)
+    }
+
+    fn term(&mut self, term: &str) -> Option<()> {
+        let values = |list: &str| -> Option<Vec<String>> {
+            let list = list.strip_prefix('(')?.strip_suffix(')')?;
+            Some(
+                list.split(',')
+                    .map(|value| value.trim().to_owned())
+                    .collect(),
+            )
+        };
+        let (key, operator, values) = if let Some(key) = term.strip_prefix('!') {
+            (key, LabelOperator::DoesNotExist, Vec::new())
+        } else if let Some((key, list)) = term.split_once(" in ") {
+            (key, LabelOperator::In, values(list)?)
+        } else if let Some((key, list)) = term.split_once(" notin ") {
+            (key, LabelOperator::NotIn, values(list)?)
+        } else if let Some((key, value)) = term.split_once('=') {
+            self.match_labels.insert(key.to_owned(), value.to_owned());
+            return (!key.is_empty()).then_some(());
+        } else {
+            (term, LabelOperator::Exists, Vec::new())
+        };
+        self.match_expressions.push(LabelRequirement {
+            key: key.to_owned(),
+            operator,
+            values,
+        });
+        (!key.is_empty() && !key.contains(char::is_whitespace)).then_some(())
+    }
+}
+
+/// The terms of a selector. A comma within parentheses belongs to its term.
+fn terms(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    text.split(move |c| {
+        depth += match c {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        c == ',' && depth == 0
+    })
+}
+
+/// As `kubectl -l` takes it, and the API server's `labelSelector`.
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels = self
+            .match_labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
+        let expressions = self.match_expressions.iter().map(|requirement| {
+            let LabelRequirement {
+                key,
+                operator,
+                values,
+            } = requirement;
+            let values = values.join(",");
+            match operator {
+                LabelOperator::In => format!("{key} in ({values})"),
+                LabelOperator::NotIn => format!("{key} notin ({values})"),
+                LabelOperator::Exists => key.clone(),
+                LabelOperator::DoesNotExist => format!("!{key}"),
+            }
+        });
+        let terms: Vec<String> = labels.chain(expressions).collect();
+        f.write_str(&terms.join(","))
     }
 }

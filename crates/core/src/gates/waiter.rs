@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// How the injected init container looks.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -16,6 +17,8 @@ pub struct WaiterConfig {
     pub resources: Resources,
     /// How its lines look.
     pub log_format: LogFormat,
+    /// Members of the container's `securityContext`, over the built-in ones; `null` takes one out.
+    pub security_context: Map<String, Value>,
 }
 
 impl Default for WaiterConfig {
@@ -25,6 +28,7 @@ impl Default for WaiterConfig {
             image_pull_policy: PullPolicy::IfNotPresent,
             resources: Resources::default(),
             log_format: LogFormat::default(),
+            security_context: Map::new(),
         }
     }
 }
@@ -91,7 +95,8 @@ impl Default for Resources {
                 .collect()
         };
         Self {
-            requests: map([("cpu", "10m"), ("memory", "16Mi")]),
+            // Equal, so that a Guaranteed pod stays Guaranteed.
+            requests: map([("cpu", "100m"), ("memory", "32Mi")]),
             limits: map([("cpu", "100m"), ("memory", "32Mi")]),
         }
     }

@@ -1,14 +1,56 @@
 use proptest::prelude::*;
 
-use super::*;
+use jiff::Timestamp;
 
+use super::entry::{ENTRY_LIMIT, is_key};
+use super::*;
+use crate::gates::Gate;
+use crate::job::Job;
+
+/// What a Job with one container completed at that second.
 fn entry(image: &str, second: i64) -> Entry {
-    Entry {
-        image: image.to_owned(),
-        job: "db-init".into(),
-        uid: format!("u{second}"),
-        completed: Timestamp::from_second(second).expect("a time"),
-    }
+    let time = Timestamp::from_second(second).expect("a time");
+    let job: Job = serde_json::from_value(json!({
+        "metadata": {"name": "db-init", "uid": format!("u{second}")},
+        "spec": {"template": {"spec": {"containers": [{"name": "migrate", "image": image}]}}},
+        "status": complete(time),
+    }))
+    .expect("a Job");
+    Entry::of(&job, None, time).expect("an entry")
+}
+
+fn complete(time: Timestamp) -> Value {
+    json!({"conditions": [{"type": "Complete", "status": "True"}], "completionTime": time})
+}
+
+fn gate(settings: &Value) -> Gate {
+    let mut gate = json!({"name": "g", "namespace": "n", "job": "db-init", "serviceAccount": "s"});
+    json_patch::merge(&mut gate, settings);
+    serde_json::from_value(gate).expect("a gate")
+}
+
+/// A pod template with containers `name=image`.
+fn template(containers: &str) -> Value {
+    let containers: Value = containers
+        .split_whitespace()
+        .map(|container| {
+            let (name, image) = container.split_once('=').expect("name=image");
+            json!({"name": name, "image": image})
+        })
+        .collect();
+    json!({"spec": {"containers": containers}})
+}
+
+fn wanted(containers: &str) -> Wanted {
+    Wanted::of(&gate(&json!({})), &template(containers)).expect("a version")
+}
+
+fn requirement() -> Requirement {
+    Requirement::parse("db-init").expect("a name")
+}
+
+fn find<'r>(record: &'r Record, wanted: &Wanted) -> Option<(&'r Entry, Relation)> {
+    record.find(wanted, &requirement(), false)
 }
 
 fn record(version: &str, data: &Value) -> Record {
@@ -43,28 +85,37 @@ fn apply(data: &mut Value, write: &Write) {
 fn an_entry_is_what_a_complete_job_says() {
     let job = |status: Value| -> Job {
         serde_json::from_value(json!({
-            "metadata": {"uid": "u"},
-            "spec": {"template": {"spec": {"containers": [{"image": "a/init:2"}]}}},
+            "metadata": {"name": "db-init", "uid": "u"},
+            "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "a/init:2"}]}}},
             "status": status,
         }))
         .expect("a Job")
     };
     let now = Timestamp::UNIX_EPOCH;
     let complete = json!({"conditions": [{"type": "Complete", "status": "True"}],
+                          "startTime": "2026-01-02T03:03:00Z",
                           "completionTime": "2026-01-02T03:04:05Z"});
-    let entry = Entry::of("db-init", &job(complete), now).expect("an entry");
+    let entry = Entry::of(&job(complete), None, now).expect("an entry");
     assert_eq!(entry.key(), "2");
     assert_eq!(
         entry.to_value(),
-        r#"{"image":"a/init:2","job":"db-init","uid":"u","completed":"2026-01-02T03:04:05Z"}"#
+        r#"{"image":"a/init:2","job":"db-init","uid":"u","completed":"2026-01-02T03:04:05Z","took":65,"containers":[["c","a/init:2"]],"defaultContainer":"c"}"#
     );
     let without_time = json!({"conditions": [{"type": "Complete", "status": "True"}]});
-    let entry = Entry::of("db-init", &job(without_time), now).expect("an entry");
-    assert_eq!(entry.completed, now);
+    let entry = Entry::of(&job(without_time), None, now).expect("an entry");
+    assert_eq!((entry.completed, entry.took), (now, None));
     for kind in ["Failed", "SuccessCriteriaMet"] {
         let status = json!({"conditions": [{"type": kind, "status": "True"}]});
-        assert_eq!(Entry::of("db-init", &job(status), now), None);
+        assert_eq!(Entry::of(&job(status), None, now), None);
     }
+    // What asked for no completions completed nothing.
+    let mut empty = job(json!({}));
+    empty.state = crate::job::JobState::Empty;
+    assert_eq!(Entry::of(&empty, None, now), None);
+    // Nor does a Job count that doesn't say what it ran.
+    let mut nameless = job(json!({"conditions": [{"type": "Complete", "status": "True"}]}));
+    nameless.contents = crate::version::Contents::default();
+    assert_eq!(Entry::of(&nameless, None, now), None);
 }
 
 #[test]
@@ -92,15 +143,18 @@ fn only_an_entry_that_agrees_with_its_key_is_obeyed() {
     check("2", "", "EOF");
     check("2", "true", "invalid type");
     check("2", r#"{"image":"init:2"}"#, "missing field");
+    let timeless = r#"{"image":"init:2","job":"j","uid":"u"}"#;
+    check("2", timeless, "doesn't say when it completed");
     check("2", &good.replace("1970", "x"), "year");
-    check("2", &format!("{good}{}", " ".repeat(3000)), "bytes long");
+    let long = format!("{good}{}", " ".repeat(ENTRY_LIMIT));
+    check("2", &long, "bytes long");
     let record = record("7", &json!({"2": good}));
     assert_eq!(record.corrupt, BTreeMap::new());
     assert_eq!(
-        record.find(&Version::of("web:2")),
-        Some(&entry("init:2", 1))
+        find(&record, &wanted("web=web:2")),
+        Some((&entry("init:2", 1), Relation::Same))
     );
-    assert_eq!(record.find(&Version::of("web:3")), None);
+    assert_eq!(find(&record, &wanted("web=web:3")), None);
 }
 
 #[test]
@@ -109,13 +163,6 @@ fn a_record_without_data_is_empty() {
         let record: Record = serde_json::from_value(object).expect("a record");
         assert_eq!(record, Record::default());
     }
-}
-
-#[test]
-fn the_latest_is_the_last_that_completed() {
-    let record = of(&[entry("a:1", 5), entry("a:2", 9), entry("a:3", 7)]);
-    assert_eq!(record.latest(), Some(&entry("a:2", 9)));
-    assert_eq!(Record::default().latest(), None);
 }
 
 #[test]

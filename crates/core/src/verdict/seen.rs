@@ -1,24 +1,11 @@
 //! What the waiter knows of the objects that it watches.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Wanted;
+use crate::gates::Requirement;
 use crate::job::{Job, JobState};
 use crate::record::Record;
-
-/// What is known of an object that is being watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sight<T> {
-    /// Nothing yet.
-    Unknown,
-    /// It isn't there.
-    Absent {
-        /// When it was seen to vanish, if it was ever there.
-        vanished: Option<Duration>,
-    },
-    /// This, last.
-    Present(T),
-}
 
 /// Why an object can't be watched at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,44 +32,29 @@ pub enum TroubleKind {
     Unreachable,
 }
 
-/// An object that is being watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source<T> {
-    /// What was seen last.
-    pub sight: Sight<T>,
-    /// Set while the watch doesn't work.
+/// One watch: whether it has answered, and whether it works.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// When it first answered.
+    pub answered: Option<Duration>,
+    /// Set while it doesn't work.
     pub trouble: Option<Trouble>,
 }
 
-impl<T> Default for Source<T> {
-    fn default() -> Self {
-        Self {
-            sight: Sight::Unknown,
-            trouble: None,
-        }
-    }
-}
-
-impl<T> Source<T> {
-    /// It isn't there, as was seen at `now`.
-    pub fn is_absent(&mut self, now: Duration) {
-        let vanished = match self.sight {
-            Sight::Unknown => None,
-            Sight::Present(_) => Some(now),
-            Sight::Absent { vanished } => vanished,
-        };
-        self.sight = Sight::Absent { vanished };
+impl Watch {
+    /// It has answered, at `now`. A list that succeeds is not yet the end of trouble, because a watch
+    /// may need rights that a list doesn't.
+    pub fn answers(&mut self, now: Duration) {
+        self.answered.get_or_insert(now);
     }
 
-    /// The watch doesn't work, as was seen at `now`. `answered` says that it was the API server that
-    /// said so.
-    pub fn is_in_trouble(
-        &mut self,
-        kind: TroubleKind,
-        message: String,
-        answered: bool,
-        now: Duration,
-    ) {
+    /// It works again.
+    pub fn works_again(&mut self) {
+        self.trouble = None;
+    }
+
+    /// It doesn't work, as was seen at `now`. `answered` says that the API server said so.
+    pub fn fails(&mut self, kind: TroubleKind, message: String, answered: bool, now: Duration) {
         let (mut denied, mut unreachable) = self
             .trouble
             .as_ref()
@@ -100,15 +72,8 @@ impl<T> Source<T> {
         });
     }
 
-    pub(super) fn present(&self) -> Option<&T> {
-        match &self.sight {
-            Sight::Present(object) => Some(object),
-            _ => None,
-        }
-    }
-
     /// When the present trouble began, if it is of that kind.
-    pub(super) fn in_trouble(&self, kind: TroubleKind) -> Option<Duration> {
+    pub(super) fn failing(&self, kind: TroubleKind) -> Option<Duration> {
         let trouble = self
             .trouble
             .as_ref()
@@ -120,23 +85,121 @@ impl<T> Source<T> {
     }
 }
 
-/// Everything that the waiter watches.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The gate's Job.
-    pub job: Source<Job>,
-    /// The gate's record.
-    pub record: Source<Record>,
+/// The Jobs of one requirement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jobs {
+    /// What they are to meet.
+    pub requirement: Requirement,
+    /// A watch for each of its alternatives.
+    pub watches: Vec<Watch>,
+    /// The Jobs that are there, by name.
+    pub(super) present: BTreeMap<String, Job>,
+    /// Jobs that were seen complete and have been deleted since.
+    pub(super) gone: Vec<Job>,
+    /// When a Job was last seen to vanish.
+    pub(super) vanished: Option<Duration>,
 }
 
-impl Seen {
-    /// The uid of the Job if it is sure to fail, in a way that the waiter will have to tell of. The
-    /// Job controller deletes the pods that still run before it says that the Job has failed, so
-    /// this is the time to look at their logs.
-    pub fn about_to_fail(&self, wanted: &Wanted) -> Option<&str> {
-        self.job
-            .present()
-            .filter(|job| job.state == JobState::Failing && !job.deleting && wanted.counts(job))
-            .map(|job| job.uid.as_str())
+impl Jobs {
+    /// Nothing is known yet.
+    pub fn new(requirement: Requirement) -> Self {
+        Self {
+            watches: vec![Watch::default(); requirement.any_of.len()],
+            requirement,
+            present: BTreeMap::new(),
+            gone: Vec::new(),
+            vanished: None,
+        }
     }
+
+    /// One of the alternatives was listed, and these are all its Jobs. What it had before and isn't
+    /// among them has vanished while nobody looked.
+    pub fn listed(&mut self, alternative: usize, jobs: Vec<Job>, now: Duration) {
+        if let Some(watch) = self.watches.get_mut(alternative) {
+            watch.answers(now);
+        }
+        let source = self.requirement.any_of.get(alternative);
+        let before: Vec<Job> = self
+            .present
+            .values()
+            .filter(|job| source.is_some_and(|source| job.is_of(source)))
+            .filter(|job| !jobs.iter().any(|listed| listed.name == job.name))
+            .cloned()
+            .collect();
+        for job in before {
+            self.deleted(job, now);
+        }
+        for job in jobs {
+            self.changed(job, now);
+        }
+    }
+
+    /// A Job has appeared, or changed.
+    pub fn changed(&mut self, job: Job, now: Duration) {
+        let uid = job.uid.clone();
+        if let Some(before) = self.present.insert(job.name.clone(), job)
+            && before.uid != uid
+        {
+            // Deleted and created anew, and only the second was heard of.
+            self.vanishes(before, now);
+        }
+    }
+
+    /// A Job was deleted, and this was the last of it. What completed in that moment is complete.
+    pub fn deleted(&mut self, last: Job, now: Duration) {
+        if self
+            .present
+            .get(&last.name)
+            .is_none_or(|job| job.uid == last.uid)
+        {
+            self.present.remove(&last.name);
+            self.vanishes(last, now);
+        }
+    }
+
+    fn vanishes(&mut self, last: Job, now: Duration) {
+        self.vanished = Some(now);
+        if matches!(last.state, JobState::Complete { .. }) {
+            self.gone.push(last);
+        }
+    }
+
+    /// Since when it has been known which Jobs there are; `None` while it isn't.
+    pub(super) fn known_since(&self) -> Option<Duration> {
+        self.watches
+            .iter()
+            .map(|watch| watch.answered)
+            .try_fold(Duration::ZERO, |latest, at| Some(latest.max(at?)))
+    }
+
+    /// Whether all watches have answered and work.
+    pub fn works(&self) -> bool {
+        self.known_since().is_some() && self.trouble().is_none()
+    }
+
+    /// The watch that doesn't work, if there is one.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.watches.iter().find_map(|watch| watch.trouble.as_ref())
+    }
+}
+
+/// The record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordSeen {
+    /// Its watch.
+    pub watch: Watch,
+    /// What it said last; `None` if there is none.
+    pub record: Option<Record>,
+}
+
+/// Everything that the waiter watches, and what it knows of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The Jobs, one for each of the gate's requirements.
+    pub jobs: Vec<Jobs>,
+    /// The gate's record.
+    pub record: RecordSeen,
+    /// The waiter has ended before in this pod and was started again, so its reason was told where
+    /// people look. It stays from then on, since each further start would come later.
+    pub restarted: bool,
 }

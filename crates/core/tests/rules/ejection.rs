@@ -1,7 +1,8 @@
 //! What was injected is taken out again, and nothing else.
 
 use migration_gate_core::eject::{eject, gate_of, is_taken_over, still_makes, still_waits};
-use migration_gate_core::gates::{Config, Gate};
+use migration_gate_core::gates::{Config, Gate, HeldKind};
+use migration_gate_core::glob::Glob;
 use serde_json::{Value, json};
 
 use crate::fixtures::{admitted, deployment, pod_spec};
@@ -12,7 +13,7 @@ fn ejected(object: &Value) -> Value {
 
 fn ejected_by(gate: &Gate, object: &Value) -> Value {
     let mut result = object.clone();
-    let patch = eject(gate, object);
+    let patch = eject(gate, HeldKind::Deployment, object);
     json_patch::patch(&mut result, &patch).expect("the patch applies to its own object");
     result
 }
@@ -25,7 +26,7 @@ fn injected(spec: Value) -> Value {
 fn another_gate() -> Gate {
     let mut gate = Config::default().gates.remove(0);
     gate.name = "search".into();
-    gate.job = "search-index".into();
+    gate.job = Glob::parse("search-index").ok();
     gate
 }
 
@@ -117,7 +118,7 @@ fn a_waiter_of_another_gate_stays() {
 #[test]
 fn a_patch_from_an_older_state_removes_nothing_else() {
     let object = injected(json!({"initContainers": [{"name": "assets", "image": "a:1"}]}));
-    let patch = eject(&Config::default().gates[0], &object);
+    let patch = eject(&Config::default().gates[0], HeldKind::Deployment, &object);
     let mut changed = object.clone();
     pod_spec(&mut changed)["initContainers"]
         .as_array_mut()

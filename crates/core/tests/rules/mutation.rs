@@ -116,21 +116,52 @@ fn the_waiter_comes_first_and_the_others_keep_their_order() {
 }
 
 #[test]
-fn what_is_injected_already_is_left_alone_wherever_it_stands() {
+fn what_is_injected_already_is_left_alone() {
     let config = Config::default();
     let mut object = admitted(&config, &deployment(json!({})), None);
     let (_, decision) = mutated(&config, &object, None);
     assert_eq!(decision.patch, []);
     assert_eq!(decision.outcome, Outcome::InPlace);
 
-    // A mesh put its own container in front, and gave every container a variable.
-    let list = pod_spec(&mut object)["initContainers"]
+    // A mesh gave every container a variable.
+    pod_spec(&mut object)["initContainers"][0]["env"]
         .as_array_mut()
-        .unwrap();
-    list[0]["env"] = json!([{"name": "MESH", "value": "1"}]);
-    list.insert(0, json!({"name": "mesh-init", "image": "mesh:1"}));
+        .unwrap()
+        .push(json!({"name": "MESH", "value": "1"}));
     let (_, decision) = mutated(&config, &object, None);
     assert_eq!(decision.patch, []);
+}
+
+/// As `kubectl apply` and Helm do, which merge lists: what is new comes in front.
+#[test]
+fn what_was_put_in_front_of_the_waiter_runs_behind_it() {
+    let config = Config::default();
+    let stored = admitted(&config, &deployment(json!({})), None);
+    let early = |image: &str| {
+        let mut object = stored.clone();
+        pod_spec(&mut object)["initContainers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "early", "image": image}));
+        object
+    };
+    for image in ["piefed/piefed:1.2.0", "busybox:1"] {
+        let (result, decision) = mutated(&config, &early(image), Some(&stored));
+        assert_eq!(init_names(&result), ["wait-for-migrations", "early"]);
+        assert_eq!(decision.outcome, Outcome::Replaced);
+        assert_eq!(admitted(&config, &result, Some(&stored)), result);
+        assert_eq!(admitted(&config, &early(image), None), result);
+    }
+    // Where nothing else is to change, it is moved and nothing else.
+    let (_, decision) = mutated(&config, &early("piefed/piefed:1.2.0"), Some(&stored));
+    assert_eq!(
+        json!(decision.patch),
+        json!([{
+            "op": "move",
+            "from": "/spec/template/spec/initContainers/1",
+            "path": "/spec/template/spec/initContainers/0",
+        }])
+    );
 }
 
 /// Between two calls, other webhooks sent the images through a mirror, or pinned them.
@@ -147,12 +178,21 @@ fn what_other_webhooks_did_to_the_images_is_not_undone() {
         let (mut object, _) = mutated(&config, &deployment(json!({})), None);
         let spec = pod_spec(&mut object);
         spec["initContainers"][0]["image"] = json!(gate);
-        spec["containers"][0]["image"] = json!(web);
         let (again, decision) = mutated(&config, &object, None);
-        assert_eq!(decision.patch, [], "{gate} {web}");
+        assert_eq!(decision.patch, [], "{gate}");
         assert_eq!(decision.outcome, Outcome::InPlace);
+        assert_eq!(again, object);
+        // What the pod runs is what its waiter is told, once and for all.
+        pod_spec(&mut object)["containers"][0]["image"] = json!(web);
+        let (again, _) = mutated(&config, &object, None);
+        let spec = &again["spec"]["template"]["spec"];
+        assert_eq!(spec["containers"][0]["image"], web);
+        assert_eq!(waiter(&again)["args"][5], format!("--image={web}"));
+        let (same, decision) = mutated(&config, &again, None);
+        assert_eq!((decision.patch, same), (vec![], again.clone()), "{web}");
         // Nor by the next apply.
         assert_eq!(admitted(&config, &again, Some(&again)), again);
+        assert_eq!(waiter(&again)["image"], gate);
 
         // Whoever changed something else besides keeps the images, and gets the rest back.
         let waiter = &mut pod_spec(&mut object)["initContainers"][0];
@@ -168,14 +208,14 @@ fn what_other_webhooks_did_to_the_images_is_not_undone() {
 }
 
 #[test]
-fn a_hand_written_waiter_is_replaced_in_place_with_a_warning() {
+fn a_hand_written_waiter_is_replaced_with_a_warning() {
     let object = deployment(json!({"initContainers": [
         {"name": "first", "image": "busybox:1"},
         {"name": "wait-for-migrations", "image": "kubectl:1", "command": ["sh", "-c", "kubectl wait …"]},
     ]}));
     let (result, decision) = mutated(&Config::default(), &object, None);
     assert_eq!(decision.outcome, Outcome::Replaced);
-    assert_eq!(init_names(&result), ["first", "wait-for-migrations"]);
+    assert_eq!(init_names(&result), ["wait-for-migrations", "first"]);
     assert_eq!(waiter(&result)["command"], Value::Null);
     assert_eq!(decision.warnings.len(), 1);
     assert!(
@@ -430,7 +470,7 @@ fn upgrading_this_program_restarts_nothing() {
     let new = Config::default();
     let (result, decision) = mutated(&new, &stored, Some(&stored));
     assert_eq!(result, stored);
-    assert_eq!(decision.outcome, Outcome::Kept);
+    assert_eq!(decision.outcome, Outcome::InPlace);
     assert_eq!(decision.patch, []);
 
     let put = deployment(json!({}));
@@ -444,6 +484,39 @@ fn upgrading_this_program_restarts_nothing() {
     scaled["spec"]["replicas"] = json!(7);
     scaled["metadata"]["annotations"] = json!({"note": "x"});
     assert_eq!(admitted(&new, &scaled, Some(&stored)), scaled);
+}
+
+/// Releases up to 0.1 left the waiter where an apply had put it.
+#[test]
+fn what_is_kept_stays_in_its_place() {
+    let mut stored = admitted(
+        &other_release(),
+        &deployment(
+            json!({"initContainers": [{"name": "early", "image": "busybox:1"}],
+                           "volumes": [{"name": "media", "emptyDir": {}}]}),
+        ),
+        None,
+    );
+    let mut put = stored.clone();
+    for (field, own) in [
+        ("initContainers", "wait-for-migrations"),
+        ("volumes", "migration-gate-token"),
+    ] {
+        pod_spec(&mut stored)[field]
+            .as_array_mut()
+            .unwrap()
+            .reverse();
+        let list = pod_spec(&mut put)[field].as_array_mut().unwrap();
+        list.retain(|element| element["name"] != own);
+    }
+    let (result, decision) = mutated(&Config::default(), &put, Some(&stored));
+    assert_eq!(result["spec"]["template"], stored["spec"]["template"]);
+    assert_eq!(decision.outcome, Outcome::Kept);
+    admitted(&Config::default(), &put, Some(&stored));
+    // With the next version it comes first.
+    pod_spec(&mut put)["containers"][0]["image"] = json!("piefed/piefed:1.3.0");
+    let result = admitted(&Config::default(), &put, Some(&stored));
+    assert_eq!(init_names(&result), ["wait-for-migrations", "early"]);
 }
 
 #[test]
@@ -489,10 +562,27 @@ fn a_new_version_is_what_the_waiter_waits_for() {
     assert_eq!(waiter(&result)["args"][5], "--image=piefed/piefed:1.3.0");
 }
 
+/// Installing this program restarts nothing, whatever a controller annotates meanwhile.
 #[test]
-fn an_existing_deployment_is_injected_with_its_next_apply() {
+fn an_existing_deployment_is_injected_when_its_template_changes() {
+    let config = Config::default();
     let before = deployment(json!({}));
-    let (result, decision) = mutated(&Config::default(), &before, Some(&before));
+    let untouched = |object: &Value| {
+        let (result, decision) = mutated(&config, object, Some(&before));
+        assert_eq!(decision.outcome, Outcome::Untouched);
+        assert_eq!(decision.warnings, []);
+        assert_eq!(result, *object);
+        assert_eq!(admitted(&config, object, Some(&before)), *object);
+    };
+    untouched(&before);
+    let mut annotated = before.clone();
+    annotated["metadata"]["annotations"] = json!({"field.cattle.io/publicEndpoints": "[]"});
+    annotated["spec"]["replicas"] = json!(7);
+    untouched(&annotated);
+
+    let mut next = before.clone();
+    next["spec"]["template"]["metadata"]["labels"]["release"] = json!("2");
+    let (result, decision) = mutated(&config, &next, Some(&before));
     assert_eq!(decision.outcome, Outcome::Injected);
     assert_eq!(init_names(&result), ["wait-for-migrations"]);
 }

@@ -2,6 +2,7 @@
 
 use migration_gate_core::decision::Outcome;
 use migration_gate_core::gates::{Config, Freshness, LogFormat, Mode};
+use migration_gate_core::glob::Glob;
 use migration_gate_core::podspec::POD_KINDS;
 use migration_gate_core::request::Request;
 use migration_gate_core::validate::validate;
@@ -49,7 +50,7 @@ fn offender() -> Value {
 
 #[test]
 fn every_kind_and_every_list_of_containers() {
-    assert_eq!(POD_KINDS.len(), 9);
+    assert_eq!(POD_KINDS.len(), 10);
     for kind in &POD_KINDS {
         let env = json!([{"name": "A", "value": "1"}, {"name": FORBIDDEN, "value": "true"}]);
         let spec = json!({
@@ -326,17 +327,30 @@ fn what_other_webhooks_may_rightly_do_is_let_through() {
     let image = format!("mirror:5000/{}", Config::default().waiter.image);
     let clean = |change: &dyn Fn(&mut Value)| assert_eq!(tampered(change), [""; 0]);
     clean(&|spec| spec["initContainers"][0]["image"] = json!(image));
-    clean(&|spec| spec["initContainers"][0]["env"] = json!([{"name": "HTTP_PROXY"}]));
+    clean(&|spec| {
+        let env = spec["initContainers"][0]["env"].as_array_mut().unwrap();
+        env.push(json!({"name": "HTTP_PROXY"}));
+    });
     clean(&|spec| spec["initContainers"][0]["resources"]["limits"]["cpu"] = json!("1"));
     clean(&|spec| {
+        let last = json!({"name": "mesh-init", "image": "mesh:1"});
+        spec["initContainers"].as_array_mut().unwrap().push(last);
+    });
+    // A digest was pinned after the waiter had been told the tag.
+    clean(&|spec| spec["containers"][0]["image"] = json!("piefed/piefed:1.2.0@sha256:ab"));
+}
+
+/// What runs before the waiter runs before the migration.
+#[test]
+fn what_another_webhook_puts_in_front_of_the_waiter_is_refused() {
+    let fields = tampered(|spec| {
         let first = json!({"name": "mesh-init", "image": "mesh:1"});
         spec["initContainers"]
             .as_array_mut()
             .unwrap()
             .insert(0, first);
     });
-    // A digest was pinned after the waiter had been told the tag.
-    clean(&|spec| spec["containers"][0]["image"] = json!("piefed/piefed:1.2.0@sha256:ab"));
+    assert_eq!(fields, ["spec.template.spec.initContainers[1]"]);
 }
 
 /// While a new release rolls out, one replica mutates an object and another validates it.
@@ -353,7 +367,7 @@ fn what_a_replica_of_another_release_injected_is_in_place() {
         assert_eq!(decision.violations, []);
     }
     // Which Job that is must not differ.
-    other.gates[0].job = "another".into();
+    other.gates[0].job = Glob::parse("another").ok();
     let (object, _) = mutated(&other, &deployment(json!({})), None);
     let decision = validate(&config, &request(&object, None));
     let message = decision.violations[0].to_string();

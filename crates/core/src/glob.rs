@@ -1,0 +1,270 @@
+//! Patterns for names and tags, as a shell writes them: `*`, `?`, `[a-z]`, `[!a-z]`.
+
+use std::fmt;
+
+/// A pattern for a whole text.
+///
+/// Without any of `*?[` it matches the text that is written, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Glob {
+    text: String,
+    tokens: Vec<Token>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Token {
+    Char(char),
+    /// `?`
+    One,
+    /// `*`
+    Any,
+    /// `[a-z]`, or `[!a-z]` if negated. Ranges include both ends.
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+impl Glob {
+    /// Reads a pattern. The error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut tokens = Vec::new();
+        let mut rest = text.chars();
+        while let Some(c) = rest.next() {
+            tokens.push(match c {
+                '?' => Token::One,
+                '*' => Token::Any,
+                '[' => {
+                    let (class, after) = class(rest.as_str())
+                        .map_err(|cause| format!("`{text}` is not a pattern: {cause}"))?;
+                    rest = after.chars();
+                    class
+                }
+                c => Token::Char(c),
+            });
+        }
+        tokens.dedup_by(|a, b| *a == Token::Any && *b == Token::Any);
+        Ok(Self {
+            text: text.to_owned(),
+            tokens,
+        })
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The text that alone is matched, if the pattern leaves no choice.
+    pub fn literal(&self) -> Option<&str> {
+        self.tokens
+            .iter()
+            .all(|token| matches!(token, Token::Char(_)))
+            .then_some(&self.text)
+    }
+
+    /// Whether every text is matched.
+    pub fn matches_all(&self) -> bool {
+        self.tokens == [Token::Any]
+    }
+
+    /// Whether the whole of `text` is matched. Takes time linear in the product of both lengths.
+    pub fn matches(&self, text: &str) -> bool {
+        let chars: Vec<char> = text.chars().collect();
+        let (mut token, mut at) = (0, 0);
+        // Where to go on if what follows the last `*` doesn't match here.
+        let mut retry: Option<(usize, usize)> = None;
+        loop {
+            match (self.tokens.get(token), chars.get(at)) {
+                (Some(Token::Any), _) => {
+                    retry = Some((token + 1, at + 1));
+                    token += 1;
+                }
+                (Some(one), Some(c)) if one.takes(*c) => {
+                    token += 1;
+                    at += 1;
+                }
+                (None, None) => return true,
+                _ => match retry {
+                    Some((after, next)) if next <= chars.len() => {
+                        (token, at) = (after, next);
+                        retry = Some((after, next + 1));
+                    }
+                    _ => return false,
+                },
+            }
+        }
+    }
+
+    /// The same as a regular expression of RE2, which CEL's `matches` takes, for a whole text.
+    pub fn regex(&self) -> String {
+        let escaped = |c: char| match c {
+            c if c.is_ascii_alphanumeric() || c == '_' => c.to_string(),
+            c => format!("\\x{{{:x}}}", u32::from(c)),
+        };
+        let mut regex = String::from("^");
+        for token in &self.tokens {
+            match token {
+                Token::Char(c) => regex.push_str(&escaped(*c)),
+                Token::One => regex.push('.'),
+                Token::Any => regex.push_str(".*"),
+                Token::Class { negated, ranges } => {
+                    regex.push_str(if *negated { "[^" } else { "[" });
+                    for (first, last) in ranges {
+                        regex.push_str(&escaped(*first));
+                        regex.push('-');
+                        regex.push_str(&escaped(*last));
+                    }
+                    regex.push(']');
+                }
+            }
+        }
+        regex.push('$');
+        regex
+    }
+}
+
+impl Token {
+    fn takes(&self, c: char) -> bool {
+        match self {
+            Self::Char(own) => *own == c,
+            Self::One => true,
+            Self::Any => false,
+            Self::Class { negated, ranges } => {
+                ranges
+                    .iter()
+                    .any(|(first, last)| (*first..=*last).contains(&c))
+                    != *negated
+            }
+        }
+    }
+}
+
+/// Reads a class from behind its `[`. Answers with what follows its `]`.
+fn class(text: &str) -> Result<(Token, &str), &'static str> {
+    let (negated, text) = match text.strip_prefix(['!', '^']) {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    // A `]` that comes first stands for itself.
+    let end = text
+        .char_indices()
+        .skip(1)
+        .find(|(_, c)| *c == ']')
+        .map(|(at, _)| at)
+        .ok_or("a `[` has no `]`")?;
+    let members: Vec<char> = text[..end].chars().collect();
+    let mut ranges = Vec::new();
+    let mut i = 0;
+    while let Some(first) = members.get(i) {
+        let last = match (members.get(i + 1), members.get(i + 2)) {
+            (Some('-'), Some(last)) => {
+                i += 2;
+                last
+            }
+            _ => first,
+        };
+        if first > last {
+            return Err("a range of it ends before it begins");
+        }
+        ranges.push((*first, *last));
+        i += 1;
+    }
+    Ok((Token::Class { negated, ranges }, &text[end + 1..]))
+}
+
+impl<'de> serde::Deserialize<'de> for Glob {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text: String = serde::Deserialize::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn glob(text: &str) -> Glob {
+        Glob::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_matches_whole_texts() {
+        let check = |pattern: &str, matching: &[&str], others: &[&str]| {
+            let glob = glob(pattern);
+            for text in matching {
+                assert!(glob.matches(text), "{pattern} {text}");
+            }
+            for text in others {
+                assert!(!glob.matches(text), "{pattern} {text}");
+            }
+        };
+        check("main", &["main"], &["main2", "amain", "", "Main"]);
+        check(
+            "shop-*",
+            &["shop-", "shop-1", "shop-a-b"],
+            &["shop", "a-shop-1"],
+        );
+        check("*-migrate", &["a-migrate", "-migrate"], &["a-migrate-1"]);
+        check("a*b*c", &["abc", "axxbyyc", "abbcc"], &["ab", "acb"]);
+        check("v[0-9]", &["v0", "v9"], &["v10", "v", "va"]);
+        check("v[!0-9]", &["va"], &["v1"]);
+        check("[]a-]", &["]", "a", "-"], &["b"]);
+        check("?", &["a", "ä"], &["", "ab"]);
+        check("", &[""], &["a"]);
+        check("**", &["", "a"], &[]);
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_an_error() {
+        for text in ["[", "a[b", "[]", "[z-a]", "[!]"] {
+            assert!(Glob::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_without_a_choice_is_its_text() {
+        assert_eq!(glob("a.b").literal(), Some("a.b"));
+        assert_eq!(glob("a*").literal(), None);
+        assert!(glob("**").matches_all() && !glob("*a").matches_all());
+    }
+
+    #[test]
+    fn the_regular_expression_is_escaped() {
+        assert_eq!(
+            glob("a.b-*?[0-9][!x]").regex(),
+            r"^a\x{2e}b\x{2d}.*.[0-9][^x-x]$"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn stars_are_as_by_definition(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+            fn naive(pattern: &[u8], text: &[u8]) -> bool {
+                match pattern.split_first() {
+                    None => text.is_empty(),
+                    Some((b'*', rest)) => (0..=text.len()).any(|skip| naive(rest, &text[skip..])),
+                    Some((c, rest)) => text
+                        .split_first()
+                        .is_some_and(|(first, text)| (*c == b'?' || c == first) && naive(rest, text)),
+                }
+            }
+            prop_assert_eq!(glob(&pattern).matches(&text), naive(pattern.as_bytes(), text.as_bytes()));
+        }
+
+        #[test]
+        fn any_text_has_an_answer(pattern in ".{0,20}", text in ".{0,20}") {
+            if let Ok(glob) = Glob::parse(&pattern) {
+                let _ = (glob.matches(&text), glob.regex());
+            }
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! How one of a gate's requirements stands.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::seen::{Jobs, Watch};
+use super::{Failure, JobName, Limits, Now, Seen, TroubleKind, Waiting, What, Why};
+use crate::image::Relation;
+use crate::job::{Job, JobState};
+use crate::record::{Entry, Record};
+use crate::version::Wanted;
+
+/// How a requirement stands.
+pub(super) enum Standing {
+    Met(Why),
+    Failed {
+        failure: Failure,
+        waiting: Waiting,
+    },
+    NotPermitted {
+        subject: JobName,
+        message: String,
+        waiting: Waiting,
+    },
+    Waits {
+        waiting: Waiting,
+        /// When this may change by itself.
+        until: Option<Duration>,
+    },
+}
+
+impl Standing {
+    pub(super) fn why(&self) -> Option<Why> {
+        match self {
+            Self::Met(why) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn until(&self) -> Option<Duration> {
+        match self {
+            Self::Waits { until, .. } => *until,
+            _ => None,
+        }
+    }
+
+    pub(super) fn waiting(self) -> Option<Waiting> {
+        match self {
+            Self::Met(_) => None,
+            Self::Failed { waiting, .. }
+            | Self::NotPermitted { waiting, .. }
+            | Self::Waits { waiting, .. } => Some(waiting),
+        }
+    }
+}
+
+/// How the requirement of that index stands.
+pub(super) fn standing(
+    seen: &Seen,
+    requirement: usize,
+    wanted: &Wanted,
+    limits: &Limits,
+    now: Now,
+) -> Standing {
+    let case = Case {
+        seen,
+        jobs: &seen.jobs[requirement],
+        wanted,
+        limits,
+        now,
+    };
+    case.standing()
+}
+
+struct Case<'a> {
+    seen: &'a Seen,
+    jobs: &'a Jobs,
+    wanted: &'a Wanted,
+    limits: &'a Limits,
+    now: Now,
+}
+
+impl<'a> Case<'a> {
+    fn standing(&self) -> Standing {
+        let (record_has_spoken, record_until) = self.record_has_spoken();
+        if let Some(why) = self.met().filter(|_| record_has_spoken) {
+            return Standing::Met(why);
+        }
+        let newest = self.newest();
+        let waiting = |what| Waiting {
+            job: self.name(newest),
+            what,
+            trouble: self.jobs.trouble().map(|trouble| trouble.kind),
+            record_unread: self.record_is_unread(),
+        };
+        if let Some(failure) = newest.and_then(failed) {
+            // Where tags move, the record has no say while there is a Job.
+            if record_has_spoken || self.wanted.moves() {
+                let what = What::Failed {
+                    failure: failure.clone(),
+                };
+                return Standing::Failed {
+                    failure,
+                    waiting: waiting(what),
+                };
+            }
+            // The record usually arrives right after.
+            let what = match self.seen.record.watch.trouble {
+                Some(_) => What::FailedUnlessRecorded,
+                None => What::Nothing,
+            };
+            return Standing::Waits {
+                waiting: waiting(what),
+                until: record_until,
+            };
+        }
+        let waiting = waiting(self.what(newest));
+        let mut denied = self.jobs.watches.iter().filter_map(|watch| {
+            let since = watch.failing(TroubleKind::Denied)?;
+            Some((since + self.limits.denied, watch.trouble.as_ref()?))
+        });
+        if let Some((_, trouble)) = denied.clone().find(|(end, _)| self.now.elapsed >= *end) {
+            return Standing::NotPermitted {
+                subject: waiting.job.clone(),
+                message: trouble.message.clone(),
+                waiting,
+            };
+        }
+        // Each of these lies ahead or has had its say already.
+        let moments = [
+            denied.next().map(|(end, _)| end),
+            self.quiet_since().map(|since| since + self.limits.settle),
+            newest.and_then(|job| self.pod_is_due(job)),
+            record_until,
+            self.jobs_have_spoken().1,
+        ];
+        let until = moments
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > self.now.elapsed)
+            .min();
+        Standing::Waits { waiting, until }
+    }
+
+    /// What meets the requirement.
+    ///
+    /// A completed Job of the wanted version does, and so does a record of it: unless a Job of that
+    /// very version is at its first attempt, for somebody has decided to migrate again. Where tags
+    /// move, the newest Job that is there decides alone, and the record speaks while there is none.
+    fn met(&self) -> Option<Why> {
+        let newest = self.newest();
+        if newest.is_some_and(|job| self.holds(job)) {
+            return None;
+        }
+        let same = self
+            .counting()
+            .find(|job| self.relation(job) == Relation::Same && self.has_completed(job));
+        if let Some(job) = same {
+            return Some(self.complete(job));
+        }
+        let recorded = self.recorded();
+        if let Some((entry, Relation::Same)) = recorded
+            && self.jobs_have_spoken().0
+        {
+            return Some(by_record(entry));
+        }
+        if let Some(job) = newest {
+            return (!job.deleting && self.has_completed(job)).then(|| self.complete(job));
+        }
+        let (entry, _) = recorded?;
+        let quiet = self.quiet_since()?;
+        (self.now.elapsed >= quiet + self.limits.settle).then(|| by_record(entry))
+    }
+
+    /// Whether a Job keeps the gate closed, whatever is recorded.
+    fn holds(&self, job: &Job) -> bool {
+        let late = job.state == JobState::NoPod
+            && self
+                .pod_is_due(job)
+                .is_none_or(|due| self.now.elapsed >= due);
+        job.is_first_attempt() && !late
+    }
+
+    /// Until when a Job that has no pod may still get its first one.
+    fn pod_is_due(&self, job: &Job) -> Option<Duration> {
+        if job.state != JobState::NoPod {
+            return None;
+        }
+        let age = self.now.clock.duration_since(job.created?);
+        let age = Duration::try_from(age).unwrap_or_default();
+        let left = self.limits.no_pod.saturating_sub(age);
+        // Already late: it was due before the wait began.
+        (!left.is_zero()).then(|| self.now.elapsed + left)
+    }
+
+    fn relation(&self, job: &Job) -> Relation {
+        self.wanted.relation(&job.contents)
+    }
+
+    /// The Jobs that may be of the wanted version, the newest first. Those that were seen complete
+    /// and have gone are among them, but for what was replaced under a tag that moves.
+    fn counting(&self) -> impl Iterator<Item = &'a Job> {
+        let gone = self.jobs.gone.iter();
+        let gone = gone.filter(|job| self.relation(job) == Relation::Same || !job.deleting);
+        let present = self.jobs.present.values();
+        let mut jobs: Vec<&Job> = present
+            .chain(gone)
+            .filter(|job| self.relation(job) != Relation::Different)
+            .collect();
+        jobs.sort_by_key(|job| Reverse(job.age()));
+        jobs.into_iter()
+    }
+
+    /// The newest of them. Where tags move, one that is being deleted is about to be replaced.
+    fn newest(&self) -> Option<&'a Job> {
+        let counts = |job: &&Job| self.relation(job) == Relation::Same || !job.deleting;
+        self.counting()
+            .find(counts)
+            .or_else(|| self.counting().next())
+    }
+
+    fn has_completed(&self, job: &Job) -> bool {
+        matches!(job.state, JobState::Complete { .. }) && !self.is_forgotten(job)
+    }
+
+    fn is_forgotten(&self, job: &Job) -> bool {
+        self.record()
+            .is_some_and(|record| record.has_forgotten(&job.uid))
+    }
+
+    /// Since when there has been no Job that a record would have to give way to; `None` while there
+    /// is one, or that isn't known.
+    fn quiet_since(&self) -> Option<Duration> {
+        // A Job of that exact name is about to be replaced, whatever its version.
+        let exact = self
+            .jobs
+            .requirement
+            .any_of
+            .iter()
+            .all(|source| source.exact_name().is_some());
+        let stands = |job: &Job| exact || self.relation(job) != Relation::Different;
+        if self.jobs.present.values().any(stands) {
+            return None;
+        }
+        let known = self.jobs.known_since()?;
+        Some(
+            self.jobs
+                .vanished
+                .map_or(known, |vanished| vanished.max(known)),
+        )
+    }
+
+    fn record(&self) -> Option<&'a Record> {
+        self.seen.record.record.as_ref()
+    }
+
+    fn recorded(&self) -> Option<(&'a Entry, Relation)> {
+        let of_several = self.seen.jobs.len() > 1;
+        self.record()?
+            .find(self.wanted, &self.jobs.requirement, of_several)
+    }
+
+    fn record_is_unread(&self) -> bool {
+        self.seen.record.watch.answered.is_none()
+    }
+
+    /// Whether the record can't change the answer any more. If it can, until when it is waited for.
+    fn record_has_spoken(&self) -> (bool, Option<Duration>) {
+        self.has_spoken(&self.seen.record.watch)
+    }
+
+    /// Whether it is known, or can't be known, which Jobs there are.
+    fn jobs_have_spoken(&self) -> (bool, Option<Duration>) {
+        let (spoken, until): (Vec<bool>, Vec<Option<Duration>>) = self
+            .jobs
+            .watches
+            .iter()
+            .map(|watch| self.has_spoken(watch))
+            .unzip();
+        (
+            spoken.into_iter().all(|spoken| spoken),
+            until.into_iter().flatten().max(),
+        )
+    }
+
+    /// Whether a watch has answered once, or can't be expected to.
+    fn has_spoken(&self, watch: &Watch) -> (bool, Option<Duration>) {
+        if watch.answered.is_some() || watch.failing(TroubleKind::Denied).is_some() {
+            return (true, None);
+        }
+        let end = watch
+            .failing(TroubleKind::Unreachable)
+            .map(|since| since + self.limits.denied);
+        (end.is_some_and(|end| self.now.elapsed >= end), end)
+    }
+
+    fn complete(&self, job: &Job) -> Why {
+        Why::Complete {
+            job: job.name.clone(),
+            version: self.wanted.compared(&job.contents).1.to_string(),
+        }
+    }
+
+    /// The Job that is spoken of: the newest that counts, else the newest of all, else what the gate
+    /// asks for.
+    fn name(&self, newest: Option<&Job>) -> JobName {
+        let requirement = &self.jobs.requirement;
+        match newest.or_else(|| self.newest_of_all()) {
+            Some(job) => JobName::Exact(job.name.clone()),
+            None => match requirement.exact_name() {
+                Some(name) => JobName::Exact(name.to_owned()),
+                None => JobName::Any(requirement.to_string()),
+            },
+        }
+    }
+
+    fn newest_of_all(&self) -> Option<&'a Job> {
+        self.jobs.present.values().max_by_key(|job| job.age())
+    }
+
+    fn what(&self, newest: Option<&Job>) -> What {
+        if self.record_is_unread() && self.seen.record.watch.trouble.is_none() {
+            // The record usually arrives right after; anything printed before it would soon be
+            // obsolete.
+            return What::Nothing;
+        }
+        if self.jobs.known_since().is_none() && self.jobs.present.is_empty() {
+            return What::Nothing;
+        }
+        let Some(job) = newest.filter(|job| self.jobs.present.contains_key(&job.name)) else {
+            return match self.newest_of_all() {
+                Some(job) => self.of_another_version(job),
+                None if self.recorded().is_some() => What::Settling {
+                    vanished: self.jobs.vanished.is_some(),
+                },
+                None if self.jobs.vanished.is_some() => What::Vanished,
+                None => What::NoJob,
+            };
+        };
+        let attempt = job.attempt;
+        match &job.state {
+            JobState::Complete { .. } if self.is_forgotten(job) => What::Forgotten,
+            _ if job.deleting => What::Deleting,
+            // It would have met the requirement.
+            JobState::Complete { .. } => What::Nothing,
+            JobState::Empty => What::Empty,
+            JobState::Failed { .. } => What::FailedUnlessRecorded,
+            JobState::Succeeding => What::Succeeding,
+            JobState::Failing => What::Failing,
+            JobState::Suspended { queue } => What::Suspended {
+                queue: queue.clone(),
+            },
+            JobState::NoPod => What::NoPod,
+            JobState::BetweenAttempts => What::BetweenAttempts { attempt },
+            JobState::PodNotReady => What::PodNotReady { attempt },
+            JobState::Running => What::Running { attempt },
+        }
+    }
+
+    fn of_another_version(&self, job: &Job) -> What {
+        let version = self.wanted.compared(&job.contents).1.to_string();
+        match &job.state {
+            JobState::Complete { .. } | JobState::Empty => What::OldComplete { version },
+            JobState::Failed { .. } => What::OldFailed { version },
+            _ if job.deleting => What::Deleting,
+            _ => What::Other { version },
+        }
+    }
+}
+
+fn failed(job: &Job) -> Option<Failure> {
+    let JobState::Failed { reason, message } = &job.state else {
+        return None;
+    };
+    // A failed Job that is being deleted is about to be tried anew.
+    (!job.deleting).then(|| Failure {
+        job: job.name.clone(),
+        uid: job.uid.clone(),
+        reason: reason.clone(),
+        message: message.clone(),
+        attempt: job.attempt,
+    })
+}
+
+fn by_record(entry: &Entry) -> Why {
+    Why::Recorded {
+        version: entry.version.to_string(),
+        image: entry.version.image().map(str::to_owned),
+        completed: entry.completed,
+    }
+}

@@ -1,0 +1,624 @@
+//! Versions: what the pods of a workload and a Job have in common when they run the same code.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::gates::{Freshness, Gate, VersionSource};
+use super::image::{self, MovingTags, Reference, Relation, same_repository};
+use super::names::WAITER_CONTAINER;
+use super::podspec::{DEFAULT_CONTAINER, default_container, list, name};
+
+/// What a pod needs its Jobs to have completed for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Some Job has completed (`freshness: any`).
+    Any,
+    /// The Job has this value of a label or annotation.
+    Metadata {
+        /// Which.
+        source: VersionSource,
+        /// The value that the pod template has.
+        value: String,
+    },
+    /// The Job's images are of the versions of the pod's.
+    Images {
+        /// The pod's images.
+        images: Images,
+        /// The container whose image is the only one of `images`, if the gate names it.
+        container: Option<String>,
+        /// The author has said which container is the application's, so an entry of the record
+        /// that names one image speaks of it.
+        told: bool,
+        /// Which tags tell nothing.
+        moving: MovingTags,
+    },
+}
+
+/// Why a pod template has no version that a Job's could be compared with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoVersion {
+    /// The gate goes by a label or annotation that the template lacks.
+    #[error("the pod template has no {0}")]
+    NoMetadata(VersionSource),
+    /// The gate goes by a container that the template lacks.
+    #[error("the pod template has no container `{0}` with an image")]
+    NoContainer(String),
+    /// No container has an image.
+    #[error("no container of the pod template has an image")]
+    NoImage,
+}
+
+impl Wanted {
+    /// What a gate asks for, for the pods of a template.
+    pub fn of(gate: &Gate, template: &Value) -> Result<Self, NoVersion> {
+        if gate.freshness == Freshness::Any {
+            return Ok(Self::Any);
+        }
+        if let Some(source) = &gate.version {
+            return match source.value(template).filter(|value| !value.is_empty()) {
+                Some(value) => Ok(Self::Metadata {
+                    source: source.clone(),
+                    value: value.to_owned(),
+                }),
+                None => Err(NoVersion::NoMetadata(source.clone())),
+            };
+        }
+        let containers = Containers::of(template);
+        let images = match &gate.container {
+            Some(name) => match containers.image_of(name) {
+                Some(image) => Images::one(image),
+                None => return Err(NoVersion::NoContainer(name.clone())),
+            },
+            None => containers.images().ok_or(NoVersion::NoImage)?,
+        };
+        Ok(Self::Images {
+            images,
+            container: gate.container.clone(),
+            told: gate.container.is_some() || containers.annotated,
+            moving: gate.moving_tags(),
+        })
+    }
+
+    /// How a Job, or what is recorded of one, relates to what is wanted.
+    pub fn relation(&self, contents: &Contents) -> Relation {
+        self.compared(contents).0
+    }
+
+    /// The relation, and what of the Job it was told by.
+    pub fn compared<'c>(&'c self, contents: &'c Contents) -> (Relation, Compared<'c>) {
+        match self {
+            Self::Any => {
+                let found = contents.containers.default().map(|c| c.image.as_str());
+                let wanted = None;
+                (Relation::Moving, Compared::Images { wanted, found })
+            }
+            Self::Metadata { source, value } => {
+                let found = contents.value(source);
+                let relation = match found {
+                    Some(found) if found == value => Relation::Same,
+                    _ => Relation::Different,
+                };
+                (relation, Compared::Metadata { source, found })
+            }
+            Self::Images {
+                images,
+                container,
+                moving,
+                ..
+            } => match container {
+                Some(name) => {
+                    let theirs = contents.containers.named_or_only(name);
+                    pair(Some(&images.default), theirs, moving)
+                }
+                None => compare_all(images, &contents.containers, moving),
+            },
+        }
+    }
+
+    /// Whether nothing can be sure to be of it, so that a Job that is there decides alone.
+    pub fn moves(&self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Metadata { .. } => false,
+            Self::Images { images, moving, .. } => images.all().all(|image| moving.moves(image)),
+        }
+    }
+
+    /// The version in a word, as `record done` takes it, if there is one.
+    pub fn word(&self) -> Option<&str> {
+        match self {
+            Self::Any => None,
+            Self::Metadata { value, .. } => Some(value),
+            Self::Images { images, .. } => Some(Reference::of(&images.default).version()),
+        }
+    }
+
+    /// The version in words.
+    pub fn version(&self) -> String {
+        match self {
+            Self::Any => "any version".to_owned(),
+            Self::Metadata { source, value } => format!("version {value} ({source})"),
+            Self::Images { images, .. } => match images.all().collect::<Vec<_>>().as_slice() {
+                [image] => format!("version {}", Reference::of(image).version()),
+                images => format!("the versions of {}", images.join(", ")),
+            },
+        }
+    }
+}
+
+/// What two versions were told by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compared<'c> {
+    /// A label or annotation of the Job.
+    Metadata {
+        /// Which.
+        source: &'c VersionSource,
+        /// What the Job has there.
+        found: Option<&'c str>,
+    },
+    /// Two images. Of several pairs, the one that counts most against the Job.
+    Images {
+        /// The pod's; `None` where every Job counts.
+        wanted: Option<&'c str>,
+        /// The Job's.
+        found: Option<&'c str>,
+    },
+}
+
+impl Compared<'_> {
+    /// The pod's and the Job's side, as they are written.
+    pub fn sides(&self) -> (String, String) {
+        let quoted = |text: Option<&str>| {
+            text.map_or_else(|| "nothing".to_owned(), |text| format!("`{text}`"))
+        };
+        match self {
+            Self::Metadata { source, found } => (format!("another {source}"), quoted(*found)),
+            Self::Images { wanted, found } => (quoted(*wanted), quoted(*found)),
+        }
+    }
+}
+
+/// The Job's version in words.
+impl fmt::Display for Compared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Metadata {
+                source,
+                found: Some(value),
+            } => write!(f, "version {value} ({source})"),
+            Self::Metadata {
+                source,
+                found: None,
+            } => write!(f, "no version (it has no {source})"),
+            Self::Images {
+                found: Some(image), ..
+            } => write!(
+                f,
+                "version {} (image {image})",
+                Reference::of(image).version()
+            ),
+            Self::Images { found: None, .. } => f.write_str("a version that can't be told"),
+        }
+    }
+}
+
+fn pair<'c>(
+    wanted: Option<&'c str>,
+    found: Option<&'c str>,
+    moving: &MovingTags,
+) -> (Relation, Compared<'c>) {
+    let relation = match (wanted, found) {
+        (Some(wanted), Some(found)) => image::compare(wanted, found, moving),
+        _ => Relation::Different,
+    };
+    (relation, Compared::Images { wanted, found })
+}
+
+/// Every repository that both sides have must be of one version. With none in common, the two
+/// default containers' images are compared.
+///
+/// A proxy or a helper that both sides have says nothing of applications that were built as two
+/// images. So what runs beside it in both of them must be of one version too.
+fn compare_all<'c>(
+    wanted: &'c Images,
+    theirs: &'c Containers,
+    moving: &MovingTags,
+) -> (Relation, Compared<'c>) {
+    let pairs = |wanted: &'c str| {
+        theirs
+            .all
+            .iter()
+            .filter(move |found| same_repository(wanted, &found.image))
+            .map(move |found| pair(Some(wanted), Some(found.image.as_str()), moving))
+    };
+    let common = wanted
+        .all()
+        .flat_map(pairs)
+        .max_by_key(|(relation, _)| *relation);
+    let Some(common) = common else {
+        let default = theirs.default().map(|found| found.image.as_str());
+        return pair(Some(&wanted.default), default, moving);
+    };
+    let ours_alone = wanted
+        .main()
+        .filter(|wanted| pairs(wanted).next().is_none());
+    let theirs_alone = || {
+        theirs.all.iter().filter(|found| {
+            !found.init
+                && !wanted
+                    .all()
+                    .any(|wanted| same_repository(wanted, &found.image))
+        })
+    };
+    ours_alone
+        .flat_map(|wanted| {
+            theirs_alone().map(move |found| pair(Some(wanted), Some(found.image.as_str()), moving))
+        })
+        .min_by_key(|(relation, _)| *relation)
+        .filter(|(relation, _)| *relation > common.0)
+        .unwrap_or(common)
+}
+
+/// What of a Job can be compared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Its containers.
+    pub containers: Containers,
+    /// Labels and annotations, each with the field that it is from.
+    pub metadata: Vec<(&'static str, String, String)>,
+}
+
+/// The longest value of a label or annotation that is kept. Appliers store whole manifests in
+/// annotations, and nothing that tells a version is long.
+const LONGEST_VALUE: usize = 512;
+
+impl Contents {
+    /// What a Job, or another object with a pod template, holds. Its own metadata goes before its
+    /// template's.
+    pub fn of(metadata: &Value, template: &Value) -> Self {
+        let mut contents = Self {
+            containers: Containers::of(template),
+            metadata: Vec::new(),
+        };
+        let of_template = template.get("metadata").unwrap_or(&Value::Null);
+        for metadata in [metadata, of_template] {
+            for field in ["labels", "annotations"] {
+                let members = metadata.get(field).and_then(Value::as_object);
+                for (key, value) in members.into_iter().flatten() {
+                    if let Some(value) = value.as_str().filter(|v| v.len() <= LONGEST_VALUE) {
+                        contents
+                            .metadata
+                            .push((field, key.clone(), value.to_owned()));
+                    }
+                }
+            }
+        }
+        contents
+    }
+
+    /// Drops all metadata but the one that tells versions.
+    pub fn keep_only(&mut self, source: Option<&VersionSource>) {
+        let kept = source.and_then(|source| {
+            Some((
+                source.field(),
+                source.key().to_owned(),
+                self.value(source)?.to_owned(),
+            ))
+        });
+        self.metadata = kept.into_iter().collect();
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.find("labels", key)
+    }
+
+    /// The value of a label or annotation.
+    pub fn value(&self, source: &VersionSource) -> Option<&str> {
+        self.find(source.field(), source.key())
+    }
+
+    fn find(&self, field: &str, key: &str) -> Option<&str> {
+        let mut metadata = self.metadata.iter();
+        let found = metadata.find(|(of, known, _)| *of == field && known == key)?;
+        Some(&found.2)
+    }
+}
+
+/// The images of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// The default container's.
+    pub default: String,
+    /// Those of the other containers, each once.
+    pub others: Vec<String>,
+    /// Those that only init containers have, native sidecars included.
+    pub init: Vec<String>,
+}
+
+impl Images {
+    /// Those of a pod that has one.
+    pub fn one(image: &str) -> Self {
+        Self {
+            default: image.to_owned(),
+            others: Vec::new(),
+            init: Vec::new(),
+        }
+    }
+
+    /// Those of the containers that aren't init containers, the default container's first.
+    pub fn main(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.default)
+            .chain(&self.others)
+            .map(String::as_str)
+    }
+
+    /// All of them, the default container's first.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        self.main().chain(self.init.iter().map(String::as_str))
+    }
+}
+
+/// A container with its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// It is an init container, or a native sidecar.
+    pub init: bool,
+}
+
+/// The containers of a pod template that have images, but for the waiter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Containers {
+    /// In the order of the template, init containers last.
+    pub all: Vec<Container>,
+    /// The name of the default container.
+    pub default: Option<String>,
+    /// The annotation `kubectl.kubernetes.io/default-container` names it.
+    pub annotated: bool,
+}
+
+impl Containers {
+    /// Those of a pod template.
+    pub fn of(template: &Value) -> Self {
+        let spec = template.get("spec").unwrap_or(&Value::Null);
+        let default = default_container(template).and_then(name);
+        let annotation = || {
+            let annotations = template.get("metadata")?.get("annotations")?;
+            annotations.get(DEFAULT_CONTAINER)?.as_str()
+        };
+        let all = [("containers", false), ("initContainers", true)]
+            .into_iter()
+            .flat_map(|(field, init)| list(spec, field).iter().map(move |c| (c, init)))
+            .filter_map(|(container, init)| {
+                let image = container.get("image")?.as_str()?;
+                let name = name(container).unwrap_or_default();
+                (!image.is_empty() && name != WAITER_CONTAINER).then(|| Container {
+                    name: name.to_owned(),
+                    image: image.to_owned(),
+                    init,
+                })
+            })
+            .collect();
+        Self {
+            all,
+            default: default.map(str::to_owned),
+            annotated: default.is_some() && annotation() == default,
+        }
+    }
+
+    fn image_of(&self, wanted: &str) -> Option<&str> {
+        let found = self.all.iter().find(|container| container.name == wanted)?;
+        Some(&found.image)
+    }
+
+    /// The image of the container of that name, else of the only one there is.
+    fn named_or_only(&self, wanted: &str) -> Option<&str> {
+        self.image_of(wanted).or(match self.all.as_slice() {
+            [only] => Some(only.image.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The default container, else the first.
+    pub fn default(&self) -> Option<&Container> {
+        let named = self
+            .all
+            .iter()
+            .find(|c| Some(&c.name) == self.default.as_ref());
+        named.or(self.all.first())
+    }
+
+    /// The images; `None` if there is none.
+    pub fn images(&self) -> Option<Images> {
+        let mut images = Images::one(&self.default()?.image);
+        for Container { image, init, .. } in &self.all {
+            if !images.all().any(|known| known == image) {
+                let list = if *init {
+                    &mut images.init
+                } else {
+                    &mut images.others
+                };
+                list.push(image.clone());
+            }
+        }
+        Some(images)
+    }
+
+    /// Whether containers run images of several versions, and the author hasn't said which one is
+    /// the application's.
+    pub fn are_ambiguous(&self) -> bool {
+        let mut main = self.all.iter().filter(|container| !container.init);
+        let version = |container: &Container| Reference::of(&container.image).version().to_owned();
+        let first = main.next().map(version);
+        !self.annotated && main.any(|other| Some(version(other)) != first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Relation::{Different, Moving, Same};
+    use super::*;
+
+    /// Containers as `name=image`, init containers after a `|`.
+    fn template(containers: &str) -> Value {
+        let (main, init) = containers.split_once('|').unwrap_or((containers, ""));
+        let list = |text: &str| -> Value {
+            text.split_whitespace()
+                .map(|container| {
+                    let (name, image) = container.split_once('=').unwrap();
+                    json!({"name": name, "image": image})
+                })
+                .collect()
+        };
+        json!({"spec": {"containers": list(main), "initContainers": list(init)}})
+    }
+
+    fn gate(settings: &Value) -> Gate {
+        let mut gate = json!({"name": "g", "namespace": "n", "job": "j", "serviceAccount": "s"});
+        gate.as_object_mut()
+            .unwrap()
+            .extend(settings.as_object().unwrap().clone());
+        serde_json::from_value(gate).unwrap()
+    }
+
+    #[test]
+    fn images_are_compared_by_the_repositories_in_common() {
+        let check = |pod: &str, job: &str, expect: Relation| {
+            let wanted = Wanted::of(&gate(&json!({})), &template(pod)).unwrap();
+            let contents = Contents::of(&Value::Null, &template(job));
+            assert_eq!(wanted.relation(&contents), expect, "{pod} / {job}");
+        };
+        check("web=shop:2", "migrate=shop:2", Same);
+        check("web=shop:2", "migrate=shop:1", Different);
+        check("web=web:2", "migrate=job:2", Same);
+        check("web=web:2", "migrate=job:1", Different);
+        // A proxy in front, on one side or on both.
+        check("web=shop:2", "proxy=proxy:8 migrate=shop:2", Same);
+        check("nginx=nginx:1 web=shop:2", "migrate=shop:2", Same);
+        check(
+            "proxy=proxy:8 web=shop:2",
+            "proxy=proxy:8 migrate=shop:1",
+            Different,
+        );
+        check(
+            "proxy=proxy:8 web=shop:2",
+            "proxy=proxy:7 migrate=shop:2",
+            Different,
+        );
+        // A proxy or a helper in common doesn't speak for two applications.
+        check(
+            "proxy=proxy:8 web=web:2",
+            "proxy=proxy:8 migrate=job:1",
+            Different,
+        );
+        check(
+            "proxy=proxy:8 web=web:2",
+            "proxy=proxy:8 migrate=job:2",
+            Same,
+        );
+        check(
+            "web=web:2 | wait=busybox:1",
+            "migrate=job:1 | wait=busybox:1",
+            Different,
+        );
+        check(
+            "web=web:2 | wait=busybox:1",
+            "migrate=job:2 | wait=busybox:1",
+            Same,
+        );
+        check(
+            "web=shop:2 | wait=busybox:1",
+            "migrate=shop:2 | wait=pg:15",
+            Same,
+        );
+        // Of two that differ, one is enough.
+        check("web=shop:2 | assets=shop:1", "migrate=shop:2", Different);
+        check("web=shop:main", "migrate=shop:main", Moving);
+        check(
+            "proxy=proxy:8 web=shop:main",
+            "proxy=proxy:8 migrate=shop:main",
+            Moving,
+        );
+        check(
+            "proxy=proxy:8 web=shop:main",
+            "proxy=proxy:7 migrate=shop:main",
+            Different,
+        );
+        check("web=shop:2", "", Different);
+    }
+
+    #[test]
+    fn the_waiter_is_no_part_of_the_version() {
+        let pod = template("web=shop:2 | wait-for-migrations=migration-gate:9");
+        let wanted = Wanted::of(&gate(&json!({})), &pod).unwrap();
+        let contents = Contents::of(&Value::Null, &template("m=shop:2 g=migration-gate:8"));
+        assert_eq!(wanted.relation(&contents), Same);
+    }
+
+    #[test]
+    fn a_named_container_counts_alone() {
+        let check = |pod: &str, job: &str, expect: Relation| {
+            let wanted = Wanted::of(&gate(&json!({"container": "app"})), &template(pod)).unwrap();
+            let contents = Contents::of(&Value::Null, &template(job));
+            assert_eq!(wanted.relation(&contents), expect, "{pod} / {job}");
+        };
+        check("proxy=proxy:8 app=shop:2", "proxy=proxy:7 app=shop:2", Same);
+        check(
+            "proxy=proxy:8 app=shop:2",
+            "proxy=proxy:8 app=shop:1",
+            Different,
+        );
+        check("app=shop:2", "migrate=shop:2", Same);
+        check("app=shop:2", "migrate=shop:2 proxy=shop:2", Different);
+        let missing = Wanted::of(&gate(&json!({"container": "app"})), &template("web=shop:2"));
+        assert_eq!(missing, Err(NoVersion::NoContainer("app".into())));
+    }
+
+    #[test]
+    fn a_label_or_annotation_says_the_version() {
+        let labelled = |kind: &str, value: &str| json!({kind: {"v": value}});
+        for kind in ["label", "annotation"] {
+            let gate = gate(&json!({"version": {kind: "v"}}));
+            let field = format!("{kind}s");
+            let mut pod = template("web=a:1");
+            assert!(Wanted::of(&gate, &pod).is_err());
+            pod["metadata"] = labelled(&field, "2");
+            let wanted = Wanted::of(&gate, &pod).unwrap();
+            let check = |metadata: &Value, template: &Value, expect: Relation| {
+                let contents = Contents::of(metadata, template);
+                assert_eq!(wanted.relation(&contents), expect, "{metadata} {template}");
+            };
+            let mut job = template("m=b:9");
+            check(&labelled(&field, "2"), &job, Same);
+            check(&labelled(&field, "1"), &job, Different);
+            check(&Value::Null, &job, Different);
+            job["metadata"] = labelled(&field, "2");
+            check(&Value::Null, &job, Same);
+            // The Job's own goes first.
+            check(&labelled(&field, "1"), &job, Different);
+        }
+    }
+
+    #[test]
+    fn several_versions_are_ambiguous_until_the_author_says_which() {
+        let check = |pod: &Value, expect: bool| {
+            assert_eq!(Containers::of(pod).are_ambiguous(), expect, "{pod}");
+        };
+        check(&template("web=shop:2"), false);
+        check(&template("web=shop:2 worker=jobs:2"), false);
+        check(&template("web=shop:2 | wait=busybox:1"), false);
+        let mut pod = template("proxy=proxy:8 web=shop:2");
+        check(&pod, true);
+        pod["metadata"] = json!({"annotations": {DEFAULT_CONTAINER: "web"}});
+        check(&pod, false);
+        pod["metadata"] = json!({"annotations": {DEFAULT_CONTAINER: "gone"}});
+        check(&pod, true);
+    }
+}

@@ -1,0 +1,50 @@
+//! The waiter's own pod, which says whether it was started before.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::ListParams;
+use migration_gate_core::names::{POD_NAME, WAITER_CONTAINER};
+use serde::Deserialize;
+
+use crate::api::Objects;
+
+/// Whether the waiter has ended before in this pod and was started again. `false` outside of a pod, and
+/// where it can't be told.
+pub(super) async fn was_restarted(client: &Client, namespace: &str) -> bool {
+    let Ok(name) = std::env::var(POD_NAME) else {
+        return false;
+    };
+    // The waiter may list pods, and not get one.
+    let params = ListParams::default().fields(&format!("metadata.name={name}"));
+    let pods = Objects::namespaced::<Pod>(client, namespace)
+        .list::<OwnPod>(&params)
+        .await;
+    pods.is_ok_and(|pods| pods.iter().any(OwnPod::was_restarted))
+}
+
+#[derive(Deserialize)]
+struct OwnPod {
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerStatus {
+    name: String,
+    restart_count: u32,
+}
+
+impl OwnPod {
+    fn was_restarted(&self) -> bool {
+        let containers = self.status.init_container_statuses.iter().flatten();
+        let mut waiters = containers.filter(|container| container.name == WAITER_CONTAINER);
+        waiters.any(|waiter| waiter.restart_count > 0)
+    }
+}

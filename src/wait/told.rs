@@ -1,0 +1,100 @@
+//! What was said already, so that it is said once.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use migration_gate_core::explain::{self, Moment};
+use migration_gate_core::verdict::{JobName, Jobs, Seen, TroubleKind, Waiting};
+
+use super::args::Plan;
+use super::output::{Level, Output};
+
+/// Says each change of what is seen in one line.
+#[derive(Default)]
+pub(super) struct Told {
+    waiting: Vec<Waiting>,
+    record: Vec<TroubleKind>,
+    corrupt: Vec<String>,
+}
+
+impl Told {
+    /// What is waited for now.
+    pub(super) fn waiting(
+        &mut self,
+        plan: &Plan,
+        seen: &Seen,
+        waiting: Vec<Waiting>,
+        now: Duration,
+        output: &Output,
+    ) {
+        for change in waiting
+            .iter()
+            .filter(|waiting| !self.waiting.contains(waiting))
+        {
+            let trouble = seen.jobs.iter().find_map(|jobs| jobs.trouble());
+            let moment = Moment {
+                running: running(seen, change),
+                remaining: plan.limits.timeout.saturating_sub(now),
+                trouble: trouble.filter(|t| Some(t.kind) == change.trouble).cloned(),
+            };
+            if let Some(line) = explain::line(&plan.subject, change, &moment) {
+                let level = match change.trouble {
+                    Some(_) => Level::Warn,
+                    None => Level::Info,
+                };
+                output.say(level, &line);
+            }
+        }
+        self.waiting = waiting;
+    }
+
+    /// What is wrong with the record.
+    pub(super) fn record(&mut self, plan: &Plan, seen: &Seen, output: &Output) {
+        let record = &seen.record;
+        if let Some(trouble) = &record.watch.trouble
+            && !self.record.contains(&trouble.kind)
+            && let Some(problem) = match trouble.kind {
+                TroubleKind::Denied => Some("not permitted to read the record"),
+                // What was read before is good enough, and where the API server is away altogether,
+                // the Job's line says so.
+                TroubleKind::Unreachable => (record.watch.answered.is_none()
+                    && seen.jobs.iter().all(Jobs::works))
+                .then_some("cannot read the record yet"),
+            }
+        {
+            self.record.push(trouble.kind);
+            let problem = format!(
+                "{problem}, going on with the Job alone: {}",
+                trouble.message
+            );
+            output.say(Level::Warn, &problem);
+        }
+        let Some(record) = &record.record else {
+            return;
+        };
+        for (key, cause) in &record.corrupt {
+            if !self.corrupt.contains(key) {
+                let corrupt = format!(
+                    "ConfigMap {}: the entry {key} is corrupt and not obeyed: {cause}",
+                    plan.record
+                );
+                output.say(Level::Warn, &corrupt);
+            }
+        }
+        self.corrupt = record.corrupt.keys().cloned().collect();
+    }
+}
+
+/// How long the Job has been at it, by the cluster's clock and ours.
+fn running(seen: &Seen, waiting: &Waiting) -> Option<Duration> {
+    let JobName::Exact(name) = &waiting.job else {
+        return None;
+    };
+    let started = seen.job(name)?.started?;
+    Some(
+        Timestamp::now()
+            .duration_since(started)
+            .try_into()
+            .unwrap_or_default(),
+    )
+}
