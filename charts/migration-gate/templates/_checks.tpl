@@ -2,7 +2,7 @@
 {{- define "migration-gate.check" -}}
 {{- $root := . -}}
 {{- $names := dict -}}
-{{- $held := dict -}}
+{{- $held := list -}}
 {{- range $gate := .Values.gates -}}
 {{- if eq .namespace $root.Release.Namespace -}}
 {{- fail (printf "gate %s: its namespace %s is also the release's, which the webhooks leave alone so that they can't block themselves; install migration-gate in a namespace of its own" .name .namespace) -}}
@@ -14,13 +14,24 @@
 {{- fail (printf "gates: the name %s is used twice; name each gate differently" .name) -}}
 {{- end -}}
 {{- $_ := set $names .name true -}}
-{{- range .deployments | default list | uniq -}}
-{{- $deployment := printf "%s/%s" $gate.namespace . -}}
-{{- if hasKey $held $deployment -}}
-{{- fail (printf "gate %s: Deployment %s is held by gate %s already; name it in one of them" $gate.name $deployment (get $held $deployment)) -}}
+{{- include "migration-gate.checkJobs" . -}}
+{{- include "migration-gate.checkVersion" . -}}
+{{- $own := list -}}
+{{- range include "migration-gate.workloads" . | fromJsonArray -}}
+{{- if .name -}}
+{{- if regexMatch "^\\*+$" .name -}}
+{{- fail (printf "gate %s: the name %s would hold every %s of the namespace; name them, or select them by label" $gate.name .name .kind) -}}
 {{- end -}}
-{{- $_ := set $held $deployment $gate.name -}}
+{{- $workload := dict "gate" $gate.name "namespace" $gate.namespace "kind" .kind "name" .name -}}
+{{- range $held -}}
+{{- if include "migration-gate.meet" (list . $workload) -}}
+{{- fail (printf "gate %s: %s %s/%s is held by gate %s already; name it in one of them" $gate.name $workload.kind $gate.namespace $workload.name .gate) -}}
 {{- end -}}
+{{- end -}}
+{{- $own = append $own $workload -}}
+{{- end -}}
+{{- end -}}
+{{- $held = concat $held $own -}}
 {{- with .timeout -}}
 {{- $seconds := include "migration-gate.seconds" . | atoi -}}
 {{- if or (lt $seconds 1) (gt $seconds 86400) -}}
@@ -34,6 +45,60 @@
 {{- if and (hasKey ($resources.limits | default dict) $resource) (gt (include "migration-gate.quantity" $request | float64) (include "migration-gate.quantity" $limit | float64)) -}}
 {{- fail (printf "waiter.resources.requests.%s: %v is more than the limit, %v" $resource $request $limit) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "migration-gate.checkJobs" -}}
+{{- $gate := . -}}
+{{- if and .job .jobs -}}
+{{- fail (printf "gate %s: job is short for one entry of jobs; write all of them there" .name) -}}
+{{- end -}}
+{{- $seen := list -}}
+{{- range include "migration-gate.jobs" . | fromJsonArray -}}
+{{- $texts := list -}}
+{{- range . -}}
+{{- if regexMatch "^\\*+$" (.name | default "") -}}
+{{- fail (printf "gate %s: the name %s would match every Job of the namespace; name them, or select them by label" $gate.name .name) -}}
+{{- end -}}
+{{- $texts = append $texts (.name | default (printf "label:%s" (include "migration-gate.selectorText" (.selector | default dict)))) -}}
+{{- end -}}
+{{- $text := join " or " $texts -}}
+{{- if has $text $seen -}}
+{{- fail (printf "gate %s: jobs lists %s twice; list it once" $gate.name $text) -}}
+{{- end -}}
+{{- $seen = append $seen $text -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "migration-gate.checkVersion" -}}
+{{- $gate := . -}}
+{{- if and .container .version -}}
+{{- fail (printf "gate %s: container has no effect beside version; remove one of them" .name) -}}
+{{- end -}}
+{{- range $key := list "version" "container" -}}
+{{- if and (get $gate $key) (eq ($gate.freshness | default "version") "any") -}}
+{{- fail (printf "gate %s: %s has no effect beside freshness any; remove one of them" $gate.name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- range $glob := .movingTags -}}
+{{- range regexFindAll "\\[[!^]?.[^]]*\\]" $glob -1 -}}
+{{- $members := regexReplaceAll "^\\[[!^]?|\\]$" . "" -}}
+{{- range regexFindAll ".-.|." $members -1 -}}
+{{- if and (eq (len .) 3) (gt (substr 0 1 .) (substr 2 3 .)) -}}
+{{- fail (printf "gate %s: movingTags: the range %s of %s ends before it begins; swap its ends" $gate.name . $glob) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether there may be an object that two gates name. */}}
+{{- define "migration-gate.meet" -}}
+{{- $a := index . 0 -}}
+{{- $b := index . 1 -}}
+{{- if and (eq $a.namespace $b.namespace) (eq $a.kind $b.kind)
+      (or (regexMatch (include "migration-gate.regex" $a.name) $b.name) (regexMatch (include "migration-gate.regex" $b.name) $a.name)) -}}
+true
 {{- end -}}
 {{- end -}}
 

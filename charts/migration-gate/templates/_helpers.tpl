@@ -42,9 +42,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 
 {{/* The program's own configuration file. */}}
 {{- define "migration-gate.config" -}}
-{{- $gates := list -}}
-{{- range .Values.gates }}{{ $gates = append $gates (omit . "extraAccounts") }}{{ end -}}
-gates: {{- toYaml $gates | nindent 0 }}
+gates: {{- toYaml .Values.gates | nindent 0 }}
 forbiddenEnv: {{ toRawJson .Values.forbiddenEnv }}
 mode: {{ .Values.mode }}
 waiter:
@@ -56,9 +54,92 @@ waiter:
     requests: {{ $resources.requests | default dict | toRawJson }}
     limits: {{ $resources.limits | default dict | toRawJson }}
   logFormat: {{ .Values.waiter.logFormat }}
+  {{- with .Values.waiter.securityContext }}
+  securityContext: {{ toRawJson . }}
+  {{- end }}
 {{- end -}}
 
-{{/* One requirement of a label selector, as CEL. The program's prefilter writes the same. */}}
+{{/* The kinds that can be held, in the program's order. */}}
+{{- define "migration-gate.kinds" -}}
+[
+  {"kind": "Deployment", "group": "apps", "resource": "deployments"},
+  {"kind": "StatefulSet", "group": "apps", "resource": "statefulsets"},
+  {"kind": "DaemonSet", "group": "apps", "resource": "daemonsets"},
+  {"kind": "CronJob", "group": "batch", "resource": "cronjobs"},
+  {"kind": "Rollout", "group": "argoproj.io", "resource": "rollouts"}
+]
+{{- end -}}
+
+{{/* All workloads that a gate names or selects, the short forms as entries of `workloads`. */}}
+{{- define "migration-gate.workloads" -}}
+{{- $workloads := list -}}
+{{- range .deployments | default list | uniq | sortAlpha -}}
+{{- $workloads = append $workloads (dict "kind" "Deployment" "name" .) -}}
+{{- end -}}
+{{- with .selector -}}
+{{- $workloads = append $workloads (dict "kind" "Deployment" "selector" .) -}}
+{{- end -}}
+{{- concat $workloads (.workloads | default list) | toRawJson -}}
+{{- end -}}
+
+{{/* All Jobs that a gate waits for, `job` as an entry of `jobs`; each entry as the list of its alternatives. */}}
+{{- define "migration-gate.jobs" -}}
+{{- $jobs := list -}}
+{{- with .job }}{{ $jobs = append $jobs (list (dict "name" .)) }}{{ end -}}
+{{- range .jobs }}{{ $jobs = append $jobs (.anyOf | default (list .)) }}{{ end -}}
+{{- toRawJson $jobs -}}
+{{- end -}}
+
+{{/* The right to see a gate's Jobs. What is created under a new name can't be named in a Role before. */}}
+{{- define "migration-gate.jobRule" -}}
+{{- $names := list -}}
+{{- $exact := true -}}
+{{- range include "migration-gate.jobs" . | fromJsonArray -}}
+{{- range . -}}
+{{- if and .name (not (contains "*" .name)) }}{{ $names = append $names .name }}{{ else }}{{ $exact = false }}{{ end -}}
+{{- end -}}
+{{- end -}}
+- apiGroups: [batch]
+  resources: [jobs]
+  {{- if $exact }}
+  resourceNames: {{ $names | uniq | toRawJson }}
+  {{- end }}
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{/* A label selector in kubectl's notation. The program writes the same. */}}
+{{- define "migration-gate.selectorText" -}}
+{{- $terms := list -}}
+{{- range $key, $value := .matchLabels -}}
+{{- $terms = append $terms (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{- range .matchExpressions -}}
+{{- if has .operator (list "In" "NotIn") -}}
+{{- $terms = append $terms (printf "%s %s (%s)" .key (lower .operator) (join "," .values)) -}}
+{{- else -}}
+{{- $terms = append $terms (printf "%s%s" (ternary "" "!" (eq .operator "Exists")) .key) -}}
+{{- end -}}
+{{- end -}}
+{{ join "," $terms }}
+{{- end -}}
+
+{{/* A pattern for names as a regular expression. The program's prefilter writes the same. */}}
+{{- define "migration-gate.regex" -}}
+^{{ regexReplaceAll "\\*+" . "*" | replace "-" "\\x{2d}" | replace "." "\\x{2e}" | replace "*" ".*" }}$
+{{- end -}}
+
+{{/* A label selector as CEL. The program's prefilter writes the same. */}}
+{{- define "migration-gate.selected" -}}
+{{- $all := list -}}
+{{- range $key, $value := .matchLabels -}}
+{{- $all = append $all (include "migration-gate.requirement" (dict "operator" "In" "key" $key "values" (list $value))) -}}
+{{- end -}}
+{{- range .matchExpressions -}}
+{{- $all = append $all (include "migration-gate.requirement" .) -}}
+{{- end -}}
+{{ join " && " $all }}
+{{- end -}}
+
 {{- define "migration-gate.requirement" -}}
 {{- $label := printf "object.metadata.?labels[?%s]" (toRawJson .key) -}}
 {{- $listed := printf "%s.optMap(v, v in %s).orValue(false)" $label (toRawJson (.values | default list)) -}}
@@ -69,27 +150,40 @@ waiter:
 {{- end -}}
 {{- end -}}
 
-{{/* The CEL condition that a gate holds the object. */}}
+{{/* The CEL condition that a gate holds the object. The program's prefilter writes the same. */}}
 {{- define "migration-gate.held" -}}
+{{- $kinds := include "migration-gate.kinds" . | fromJsonArray -}}
 {{- $gates := list -}}
-{{- range .Values.gates -}}
+{{- range $gate := .Values.gates -}}
+{{- $workloads := include "migration-gate.workloads" $gate | fromJsonArray -}}
 {{- $ways := list -}}
-{{- if .deployments -}}
-{{- $ways = append $ways (printf "object.metadata.?name.orValue(\"\") in %s" (toRawJson (.deployments | uniq | sortAlpha))) -}}
+{{- range $kinds -}}
+{{- $way := include "migration-gate.heldOfKind" (dict "kind" .kind "workloads" $workloads) -}}
+{{- if $way }}{{ $ways = append $ways $way }}{{ end -}}
 {{- end -}}
-{{- if .selector -}}
-{{- $all := list -}}
-{{- range $key, $value := .selector.matchLabels -}}
-{{- $all = append $all (include "migration-gate.requirement" (dict "operator" "In" "key" $key "values" (list $value))) -}}
-{{- end -}}
-{{- range .selector.matchExpressions -}}
-{{- $all = append $all (include "migration-gate.requirement" .) -}}
-{{- end -}}
-{{- $ways = append $ways (join " && " $all) -}}
-{{- end -}}
-{{- $gates = append $gates (printf "request.namespace == %s && (%s)" (toRawJson .namespace) (join " || " $ways)) -}}
+{{- $gates = append $gates (printf "request.namespace == %s && (%s)" (toRawJson $gate.namespace) (join " || " $ways)) -}}
 {{- end -}}
 {{ join " || " $gates }}
+{{- end -}}
+
+{{- define "migration-gate.heldOfKind" -}}
+{{- $name := "object.metadata.?name.orValue(\"\")" -}}
+{{- $names := list -}}
+{{- $ways := list -}}
+{{- range .workloads -}}
+{{- if ne .kind $.kind -}}
+{{- else if .selector -}}
+{{- $ways = append $ways (include "migration-gate.selected" .selector) -}}
+{{- else if contains "*" .name -}}
+{{- $ways = append $ways (printf "%s.matches(%s)" $name (include "migration-gate.regex" .name | toRawJson)) -}}
+{{- else -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end -}}
+{{- if $names }}{{ $ways = prepend $ways (printf "%s in %s" $name (toRawJson $names)) }}{{ end -}}
+{{- if $ways -}}
+request.kind.kind == {{ toRawJson .kind }} && ({{ join " || " $ways }})
+{{- end -}}
 {{- end -}}
 
 {{/* The matchConditions of a webhook, with this release's gates and variables. */}}
