@@ -81,7 +81,11 @@
 {{- end -}}
 {{- end -}}
 {{- range $glob := .movingTags -}}
-{{- range regexFindAll "\\[[!^]?.[^]]*\\]" $glob -1 -}}
+{{- $class := "\\[([!^].|[^!^])[^]]*\\]" -}}
+{{- if contains "[" (regexReplaceAll $class $glob "") -}}
+{{- fail (printf "gate %s: movingTags: %s is not a pattern: a [ has no ]" $gate.name $glob) -}}
+{{- end -}}
+{{- range regexFindAll $class $glob -1 -}}
 {{- $members := regexReplaceAll "^\\[[!^]?|\\]$" . "" -}}
 {{- range regexFindAll ".-.|." $members -1 -}}
 {{- if and (eq (len .) 3) (gt (substr 0 1 .) (substr 2 3 .)) -}}

@@ -39,8 +39,12 @@ fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
     let alone = "There is one replica only";
     let left = "kubectl -n migration-gate delete secret migration-gate-cert-manager";
     let selected = json!({
-        "name": "b", "namespace": "two", "job": "b-migrate", "serviceAccount": "s", "timeout": "5m",
+        "name": "b", "namespace": "two", "serviceAccount": "s", "timeout": "5m",
+        "jobs": [{"name": "b-migrate"}, {"anyOf": [{"name": "c-*"}, {"selector": {"matchExpressions": [
+            {"key": "d", "operator": "In", "values": ["e", "f"]}, {"key": "g", "operator": "DoesNotExist"},
+        ]}}]}],
         "selector": {"matchLabels": {"tier": "web"}},
+        "workloads": [{"kind": "StatefulSet", "name": "db-*"}],
     });
     let always = [
         "helm test migration-gate --namespace migration-gate",
@@ -52,7 +56,7 @@ fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
         (
             json!({}),
             &[
-                "gate piefed: in piefed-application, Deployments piefed-web, piefed-worker\n",
+                "gate piefed: in piefed-application, Deployment piefed-web, Deployment piefed-worker\n",
                 "wait for Job piefed-db-init, 10m at most",
                 "kubectl -n piefed-application logs POD -c wait-for-migrations",
             ],
@@ -65,7 +69,7 @@ fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
         ),
         (
             json!({"certificates": {"source": "existingSecret", "existingSecret": "tls"}}),
-            &[trust, "and held Deployments can't be applied"],
+            &[trust, "and held workloads can't be rolled out"],
             &[left],
         ),
         (
@@ -75,7 +79,10 @@ fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
         ),
         (
             json!({"gates": [selected]}),
-            &["gate b: in two, what its selector matches\n", "5m at most"],
+            &[
+                "gate b: in two, Deployments with tier=web, StatefulSet db-*\n",
+                "wait for Job b-migrate and one of (Job c-*, Jobs with d in (e,f),!g), 5m at most",
+            ],
             &["piefed"],
         ),
     ];

@@ -62,6 +62,35 @@ pub(super) fn matrix() -> Vec<Value> {
             gate("b", "two", json!({"deployments": ["worker"], "timeout": "1h30m", "freshness": "any"})),
             gate("c", "one", json!({"deployments": ["worker"], "timeout": "90s"})),
         ]}),
+        // Every kind, every way to name one, and the short forms beside them.
+        json!({"gates": [gate("a", "one", json!({"workloads": [
+            {"kind": "Rollout", "name": "web-*"},
+            {"kind": "CronJob", "name": "clean.up"},
+            {"kind": "DaemonSet", "selector": {"matchLabels": {"tier": "node"}}},
+            {"kind": "StatefulSet", "name": "db"},
+            {"kind": "StatefulSet", "selector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}},
+            {"kind": "StatefulSet", "name": "**que*-ue.v*"},
+            {"kind": "StatefulSet", "name": "cache"},
+            {"kind": "Deployment", "name": "z"},
+            {"kind": "Deployment", "name": "a"},
+            {"kind": "Deployment", "selector": {"matchLabels": {"tier": "web"}}},
+        ], "deployments": ["web", "api"], "selector": {"matchLabels": {"app": "x"}}}))]}),
+        // The same name in another kind is another object.
+        json!({"gates": [
+            gate("a", "one", json!({"workloads": [{"kind": "StatefulSet", "name": "web"}]})),
+            gate("b", "one", json!({"workloads": [{"kind": "Deployment", "name": "web"}]})),
+            gate("c", "two", json!({"workloads": [{"kind": "Deployment", "name": "web"}]})),
+        ]}),
+        json!({"gates": [{
+            "name": "a", "namespace": "123", "deployments": ["web"], "serviceAccount": "456", "extraAccounts": ["true"],
+            "jobs": [
+                {"name": "789"}, {"name": "migrate-*"}, {"selector": {"matchLabels": {"tier": "migrate"}}},
+                {"anyOf": [{"name": "install"}, {"selector": {"matchExpressions": [{"key": "up", "operator": "Exists"}]}}]},
+            ],
+            "container": "web", "movingTags": ["latest", "v[0-9]", "[!a-z]?", "[]a]*", "[!]-_]"], "mode": "warn",
+        }]}),
+        json!({"gates": [gate("a", "one", json!({"deployments": ["web"], "version": {"label": "a.b/version"}}))]}),
+        json!({"gates": [gate("a", "one", json!({"deployments": ["web"], "version": {"annotation": "commit"}}))]}),
         json!({"forbiddenEnv": ["PIEFED_INIT_CONTAINER", "MIGRATE", "with.dots", "a-b", "<a&'b>\"\\c"], "mode": "warn"}),
         json!({"forbiddenEnv": []}),
     ]

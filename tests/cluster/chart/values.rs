@@ -27,6 +27,11 @@ pub(super) fn everything() -> Value {
         "gates": [{
             "name": "shop", "namespace": "one", "job": "shop-migrate", "deployments": ["web"],
             "serviceAccount": "shop-checker", "extraAccounts": ["web"], "timeout": "1h30m", "freshness": "any",
+            "mode": "enforce",
+        }, {
+            "name": "forum", "namespace": "one", "jobs": [{"name": "forum-migrate-*"}],
+            "workloads": [{"kind": "StatefulSet", "name": "forum"}], "serviceAccount": "forum-waits",
+            "version": {"label": "app.kubernetes.io/version"}, "movingTags": ["nightly"],
         }],
         "forbiddenEnv": ["MIGRATE"],
         "mode": "warn",
@@ -39,6 +44,7 @@ pub(super) fn everything() -> Value {
         "waiter": {
             "image": "mirror.example/migration-gate:1",
             "resources": {"requests": {"cpu": 0.1}, "limits": {"memory": "64Mi"}},
+            "securityContext": {"runAsUser": 1000, "seccompProfile": null},
         },
         "webhooks": {
             "failurePolicy": "Ignore", "timeoutSeconds": 30,
@@ -133,6 +139,40 @@ fn expression(operator: &str, values: &Value) -> Value {
     )
 }
 
+/// A gate with these instead of `job`.
+fn jobs(entries: Value) -> Value {
+    let mut gate = gate();
+    gate["jobs"] = entries;
+    if let Some(gate) = gate.as_object_mut() {
+        gate.remove("job");
+    }
+    json!({"gates": [gate]})
+}
+
+/// A gate with these instead of `deployments`.
+fn workloads(entries: Value) -> Value {
+    let mut gate = gate();
+    gate["workloads"] = entries;
+    if let Some(gate) = gate.as_object_mut() {
+        gate.remove("deployments");
+    }
+    json!({"gates": [gate]})
+}
+
+/// A gate with two keys more.
+fn beside(key: &str, value: Value, other: &str, by: Value) -> Value {
+    let mut values = gate_with(key, value);
+    values["gates"][0][other] = by;
+    values
+}
+
+/// A second gate in the namespace of the first.
+fn two_gates(entries: Value) -> Value {
+    let mut second = workloads(entries)["gates"][0].take();
+    second["name"] = json!("b");
+    json!({"gates": [gate(), second]})
+}
+
 fn resources(requests: &Value, limits: &Value) -> Value {
     json!({"waiter": {"resources": {"requests": requests, "limits": limits}}})
 }
@@ -180,7 +220,137 @@ fn impossible() -> Vec<(Value, &'static str)> {
         (gate_with("timeout", json!("1h1h")), "timeout"),
         (gate_with("timeout", json!("5")), "timeout"),
         (gate_with("freshness", json!("new")), "freshness"),
+        (gate_with("mode", json!("audit")), "mode"),
+        (
+            gate_with("jobs", json!([{"name": "b"}])),
+            "short for one entry",
+        ),
+        (jobs(json!([])), "job"),
+        (jobs(json!([{}])), "missing property"),
+        (
+            jobs(json!([{"name": "a", "anyOf": [{"name": "b"}]}])),
+            "/jobs/0': maxProperties",
+        ),
+        (jobs(json!([{"nam": "a"}])), "nam"),
+        (jobs(json!([{"name": "a b"}])), "/jobs/0/name"),
+        (jobs(json!([{"name": "a-[0-9]"}])), "/jobs/0/name"),
+        (jobs(json!([{"name": "-*"}])), "/jobs/0/name"),
+        (jobs(json!([{"name": "**"}])), "would match every Job"),
+        (gate_with("job", json!("*")), "would match every Job"),
+        (gate_with("job", json!("a?")), "/job"),
+        (jobs(json!([{"selector": {}}])), "/jobs/0/selector"),
+        (
+            jobs(json!([{"selector": {"matchLabels": {"a": "b c"}}}])),
+            "matchLabels",
+        ),
+        (jobs(json!([{"anyOf": []}])), "/jobs/0/anyOf"),
+        (
+            jobs(json!([{"anyOf": [{"name": "a", "selector": {"matchLabels": {"a": "b"}}}]}])),
+            "/jobs/0/anyOf/0",
+        ),
+        (
+            jobs(json!([{"anyOf": [{"anyOf": [{"name": "a"}]}]}])),
+            "/jobs/0/anyOf/0",
+        ),
+        (
+            jobs(json!([{"anyOf": [{"name": "a"}, {"name": "*"}]}])),
+            "would match every Job",
+        ),
+        (
+            jobs(json!([{"name": "a"}, {"anyOf": [{"name": "a"}]}])),
+            "lists a twice",
+        ),
+        (
+            jobs(json!([
+                {"selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}},
+                {"selector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]}},
+            ])),
+            "lists label:a twice",
+        ),
+        (workloads(json!([])), "gates"),
+        (workloads(json!([{"name": "web"}])), "kind"),
+        (
+            workloads(json!([{"kind": "Deployment"}])),
+            "missing property",
+        ),
+        (
+            workloads(json!([{"kind": "Pod", "name": "web"}])),
+            "'StatefulSet'",
+        ),
+        (
+            workloads(json!([{"kind": "deployment", "name": "web"}])),
+            "'Deployment'",
+        ),
+        (
+            workloads(json!([{"kind": "DaemonSet", "name": "*"}])),
+            "would hold every DaemonSet",
+        ),
+        (
+            workloads(json!([{"kind": "DaemonSet", "name": "a_b"}])),
+            "/workloads/0/name",
+        ),
+        (
+            workloads(json!([{"kind": "CronJob", "selector": {}}])),
+            "/workloads/0/selector",
+        ),
+        (
+            workloads(
+                json!([{"kind": "CronJob", "name": "a", "selector": {"matchLabels": {"a": "b"}}}]),
+            ),
+            "/workloads/0': maxProperties",
+        ),
+        (gate_with("container", json!("Web")), "container"),
+        (gate_with("version", json!({})), "version"),
+        (
+            gate_with("version", json!({"label": "a", "annotation": "b"})),
+            "version",
+        ),
+        (
+            gate_with("version", json!({"label": "a b"})),
+            "/version/label",
+        ),
+        (gate_with("version", json!({"field": "a"})), "field"),
+        (gate_with("movingTags", json!([""])), "/movingTags/0"),
+        (gate_with("movingTags", json!(["-a"])), "/movingTags/0"),
+        (gate_with("movingTags", json!(["a/b"])), "/movingTags/0"),
+        (gate_with("movingTags", json!(["a[b"])), "has no ]"),
+        (gate_with("movingTags", json!(["[]"])), "has no ]"),
+        (gate_with("movingTags", json!(["[!]"])), "has no ]"),
+        (
+            gate_with("movingTags", json!(["v[0-9][z-a]"])),
+            "swap its ends",
+        ),
+        (gate_with("movingTags", json!(["[!9-0]"])), "swap its ends"),
+        (
+            beside("container", json!("web"), "version", json!({"label": "a"})),
+            "no effect beside version",
+        ),
+        (
+            beside("container", json!("web"), "freshness", json!("any")),
+            "no effect beside freshness any",
+        ),
+        (
+            beside("version", json!({"label": "a"}), "freshness", json!("any")),
+            "no effect beside freshness any",
+        ),
         (json!({"gates": [gate(), gate()]}), "used twice"),
+        (
+            two_gates(json!([{"kind": "Deployment", "name": "w*b"}])),
+            "held by gate a already",
+        ),
+        (
+            two_gates(
+                json!([{"kind": "StatefulSet", "name": "x"}, {"kind": "Deployment", "name": "web"}]),
+            ),
+            "Deployment one/web",
+        ),
+        (
+            json!({"gates": [
+                {"name": "a", "namespace": "one", "job": "j", "serviceAccount": "s", "workloads": [{"kind": "CronJob", "name": "a*"}]},
+                {"name": "b", "namespace": "one", "job": "j", "serviceAccount": "s", "workloads": [{"kind": "CronJob", "name": "a-b"}]},
+            ]}),
+            "CronJob one/a-b",
+        ),
         (
             json!({"gates": [gate(), {
                 "name": "b", "namespace": "one", "job": "j", "serviceAccount": "s", "deployments": ["api", "web"],
@@ -235,6 +405,22 @@ fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
         gate_with("timeout", json!("24h")),
         gate_with("timeout", json!("1s")),
         gate_with("job", json!("a.b")),
+        gate_with("job", json!("*a*.*")),
+        gate_with("jobs", json!([])),
+        jobs(json!([{"name": "a"}, {"anyOf": [{"name": "a"}, {"name": "b"}]}])),
+        workloads(
+            json!([{"kind": "Deployment", "name": "a"}, {"kind": "Deployment", "name": "a"}]),
+        ),
+        two_gates(
+            json!([{"kind": "Deployment", "name": "we"}, {"kind": "StatefulSet", "name": "web"}]),
+        ),
+        two_gates(json!([{"kind": "Deployment", "selector": {"matchLabels": {"a": "b"}}}])),
+        gate_with("movingTags", json!([])),
+        gate_with(
+            "movingTags",
+            json!(["*", "[a-]", "[]]", "[!!]", "[[a]", "a]", "[a-c-e]"]),
+        ),
+        gate_with("version", json!({"annotation": "a.b/c"})),
         gate_with("selector", json!({"matchLabels": {"a.b/C_d": ""}})),
         expression("DoesNotExist", &json!([])),
         resources(
@@ -296,10 +482,18 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
     names.dedup();
     ensure!(names.len() == count, "{names:#?}");
 
+    rights_are_no_wider_than_the_gate(helm)?;
+
     // A limit that is taken away doesn't come back as the program's default.
     let objects = rendered(json!({"waiter": {"resources": {"limits": null}}}))?;
     let config = super::render::configuration(&objects)?;
     ensure!(config.waiter.resources.limits.is_empty(), "{config:?}");
+
+    // A member that is taken away stays away.
+    let context = json!({"runAsNonRoot": null, "runAsUser": 1000});
+    let objects = rendered(json!({"waiter": {"securityContext": context}}))?;
+    let config = super::render::configuration(&objects)?;
+    ensure!(Value::from(config.waiter.security_context) == context);
 
     // The account carries the pull secrets that held pods lose.
     let secrets = json!([{"name": "registry"}]);
@@ -341,5 +535,57 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
         ensure!(expression.ends_with("< 43200"), "{expression}");
         ensure!(expires[0]["for"] == "3600s", "{}", expires[0]);
     }
+    Ok(())
+}
+
+/// Exact names are all that a Role names; a pattern or a selector needs every Job of the namespace.
+fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
+    let rendered = |values: Value| objects(&template(helm, &values)?);
+    let selector = json!({"matchLabels": {"a": "b"}});
+    for (entries, names) in [
+        (
+            json!([{"name": "b"}, {"anyOf": [{"name": "c"}, {"name": "a"}]}, {"anyOf": [{"name": "c"}, {"name": "d"}]}]),
+            json!(["b", "c", "a", "d"]),
+        ),
+        (json!([{"name": "b"}, {"name": "c-*"}]), Value::Null),
+        (json!([{"name": "b"}, {"selector": selector}]), Value::Null),
+        (
+            json!([{"anyOf": [{"name": "b"}, {"selector": selector}]}]),
+            Value::Null,
+        ),
+    ] {
+        let objects = rendered(jobs(entries.clone()))?;
+        let mut roles = 0;
+        for end in ["-record", "-wait"] {
+            let rules = objects.iter().filter(|object| {
+                let name = object["metadata"]["name"].as_str();
+                object["kind"] == "Role" && name.is_some_and(|name| name.ends_with(end))
+            });
+            for rule in rules.flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
+                if rule["resources"] == json!(["jobs"]) {
+                    ensure!(rule["resourceNames"] == names, "{entries}: {rule}");
+                    ensure!(rule["verbs"] == json!(["get", "list", "watch"]), "{rule}");
+                    roles += 1;
+                }
+            }
+        }
+        ensure!(roles == 2, "{entries}: {roles} rules");
+    }
+    // What the test dry-runs, and a Deployment that offends.
+    let entries = json!([{"kind": "Rollout", "name": "a"}, {"kind": "CronJob", "name": "b"}, {"kind": "Rollout", "name": "c"}]);
+    let objects = rendered(workloads(entries))?;
+    let role = objects.iter().find(|object| {
+        object["kind"] == "Role" && object["metadata"]["name"] == "migration-gate-test"
+    });
+    let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["create", "patch"]});
+    let wanted = json!([
+        rule("apps", "deployments"),
+        rule("batch", "cronjobs"),
+        rule("argoproj.io", "rollouts")
+    ]);
+    ensure!(
+        role.context("the test's Role")?["rules"] == wanted,
+        "{role:#?}"
+    );
     Ok(())
 }
