@@ -24,6 +24,8 @@ use serde_json::Value;
 use testkit::process;
 use testkit::suite::Test;
 
+pub(crate) use self::accepted::define_other_operators_kinds;
+
 /// All of them; first the one that keeps a processor busy, as the others mostly wait.
 pub(crate) fn tests() -> Vec<Test> {
     [

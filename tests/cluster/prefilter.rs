@@ -2,13 +2,12 @@
 //!
 //! A webhook that nobody answers, under `failurePolicy: Fail`, tells whether the API server would have called it.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result, ensure};
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::discovery::ApiResource;
-use migration_gate_core::gates::{Config, LabelOperator, LabelRequirement, LabelSelector};
-use migration_gate_core::held::holding;
+use migration_gate::cli::config::parse;
+use migration_gate_core::gates::{Config, HeldKind};
+use migration_gate_core::held::held;
 use migration_gate_core::podspec::{POD_KINDS, PodKind};
 use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use migration_gate_core::request::{Operation, Request};
@@ -22,7 +21,9 @@ use testkit::cluster::Cluster;
 
 mod objects;
 
-use self::objects::{CONFIG_MAP, config_maps, containers, object, objects, prepare};
+use crate::chart::define_other_operators_kinds;
+
+use self::objects::{CONFIG_MAP, api_version, config_maps, containers, object, objects, prepare};
 
 testkit::tests! {
     exclusive: the_api_server_sends_what_the_rules_refuse;
@@ -31,30 +32,37 @@ testkit::tests! {
 /// For each kind.
 const CASES: usize = 40;
 
-/// A gate by name and one by label, so that both ways into `held` are walked.
-fn config(namespace: &str) -> Config {
-    let mut config = Config::default();
-    namespace.clone_into(&mut config.gates[0].namespace);
-    let mut labelled = config.gates[0].clone();
-    labelled.name = "labelled".into();
-    labelled.deployments.clear();
-    labelled.selector = Some(LabelSelector {
-        match_labels: BTreeMap::from([("app".to_owned(), "x".to_owned())]),
-        match_expressions: vec![
-            LabelRequirement {
-                key: "tier".into(),
-                operator: LabelOperator::Exists,
-                values: vec![],
-            },
-            LabelRequirement {
-                key: "tier".into(),
-                operator: LabelOperator::NotIn,
-                values: vec!["cache".into()],
-            },
+/// Of every kind one gate holds workloads by name, one by pattern, and one by label; Deployments by
+/// the short forms as well.
+fn config(namespace: &str) -> Result<Config> {
+    let labels = json!({
+        "matchLabels": {"app": "x"},
+        "matchExpressions": [
+            {"key": "tier", "operator": "Exists"},
+            {"key": "tier", "operator": "NotIn", "values": ["cache"]},
         ],
     });
-    config.gates.push(labelled);
-    config
+    let every = |key: &str, which: &Value| -> Value {
+        let of = |kind: HeldKind| json!({"kind": kind.as_str(), key: which});
+        HeldKind::ALL.map(of).into_iter().collect()
+    };
+    let gate = |name: &str, holds: &[(&str, Value)]| {
+        let mut gate = json!({
+            "name": name, "namespace": namespace, "job": "migrate", "serviceAccount": "waits",
+        });
+        for (key, value) in holds {
+            gate[*key] = value.clone();
+        }
+        gate
+    };
+    let config = json!({"gates": [
+        gate("named", &[("workloads", every("name", &json!("by-name")))]),
+        gate("short", &[("deployments", json!(["by-short-name"])), ("selector", labels.clone())]),
+        gate("pattern", &[("workloads", every("name", &json!("by-*-p.ttern")))]),
+        gate("existing", &[("workloads", every("name", &json!("*-free")))]),
+        gate("labelled", &[("workloads", every("selector", &labels))]),
+    ]});
+    parse(&config.to_string(), "gates").map_err(anyhow::Error::from)
 }
 
 /// The webhooks of the chart, but for the server: there is none.
@@ -113,8 +121,9 @@ impl Asked {
 
     /// Whether the rules have something to say.
     fn concerns(self, config: &Config, request: &Request<'_>) -> bool {
-        // A held Deployment could be refused for want of its waiter; whether it would be is not for CEL to say.
-        let held = holding(config, request).is_some();
+        // What starts pods could be refused for want of its waiter. Whether it would be is not for
+        // CEL to decide.
+        let held = held(config, request).is_some_and(|held| !held.template_stays());
         match self {
             Self::ToMutate => held,
             Self::ToValidate => held || !validate(config, request).violations.is_empty(),
@@ -125,7 +134,9 @@ impl Asked {
 fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("prefilter")?;
     let name = namespace.name.as_str();
-    let config = config(name);
+    let config = config(name)?;
+    // Rollouts are of a kind that an operator elsewhere defines.
+    define_other_operators_kinds(cluster)?;
     // An owner that exists, or the garbage collector would take what it owns.
     namespace.kubectl.run("create configmap owner")?;
     let owner = json!({
@@ -176,7 +187,8 @@ impl Scene<'_> {
         let mut runner = TestRunner::deterministic();
         self.await_webhooks(asked)?;
         for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
-            let only_deployments = asked == Asked::ToMutate && kind.kind != "Deployment";
+            let can_be_held = HeldKind::of(kind.group, kind.kind).is_some();
+            let concerned = asked == Asked::ToValidate || can_be_held;
             let (mut creates, mut updates) = (Counts::default(), Counts::default());
             for index in 0..CASES {
                 let objects = if kind.kind == "ConfigMap" {
@@ -190,9 +202,27 @@ impl Scene<'_> {
                 let old = ["old", "old-free"][index % 2];
                 updates.add(self.compare(asked, kind, &object, Put::Over(old))?);
             }
-            // Labels alone can be changed on what is immutable otherwise, and on its way out.
             for old in ["old", "old-free"] {
-                updates.add(self.compare(asked, kind, &Value::Null, Put::Label(old))?);
+                // Labels alone can be changed on what is immutable otherwise, and on its way out.
+                let relabelled = self.compare(asked, kind, &Value::Null, Put::Label(old))?;
+                updates.add(relabelled);
+                if can_be_held {
+                    let retouched = self.compare(asked, kind, &Value::Null, Put::Retouch(old))?;
+                    updates.add(retouched);
+                    // No container changes, so that it is sent because of the gate alone.
+                    let expected = match (asked, old) {
+                        (Asked::ToMutate, "old") => [Answer::Spared, Answer::Spared],
+                        (Asked::ToMutate, _) => [Answer::Spared, Answer::Sent],
+                        // It has the variable, and no controller.
+                        (Asked::ToValidate, "old-free") => [Answer::Sent, Answer::Sent],
+                        (Asked::ToValidate, _) => [Answer::Spared, Answer::Spared],
+                    };
+                    ensure!(
+                        [relabelled, retouched] == expected,
+                        "{asked:?} {} {old}: {relabelled:?}, {retouched:?}",
+                        kind.kind
+                    );
+                }
             }
             let leaving = self.compare(asked, kind, &Value::Null, Put::Label("leaving"))?;
             ensure!(leaving == Answer::Spared, "{}: {leaving:?}", kind.kind);
@@ -201,7 +231,7 @@ impl Scene<'_> {
                 kind.kind
             );
             for counts in [creates, updates] {
-                let sent = (counts.sent > 0) != only_deployments;
+                let sent = (counts.sent > 0) == concerned;
                 ensure!(
                     sent && counts.spared > 0,
                     "{asked:?} {}: {counts:?}",
@@ -239,7 +269,7 @@ impl Scene<'_> {
             anyhow::bail!("no Deployments");
         };
         let main = json!([{"name": "c", "image": "i:1"}]);
-        let canary = object(kind, &json!([]), &main, &json!({}), "piefed-web", None);
+        let canary = object(kind, &json!([]), &main, &json!({}), "by-name", None);
         testkit::poll::until(
             "the API server to know the webhooks",
             std::time::Duration::from_secs(90),
@@ -291,11 +321,7 @@ impl Scene<'_> {
         let resource = ApiResource {
             group: kind.group.into(),
             version: kind.version.into(),
-            api_version: if kind.group.is_empty() {
-                "v1".into()
-            } else {
-                format!("{}/v1", kind.group)
-            },
+            api_version: api_version(kind),
             kind: kind.kind.into(),
             plural: kind.resource.into(),
         };
@@ -308,12 +334,22 @@ impl Scene<'_> {
         block_on(async {
             let mut object = object.clone();
             let mut old = None;
-            if let Put::Over(name) | Put::Label(name) | Put::Debug(name) = put {
+            if let Put::Over(name) | Put::Label(name) | Put::Retouch(name) | Put::Debug(name) = put
+            {
                 let now = serde_json::to_value(api.get(name).await?)?;
                 match put {
                     Put::Label(_) => {
                         object = now.clone();
-                        object["metadata"]["labels"]["changed"] = json!("yes");
+                        // A gate selects it from now on, and no pod starts because of that.
+                        object["metadata"]["labels"]["tier"] = json!("web");
+                    }
+                    Put::Retouch(_) => {
+                        object = now.clone();
+                        let (_, template) = kind.path.split_last().context("a pod template")?;
+                        let template = template
+                            .iter()
+                            .fold(&mut object, |value, field| &mut value[*field]);
+                        template["metadata"]["annotations"]["changed"] = json!("yes");
                     }
                     Put::Debug(_) => {
                         let added = object.take();
@@ -331,7 +367,9 @@ impl Scene<'_> {
             let sent: DynamicObject = serde_json::from_value(object.clone())?;
             let result = match put {
                 Put::New => api.create(&dry, &sent).await,
-                Put::Over(name) | Put::Label(name) => api.replace(name, &dry, &sent).await,
+                Put::Over(name) | Put::Label(name) | Put::Retouch(name) => {
+                    api.replace(name, &dry, &sent).await
+                }
                 Put::Debug(name) => {
                     api.replace_subresource("ephemeralcontainers", name, &dry, &sent)
                         .await
@@ -366,6 +404,8 @@ enum Put {
     Over(&'static str),
     /// The one of this name, with another label.
     Label(&'static str),
+    /// The one of this name, with another annotation in its pod template.
+    Retouch(&'static str),
     /// The pod of this name, with further ephemeral containers.
     Debug(&'static str),
 }

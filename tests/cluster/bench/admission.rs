@@ -80,7 +80,7 @@ fn serve(sandbox: &Sandbox, plane: &Plane) -> Result<Process> {
     let file = folder.join("config.yaml");
     let gate = &config.gates[0];
     let text = json!({"gates": [{
-        "name": gate.name, "namespace": gate.namespace, "job": gate.job,
+        "name": gate.name, "namespace": gate.namespace, "job": "piefed-db-init",
         "serviceAccount": gate.service_account, "deployments": ["piefed-web"],
     }]});
     fs::write(&file, text.to_string())?;

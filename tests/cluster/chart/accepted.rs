@@ -32,7 +32,7 @@ fn options() -> Vec<Value> {
 }
 
 fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
-    let _namespaces = ["migration-gate", APPLICATION, "one", "two"]
+    let _namespaces = ["migration-gate", APPLICATION, "one", "two", "123"]
         .map(|name| cluster.namespace_named(name))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
@@ -93,8 +93,9 @@ fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Output> {
     kubectl.output(&arguments, manifests, Duration::from_mins(3))
 }
 
-/// Makes the kinds of cert-manager and of the Prometheus operator known, once. Neither operator runs.
-pub(super) fn define_other_operators_kinds(cluster: &Cluster) -> Result<()> {
+/// Makes the kinds of cert-manager, of the Prometheus operator and of Argo Rollouts known, once. None of
+/// these operators runs.
+pub(crate) fn define_other_operators_kinds(cluster: &Cluster) -> Result<()> {
     static DEFINED: Mutex<bool> = Mutex::new(false);
     let mut defined = DEFINED.lock().unwrap_or_else(PoisonError::into_inner);
     if !*defined {

@@ -54,7 +54,14 @@ pub(super) fn objects(
         json!({"app": "x", "tier": "web"}),
         json!({"app": "x", "tier": "cache"}),
     ]);
-    let name = prop::sample::select(vec!["piefed-web", "another"]);
+    let name = prop::sample::select(vec![
+        "by-name",
+        "by-short-name",
+        "by-a-p.ttern",
+        "by-any-p.ttern-1",
+        "by-a-pattern",
+        "another",
+    ]);
     (
         containers("init", 0),
         containers("main", 1),
@@ -65,6 +72,15 @@ pub(super) fn objects(
         .prop_map(|(init, main, labels, name, owner)| {
             object(kind, &init, &main, &labels, name, owner.as_ref())
         })
+}
+
+/// As an object of the kind has it.
+pub(super) fn api_version(kind: &PodKind) -> String {
+    if kind.group.is_empty() {
+        kind.version.to_owned()
+    } else {
+        format!("{}/{}", kind.group, kind.version)
+    }
 }
 
 pub(super) fn object(
@@ -81,13 +97,8 @@ pub(super) fn object(
     };
     let pod_spec = json!({"initContainers": init, "containers": main, "restartPolicy": restart});
     let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": pod_spec});
-    let version = if kind.group.is_empty() {
-        "v1".to_owned()
-    } else {
-        format!("{}/v1", kind.group)
-    };
     let mut object = json!({
-        "apiVersion": version,
+        "apiVersion": api_version(kind),
         "kind": kind.kind,
         "metadata": {
             "name": name,
