@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::render::matrix;
+use super::render::{matrix, page};
 use super::values::everything;
 use super::{APPLICATION, template};
 use testkit::assets;
@@ -32,9 +32,14 @@ fn options() -> Vec<Value> {
 }
 
 fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
-    let _namespaces = ["migration-gate", APPLICATION, "one", "two", "123"]
-        .map(|name| cluster.namespace_named(name))
+    let all: Vec<Value> = matrix()
         .into_iter()
+        .chain(options())
+        .chain([page()?])
+        .collect();
+    let _namespaces = namespaces(&all)
+        .iter()
+        .map(|name| cluster.namespace_named(name))
         .collect::<Result<Vec<_>>>()?;
     // A hook's pod is admitted only once its account is there, which a dry run doesn't make.
     cluster
@@ -42,7 +47,7 @@ fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
         .run("create serviceaccount migration-gate-test --namespace=migration-gate")?;
     define_other_operators_kinds(cluster)?;
     let mut kinds = BTreeSet::new();
-    for values in matrix().into_iter().chain(options()) {
+    for values in all {
         let rendered = template(&cluster.kubectl().helm, &values)?;
         let documents = rendered.split("\n---\n");
         let count = documents.filter(|d| d.contains("\nkind: ")).count();
@@ -78,6 +83,17 @@ fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
     .failure()?;
     ensure!(refusal.contains("intervall"), "{refusal}");
     Ok(())
+}
+
+/// The release's own and those of all gates.
+fn namespaces(values: &[Value]) -> BTreeSet<&str> {
+    let gates = values
+        .iter()
+        .filter_map(|values| values.get("gates")?.as_array());
+    let namespaces = gates
+        .flatten()
+        .filter_map(|gate| gate["namespace"].as_str());
+    namespaces.chain(["migration-gate", APPLICATION]).collect()
 }
 
 fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Output> {

@@ -96,6 +96,18 @@ pub(super) fn matrix() -> Vec<Value> {
     ]
 }
 
+/// All gates that `docs/gates.md` shows, as values.
+pub(super) fn page() -> Result<Value> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/gates.md"))?;
+    let mut gates = Vec::new();
+    for block in page.split("```yaml\n").skip(1) {
+        let text = block.split_once("```\n").map_or(block, |(text, _)| text);
+        let values = objects(text)?.pop().context("gates")?;
+        gates.extend(values["gates"].as_array().context("gates")?.clone());
+    }
+    Ok(json!({"gates": gates}))
+}
+
 /// The program's configuration, as the chart hands it over.
 pub(super) fn configuration(objects: &[Value]) -> Result<Config> {
     let text = objects
@@ -107,7 +119,7 @@ pub(super) fn configuration(objects: &[Value]) -> Result<Config> {
 }
 
 fn the_webhooks_are_the_programs_own(helm: &Path) -> Result<()> {
-    for values in matrix() {
+    for values in matrix().into_iter().chain([page()?]) {
         let objects = objects(&template(helm, &values)?)?;
         let config = configuration(&objects)?;
         for (kind, prefilters) in [
@@ -155,7 +167,7 @@ fn the_webhooks_are_the_programs_own(helm: &Path) -> Result<()> {
 }
 
 fn the_program_reads_the_configuration_as_the_values_say_it(helm: &Path) -> Result<()> {
-    for values in matrix() {
+    for values in matrix().into_iter().chain([page()?]) {
         let found = configuration(&objects(&template(helm, &values)?)?)?;
         let mut wanted = Config::default();
         // The values have the configuration's own keys.
