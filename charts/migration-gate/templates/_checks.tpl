@@ -80,29 +80,53 @@
 {{- fail (printf "gate %s: %s has no effect beside freshness any; remove one of them" $gate.name $key) -}}
 {{- end -}}
 {{- end -}}
+{{- $characters := "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-" -}}
 {{- range $glob := .movingTags -}}
+{{- /* As in the schema. */ -}}
 {{- $class := "\\[([!^].|[^!^])[^]]*\\]" -}}
-{{- if contains "[" (regexReplaceAll $class $glob "") -}}
-{{- fail (printf "gate %s: movingTags: %s is not a pattern: a [ has no ]" $gate.name $glob) -}}
-{{- end -}}
+{{- $possible := regexReplaceAll $class $glob "x" | replace "*" "" | len | ge 128 -}}
 {{- range regexFindAll $class $glob -1 -}}
-{{- $members := regexReplaceAll "^\\[[!^]?|\\]$" . "" -}}
-{{- range regexFindAll ".-.|." $members -1 -}}
-{{- if and (eq (len .) 3) (gt (substr 0 1 .) (substr 2 3 .)) -}}
+{{- $set := "" -}}
+{{- range regexFindAll ".-.|." (regexReplaceAll "^\\[[!^]?|\\]$" . "") -1 -}}
+{{- if regexMatch "^.-.$" . -}}
+{{- if gt (substr 0 1 .) (substr 2 3 .) -}}
 {{- fail (printf "gate %s: movingTags: the range %s of %s ends before it begins; swap its ends" $gate.name . $glob) -}}
 {{- end -}}
+{{- $set = printf "%s%s-%s" $set (include "migration-gate.member" (substr 0 1 .)) (include "migration-gate.member" (substr 2 3 .)) -}}
+{{- else -}}
+{{- $set = printf "%s%s" $set (include "migration-gate.member" .) -}}
+{{- end -}}
+{{- end -}}
+{{- $not := regexMatch "^\\[[!^]" . | ternary "^" "" -}}
+{{- $possible = and $possible (regexMatch (printf "[%s%s]" $not $set) $characters) -}}
+{{- end -}}
+{{- if not $possible -}}
+{{- fail (printf "gate %s: movingTags: %s matches no tag; a tag has at most 128 letters, digits, _, . and -" $gate.name $glob) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* A character within a class of a regular expression. */}}
+{{- define "migration-gate.member" -}}
+{{- eq . "-" | ternary "\\-" (regexQuoteMeta .) -}}
 {{- end -}}
 
 {{/* Whether there may be an object that two gates name. */}}
 {{- define "migration-gate.meet" -}}
 {{- $a := index . 0 -}}
 {{- $b := index . 1 -}}
-{{- if and (eq $a.namespace $b.namespace) (eq $a.kind $b.kind)
-      (or (regexMatch (include "migration-gate.regex" $a.name) $b.name) (regexMatch (include "migration-gate.regex" $b.name) $a.name)) -}}
+{{- if and (eq $a.namespace $b.namespace) (eq $a.kind $b.kind) -}}
+{{- if and (contains "*" $a.name) (contains "*" $b.name) -}}
+{{- /* What is between the first and the last star of either can follow that of the other. */ -}}
+{{- $as := splitList "*" $a.name -}}
+{{- $bs := splitList "*" $b.name -}}
+{{- if and (or (hasPrefix (first $as) (first $bs)) (hasPrefix (first $bs) (first $as)))
+      (or (hasSuffix (last $as) (last $bs)) (hasSuffix (last $bs) (last $as))) -}}
 true
+{{- end -}}
+{{- else if or (regexMatch (include "migration-gate.regex" $a.name) $b.name) (regexMatch (include "migration-gate.regex" $b.name) $a.name) -}}
+true
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
