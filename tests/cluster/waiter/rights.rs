@@ -7,22 +7,29 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::chart;
-use testkit::gate::{JOB, RECORD, V2, complete, failed, running};
+use testkit::gate::{JOB, RECORD, V2, complete, failed, manifest, running};
 use testkit::kubectl::Kubectl;
 use testkit::sandbox::Sandbox;
-use testkit::scene::{Plane, Scene};
+use testkit::scene::{Plane, Scene, set_status};
 
 testkit::tests! {
     standalone:
         the_charts_role_is_enough_and_nothing_wider,
+        exact_names_are_all_that_a_role_for_several_jobs_shows,
+        a_pattern_needs_every_job_of_the_namespace_and_no_more,
         rights_that_never_come_end_the_wait,
         without_the_right_to_read_the_record_the_job_decides;
 }
 
 /// The rules of the waiter's Role as the chart makes it, for a gate in this namespace.
 pub(super) fn rules(kubectl: &Kubectl, namespace: &str) -> Result<Value> {
+    rules_for(kubectl, namespace, &json!([{"name": JOB}]))
+}
+
+/// The same, for a gate that waits for these Jobs.
+fn rules_for(kubectl: &Kubectl, namespace: &str, jobs: &Value) -> Result<Value> {
     let gate = json!({
-        "name": "g", "namespace": namespace, "job": JOB, "deployments": ["web"],
+        "name": "g", "namespace": namespace, "jobs": jobs, "deployments": ["web"],
         "serviceAccount": "waiter",
     });
     let rendered = chart::template(&kubectl.helm, &json!({"gates": [gate]}))?;
@@ -95,8 +102,7 @@ fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> 
         format!("watch jobs.batch/{JOB}"),
         format!("watch configmaps/{RECORD}"),
     ] {
-        let said = own.run(&format!("auth can-i {allowed}"))?;
-        ensure!(said.trim() == "yes", "{allowed}: {said}");
+        can_i(&own, &allowed, "yes")?;
     }
     for refused in [
         "list jobs.batch",
@@ -109,17 +115,62 @@ fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> 
         "create configmaps",
         "create pods",
     ] {
-        let output = own.output(
-            &[
-                &["auth", "can-i"][..],
-                &refused.split(' ').collect::<Vec<_>>(),
-            ]
-            .concat(),
-            "",
-            std::time::Duration::from_mins(3),
-        )?;
-        ensure!(output.stdout.trim() == "no", "{refused}: {}", output.stdout);
+        can_i(&own, refused, "no")?;
     }
+    Ok(())
+}
+
+fn exact_names_are_all_that_a_role_for_several_jobs_shows(sandbox: &Sandbox) -> Result<()> {
+    let jobs = json!([{"name": JOB}, {"anyOf": [{"name": "prepare"}, {"name": "pre-migrate"}]}]);
+    let alternatives = "--job=prepare|pre-migrate";
+    let own = waits_with_the_charts_role(sandbox, "right-names", &jobs, alternatives)?;
+    can_i(&own, "watch jobs.batch/prepare", "yes")?;
+    can_i(&own, "watch jobs.batch/another", "no")?;
+    can_i(&own, "list jobs.batch", "no")
+}
+
+fn a_pattern_needs_every_job_of_the_namespace_and_no_more(sandbox: &Sandbox) -> Result<()> {
+    let jobs = json!([{"name": JOB}, {"name": "pre-*"}]);
+    let own = waits_with_the_charts_role(sandbox, "right-pattern", &jobs, "--job=pre-*")?;
+    can_i(&own, "watch jobs.batch", "yes")?;
+    can_i(&own, "delete jobs.batch", "no")?;
+    can_i(&own, "list configmaps", "no")
+}
+
+/// A waiter for [`JOB`] and what `others` says opens, with no rights but those of the chart's Role for
+/// `jobs`. Gives its user's kubectl.
+fn waits_with_the_charts_role(
+    sandbox: &Sandbox,
+    name: &str,
+    jobs: &Value,
+    others: &str,
+) -> Result<Kubectl> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, name)?;
+    let (user, kubectl) = stranger(plane, &scene)?;
+    grant_user(&kubectl, name, &rules_for(&kubectl, name, jobs)?)?;
+    scene.create("2")?;
+    let short = "--permission-timeout=1s";
+    let mut waiter = scene.waiter_as(&user, &[others, V2, short])?;
+    waiter.says("waiting: Job db-init");
+    scene.status(&complete())?;
+    scene.create_job(manifest("pre-migrate", "2"))?;
+    set_status(scene.jobs(), "pre-migrate", &complete())?;
+    let ended = waiter.ends();
+    ensure!(ended.code == Some(0), "{}", ended.output);
+    Ok(kubectl.with_kubeconfig(&user))
+}
+
+/// What `kubectl auth can-i` is to answer.
+fn can_i(kubectl: &Kubectl, question: &str, answer: &str) -> Result<()> {
+    let words = question.split(' ');
+    let words: Vec<&str> = ["auth", "can-i"].into_iter().chain(words).collect();
+    let output = kubectl.output(&words, "", std::time::Duration::from_mins(3))?;
+    ensure!(
+        output.stdout.trim() == answer,
+        "{question}: {}",
+        output.stdout
+    );
     Ok(())
 }
 
