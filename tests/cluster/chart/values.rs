@@ -173,7 +173,7 @@ fn two_gates(entries: Value) -> Value {
     json!({"gates": [gate(), second]})
 }
 
-/// Two gates of one namespace that hold the CronJobs of these names.
+/// Two gates of one namespace that hold the `CronJob`s of these names.
 fn patterns(first: &str, second: &str) -> Value {
     let gate = |name: &str, pattern: &str| {
         let mut gate = workloads(json!([{"kind": "CronJob", "name": pattern}]))["gates"][0].take();
@@ -583,26 +583,26 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
         ),
     ] {
         let objects = rendered(jobs(entries.clone()))?;
-        let mut roles = 0;
+        let mut found = 0;
         for end in ["-record", "-wait"] {
-            let rules = objects.iter().filter(|object| {
+            let with_rules = objects.iter().filter(|object| {
                 let name = object["metadata"]["name"].as_str();
                 object["kind"] == "Role" && name.is_some_and(|name| name.ends_with(end))
             });
-            for rule in rules.flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
+            for rule in with_rules.flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
                 if rule["resources"] == json!(["jobs"]) {
                     ensure!(rule["resourceNames"] == names, "{entries}: {rule}");
                     ensure!(rule["verbs"] == json!(["get", "list", "watch"]), "{rule}");
-                    roles += 1;
+                    found += 1;
                 }
             }
         }
-        ensure!(roles == 2, "{entries}: {roles} rules");
+        ensure!(found == 2, "{entries}: {found} rules");
     }
     // What the test dry-runs, and a Deployment that offends.
     let entries = json!([{"kind": "Rollout", "name": "a"}, {"kind": "CronJob", "name": "b"}, {"kind": "Rollout", "name": "c"}]);
     let objects = rendered(workloads(entries))?;
-    let role = objects.iter().find(|object| {
+    let found = objects.iter().find(|object| {
         object["kind"] == "Role" && object["metadata"]["name"] == "migration-gate-test"
     });
     let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["create", "patch"]});
@@ -612,8 +612,8 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
         rule("argoproj.io", "rollouts")
     ]);
     ensure!(
-        role.context("the test's Role")?["rules"] == wanted,
-        "{role:#?}"
+        found.context("the test's Role")?["rules"] == wanted,
+        "{found:#?}"
     );
     Ok(())
 }
