@@ -3,6 +3,7 @@
 mod edits;
 mod folders;
 mod inputs;
+mod kubectl;
 mod lints;
 mod lints_of_time;
 mod live;

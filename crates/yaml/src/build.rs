@@ -400,6 +400,9 @@ fn plain_or_tagged(
             _ => Ok(Value::String(text.into_owned())),
         };
     };
+    if tag.suffix_in_namespace("tag:yaml.org,2002:").as_deref() == Some("binary") {
+        return scalar::binary(&text).map(Value::String);
+    }
     // Every other tag makes a string.
     let Some(wanted @ ("null" | "bool" | "int" | "float")) = tag.core_suffix() else {
         return Ok(Value::String(text.into_owned()));

@@ -1,5 +1,6 @@
 //! What a plain scalar means, as Go's yaml.v2 resolves it.
 
+use base64::Engine as _;
 use serde_json::{Number, Value};
 
 /// The value of a plain scalar without a tag.
@@ -23,6 +24,14 @@ pub(super) fn resolve(text: &str) -> Result<Value, String> {
         }
         _ => number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number),
     })
+}
+
+/// The text that a `!!binary` scalar encodes. What is no UTF-8 is replaced, as Go does it in JSON.
+pub(super) fn binary(text: &str) -> Result<String, String> {
+    let text = text.replace(['\r', '\n'], "");
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+    let bytes = bytes.map_err(|error| format!("this is not base64: {error}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The number that a plain scalar is, if it is one.
