@@ -9,12 +9,12 @@
     reason = "a test fails by panicking, and reads best with values in place"
 )]
 
-mod attacks;
 mod bodies;
 mod certificates;
 mod limits;
 mod monitoring;
 mod process;
+mod program;
 mod replicas;
 mod stopping;
 mod support;

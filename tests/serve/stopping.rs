@@ -51,6 +51,7 @@ async fn while_it_stops_it_serves_and_sends_its_clients_elsewhere() {
     server.stop.stopping().await;
 
     // The kept connection is told with its next answer, HTTP/2's at once.
+    http1.ready().await.unwrap();
     let response = http1
         .send_request(post(pod_review("during")))
         .await
