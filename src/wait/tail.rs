@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use migration_gate_core::mask;
+use migration_gate_core::text::printable;
 
 /// A line beyond this is cut.
 const LINE: usize = 4096;
 
-/// Keeps the last lines of what is pushed, with passwords masked. Holds `bytes` of text and one
+/// Keeps the last lines of what is pushed, with passwords masked and control characters replaced. Holds `bytes` of text and one
 /// line at most.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -16,6 +17,7 @@ pub(crate) struct Tail {
     lines: VecDeque<String>,
     bytes: usize,
     dropped: u64,
+    blocks: mask::Blocks,
     current: Vec<u8>,
     /// Of the current line, cut or not.
     length: usize,
@@ -29,6 +31,7 @@ impl Tail {
             lines: VecDeque::new(),
             bytes: 0,
             dropped: 0,
+            blocks: mask::Blocks::default(),
             current: Vec::new(),
             length: 0,
         }
@@ -64,7 +67,12 @@ impl Tail {
         let cut = self.length - self.current.len();
         let text = String::from_utf8_lossy(&self.current);
         // Masked as a whole line, before anything else is dropped: half a URL can't be told.
-        let mut line = mask::passwords(text.trim_end_matches('\r'), cut > 0);
+        let text = text.trim_end_matches('\r');
+        let mut line = if self.blocks.hides(text) {
+            mask::HIDDEN.to_owned()
+        } else {
+            printable(&mask::passwords(text, cut > 0))
+        };
         if cut > 0 {
             line = format!("{line} ({cut} more bytes)");
         }

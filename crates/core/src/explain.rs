@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::job::Attempt;
+use super::mask;
+use super::text::printable;
 use super::verdict::{Failure, JobName, Jobs, Seen, Trouble, TroubleKind, Waiting, What, Why};
 use super::version::Wanted;
 
@@ -172,8 +174,14 @@ pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
     )
 }
 
+/// What others wrote, as far as it may be shown where a pod's status is.
+pub fn quoted(text: &str) -> String {
+    printable(&mask::passwords(text, false))
+}
+
 fn reason(failure: &Failure) -> String {
-    match (failure.reason.as_str(), failure.message.as_str()) {
+    let (reason, message) = (quoted(&failure.reason), quoted(&failure.message));
+    match (reason.as_str(), message.as_str()) {
         ("", "") => String::new(),
         ("", text) | (text, "") => format!(" ({text})"),
         (reason, message) => format!(" ({reason}: {message})"),

@@ -1,15 +1,19 @@
-//! Hides passwords in URLs before a log goes anywhere else.
+//! Hides passwords before a log goes anywhere else.
 //!
 //! What can't be told from a password is taken for one: a log that shows too little is a
 //! nuisance, one that shows too much is a leak.
 
+mod shapes;
+
 use std::ops::Range;
 
-/// What stands in a password's place.
-const MASK: &str = "***";
+pub use self::shapes::Blocks;
 
-/// A parameter whose name has one of these in it, in whatever case, has a secret for its value.
-const SECRETS: [&str; 12] = [
+/// What stands in the place of a password, and of a line that is hidden.
+pub const HIDDEN: &str = "***";
+
+/// A name that has one of these in it, in whatever case, has a secret for its value.
+const SECRETS: [&str; 16] = [
     "password",
     "passwd",
     "passphrase",
@@ -22,10 +26,15 @@ const SECRETS: [&str; 12] = [
     "api_key",
     "api-key",
     "access_key",
+    "private_key",
+    "privatekey",
+    "authorization",
+    "_pass",
 ];
 
-/// The line with the passwords of its URLs masked: in `scheme://user:PASSWORD@host`, and in
-/// parameters such as `?password=PASSWORD` (JDBC, and the key-value form of `PostgreSQL`).
+/// The line with its passwords masked: in `scheme://user:PASSWORD@host` and in what looks like it,
+/// behind names such as `password` (`?password=x`, `password: x`, `"password": "x"`, `--password x`,
+/// `PASSWORD 'x'`), behind `Bearer` and `Basic`, and where a token has a shape of its own.
 ///
 /// In each run of text without white space, everything from the first colon after `://` to the
 /// last `@` is masked. So a password may hold whatever should have been percent-encoded and
@@ -36,12 +45,24 @@ const SECRETS: [&str; 12] = [
 /// `cut` says that the line goes on beyond the text, so that the last URL may have lost its `@`.
 pub fn passwords(line: &str, cut: bool) -> String {
     let mut hidden: Vec<Range<usize>> = runs(line)
-        .filter_map(|run| {
+        .flat_map(|run| {
             let last = cut && run.end == line.len();
-            let found = user_password(&line[run.clone()], last)?;
-            Some(run.start + found.start..run.start + found.end)
+            let text = &line[run.clone()];
+            let found = [
+                user_password(text, last),
+                shapes::user_without_password(text),
+                shapes::user_without_scheme(text),
+                shapes::encoded_user(text),
+            ];
+            let shift = run.start;
+            found
+                .into_iter()
+                .flatten()
+                .map(move |f| shift + f.start..shift + f.end)
         })
         .chain(parameters(line, cut))
+        .chain(shapes::after_words(line, cut))
+        .chain(shapes::tokens(line))
         .collect();
     hidden.sort_by_key(|range| range.start);
     let mut masked = String::with_capacity(line.len());
@@ -50,7 +71,7 @@ pub fn passwords(line: &str, cut: bool) -> String {
         // Of two that overlap, one mask is enough.
         if start >= shown {
             masked.push_str(&line[shown..start]);
-            masked.push_str(MASK);
+            masked.push_str(HIDDEN);
         }
         shown = shown.max(end);
     }
@@ -97,17 +118,33 @@ fn slash(text: &str) -> Option<&str> {
     text.trim_start_matches('\\').strip_prefix('/')
 }
 
-/// Where the values of secret parameters are.
+/// Where the values of secret parameters are: behind `=`, or behind `:` as in YAML and JSON.
 fn parameters(line: &str, cut: bool) -> impl Iterator<Item = Range<usize>> {
-    line.match_indices('=').filter_map(move |(equals, _)| {
-        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '%');
-        let name = line[..equals].rsplit(|c| !is_name(c)).next()?;
-        let name = name.to_ascii_lowercase();
-        SECRETS.iter().find(|part| name.contains(*part))?;
-        let start = equals + 1;
-        let end = start + value_length(&line[start..], cut);
-        (end > start).then_some(start..end)
-    })
+    line.match_indices(['=', ':'])
+        .filter_map(move |(at, sign)| {
+            let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '%');
+            // `SECRET_KEY = 'x'`, `"password": "x"`, `\"password\": \"x\"`.
+            let before = line[..at].trim_end_matches([' ', '"', '\'', '\\']);
+            let name = before.rsplit(|c| !is_name(c)).next()?;
+            if !is_secret(name) {
+                return None;
+            }
+            let rest = &line[at + 1..];
+            let blanks = match sign {
+                // `?password=` without a value says nothing of what follows it.
+                "=" if before.len() == at => 0,
+                _ => rest.len() - rest.trim_start_matches(' ').len(),
+            };
+            let start = at + 1 + blanks;
+            let end = start + value_length(&line[start..], cut);
+            (end > start).then_some(start..end)
+        })
+}
+
+/// Whether a name's value is a secret.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRETS.iter().any(|part| name.contains(part))
 }
 
 fn value_length(text: &str, cut: bool) -> usize {
@@ -160,8 +197,10 @@ mod tests {
         // Escaped as in JSON, and twice.
         check(r"a:\/\/u:pw@h\/x", r"a:\/\/u:***@h\/x");
         check(r"a:\\/\\/u:pw@h", r"a:\\/\\/u:***@h");
+        // A web server's user without a password is most likely a token.
+        check("https://user@host:443/x", "https://***@host:443/x");
         // No password.
-        check("https://user@host:443/x", "https://user@host:443/x");
+        check("postgres://user@host:5432/x", "postgres://user@host:5432/x");
         check("http://web:8080/x", "http://web:8080/x");
         check(
             "https://piefed.example/u/a@b",
@@ -217,6 +256,70 @@ mod tests {
         // No secret.
         check("?user=u&sslmode=require", "?user=u&sslmode=require");
         check("password=", "password=");
+    }
+
+    #[test]
+    fn passwords_are_masked_in_the_forms_of_other_languages() {
+        let check = |line: &str, expect: &str| assert_eq!(passwords(line, false), expect, "{line}");
+        check("password: x", "password: ***");
+        check("POSTGRES_PASSWORD: x y", "POSTGRES_PASSWORD: *** y");
+        check(
+            r#"{"password": "a b", "user": "u"}"#,
+            r#"{"password": *** "user": "u"}"#,
+        );
+        check("'password': 'x'", "'password': ***");
+        check("SECRET_KEY = 'x'", "SECRET_KEY = ***");
+        check("DB_PASS=x", "DB_PASS=***");
+        check("Authorization: Bearer abc.def", "Authorization: *** ***");
+        check("got basic dTpw", "got basic ***");
+        check("psql --password x -U u", "psql --password *** -U u");
+        check("ALTER ROLE a PASSWORD 'x'", "ALTER ROLE a PASSWORD ***");
+        check("u:pw@tcp(db:3306)/x", "u:***@tcp(db:3306)/x");
+        check("//u:pw@h/x", "//u:***@h/x");
+        check(
+            "postgres%3A%2F%2Fu%3Apw%40h",
+            "postgres%3A%2F%2Fu%3A***%40h",
+        );
+        check(
+            "clone https://ghtoken@git.example/x",
+            "clone https://***@git.example/x",
+        );
+        check("key ghp_0123456789abcdefghij", "key ***");
+        check("jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1In0.x", "jwt ***");
+        // Ordinary lines stay as they are.
+        for line in [
+            "INFO  [alembic.runtime.migration] Running upgrade a1 -> b2, add users",
+            "pulled registry:5000/shop/web:1.2@sha256:0123456789abcdef0123",
+            "2026-01-01 10:30:00 the password was wrong",
+            "psycopg.OperationalError: connection to server at \"db\" (10.0.0.7), port 5432 failed",
+            "mail to a@example.org at 10:30",
+        ] {
+            check(line, line);
+        }
+    }
+
+    #[test]
+    fn bodies_of_pem_blocks_are_hidden() {
+        let body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj";
+        let hidden = |lines: &[&str]| {
+            let mut blocks = Blocks::default();
+            lines
+                .iter()
+                .map(|line| blocks.hides(line))
+                .collect::<Vec<_>>()
+        };
+        let (begin, end) = ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----");
+        assert_eq!(
+            hidden(&["a", begin, body, "abc=", end, "b"]),
+            [false, false, true, true, false, false]
+        );
+        // Its beginning was cut off, or its end.
+        assert_eq!(hidden(&[body, "b c"]), [true, false]);
+        assert_eq!(
+            hidden(&[begin, body, "the next line"]),
+            [false, true, false]
+        );
+        assert_eq!(hidden(&[&format!("{begin}{body}{end}")]), [true]);
     }
 
     #[test]

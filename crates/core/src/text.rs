@@ -1,4 +1,4 @@
-//! Texts that must not get too long.
+//! Texts from elsewhere, which must not get too long and must not move the cursor.
 
 /// The beginning of a text: whole characters, at most `bytes` bytes of them.
 pub fn truncate(text: &str, bytes: usize) -> &str {
@@ -14,6 +14,23 @@ pub fn shorten(text: &str, bytes: usize) -> String {
     }
 }
 
+/// A text that changes nothing of a terminal but its own line: control characters, and those that
+/// turn the direction of writing, are replaced. Tabs stay.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => c,
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            '\u{200e}'
+            | '\u{200f}'
+            | '\u{061c}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +42,13 @@ mod tests {
         assert_eq!(truncate("aä", 9), "aä");
         assert_eq!(shorten("aä", 3), "aä");
         assert_eq!(shorten("aä", 2), "a…");
+    }
+
+    #[test]
+    fn a_terminal_is_left_alone() {
+        assert_eq!(
+            printable("a\tä\u{1b}[2J\r\u{202e}b\u{9b}"),
+            "a\tä\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}"
+        );
     }
 }

@@ -17,6 +17,7 @@ use crate::review::input::SourceText;
 use crate::review::manifest::Skipped;
 use crate::review::report::Report;
 use crate::review::rewrite;
+use migration_gate_core::text::printable;
 use migration_gate_yaml::{Lines, Span};
 
 /// The longest line that is shown, in characters; of longer ones, the part around the place.
@@ -189,16 +190,5 @@ fn window(line: &str, start: usize) -> Range<usize> {
 
 /// Text from a manifest without what a terminal would obey.
 fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\t' => ' ',
-            // Controls, and what turns the direction of text around so that it reads as something
-            // else.
-            c if c.is_control() => char::REPLACEMENT_CHARACTER,
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                char::REPLACEMENT_CHARACTER
-            }
-            c => c,
-        })
-        .collect()
+    printable(text).replace('\t', " ")
 }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use serde::Deserialize;
 
+use migration_gate_core::explain::quoted;
+
 use crate::api::objects::Page;
 use crate::api::{ApiError, Objects};
 
@@ -108,11 +110,12 @@ impl Pod {
         let Status {
             reason, message, ..
         } = &self.status;
-        match (reason.as_str(), message.as_str()) {
-            ("", "") => None,
-            (text, "") | ("", text) => Some(text.to_owned()),
-            (reason, message) => Some(format!("{reason}: {message}")),
-        }
+        let why = match (reason.as_str(), message.as_str()) {
+            ("", "") => return None,
+            (text, "") | ("", text) => text.to_owned(),
+            (reason, message) => format!("{reason}: {message}"),
+        };
+        Some(quoted(&why))
     }
 }
 

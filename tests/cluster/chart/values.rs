@@ -188,6 +188,7 @@ fn resources(requests: &Value, limits: &Value) -> Value {
 }
 
 /// Values that program and chart refuse, each with a word of what the chart says.
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn impossible() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"gates": []}), "/gates"),
