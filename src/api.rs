@@ -4,6 +4,7 @@ pub mod client;
 pub mod error;
 pub mod objects;
 pub mod observe;
+pub mod records;
 
 pub use error::{ApiError, Cause};
 pub use objects::{DryRun, FIELD_MANAGER, Objects, TIMEOUT};

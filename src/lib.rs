@@ -14,6 +14,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod eject;
+pub mod record;
 pub mod review;
 pub mod serve;
 pub mod version;

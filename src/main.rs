@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use migration_gate::cli::generate::{self, CompletionsArgs, ManArgs};
-use migration_gate::{check, eject, review, serve, version, wait};
+use migration_gate::{check, eject, record, review, serve, version, wait};
 
 /// Makes a Kubernetes cluster enforce migration ordering.
 #[derive(Parser)]
@@ -24,6 +24,7 @@ enum Command {
     Review(review::Args),
     Eject(eject::Args),
     Check(check::Args),
+    Record(record::Args),
     Version(version::Args),
     Completions(CompletionsArgs),
     #[command(hide = true)]
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Review(args) => review::main(args),
         Command::Eject(args) => eject::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Record(args) => record::main(&args),
         Command::Version(args) => version::main(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),

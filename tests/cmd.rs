@@ -32,6 +32,7 @@ const REVIEW: &[&str] = &["review", "--live"];
 const EJECT: &[&str] = &["eject"];
 const CHECK: &[&str] = &["check", "--timeout=1s"];
 const VERSION: &[&str] = &["version"];
+const RECORD: &[&str] = &["record", "list"];
 
 /// A kubeconfig whose server is a port of this machine that nobody listens on.
 fn kubeconfig(port: u16, user: &str) -> String {
@@ -81,8 +82,8 @@ fn no_cause_is_printed_twice() {
     let no_key = file("no-key", &kubeconfig(1, "client-certificate: /nonexistent"));
     let closed = file("closed", &kubeconfig(1, ""));
 
-    let configured = [SERVE, REVIEW, EJECT, CHECK];
-    let connected = [SERVE, REVIEW, EJECT, CHECK, WAIT, VERSION];
+    let configured = [SERVE, REVIEW, EJECT, CHECK, RECORD];
+    let connected = [SERVE, REVIEW, EJECT, CHECK, RECORD, WAIT, VERSION];
     let config = |config, cause| Trouble {
         config: Some(config),
         kubeconfig: None,
@@ -205,12 +206,17 @@ fn help_fits_80_columns() {
         subcommands.iter().any(|name| name == "serve"),
         "{subcommands:?}"
     );
-    for subcommand in &subcommands {
+    let nested = ["list", "done", "forget"].map(|name| vec!["record", name]);
+    let all = subcommands.iter().map(|name| vec![name.as_str()]);
+    for subcommand in all.chain(nested) {
         for option in ["-h", "--help"] {
-            let help = printed(&mut migration_gate(&[subcommand, option]));
+            let help = printed(migration_gate(&subcommand).arg(option));
             assert!(help.contains("Usage: migration-gate"), "{help}");
             for line in help.lines() {
-                assert!(line.chars().count() <= 80, "{subcommand} {option}: {line}");
+                assert!(
+                    line.chars().count() <= 80,
+                    "{subcommand:?} {option}: {line}"
+                );
             }
         }
     }

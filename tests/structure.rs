@@ -31,7 +31,9 @@ const FLOORS: &[&[&str]] = &[
     &["api"],
     &["cli"],
     &["admission"],
-    &["check", "eject", "review", "serve", "version", "wait"],
+    &[
+        "check", "eject", "record", "review", "serve", "version", "wait",
+    ],
     &["main"],
 ];
 

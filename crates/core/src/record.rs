@@ -130,6 +130,12 @@ impl Record {
             .min_by(|(a, first), (b, second)| first.cmp(second).then(b.age().cmp(&a.age())))
     }
 
+    /// Whether it has forgotten all Jobs of a written list.
+    fn remembers(&self, forgotten: &str) -> bool {
+        serde_json::from_str::<Vec<String>>(forgotten)
+            .is_ok_and(|uids| uids.iter().all(|uid| self.has_forgotten(uid)))
+    }
+
     /// Whether a Job's completion doesn't count any more.
     pub fn has_forgotten(&self, uid: &str) -> bool {
         self.forgotten.iter().any(|forgotten| forgotten == uid)
@@ -245,6 +251,9 @@ impl Write {
         match self {
             Self::Create(data) | Self::Patch(RecordPatch::Put(data)) => {
                 data.iter().all(|(key, value)| {
+                    if key == FORGOTTEN {
+                        return record.remembers(value);
+                    }
                     let written = Entry::parse(key, value);
                     let shown = record.entries.get(key);
                     written.is_ok_and(|written| {
@@ -255,8 +264,11 @@ impl Write {
             Self::Patch(RecordPatch::Remove { keys, .. }) => keys
                 .iter()
                 .all(|key| !record.entries.contains_key(key) && !record.corrupt.contains_key(key)),
-            Self::Patch(RecordPatch::Forget { keys, .. }) => {
-                keys.iter().all(|key| !record.entries.contains_key(key))
+            Self::Patch(RecordPatch::Forget {
+                keys, forgotten, ..
+            }) => {
+                record.remembers(forgotten)
+                    && keys.iter().all(|key| !record.entries.contains_key(key))
             }
         }
     }

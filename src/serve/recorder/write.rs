@@ -1,14 +1,12 @@
 //! The record's writes, and what becomes of them.
 
-use kube::api::Patch;
-use serde_json::json;
 use tracing::info;
 
 use super::{Recorder, Stored};
-use crate::api::ApiError;
 use crate::api::observe::{Pacing, backoff};
+use crate::api::{ApiError, records};
 use migration_gate_core::names;
-use migration_gate_core::record::{self, HISTORY, Record, RecordPatch, Write, next_write};
+use migration_gate_core::record::{HISTORY, RecordPatch, Write, next_write};
 
 impl Recorder {
     /// Writes until there is nothing to write, or a write fails.
@@ -31,7 +29,7 @@ impl Recorder {
                 // No use in trying; the watch tells when that changes.
                 return self.report_immutable();
             }
-            match self.send(&write).await {
+            match records::write(&self.records(), &self.gate.name, &write).await {
                 Ok(record) => {
                     if write.shows_in(&record) {
                         self.log(&write);
@@ -43,25 +41,6 @@ impl Recorder {
                     self.remember(Stored::Present(record));
                 }
                 Err(error) => self.on_failed_write(&error),
-            }
-        }
-    }
-
-    async fn send(&self, write: &Write) -> Result<Record, ApiError> {
-        let name = names::record(&self.gate.name);
-        match write {
-            Write::Create(data) => {
-                let object = json!({
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {"name": name, "labels": record::labels()},
-                    "data": data,
-                });
-                self.records().create(&object).await
-            }
-            Write::Patch(patch) => {
-                let patch = Patch::Merge(patch.body());
-                self.records().patch(&name, &patch).await
             }
         }
     }

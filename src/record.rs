@@ -1,0 +1,284 @@
+//! The subcommand `record`: shows and corrects what a gate's record says was migrated.
+//!
+//! It acts as whom kubectl does. What changes the record shows first what it would do, and does it
+//! with `--yes`.
+
+mod list;
+mod running;
+mod stored;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+use kube::Client;
+use kube::api::ListParams;
+
+use self::stored::{read, shown};
+use crate::api::{Objects, records};
+use crate::cli::say::say;
+use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
+use migration_gate_core::gates::{Config, Gate};
+use migration_gate_core::image::Reference;
+use migration_gate_core::job::{Job, JobState};
+use migration_gate_core::record::{Entry, Record, RecordPatch, Recorded, Write, forget};
+
+/// How often a change is tried again that another writer was faster than.
+const TRIES: usize = 5;
+
+/// Shows or corrects what was migrated according to a gate's record
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    List(list::Args),
+    Done(DoneArgs),
+    Forget(ForgetArgs),
+}
+
+/// Records a version as migrated, so that its pods start
+///
+/// For what was migrated by hand, or before the gate was installed. Shows what it
+/// would do; with --yes it does it.
+#[derive(Debug, clap::Args)]
+struct DoneArgs {
+    /// The version: a tag, a digest, or the value of the gate's label
+    #[arg(required_unless_present = "running")]
+    version: Option<String>,
+    /// The versions that the held workloads run now
+    #[arg(long, conflicts_with = "version")]
+    running: bool,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// Forgets a version, so that its pods wait for its migration again
+///
+/// For a database that was restored or replaced. A completed Job of that version
+/// that is still there doesn't count any more either. Shows what it would do; with
+/// --yes it does it.
+#[derive(Debug, clap::Args)]
+struct ForgetArgs {
+    /// The version: an image, its tag or digest, or the value of the gate's label
+    #[arg(required_unless_present = "all")]
+    version: Option<String>,
+    /// Every version
+    #[arg(long, conflicts_with = "version")]
+    all: bool,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// The arguments of what changes a record.
+#[derive(Debug, clap::Args)]
+struct ChangeArgs {
+    /// The gate; may be left out where there is only one
+    #[arg(long, value_name = "NAME")]
+    gate: Option<String>,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Runs `migration-gate record` and answers with its exit code: 0 done or shown, 1 otherwise.
+pub fn main(args: &Args) -> ExitCode {
+    let ended = cli::block_on(async {
+        match &args.command {
+            Command::List(args) => list::run(args).await,
+            Command::Done(args) => done(args).await,
+            Command::Forget(args) => forget_version(args).await,
+        }
+    });
+    cli::finish(ended.map(|()| Exit::Success), Exit::Failure)
+}
+
+async fn done(args: &DoneArgs) -> anyhow::Result<()> {
+    let config = args.change.config.load()?;
+    let gate = args.change.gate(&config)?;
+    let cluster = args.change.cluster.connect().await?;
+    say(format_args!("In {cluster}:"));
+    let versions = match &args.version {
+        Some(version) => vec![Recorded::Word(word(gate, version)?)],
+        None => running::versions(&cluster.client, gate).await?,
+    };
+    let now = Timestamp::now();
+    let entries: BTreeMap<String, String> = versions
+        .into_iter()
+        .map(|version| Entry {
+            version,
+            job: String::new(),
+            uid: String::new(),
+            completed: now,
+            took: None,
+            requirement: None,
+        })
+        .map(|entry| {
+            let text = format!("{}: recorded as migrated", entry.version);
+            say(format_args!("{}: {text}", shown(gate)));
+            (entry.key(), entry.to_value())
+        })
+        .collect();
+    args.change
+        .write(&cluster.client, gate, |record| {
+            Some(match record {
+                Some(_) => Write::Patch(RecordPatch::Put(entries.clone())),
+                None => Write::Create(entries.clone()),
+            })
+        })
+        .await
+}
+
+/// The version in what was given for one: of an image its tag or digest.
+fn word(gate: &Gate, given: &str) -> anyhow::Result<String> {
+    if gate.version.is_some() || given.starts_with("sha256:") {
+        return Ok(given.to_owned());
+    }
+    let is_image = given.contains(['/', ':', '@']);
+    let word = if is_image {
+        Reference::of(given).version()
+    } else {
+        given
+    };
+    ensure!(
+        !gate.moving_tags().contains(word),
+        "`{word}` tells no versions apart, so recording it would open nothing; give the digest, or --running"
+    );
+    Ok(word.to_owned())
+}
+
+async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
+    let config = args.change.config.load()?;
+    let gate = args.change.gate(&config)?;
+    let cluster = args.change.cluster.connect().await?;
+    say(format_args!("In {cluster}:"));
+    let meant = |version: &Recorded| match &args.version {
+        Some(word) => version.is_called(word),
+        None => true,
+    };
+    let keys_of = |record: Option<&Record>| -> BTreeSet<String> {
+        let entries = record.into_iter().flat_map(|record| &record.entries);
+        entries
+            .filter(|(_, entry)| meant(&entry.version))
+            .map(|(key, _)| key.clone())
+            .collect()
+    };
+    let jobs: Vec<Job> = completed(&cluster.client, gate).await?;
+    let jobs: Vec<&Job> = jobs
+        .iter()
+        .filter(|job| {
+            let mut contents = job.contents.clone();
+            contents.keep_only(gate.version.as_ref());
+            meant(&Recorded::Contents(contents))
+        })
+        .collect();
+    let record = read(&cluster.client, gate).await?;
+    for key in keys_of(record.as_ref()) {
+        say(format_args!("{}: {key}: forgotten", shown(gate)));
+    }
+    for job in &jobs {
+        let (namespace, name) = (&gate.namespace, &job.name);
+        say(format_args!(
+            "Job {namespace}/{name}: doesn't count any more"
+        ));
+    }
+    let uids: BTreeSet<String> = jobs.iter().map(|job| job.uid.clone()).collect();
+    if forget(record.as_ref(), &keys_of(record.as_ref()), &uids).is_none() {
+        match &args.version {
+            Some(version) => bail!(
+                "no {version} is recorded or completed for gate {}; see `migration-gate record list`",
+                gate.name
+            ),
+            None => say("Nothing is recorded."),
+        }
+        return Ok(());
+    }
+    args.change
+        .write(&cluster.client, gate, |record| {
+            forget(record, &keys_of(record), &uids)
+        })
+        .await
+}
+
+/// The gate's Jobs that have completed and are still there.
+async fn completed(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Job>> {
+    let jobs: Vec<Job> = Objects::jobs(client, &gate.namespace)
+        .list(&ListParams::default())
+        .await
+        .with_context(|| format!("cannot list jobs in {}", gate.namespace))?;
+    let requirements = gate.requirements();
+    let counts = |job: &Job| {
+        let mut sources = requirements.iter().flat_map(|of| &of.any_of);
+        matches!(job.state, JobState::Complete { .. }) && sources.any(|source| job.is_of(source))
+    };
+    Ok(jobs.into_iter().filter(counts).collect())
+}
+
+impl ChangeArgs {
+    /// The gate that is meant.
+    fn gate<'c>(&self, config: &'c Config) -> anyhow::Result<&'c Gate> {
+        let gates = self.scope.gates(config)?;
+        let names: Vec<&str> = gates.iter().map(|gate| gate.name.as_str()).collect();
+        match (&self.gate, gates.as_slice()) {
+            (None, [gate]) => Ok(gate),
+            (None, _) => bail!("name the gate with --gate: one of {}", names.join(", ")),
+            (Some(name), _) => gates
+                .iter()
+                .find(|gate| gate.name == *name)
+                .copied()
+                .with_context(|| {
+                    format!(
+                        "--gate {name}: the configuration has no gate of that name, only {}; correct it, or name the file with --config",
+                        names.join(", ")
+                    )
+                }),
+        }
+    }
+
+    /// Writes what `change` makes of the record, if that is wanted. Where another writer is faster,
+    /// it is made anew.
+    async fn write(
+        &self,
+        client: &Client,
+        gate: &Gate,
+        change: impl Fn(Option<&Record>) -> Option<Write>,
+    ) -> anyhow::Result<()> {
+        if !self.yes {
+            say("Nothing was changed. Run it again with --yes to do this.");
+            return Ok(());
+        }
+        let objects = Objects::config_maps(client, &gate.namespace);
+        let mut tries = TRIES;
+        loop {
+            let record = read(client, gate).await?;
+            let Some(write) = change(record.as_ref()) else {
+                break;
+            };
+            let written = records::write(&objects, &gate.name, &write).await;
+            tries -= 1;
+            match written {
+                Ok(record) if write.shows_in(&record) => break,
+                Ok(_) => bail!(
+                    "the API server accepts the write of {}, and answers with a record that does not show it; look for a mutating webhook that changes ConfigMaps",
+                    shown(gate)
+                ),
+                Err(error) if error.code() == Some(409) && tries > 0 => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot write {}", shown(gate)));
+                }
+            }
+        }
+        say("Done.");
+        Ok(())
+    }
+}

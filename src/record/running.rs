@@ -1,0 +1,85 @@
+//! What the workloads run that a gate holds.
+
+use anyhow::{Context as _, bail, ensure};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use kube::Client;
+use kube::api::ListParams;
+use serde_json::Value;
+
+use crate::api::Objects;
+use crate::api::objects::workload;
+use migration_gate_core::gates::{Gate, HeldKind};
+use migration_gate_core::podspec::list;
+use migration_gate_core::record::Recorded;
+use migration_gate_core::version::Contents;
+
+/// The versions of the pods that run. A Deployment whose roll-out hangs runs what its older
+/// `ReplicaSet`s say, and not what its own template does.
+pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Recorded>> {
+    let namespace = gate.namespace.as_str();
+    let sets = all(&Objects::namespaced::<ReplicaSet>(client, namespace)).await?;
+    let mut versions = Vec::new();
+    for kind in gate.kinds() {
+        let objects = Objects::of(client, workload(kind.pod_kind()), Some(namespace));
+        for object in all(&objects).await? {
+            let metadata = &object["metadata"];
+            let name = metadata["name"].as_str().unwrap_or_default();
+            let held = gate.holds(kind, Some(name), |key| metadata["labels"][key].as_str());
+            if !held {
+                continue;
+            }
+            match kind {
+                HeldKind::Deployment | HeldKind::Rollout => {
+                    let running = sets.iter().filter(|set| {
+                        owned_by(set, &object) && set["status"]["readyReplicas"].as_u64() > Some(0)
+                    });
+                    versions
+                        .extend(running.map(|set| version(gate, set, &set["spec"]["template"])));
+                }
+                kind => {
+                    ensure!(
+                        is_rolled_out(kind, &object["status"]),
+                        "{} {namespace}/{name} is being rolled out, so what it runs is not one version; name it instead of --running",
+                        kind.as_str()
+                    );
+                    if let Some(template) = kind.pod_kind().template(&object) {
+                        versions.push(version(gate, &object, template));
+                    }
+                }
+            }
+        }
+    }
+    versions.dedup();
+    if versions.is_empty() {
+        bail!("no workload that gate {} holds runs anything", gate.name);
+    }
+    Ok(versions)
+}
+
+fn version(gate: &Gate, object: &Value, template: &Value) -> Recorded {
+    let mut contents = Contents::of(&object["metadata"], template);
+    contents.keep_only(gate.version.as_ref());
+    Recorded::Contents(contents)
+}
+
+fn owned_by(object: &Value, owner: &Value) -> bool {
+    list(&object["metadata"], "ownerReferences")
+        .iter()
+        .any(|reference| reference["uid"] == owner["metadata"]["uid"])
+}
+
+fn is_rolled_out(kind: HeldKind, status: &Value) -> bool {
+    match kind {
+        HeldKind::StatefulSet => status["currentRevision"] == status["updateRevision"],
+        HeldKind::DaemonSet => status["updatedNumberScheduled"] == status["currentNumberScheduled"],
+        _ => true,
+    }
+}
+
+async fn all(objects: &Objects) -> anyhow::Result<Vec<Value>> {
+    match objects.list(&ListParams::default()).await {
+        // The cluster doesn't know the kind.
+        Err(error) if error.code() == Some(404) => Ok(Vec::new()),
+        listed => listed.with_context(|| format!("cannot list {}", objects.kind().plural)),
+    }
+}

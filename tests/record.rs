@@ -1,0 +1,173 @@
+//! `record` against a local API server.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use testkit::fake::FakeApi;
+
+const RECORD: &str = "/api/v1/namespaces/shop/configmaps/migration-gate-shop";
+const JOB: &str = "/apis/batch/v1/namespaces/shop/jobs/migrate";
+
+/// A gate `shop` that holds the Deployment `web` until the Job `migrate` has completed.
+struct Shop {
+    api: FakeApi,
+}
+
+impl Shop {
+    fn start() -> Self {
+        let api = FakeApi::start();
+        let gate = "{name: shop, namespace: shop, job: migrate, deployments: [web], \
+                    serviceAccount: waiter}";
+        let config = format!("gates: [{gate}]\n");
+        std::fs::write(api.folder().join("gates.yaml"), config).expect("a file");
+        Self { api }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+            .arg("record")
+            .args(arguments)
+            .arg("--config")
+            .arg(self.api.folder().join("gates.yaml"))
+            .env("KUBECONFIG", self.api.kubeconfig())
+            .output()
+            .expect("the program")
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    /// The keys of the record.
+    fn keys(&self) -> Vec<String> {
+        let record = self.api.get(RECORD).unwrap_or_default();
+        let data = record["data"].as_object().cloned().unwrap_or_default();
+        data.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+fn template(image: &str) -> Value {
+    json!({"spec": {"containers": [{"name": "main", "image": image}]}})
+}
+
+#[test]
+fn a_version_is_recorded_by_hand_and_forgotten() {
+    let shop = Shop::start();
+    assert!(shop.succeeds(&["list"]).contains("no record yet"));
+
+    let shown = shop.succeeds(&["done", "1.2"]);
+    assert!(shown.contains("1.2: recorded as migrated"), "{shown}");
+    assert!(shown.contains("Nothing was changed."), "{shown}");
+    assert!(shown.contains(&shop.api.url()), "{shown}");
+    assert_eq!(shop.keys(), [""; 0]);
+    assert!(
+        shop.succeeds(&["done", "1.2", "--yes"])
+            .ends_with("Done.\n")
+    );
+    shop.succeeds(&["done", "example.org/shop:1.3", "--yes"]);
+    assert_eq!(shop.keys(), ["1.2", "1.3"]);
+    let listed = shop.succeeds(&["list"]);
+    assert!(
+        listed.contains("  1.3  ") && listed.contains("by hand"),
+        "{listed}"
+    );
+    let listed = shop.succeeds(&["list", "--output=json"]);
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    for line in listed.lines() {
+        let entry: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(entry["gate"], "shop");
+    }
+
+    assert!(
+        shop.succeeds(&["forget", "1.2"])
+            .contains("Nothing was changed.")
+    );
+    assert_eq!(shop.keys(), ["1.2", "1.3"]);
+    shop.succeeds(&["forget", "1.2", "--yes"]);
+    assert!(!shop.keys().contains(&"1.2".to_owned()));
+    assert!(
+        shop.fails(&["forget", "1.2", "--yes"])
+            .contains("no 1.2 is recorded")
+    );
+    shop.succeeds(&["forget", "--all", "--yes"]);
+    assert!(shop.succeeds(&["list"]).contains("nothing"));
+}
+
+#[test]
+fn a_tag_that_moves_is_not_recorded_by_hand() {
+    let shop = Shop::start();
+    let refusal = shop.fails(&["done", "shop:latest", "--yes"]);
+    assert!(
+        refusal.contains("`latest` tells no versions apart"),
+        "{refusal}"
+    );
+    assert_eq!(shop.keys(), [""; 0]);
+}
+
+#[test]
+fn a_completed_job_that_is_still_there_is_forgotten_with_its_version() {
+    let shop = Shop::start();
+    let job = json!({
+        "metadata": {"name": "migrate", "namespace": "shop", "uid": "uid-of-the-job"},
+        "spec": {"template": template("shop:2")},
+        "status": {
+            "succeeded": 1,
+            "conditions": [{"type": "Complete", "status": "True"}],
+            "completionTime": "2026-01-02T03:04:05Z",
+        },
+    });
+    shop.api.put(JOB, job);
+    assert!(
+        shop.fails(&["forget", "1", "--yes"])
+            .contains("no 1 is recorded")
+    );
+    let said = shop.succeeds(&["forget", "2", "--yes"]);
+    assert!(
+        said.contains("Job shop/migrate: doesn't count any more"),
+        "{said}"
+    );
+    let record = shop.api.get(RECORD).expect("a record");
+    assert!(
+        record["data"].to_string().contains("uid-of-the-job"),
+        "{record}"
+    );
+}
+
+#[test]
+fn what_runs_is_what_the_ready_replica_sets_say() {
+    let shop = Shop::start();
+    let said = shop.fails(&["done", "--running", "--yes"]);
+    assert!(
+        said.contains("no workload that gate shop holds runs"),
+        "{said}"
+    );
+    let apps = "/apis/apps/v1/namespaces/shop";
+    let web = json!({
+        "metadata": {"name": "web", "namespace": "shop", "uid": "web"},
+        "spec": {"template": template("shop:2")},
+    });
+    shop.api.put(&format!("{apps}/deployments/web"), web);
+    for (image, owner, ready) in [
+        ("shop:1", "web", 1),
+        ("shop:2", "web", 0),
+        ("shop:3", "x", 1),
+    ] {
+        let name = image.replace(':', "-");
+        let set = json!({
+            "metadata": {"name": name, "namespace": "shop", "ownerReferences": [{"uid": owner}]},
+            "spec": {"template": template(image)},
+            "status": {"readyReplicas": ready},
+        });
+        shop.api.put(&format!("{apps}/replicasets/{name}"), set);
+    }
+    shop.succeeds(&["done", "--running", "--yes"]);
+    assert_eq!(shop.keys(), ["1"]);
+}
