@@ -1,4 +1,5 @@
-//! The rules, where only a real cluster can show them: controllers at work, appliers of every kind, subresources.
+//! The rules, where only a real cluster can show them: controllers at work, appliers of every kind,
+//! subresources.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ spec:
     )
 }
 
-/// The Deployment controller works on a ReplicaSet, and the ReplicaSet controller on pods, that still set the variable.
+/// The Deployment controller works on a ReplicaSet, and the ReplicaSet controller on pods, that
+/// still set the variable.
 fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("offender")?;
     let kubectl = &namespace.kubectl;
@@ -210,7 +212,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     let elsewhere = cluster.namespace("elsewhere")?;
     elsewhere.kubectl.apply(map)?;
 
-    // The name in last-applied-configuration is no offence: an applied offender, corrected, keeps it there for a moment.
+    // The name in last-applied-configuration is no offence: an applied offender, corrected, keeps
+    // it there for a moment.
     elsewhere
         .kubectl
         .apply(&pod("annotated", "{name: A, value: PIEFED_INIT_CONTAINER}"))?;
@@ -226,7 +229,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     kubectl.run("delete pod/from-before --grace-period=0 --force --wait=false")?;
     kubectl.wait("pod/from-before", "delete", 30)?;
 
-    // A held Deployment must leave admission with its waiter, even if the mutating webhook was taken away.
+    // A held Deployment must leave admission with its waiter, even if the mutating webhook was
+    // taken away.
     cluster
         .kubectl()
         .run("delete mutatingwebhookconfiguration migration-gate")?;

@@ -1,5 +1,5 @@
-//! Figures for people: `make bench`. Nothing is asserted about a time, since machines are shared and noisy; what
-//! compares are figures of one run.
+//! Figures for people: `make bench`. Nothing is asserted about a time, since machines are shared
+//! and noisy; what compares are figures of one run.
 
 mod admission;
 mod waiter;

@@ -55,7 +55,8 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/piefed");
 const HELD: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: piefed-web}, spec: {selector: {matchLabels: {app: web}}, \
      template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: 'piefed/piefed:1.2.0', command: [flask, run]}]}}}}";
 
-/// Renders the chart with `values` over its own, as a release `migration-gate` in a namespace of that name.
+/// Renders the chart with `values` over its own, as a release `migration-gate` in a namespace of
+/// that name.
 pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {
     process::run(
         Command::new(helm).args([

@@ -37,7 +37,8 @@ fn moved_to(kubectl: &Kubectl, namespace: &str) -> Result<String> {
     Ok(manifests.replace(APPLICATION, namespace))
 }
 
-/// The pods of the two Deployments, once there are as many as wanted and each runs its first init container.
+/// The pods of the two Deployments, once there are as many as wanted and each runs its first init
+/// container.
 fn waiting_pods(kubectl: &Kubectl) -> Result<Vec<String>> {
     let mut pods = Vec::new();
     for (deployment, replicas) in [("piefed-web", 2), ("piefed-worker", 1)] {
@@ -127,7 +128,8 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
     let stage = Stage::enter(cluster)?;
     let application = stage.namespace("piefed-failed-job")?;
     let kubectl = &application.kubectl;
-    // The first failure is the last: the back-off between attempts is Kubernetes' own and takes minutes.
+    // The first failure is the last: the back-off between attempts is Kubernetes' own and takes
+    // minutes.
     let manifests =
         moved_to(kubectl, &application.name)?.replace("backoffLimit: 3", "backoffLimit: 0");
     ensure!(manifests.contains("backoffLimit: 0"), "{manifests}");

@@ -1,7 +1,8 @@
 //! Flux's kustomize-controller, the real one, with a folder in the place of a Git repository.
 //!
-//! source-controller would fetch the repository and offer it as an archive; an `ExternalArtifact` whose status names
-//! the archive's address, digest and revision says the same to kustomize-controller.
+//! source-controller would fetch the repository and offer it as an archive; an `ExternalArtifact`
+//! whose status names the archive's address, digest and revision says the same to
+//! kustomize-controller.
 
 use std::fs;
 use std::net::TcpListener;
@@ -25,7 +26,8 @@ use testkit::cluster::Cluster;
 use testkit::process::{self, Process};
 
 const NAMESPACE: &str = "flux-system";
-/// How long a reconciliation may take on a busy machine of two cores; health checks end before that.
+/// How long a reconciliation may take on a busy machine of two cores; health checks end before
+/// that.
 const DEADLINE: Duration = Duration::from_mins(6);
 
 /// A running kustomize-controller, which all tests of a run share.
@@ -64,7 +66,8 @@ impl Flux {
         let folder = sandbox.state("flux")?.join("artifacts");
         fs::create_dir_all(&folder)?;
         let logs = sandbox.logs("flux")?;
-        // Nobody else listens in this network namespace's upper ports, so the port is still free a moment later.
+        // Nobody else listens in this network namespace's upper ports, so the port is still free a
+        // moment later.
         let address = TcpListener::bind(("127.0.0.1", 0))?
             .local_addr()?
             .to_string();
@@ -104,7 +107,8 @@ impl Flux {
         })
     }
 
-    /// A source of manifests and the Kustomization that applies them, as an operator has them: `prune`, `wait`.
+    /// A source of manifests and the Kustomization that applies them, as an operator has them:
+    /// `prune`, `wait`.
     pub(crate) fn kustomization(&'static self, name: &str) -> Result<Kustomization> {
         let source = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
         let this = kind("kustomize.toolkit.fluxcd.io", "Kustomization");
@@ -172,7 +176,8 @@ pub(crate) struct Kustomization {
 }
 
 impl Kustomization {
-    /// Offers what is in `folder` now as the source's next revision, as a push would; gives its name.
+    /// Offers what is in `folder` now as the source's next revision, as a push would; gives its
+    /// name.
     pub(crate) fn publish(&self, folder: &Path) -> Result<String> {
         let number = self.flux.revisions.fetch_add(1, Ordering::Relaxed);
         let file = format!("{}-{number}.tar.gz", self.name);
@@ -240,7 +245,8 @@ impl Kustomization {
         })
     }
 
-    /// What Flux says it has changed, in its events about this Kustomization; that a reconciliation succeeded is none.
+    /// What Flux says it has changed, in its events about this Kustomization; that a reconciliation
+    /// succeeded is none.
     pub(crate) fn changes(&self) -> Result<Vec<String>> {
         let events: Api<Event> = Api::namespaced(self.flux.client.clone(), NAMESPACE);
         let about = format!(

@@ -45,8 +45,8 @@ fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
     run.kill()?;
     run.wait()?;
     await_sleepers(0)?;
-    // The kernel drops a dead process's lock. This one lives, and a child that another thread is just starting may hold
-    // a copy.
+    // The kernel drops a dead process's lock. This one lives, and a child that another thread is
+    // just starting may hold a copy.
     lock.unlock()?;
     sandbox::clean_up(runs.path())?;
     ensure!(!folder.exists() && cgroups()? == 0);

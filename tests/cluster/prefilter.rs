@@ -1,6 +1,7 @@
 //! The API server calls the webhooks for exactly the objects that the rules could refuse.
 //!
-//! A webhook that nobody answers, under `failurePolicy: Fail`, tells whether the API server would have called it.
+//! A webhook that nobody answers, under `failurePolicy: Fail`, tells whether the API server would
+//! have called it.
 
 use anyhow::{Context as _, Result, ensure};
 use kube::api::{Api, DynamicObject, PostParams};
@@ -263,7 +264,8 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// A new configuration takes the API server a moment; an object that is certain to be sent tells when it has.
+    /// A new configuration takes the API server a moment; an object that is certain to be sent
+    /// tells when it has.
     fn await_webhooks(&self, asked: Asked) -> Result<()> {
         let Some(kind) = POD_KINDS.iter().find(|kind| kind.kind == "Deployment") else {
             anyhow::bail!("no Deployments");
@@ -311,7 +313,8 @@ impl Scene<'_> {
         Ok(answer)
     }
 
-    /// Whether the API server would call a webhook, what the object would have replaced, and what it came to.
+    /// Whether the API server would call a webhook, what the object would have replaced, and what
+    /// it came to.
     fn dry_run(
         &self,
         kind: &PodKind,

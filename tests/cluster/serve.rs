@@ -45,7 +45,8 @@ const ROUNDS: usize = 50;
 const REPLICAS: u16 = 5;
 const CREATES: usize = 10_000;
 
-/// What `serve` needs to be allowed, and nothing else, bound to `subject`; and the configurations that call it.
+/// What `serve` needs to be allowed, and nothing else, bound to `subject`; and the configurations
+/// that call it.
 fn manifests(name: &str, client_config: &str, subject: &str) -> String {
     let webhook = |path: &str| {
         format!(
@@ -274,7 +275,8 @@ fn no_call_fails_while_certificates_rotate_and_replicas_roll(cluster: &Cluster) 
     Ok(())
 }
 
-/// A certificate that somebody else makes, mounted as files: what cert-manager's Secret and `existingSecret` are.
+/// A certificate that somebody else makes, mounted as files: what cert-manager's Secret and
+/// `existingSecret` are.
 fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> Result<()> {
     let installed = Installed::from_files(cluster)?;
     let Namespace { name, kubectl, .. } = &installed.namespace;
@@ -304,7 +306,8 @@ fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> R
     Ok(())
 }
 
-/// The API server asked both webhooks about each of the creates, or none of them would prove anything.
+/// The API server asked both webhooks about each of the creates, or none of them would prove
+/// anything.
 fn were_called(cluster: &Cluster, namespace: &str, created: usize) -> Result<()> {
     let created_one = |event: &&Value| {
         event["verb"] == "create"

@@ -146,7 +146,8 @@ spec:
     Ok(())
 }
 
-/// The server behind the Service speaks no TLS, and the API server's complaint about that shows that it got there.
+/// The server behind the Service speaks no TLS, and the API server's complaint about that shows
+/// that it got there.
 fn a_webhook_is_dialled_through_its_service(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("webhook")?;
     let name = &namespace.name;

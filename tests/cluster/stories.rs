@@ -1,8 +1,9 @@
-//! What an operator lives through, from the first deployment to the uninstallation: Helm, Flux, PostgreSQL, Redis and
-//! an application whose migrations are real (`tests/cluster/apps/`).
+//! What an operator lives through, from the first deployment to the uninstallation: Helm, Flux,
+//! PostgreSQL, Redis and an application whose migrations are real (`tests/cluster/apps/`).
 //!
-//! The application's code runs the query that its release was written for, at each request and in each turn of the
-//! worker's loop. Where the schema isn't there yet, PostgreSQL refuses the query and the application writes a line
+//! The application's code runs the query that its release was written for, at each request and in
+//! each turn of the worker's loop. Where the schema isn't there yet, PostgreSQL refuses the query
+//! and the application writes a line
 //! `UNMIGRATED …`. The stories count these lines: none with migration-gate, some without it.
 
 mod application;

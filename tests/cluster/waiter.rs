@@ -1,8 +1,9 @@
 //! The waiter and the record against a real API server, and on a real node.
 //!
-//! `tests/waiter/` has the same rows against a fake, where every failure can be made at will. Here the API server says
-//! what a Job can look like, who may see it and how a watch ends.
+//! `tests/waiter/` runs it against a fake, where every failure can be made at will. Here the API
+//! server decides what a Job can look like, who may see it and how a watch ends.
 
+mod application;
 mod connection;
 mod node;
 mod recorder;

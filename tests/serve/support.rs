@@ -165,7 +165,8 @@ impl Running {
         }
     }
 
-    /// A connection that sends what it is given at once, as an API server's does: Go's standard library sets that.
+    /// A connection that sends what it is given at once, as an API server's does: Go's standard
+    /// library sets that.
     pub async fn tcp(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();

@@ -9,8 +9,8 @@ use crate::image::repository;
 
 const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 
-/// How much garbage a server written in Go may gather, in percent of what it needs, before it collects it: here memory is
-/// plenty and processors are few.
+/// How much garbage a server written in Go may gather, in percent of what it needs, before it
+/// collects it: here memory is plenty and processors are few.
 const LAZY_COLLECTION: (&str, &str) = ("GOGC", "400");
 
 /// A client ends long before it has gathered as much garbage as would be worth collecting.
@@ -50,8 +50,8 @@ impl Assets {
         self.bin.with_file_name("flux-crds")
     }
 
-    /// The path of one program. `KUBEBUILDER_ASSETS` may offer another build of three of them, as it does to other
-    /// tools' tests; kubelet's version skew policy then applies to what it offers.
+    /// The path of one program. `KUBEBUILDER_ASSETS` may offer another build of three of them, as
+    /// it does to other tools' tests; kubelet's version skew policy then applies to what it offers.
     pub fn program(&self, name: &str) -> PathBuf {
         if let Some(offered) = std::env::var_os("KUBEBUILDER_ASSETS")
             && matches!(name, "etcd" | "kube-apiserver" | "kubectl")
@@ -102,7 +102,8 @@ const PACKAGE: [&str; 4] = [
 
 /// Runs a script that reports progress on standard error, and gives the one line that it prints.
 pub fn printed(mut command: Command) -> Result<String> {
-    // What cargo tells a test about its package would make another cargo believe that dependencies have changed.
+    // What cargo tells a test about its package would make another cargo believe that dependencies
+    // have changed.
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()

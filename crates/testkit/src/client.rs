@@ -114,8 +114,8 @@ impl<K: Resource<DynamicType: Eq + Hash> + 'static> Drop for Watched<K> {
     }
 }
 
-/// What a selector selects, and the changes that keep it true for as long as somebody reads them. After an error the
-/// watch goes on by itself.
+/// What a selector selects, and the changes that keep it true for as long as somebody reads them.
+/// After an error the watch goes on by itself.
 fn watch<K>(
     api: &Api<K>,
     labels: &str,

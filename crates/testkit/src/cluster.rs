@@ -65,7 +65,8 @@ pub struct Cluster {
     names: AtomicU32,
 }
 
-/// A node that these tests booted. Fields are dropped in order: the node before what it is joined to.
+/// A node that these tests booted. Fields are dropped in order: the node before what it is joined
+/// to.
 struct Own {
     node: Node,
     control_plane: ControlPlane,
@@ -77,7 +78,8 @@ impl Cluster {
     pub(crate) fn boot(sandbox: &Sandbox, archive: &Path) -> Result<Self> {
         let started = Instant::now();
         let folder = sandbox.state("cluster")?;
-        // Images and control plane don't need each other, and the API server's start leaves a core idle at times.
+        // Images and control plane don't need each other, and the API server's start leaves a core
+        // idle at times.
         let (runtime, control_plane) = thread::scope(|scope| {
             let runtime = scope.spawn(|| -> Result<Runtime> {
                 let stand_ins = images::stand_ins(&folder)?;
@@ -197,8 +199,8 @@ impl Cluster {
         Namespace::create(self.client(), &self.kubectl, name, labels)
     }
 
-    /// Leaves a namespace to the end of the node, where the tests have booted one: to delete thousands of objects takes as
-    /// long as to create them.
+    /// Leaves a namespace to the end of the node, where the tests have booted one: to delete
+    /// thousands of objects takes as long as to create them.
     pub fn leave(&self, namespace: &mut Namespace) {
         namespace.stays = self.own.is_some();
     }
@@ -220,8 +222,9 @@ impl Cluster {
         Ok(kubectl.with_kubeconfig(&path))
     }
 
-    /// Whether a ServiceAccount may do something, such as `patch` what is called `deployments.apps/NAME`, in a namespace
-    /// (the empty one for what lies in none): the API server's answer to a `SubjectAccessReview`.
+    /// Whether a ServiceAccount may do something, such as `patch` what is called
+    /// `deployments.apps/NAME`, in a namespace (the empty one for what lies in none): the API
+    /// server's answer to a `SubjectAccessReview`.
     pub fn may(
         &self,
         (home, account): (&str, &str),
@@ -244,8 +247,8 @@ impl Cluster {
         Ok(status.allowed)
     }
 
-    /// The requests that reached the API server, as audit events, oldest first. Skips the test on a cluster whose audit
-    /// log isn't ours to read.
+    /// The requests that reached the API server, as audit events, oldest first. Skips the test on a
+    /// cluster whose audit log isn't ours to read.
     pub fn audit_events(&self) -> Result<Vec<Value>> {
         self.own()?.control_plane.audit_events()
     }
@@ -265,12 +268,18 @@ impl Cluster {
         self.own()?.node.tag(image, name)
     }
 
+    /// The digest of an image that the node has. Skips the test on a given cluster.
+    pub fn digest(&self, image: &str) -> Result<String> {
+        self.own()?.node.digest(image)
+    }
+
     /// Where the cluster's components run. Skips the test on a given cluster.
     pub fn sandbox(&self) -> Result<&Sandbox> {
         Ok(&self.own()?.sandbox)
     }
 
-    /// The folder of the cluster's programs, on the node's own disk. Skips the test on a given cluster.
+    /// The folder of the cluster's programs, on the node's own disk. Skips the test on a given
+    /// cluster.
     pub fn programs(&self) -> Result<&Path> {
         Ok(self.own()?.sandbox.assets.bin())
     }

@@ -179,8 +179,8 @@ impl ControlPlane {
             .stop(STOP)
     }
 
-    /// Ends the API server as a crash would. One that is asked to stop goes on for up to a minute for the watches that it
-    /// still serves.
+    /// Ends the API server as a crash would. One that is asked to stop goes on for up to a minute
+    /// for the watches that it still serves.
     pub fn kill_api_server(&mut self) -> Result<()> {
         self.api_server
             .take()
@@ -188,7 +188,8 @@ impl ControlPlane {
             .context("the API server is stopped already")
     }
 
-    /// The requests that the API server has answered or begun to answer, as audit events, oldest first.
+    /// The requests that the API server has answered or begun to answer, as audit events, oldest
+    /// first.
     pub fn audit_events(&self) -> Result<Vec<Value>> {
         self.audit_events_with("")
     }
@@ -283,7 +284,8 @@ impl ControlPlane {
                 "--bind-address=127.0.0.1",
                 "--use-service-account-credentials=true",
             ])
-            // Tests run side by side, and shouldn't wait for one another's share of the client's rate limit.
+            // Tests run side by side, and shouldn't wait for one another's share of the client's
+            // rate limit.
             .args(["--kube-api-qps=200", "--kube-api-burst=400"]);
         for (flag, path) in [
             ("kubeconfig", &kubeconfig),

@@ -1,6 +1,7 @@
 //! DNS for the node's pods: what stands behind headless Services, and nothing else.
 //!
-//! A cluster has CoreDNS for this. The names that the application's manifests use work on one as they stand.
+//! A cluster has CoreDNS for this. The names that the application's manifests use work on one as
+//! they stand.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
@@ -15,7 +16,8 @@ use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 use crate::client::block_on;
 use crate::sandbox::DNS_ADDRESS;
 
-/// Answers at the address that kubelet writes into every pod's `resolv.conf`, for as long as this process lives.
+/// Answers at the address that kubelet writes into every pod's `resolv.conf`, for as long as this
+/// process lives.
 pub fn serve(client: Client) -> Result<()> {
     let socket = UdpSocket::bind((DNS_ADDRESS, 53)).context("binding the DNS port")?;
     thread::spawn(move || {
@@ -24,7 +26,8 @@ pub fn serve(client: Client) -> Result<()> {
             let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
                 continue;
             };
-            // What can't be parsed gets no answer, as from any DNS server; a lost one is asked for again.
+            // What can't be parsed gets no answer, as from any DNS server; a lost one is asked for
+            // again.
             if let Some(reply) = answer(&client, &buffer[..length]) {
                 let _ = socket.send_to(&reply, peer);
             }
@@ -55,7 +58,8 @@ fn answer(client: &Client, query: &[u8]) -> Option<Vec<u8>> {
     reply.build_bytes_vec_compressed().ok()
 }
 
-/// The ready endpoints of `<service>.<namespace>.svc.cluster.local`; nothing if there is no such Service.
+/// The ready endpoints of `<service>.<namespace>.svc.cluster.local`; nothing if there is no such
+/// Service.
 fn addresses(client: &Client, name: &str) -> Option<Vec<Ipv4Addr>> {
     let mut labels = name.strip_suffix(".svc.cluster.local")?.split('.');
     let (service, namespace) = (labels.next()?, labels.next()?);

@@ -1,9 +1,10 @@
 //! A fake API server: objects by path, lists, watches, writes, logs, and every fault of a server or
 //! of the connection to it. It runs in this process, and answers on loopback or a client in memory.
 //!
-//! Its watches resume from a resourceVersion, its writes lock optimistically, and its deletions wait
-//! for finalizers, as those of the real one do. It does not validate, and nothing in it acts: no
-//! controller, no garbage collection. [`rows`](crate::rows) run against it and against a real one.
+//! Its watches resume from a resourceVersion, its writes lock optimistically, and its deletions
+//! wait for finalizers, as those of the real one do. It does not validate, and nothing in it acts:
+//! no controller, no garbage collection. [`rows`](crate::rows) run against it and against a real
+//! one.
 
 mod answer;
 

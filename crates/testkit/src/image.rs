@@ -17,7 +17,8 @@ pub const BUSYBOX: &str = "migration-gate.test/busybox:1";
 pub const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
 /// The same under another name, for the tests that upgrade.
 pub const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:test-next";
-/// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what it does.
+/// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what
+/// it does.
 pub const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
 
 /// Builds migration-gate's image from this working tree, as an archive.
@@ -48,8 +49,8 @@ pub fn released_binary() -> Result<PathBuf> {
 /// The archive of the images that [`applications`] builds, for the process inside.
 pub const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
 
-/// Builds the images of the stories' application and of its services, or finds them in the cache; gives the archive's
-/// path.
+/// Builds the images of the stories' application and of its services, or finds them in the cache;
+/// gives the archive's path.
 pub fn applications() -> Result<PathBuf> {
     let script = repository().join("tests/cluster/apps/build.sh");
     printed(Command::new(script)).map(PathBuf::from)

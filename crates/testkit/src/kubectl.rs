@@ -13,7 +13,8 @@ use crate::process::{self, Output, indent};
 /// Longer than any single command should take on a busy machine; `wait` adds its own time to it.
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// How much longer what is awaited may take than it does on an idle machine: tests run side by side on few processors.
+/// How much longer what is awaited may take than it does on an idle machine: tests run side by side
+/// on few processors.
 pub const PATIENCE: u64 = 3;
 
 /// kubectl and Helm as one user, and perhaps in one namespace.
@@ -27,7 +28,8 @@ pub struct Kubectl {
     pub kubeconfig: PathBuf,
     /// The namespace of every command.
     pub namespace: Option<String>,
-    /// Discovery is cached by the server's address, which is the same for every cluster that these tests boot.
+    /// Discovery is cached by the server's address, which is the same for every cluster that these
+    /// tests boot.
     pub cache: PathBuf,
 }
 
@@ -50,8 +52,8 @@ impl Kubectl {
         }
     }
 
-    /// Runs kubectl; gives what it printed. The arguments are one line, split at white space: [`Self::output`] takes
-    /// those that hold some.
+    /// Runs kubectl; gives what it printed. The arguments are one line, split at white space:
+    /// [`Self::output`] takes those that hold some.
     pub fn run(&self, line: &str) -> Result<String> {
         self.output(&words(line), "", DEADLINE)?.success()
     }
@@ -84,9 +86,9 @@ impl Kubectl {
         serde_json::from_str(&text).context("reading kubectl's JSON")
     }
 
-    /// Watches `what` until `condition` holds, in the words of `kubectl wait`: `condition=Ready`, `delete`,
-    /// `jsonpath={.status.phase}=Succeeded`. What doesn't exist yet is awaited too. On an idle machine it should be there
-    /// within `seconds`.
+    /// Watches `what` until `condition` holds, in the words of `kubectl wait`: `condition=Ready`,
+    /// `delete`, `jsonpath={.status.phase}=Succeeded`. An object that doesn't exist yet is awaited
+    /// too. On an idle machine the condition should hold within `seconds`.
     pub fn wait(&self, what: &str, condition: &str, seconds: u64) -> Result<()> {
         let seconds = seconds * PATIENCE;
         let timeout = format!("--timeout={seconds}s");
@@ -99,7 +101,8 @@ impl Kubectl {
             )?
             .success()
         };
-        // What a test waits for mostly exists by then, and each kubectl costs as much as many requests.
+        // What a test waits for mostly exists by then, and each kubectl costs as much as many
+        // requests.
         let awaited = wait(condition).or_else(|error| {
             if !matches!(condition, "create" | "delete") && error.to_string().contains("NotFound") {
                 wait("create").and_then(|_| wait(condition))

@@ -1,7 +1,7 @@
 //! Namespaces that end with their tests.
 //!
-//! Made and deleted by kube-rs rather than by kubectl: nearly every test wants some, and each kubectl costs as much as
-//! many requests.
+//! Made and deleted by kube-rs rather than by kubectl: nearly every test wants some, and each
+//! kubectl costs as much as many requests.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::control_plane::ControlPlane;
@@ -99,6 +99,16 @@ impl Node {
         process::run(&mut ctr, "", Duration::from_secs(90))?
             .success()
             .map(drop)
+    }
+
+    /// The digest of an image that the node has.
+    pub fn digest(&self, image: &str) -> Result<String> {
+        let mut ctr = self.runtime.ctr();
+        ctr.args(["images", "list", &format!("name=={image}")]);
+        let list = process::run(&mut ctr, "", Duration::from_secs(90))?.success()?;
+        let mut words = list.split_whitespace();
+        let digest = words.find(|word| word.starts_with("sha256:"));
+        Ok(digest.with_context(|| format!("no {image}"))?.to_owned())
     }
 
     /// What [`Runtime::import`] does.

@@ -77,7 +77,8 @@ impl Authority {
         self.issue(file, params)
     }
 
-    /// A bare key pair, for signing the tokens of service accounts; the `certificate` is the public key.
+    /// A bare key pair, for signing the tokens of service accounts; the `certificate` is the public
+    /// key.
     pub fn signing_key(&self, file: &str) -> Result<Pair> {
         let key = KeyPair::generate()?;
         let pair = self.paths(file);

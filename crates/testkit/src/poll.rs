@@ -15,9 +15,11 @@ pub enum Look<T> {
     Failed(anyhow::Error),
 }
 
-/// Looks until `what` is there; past the deadline the error tells what was awaited and what was seen last.
+/// Looks until `what` is there; past the deadline the error tells what was awaited and what was
+/// seen last.
 ///
-/// For readiness endpoints and sockets; what the API server can tell is awaited by `kubectl wait`, which watches.
+/// For readiness endpoints and sockets; what the API server can tell is awaited by `kubectl wait`,
+/// which watches.
 pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Look<T>) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {

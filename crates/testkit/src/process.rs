@@ -195,12 +195,14 @@ pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Out
         .take()
         .context("a child without standard input")?;
     let input = input.to_owned();
-    // A command that ends without reading all of its input breaks the pipe, which is its good right.
+    // A command that ends without reading all of its input breaks the pipe, which is its good
+    // right.
     thread::spawn(move || stdin.write_all(input.as_bytes()));
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
 
-    // Both pipes end when the command does, so its end is awaited without asking for it over and over.
+    // Both pipes end when the command does, so its end is awaited without asking for it over and
+    // over.
     let stdout = stdout.recv_timeout(deadline).or_else(|_| {
         child.kill()?;
         child.wait()?;

@@ -23,7 +23,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the API server that a kubeconfig names; `through` becomes a kubeconfig that names the proxy.
+    /// In front of the API server that a kubeconfig names; `through` becomes a kubeconfig that
+    /// names the proxy.
     pub fn start(kubeconfig: &Path, through: &Path) -> Result<Self> {
         let mut config: Value = serde_json::from_str(&fs::read_to_string(kubeconfig)?)?;
         let server = &mut config["clusters"][0]["cluster"]["server"];

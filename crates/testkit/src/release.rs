@@ -31,7 +31,8 @@ impl Release {
         Ok(release)
     }
 
-    /// The same with one replica, through upgrades too: half the pods, for what doesn't depend on their number.
+    /// The same with one replica, through upgrades too: half the pods, for what doesn't depend on
+    /// their number.
     pub fn install_one(cluster: &Cluster) -> Result<Self> {
         let mut release = Self::prepare(cluster)?;
         release.replicas = Some(1);
@@ -74,7 +75,8 @@ impl Release {
 
     /// The namespace for it, and nothing in there yet.
     pub fn prepare(cluster: &Cluster) -> Result<Self> {
-        // The strictest of the Pod Security Standards, for the server's pods and for that of `helm test`.
+        // The strictest of the Pod Security Standards, for the server's pods and for that of `helm
+        // test`.
         let restricted = ("pod-security.kubernetes.io/enforce", "restricted");
         let namespace = cluster.namespace_with(NAME, &[restricted])?;
         Ok(Self {

@@ -61,8 +61,8 @@ impl Sandbox {
         created(self.folder.join(name))
     }
 
-    /// A folder for state, in the sandbox's memory: it ends with the sandbox. Its path is short and the same in every
-    /// run, as the paths of sockets must be.
+    /// A folder for state, in the sandbox's memory: it ends with the sandbox. Its path is short and
+    /// the same in every run, as the paths of sockets must be.
     pub fn state(&self, name: &str) -> Result<PathBuf> {
         created(self.memory.join(name))
     }
@@ -194,7 +194,8 @@ fn remove_ended(runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Creates a cgroup of that name in each hierarchy. kubelet wants the root of its pods' cgroups to exist.
+/// Creates a cgroup of that name in each hierarchy. kubelet wants the root of its pods' cgroups to
+/// exist.
 fn create_cgroups(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let cgroup = hierarchy.join(name);

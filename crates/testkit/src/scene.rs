@@ -1,5 +1,6 @@
-//! A gate's Job and record in a namespace of an API server, real or fake. No controller lives there,
-//! so the test sets the Job's status. A real API server refuses a status that no Job can have.
+//! A gate's Job and record in a namespace of an API server, real or fake. No controller lives
+//! there, so the test sets the Job's status. A real API server refuses a status that no Job can
+//! have.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -76,8 +76,8 @@ impl Test {
     }
 }
 
-/// Defines `tests()`, which lists a module's tests in the order in which they begin. A function that
-/// is not listed is dead code, so the compiler reports it.
+/// Defines `tests()`, which lists a module's tests in the order in which they begin. A function
+/// that is not listed is dead code, so the compiler reports it.
 ///
 /// ```ignore
 /// testkit::tests! {

@@ -1,4 +1,5 @@
-//! The API server takes what the chart renders, strictly; kinds of other operators by their own definitions.
+//! The API server takes what the chart renders, strictly; kinds of other operators by their own
+//! definitions.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

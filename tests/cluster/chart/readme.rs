@@ -1,4 +1,5 @@
-//! The chart's README has a table of its values, made from the comments in `values.yaml` that helm-docs reads too.
+//! The chart's README has a table of its values, made from the comments in `values.yaml` that
+//! helm-docs reads too.
 
 use std::fmt::Write as _;
 use std::fs;

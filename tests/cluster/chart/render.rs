@@ -246,8 +246,9 @@ fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// The chart's Certificate and those in `certs/` ask for an issuer that somebody makes, for the name that the API server
-/// calls, and of a CA that outlives them; and the configurations ask for the CA of that very Certificate.
+/// The chart's Certificate and those in `certs/` ask for an issuer that somebody makes, for the
+/// name that the API server calls, and of a CA that outlives them; and the configurations ask for
+/// the CA of that very Certificate.
 fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     let example = |name: &str| {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/certs/cert-manager/");

@@ -1,4 +1,5 @@
-//! The chart changes while applications are being applied: upgrade, rollback, and what was interrupted.
+//! The chart changes while applications are being applied: upgrade, rollback, and what was
+//! interrupted.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +32,8 @@ testkit::tests! {
 /// The time between two applies of an application that is applied all the while.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Applies a held Deployment over and over until `work` is done, as Flux does: on the server. `each` sees what comes of it.
+/// Applies a held Deployment over and over until `work` is done, as Flux does: on the server.
+/// `each` sees what comes of it.
 fn applying<T: Send>(
     application: &Api<Deployment>,
     parameters: &PatchParams,
@@ -95,8 +97,8 @@ fn guarded<T: Send>(
     Ok(done)
 }
 
-/// The chart as it was a release ago, as far as there is one: another version, another image, an object that the present
-/// one has no more, and one that it doesn't have yet.
+/// The chart as it was a release ago, as far as there is one: another version, another image, an
+/// object that the present one has no more, and one that it doesn't have yet.
 fn previous(folder: &Path) -> Result<String> {
     let chart = folder.join("migration-gate");
     let mut copy = Command::new("cp");
@@ -220,8 +222,9 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
         "validatingwebhookconfiguration/migration-gate",
         "create",
     )?;
-    // What Helm tells people to do, and the chart must allow. An application that is applied all the while is refused
-    // for as long as the webhooks are there and nobody answers, and then succeeds by itself.
+    // What Helm tells people to do, and the chart must allow. An application that is applied all
+    // the while is refused for as long as the webhooks are there and nobody answers, and then
+    // succeeds by itself.
     applied_at_last(&application, || {
         kubectl.helm("uninstall migration-gate --wait")?;
         release.helm("install", "--wait")
@@ -239,8 +242,8 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Applies a held Deployment until `work` is done. Nobody minds a refusal meanwhile, but the apply after it must succeed,
-/// and with a waiter.
+/// Applies a held Deployment until `work` is done. Nobody minds a refusal meanwhile, but the apply
+/// after it must succeed, and with a waiter.
 fn applied_at_last<T: Send>(
     application: &Api<Deployment>,
     work: impl FnOnce() -> Result<T> + Send,

@@ -1,4 +1,5 @@
-//! The values: what the schema takes, the program takes, and what the program refuses never reaches a cluster.
+//! The values: what the schema takes, the program takes, and what the program refuses never reaches
+//! a cluster.
 
 use std::path::Path;
 use std::process::Command;

@@ -162,8 +162,8 @@ pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<>
     })
 }
 
-/// Objects from before, while nothing holds them up; of each kind three that offend: one that is controlled, one that is
-/// free, and one on its way out.
+/// Objects from before, while nothing holds them up; of each kind three that offend: one that is
+/// controlled, one that is free, and one on its way out.
 pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
     let main =
         json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);

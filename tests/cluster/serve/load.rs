@@ -117,7 +117,8 @@ impl Shared {
                 }
                 Err(error) => {
                     self.failed(error.to_string());
-                    // As a client would that tries again, rather than count one trouble a thousand times.
+                    // As a client would that tries again, rather than count one trouble a thousand
+                    // times.
                     tokio::time::sleep(BACKOFF).await;
                 }
             }

@@ -25,8 +25,8 @@ pub(crate) const WORKER: &str = "piefed-worker";
 pub(crate) const JOB: &str = "piefed-db-init";
 pub(crate) const WAITER: &str = "wait-for-migrations";
 
-/// The application of one story. Its migrations hold until [`Self::let_migrate`], so a migration takes as long as the
-/// story needs.
+/// The application of one story. Its migrations hold until [`Self::let_migrate`], so a migration
+/// takes as long as the story needs.
 pub(crate) struct Application {
     pub(crate) namespace: Namespace,
     client: kube::Client,
@@ -89,7 +89,8 @@ impl Application {
         Ok(folder.to_owned())
     }
 
-    /// Waits until a migration of this release holds, which is when PostgreSQL and Redis are there too.
+    /// Waits until a migration of this release holds, which is when PostgreSQL and Redis are there
+    /// too.
     pub(crate) fn migration_holds(&self, tag: &str) -> Result<()> {
         self.redis(&["brpoplpush", &format!("holding:{tag}"), "seen", "120"])?;
         Ok(())
@@ -107,7 +108,8 @@ impl Application {
         Ok(())
     }
 
-    /// The lines that the application's processes have written on meeting a schema that wasn't migrated for them.
+    /// The lines that the application's processes have written on meeting a schema that wasn't
+    /// migrated for them.
     pub(crate) fn unmigrated(&self) -> Result<Vec<String>> {
         let lines = self.redis(&["lrange", "unmigrated", "0", "-1"])?;
         Ok(lines
@@ -117,7 +119,8 @@ impl Application {
             .collect())
     }
 
-    /// An error that shows them, if there are any: in what was kept of all pods, or in the logs of those that are there.
+    /// An error that shows them, if there are any: in what was kept of all pods, or in the logs of
+    /// those that are there.
     pub(crate) fn met_no_unmigrated_schema(&self) -> Result<()> {
         let kept = self.unmigrated()?;
         // Where a container has only just started, the kubelet may have no log yet.
@@ -175,7 +178,8 @@ impl Application {
         Ok(pods)
     }
 
-    /// Waits until a Deployment has this many pods of a release, and each of them is in its waiter; gives their names.
+    /// Waits until a Deployment has this many pods of a release, and each of them is in its waiter;
+    /// gives their names.
     pub(crate) fn waiting(&self, deployment: &str, tag: &str, count: usize) -> Result<Vec<String>> {
         let pods = self.await_pods(deployment, tag, count)?;
         for pod in &pods {
@@ -231,7 +235,8 @@ impl Application {
         self.namespace.says(pod, WAITER, &[what])
     }
 
-    /// Checks that each pod of a release was let go by the Job, and by nothing else; tells how long that took.
+    /// Checks that each pod of a release was let go by the Job, and by nothing else; tells how long
+    /// that took.
     ///
     /// Kubernetes notes these times in whole seconds.
     pub(crate) fn started_after_the_migration(&self, tag: &str, count: usize) -> Result<String> {
@@ -315,7 +320,8 @@ fn time(value: &Value) -> Result<Timestamp> {
     text.parse().with_context(|| format!("reading {text}"))
 }
 
-/// A patch by which the first failure is the last: the back-off between attempts is Kubernetes' own and takes minutes.
+/// A patch by which the first failure is the last: the back-off between attempts is Kubernetes' own
+/// and takes minutes.
 pub(crate) fn one_attempt() -> Value {
     let once = json!([{"op": "replace", "path": "/spec/backoffLimit", "value": 0}]);
     json!([patch("Job", JOB, &once)])

@@ -27,8 +27,8 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     let revision = kustomization.publish(&folder)?;
     application.let_migrate("1.0.0")?;
     kustomization.settled(&revision)?.success()?;
-    // Flux may be at it a second time, as it had asked for the source before there was one. It would wait for a Job that
-    // vanishes meanwhile until its timeout.
+    // Flux may be at it a second time, as it had asked for the source before there was one. It
+    // would wait for a Job that vanishes meanwhile until its timeout.
     kustomization.reconcile()?.success()?;
     // A day passes.
     kubectl.run(&format!(

@@ -72,7 +72,8 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
         let said = namespace.apply_refused(&refused)?;
         ensure!(said.contains("failed calling webhook"), "{said}");
     }
-    // An offender from before goes on, without new pods, and away; a ConfigMap elsewhere is no gate's.
+    // An offender from before goes on, without new pods, and away; a ConfigMap elsewhere is no
+    // gate's.
     other
         .kubectl
         .run("scale deployment/from-before --replicas=2")?;

@@ -36,8 +36,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let order = application.started_after_the_migration("1.0.0", 3)?;
     eprintln!("stories: first deployment: {order}");
 
-    // Flux applies the same manifests again and again; nobody may notice. The first time is for what controllers still
-    // have to write down about the deployment itself.
+    // Flux applies the same manifests again and again; nobody may notice. The first time is for
+    // what controllers still have to write down about the deployment itself.
     kustomization.reconcile()?.success()?;
     let before = footprint(&application)?;
     let changes = kustomization.changes()?;
@@ -70,8 +70,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
         ensure!(said.contains(part), "{said}");
     }
     eprintln!("stories: the old setup in the source: {said}");
-    // Flux tries several objects at once, so it may have deleted the Job, whose template can't change, before it learns
-    // that the source is refused. The record outlives the Job.
+    // Flux tries several objects at once, so it may have deleted the Job, whose template can't
+    // change, before it learns that the source is refused. The record outlives the Job.
     let after = without_the_job(after);
     let refused = without_the_job(footprint(&application)?);
     ensure!(refused == after, "{after:#}\nbecame\n{refused:#}");
@@ -87,7 +87,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     Ok(())
 }
 
-/// What a reconciliation must leave as it is. The resource version changes with every write, whoever it is from.
+/// What a reconciliation must leave as it is. The resource version changes with every write,
+/// whoever it is from.
 fn footprint(application: &Application) -> Result<Value> {
     let mut found = json!({});
     let kinds = "deployments,statefulsets,replicasets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps";
@@ -123,7 +124,8 @@ fn footprint(application: &Application) -> Result<Value> {
     Ok(found)
 }
 
-/// A footprint but for what comes and goes with the Job: itself, its pods, events, and the record of its completion.
+/// A footprint but for what comes and goes with the Job: itself, its pods, events, and the record
+/// of its completion.
 fn without_the_job(mut footprint: Value) -> Value {
     footprint["Job"] = Value::Null;
     for kind in ["Pod", "events", "ConfigMap"] {
@@ -134,7 +136,8 @@ fn without_the_job(mut footprint: Value) -> Value {
     footprint
 }
 
-/// Who wrote an object last, and when, but for its status: a probe that was answered late is written there.
+/// Who wrote an object last, and when, but for its status: a probe that was answered late is
+/// written there.
 fn writes(metadata: &Value) -> Vec<Value> {
     metadata["managedFields"]
         .as_array()

@@ -1,4 +1,5 @@
-//! One release of migration-gate for the stories and tests that leave it alone, with a gate for each of them.
+//! One release of migration-gate for the stories and tests that leave it alone, with a gate for
+//! each of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,7 +13,7 @@ use testkit::namespace::Namespace;
 use testkit::release::Release;
 
 /// The namespaces of the stories, each of which has a gate of that name.
-const NAMESPACES: [&str; 10] = [
+const NAMESPACES: &[&str] = &[
     "story-first-deployment",
     "story-upgrade",
     "story-upgrade-by-kubectl",
@@ -42,9 +43,9 @@ impl Stage {
         }
         let mut namespaces = BTreeMap::new();
         for name in NAMESPACES {
-            namespaces.insert(name.to_owned(), cluster.namespace_named(name)?);
+            namespaces.insert((*name).to_owned(), cluster.namespace_named(name)?);
         }
-        let gates: Vec<_> = NAMESPACES.into_iter().map(gate).collect();
+        let gates: Vec<_> = NAMESPACES.iter().copied().map(gate).collect();
         let set = Arc::new(Self {
             _release: Release::install_with(cluster, &json!({"gates": gates}))?,
             namespaces: Mutex::new(namespaces),

@@ -46,8 +46,9 @@ fn upgrade_by_one_tag_under_flux_then_roll_back(cluster: &Cluster) -> Result<()>
     let order = application.started_after_the_migration("1.1.0", 3)?;
     eprintln!("stories: upgrade under Flux: {order}");
 
-    // Back to the previous tag. Its pods need no migration: the record has it. The Job, which Flux replaces again,
-    // fails, as Alembic can't find the newer revision in the older image; that holds nobody up.
+    // Back to the previous tag. Its pods need no migration: the record has it. The Job, which Flux
+    // replaces again, fails, as Alembic can't find the newer revision in the older image; that
+    // holds nobody up.
     application.forbid_migration("1.0.0")?;
     let revision = kustomization
         .publish(&application.patched("1.0.0", &super::application::one_attempt())?)?;

@@ -62,8 +62,8 @@ fn a_version_that_is_gone_and_an_outage_of_30_s_are_survived(sandbox: &Sandbox) 
     an_outage_is_waited_out(&mut plane)
 }
 
-/// An API server that has just started remembers no change from before its start, so it answers a watch that goes on
-/// from there with 410 Gone.
+/// An API server that has just started remembers no change from before its start, so it answers a
+/// watch that goes on from there with 410 Gone.
 fn a_version_that_is_gone_is_listed_anew(
     plane: &mut Plane,
     proxy: &Proxy,
@@ -80,7 +80,8 @@ fn a_version_that_is_gone_is_listed_anew(
     let mut waiter = scene.waiter_as(kubeconfig, &[V2, "--timeout=1h"])?;
     waiter.says("waiting: Job db-init is running");
     await_watches(plane, &scene.namespace, 1)?;
-    // The waiter goes on by resuming its watch, so it must not notice that there is no API server for a while.
+    // The waiter goes on by resuming its watch, so it must not notice that there is no API server
+    // for a while.
     proxy.hold();
     proxy.cut();
     plane.server.stop_api_server()?;

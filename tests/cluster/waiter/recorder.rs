@@ -184,8 +184,8 @@ fn await_all(
     )
 }
 
-/// A Job is replaced only once some replica ran while it was there and complete: what came and went while none looked
-/// is lost by design.
+/// A Job is replaced only once some replica ran while it was there and complete: what came and went
+/// while none looked is lost by design.
 fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::shared(sandbox)?;
     let namespace = "recorder";
@@ -276,7 +276,8 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     scene.status(&complete())?;
     waiter.ends_with(0);
     await_record(&replicas, &scene, &["1", "2"])?;
-    // Corrupted while the Job is there, the entry is written anew, though there is no room for it at first.
+    // Corrupted while the Job is there, the entry is written anew, though there is no room for it
+    // at first.
     let garbage = "x".repeat(ROOM - 2);
     scene.record_as(
         [

@@ -1,0 +1,191 @@
+//! PieFed's stand-in, as one Deployment with one pod, and its Job, in a namespace with a gate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use serde_json::{Value, json};
+
+use crate::stories::stage::Stage;
+use testkit::client::await_list;
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::namespace::Namespace;
+
+pub(super) const JOB: &str = "piefed-db-init";
+pub(super) const WEB: &str = "piefed-web";
+const WAITER: &str = "wait-for-migrations";
+
+/// The Job and one Deployment, of this image.
+pub(super) fn manifests(image: &str) -> String {
+    manifests_with(image, None)
+}
+
+/// What a proxy runs that ends with the migration beside it.
+const UNTIL_MIGRATED: &str = "migrates() { pgrep -f '[d]b upgrade' >/dev/null; }; \
+    until migrates; do sleep 0.1; done; while migrates; do sleep 0.1; done";
+
+/// The same with a proxy of this image in front.
+pub(super) fn manifests_with(image: &str, proxy: Option<&str>) -> String {
+    let containers = |proxy_command: &[&str], own: Value| -> Value {
+        let proxy =
+            proxy.map(|image| json!({"name": "proxy", "image": image, "command": proxy_command}));
+        proxy.into_iter().chain([own]).collect()
+    };
+    let migrate = json!({"name": "migrate", "image": image, "command": ["flask", "db", "upgrade"]});
+    let web = json!({"name": "web", "image": image, "command": ["flask", "run"]});
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": JOB},
+        "spec": {"backoffLimit": 0, "template": {"spec": {
+            "restartPolicy": "Never", "shareProcessNamespace": true,
+            "containers": containers(&["sh", "-c", UNTIL_MIGRATED], migrate),
+        }}},
+    });
+    let labels = json!({"app": "web"});
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": WEB},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
+            "metadata": {"labels": labels},
+            "spec": {"containers": containers(&["sleep", "2147483647"], web)},
+        }},
+    });
+    format!("{job}\n---\n{deployment}")
+}
+
+/// The application in a namespace with a gate of its own.
+pub(super) struct Application {
+    // Dropped first, while the release's webhooks are there.
+    namespace: Namespace,
+    pods: Api<Pod>,
+    _stage: Arc<Stage>,
+}
+
+impl Application {
+    pub(super) fn new(cluster: &Cluster, name: &str) -> Result<Self> {
+        let stage = Stage::enter(cluster)?;
+        let namespace = stage.namespace(name)?;
+        Ok(Self {
+            pods: Api::namespaced(cluster.client(), &namespace.name),
+            namespace,
+            _stage: stage,
+        })
+    }
+
+    pub(super) fn kubectl(&self) -> &Kubectl {
+        &self.namespace.kubectl
+    }
+
+    /// Lets the Job that runs succeed; gives the time of its completion, in whole seconds.
+    pub(super) fn migrate(&self) -> Result<String> {
+        let job = self.end("success", "Complete")?;
+        let completed = job["status"]["completionTime"].as_str();
+        Ok(completed.context("a completed Job")?.to_owned())
+    }
+
+    fn end(&self, how: &str, condition: &str) -> Result<Value> {
+        let (kubectl, job) = (self.kubectl(), format!("job/{JOB}"));
+        kubectl.wait(&job, "jsonpath={.status.ready}=1", 60)?;
+        let finish = format!("exec {job} --container=migrate -- finish-migration {how}");
+        kubectl.run(&finish)?;
+        kubectl.wait(&job, &format!("condition={condition}"), 60)?;
+        kubectl.get(&job)
+    }
+
+    /// The Deployment's pods of this image, but those that are being deleted.
+    fn pods(&self, image: &str) -> Result<Vec<Value>> {
+        let mut pods = self.kubectl().get("pods --selector=app=web")?;
+        let Value::Array(mut items) = pods["items"].take() else {
+            return Ok(Vec::new());
+        };
+        items.retain(|pod| is_of(pod, image) && pod["metadata"]["deletionTimestamp"].is_null());
+        Ok(items)
+    }
+
+    /// Waits until the only pod of this image whose own container hasn't started has a waiter that
+    /// says so; gives the pod's name.
+    pub(super) fn holds(&self, image: &str, what: &str) -> Result<String> {
+        let name = await_list(
+            &self.pods,
+            "app=web",
+            &format!("a new pod of {image}"),
+            Duration::from_mins(3),
+            |pods| {
+                let pods = pods.iter().map(|pod| json!(**pod));
+                let new = |pod: &Value| is_of(pod, image) && status(pod).get("running").is_none();
+                let new: Vec<Value> = pods.filter(new).collect();
+                let [pod] = new.as_slice() else { return None };
+                Some(pod["metadata"]["name"].as_str()?.to_owned())
+            },
+        )?;
+        self.namespace.says(&name, WAITER, &[what])?;
+        let pod = self.kubectl().get(&format!("pod {name}"))?;
+        ensure!(waiter(&pod)["name"] == WAITER, "{}", waiter(&pod));
+        ensure!(status(&pod).get("waiting").is_some(), "{}", status(&pod));
+        Ok(name)
+    }
+
+    /// The names of this image's pods, and what their waiters have said.
+    pub(super) fn waiters(&self, image: &str) -> Result<Vec<(String, String)>> {
+        let pods = self.pods(image)?;
+        let started = pods.iter().filter(|pod| {
+            let state = &waiter(pod)["state"];
+            state.get("running").is_some() || state.get("terminated").is_some()
+        });
+        started
+            .map(|pod| {
+                let name = pod["metadata"]["name"].as_str().context("a name")?;
+                Ok((name.to_owned(), self.kubectl().logs(name, WAITER)?))
+            })
+            .collect()
+    }
+
+    pub(super) fn rolled_out(&self) -> Result<()> {
+        self.kubectl()
+            .run(&format!("rollout status deployment/{WEB} --timeout=170s"))?;
+        Ok(())
+    }
+
+    /// Every pod of this image has started, and its own container not before `completed`.
+    pub(super) fn started_after(&self, completed: &str, image: &str) -> Result<()> {
+        let pods = self.pods(image)?;
+        ensure!(!pods.is_empty(), "no pod of {image}");
+        for pod in &pods {
+            let (waiter, own) = (waiter(pod), status(pod));
+            ensure!(waiter["state"]["terminated"]["exitCode"] == 0, "{waiter}");
+            // RFC 3339 in UTC and whole seconds, so texts compare as times do.
+            let started = own["running"]["startedAt"].as_str();
+            ensure!(
+                started.is_some_and(|started| completed <= started),
+                "the Job completed at {completed}: {own}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The Job's migration runs and holds a new pod; once it is over, the pod starts.
+    pub(super) fn migrates_first(&self, image: &str) -> Result<()> {
+        self.holds(image, "waiting: Job piefed-db-init is running")?;
+        let completed = self.migrate()?;
+        self.rolled_out()?;
+        self.started_after(&completed, image)
+    }
+}
+
+fn is_of(pod: &Value, image: &str) -> bool {
+    let containers = pod["spec"]["containers"].as_array();
+    containers.is_some_and(|list| list.iter().any(|one| one["image"] == image))
+}
+
+/// The status of the first init container.
+fn waiter(pod: &Value) -> &Value {
+    &pod["status"]["initContainerStatuses"][0]
+}
+
+/// The state of the application's own container.
+fn status(pod: &Value) -> &Value {
+    let statuses = pod["status"]["containerStatuses"].as_array();
+    let own = statuses.and_then(|list| list.iter().find(|status| status["name"] == "web"));
+    own.map_or(&Value::Null, |own| &own["state"])
+}
