@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use testkit::poll::{Look, until};
+use testkit::poll::until_is;
 use testkit::process::{self, Output};
 use testkit::sandbox::{self, RUN_FOLDER, Sandbox};
 
@@ -55,14 +55,11 @@ fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
 
 fn await_sleepers(wanted: usize) -> Result<()> {
     let command = format!("sleep\0{MARK}\0");
-    until(
+    until_is(
         &format!("{wanted} processes"),
         Duration::from_secs(90),
-        || match sleepers(&command) {
-            Err(error) => Look::Failed(error),
-            Ok(found) if found == wanted => Look::Done(()),
-            Ok(found) => Look::Pending(format!("{found}")),
-        },
+        || sleepers(&command),
+        |found| *found == wanted,
     )
 }
 

@@ -1,5 +1,6 @@
 //! Waiting for a condition that nothing announces.
 
+use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,4 +33,18 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Look<T
             Look::Pending(_) => thread::sleep(Duration::from_millis(25)),
         }
     }
+}
+
+/// Looks until a value fulfils a condition. An error ends it.
+pub fn until_is<T: Debug>(
+    what: &str,
+    deadline: Duration,
+    mut value: impl FnMut() -> Result<T>,
+    condition: impl Fn(&T) -> bool,
+) -> Result<()> {
+    until(what, deadline, || match value() {
+        Err(error) => Look::Failed(error),
+        Ok(value) if condition(&value) => Look::Done(()),
+        Ok(value) => Look::Pending(format!("{value:?}")),
+    })
 }

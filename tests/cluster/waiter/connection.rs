@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::rights;
 use testkit::client::block_on;
 use testkit::gate::{JOB, V2, complete, running};
-use testkit::poll::{Look, until};
+use testkit::poll::until_is;
 use testkit::proxy::Proxy;
 use testkit::sandbox::Sandbox;
 use testkit::scene::{Plane, Scene};
@@ -103,13 +103,8 @@ fn a_version_that_is_gone_is_listed_anew(
     };
     ensure!(lists(plane)? == 1, "{}", lists(plane)?);
     proxy.release();
-    until("another list", Duration::from_mins(3), || {
-        match lists(plane) {
-            Ok(2) => Look::Done(()),
-            Ok(lists) => Look::Pending(format!("{lists}")),
-            Err(error) => Look::Failed(error),
-        }
-    })?;
+    let wait = Duration::from_mins(3);
+    until_is("another list", wait, || lists(plane), |lists| *lists == 2)?;
     scene.status(&complete())?;
     waiter.ends_with(0);
     Ok(())

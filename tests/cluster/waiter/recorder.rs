@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use testkit::client::block_on;
 use testkit::gate::{COMPLETED, JOB, RECORD, V2, complete, entry, manifest};
 use testkit::pki::Pair;
-use testkit::poll::{Look, until};
+use testkit::poll::until_is;
 use testkit::process::Process;
 use testkit::sandbox::Sandbox;
 use testkit::scene::{Plane, Scene, set_status};
@@ -29,6 +29,8 @@ testkit::tests! {
         an_immutable_record_is_told_with_the_command_that_mends_it;
 }
 
+/// How long a record may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 const GATES: usize = 20;
 const ROUNDS: usize = 10;
 /// Set it to what a failed run printed.
@@ -170,18 +172,12 @@ fn await_all(
     records: &Api<ConfigMap>,
     completions: &Completions,
 ) -> Result<()> {
-    until(
-        &format!("{} completions to be recorded", completions.len()),
-        Duration::from_secs(90),
-        || match replicas
-            .check()
-            .and_then(|()| missing(records, completions))
-        {
-            Ok(missing) if missing.is_empty() => Look::Done(()),
-            Ok(missing) => Look::Pending(missing.join(", ")),
-            Err(error) => Look::Failed(error),
-        },
-    )
+    let missing = || {
+        replicas.check()?;
+        missing(records, completions)
+    };
+    let what = format!("{} completions to be recorded", completions.len());
+    until_is(&what, PATIENCE, missing, Vec::is_empty)
 }
 
 /// A Job is replaced only once some replica ran while it was there and complete: what came and went
@@ -286,15 +282,11 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
         ]
         .into(),
     )?;
-    until("a new entry", Duration::from_secs(90), || {
-        match scene.recorded() {
-            Ok(data) if data.get("2").is_some_and(|text| text.contains(COMPLETED)) => {
-                Look::Done(())
-            }
-            Ok(data) => Look::Pending(format!("{data:?}")),
-            Err(error) => Look::Failed(error),
-        }
-    })
+    let is_new = |data: &BTreeMap<String, String>| {
+        let entry = data.get("2");
+        entry.is_some_and(|text| text.contains(COMPLETED))
+    };
+    until_is("a new entry", PATIENCE, || scene.recorded(), is_new)
 }
 
 /// What a ConfigMap holds, by the API server's count.
@@ -335,13 +327,11 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
     scene.status(&complete())?;
     replicas.revive()?;
     let command = "kubectl delete configmap migration-gate-g -n immutable";
-    until("the command", Duration::from_secs(90), || {
-        match replicas.check().and_then(|()| replicas.log(0)) {
-            Ok(log) if log.contains(command) => Look::Done(()),
-            Ok(log) => Look::Pending(log),
-            Err(error) => Look::Failed(error),
-        }
-    })?;
+    let log = || {
+        replicas.check()?;
+        replicas.log(0)
+    };
+    until_is("the command", PATIENCE, log, |log| log.contains(command))?;
     kubectl.run(command.trim_start_matches("kubectl "))?;
     // With what the old one said.
     await_record(&replicas, &scene, &["1", "2"])
@@ -349,13 +339,10 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
 
 /// Waits until the record has these versions, and no other.
 fn await_record(replicas: &Replicas<'_>, scene: &Scene, versions: &[&str]) -> Result<()> {
-    until(
-        &format!("a record of {versions:?}"),
-        Duration::from_secs(90),
-        || match replicas.check().and_then(|()| scene.recorded()) {
-            Ok(data) if data.keys().eq(versions) => Look::Done(()),
-            Ok(data) => Look::Pending(format!("{data:?}")),
-            Err(error) => Look::Failed(error),
-        },
-    )
+    let recorded = || {
+        replicas.check()?;
+        scene.recorded()
+    };
+    let what = format!("a record of {versions:?}");
+    until_is(&what, PATIENCE, recorded, |data| data.keys().eq(versions))
 }
