@@ -31,7 +31,7 @@ COPY src src
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     source /environment; \
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin migration-gate --target "$TARGET"; \
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package migration-gate --target "$TARGET"; \
     install -m 0755 "target/$TARGET/release/migration-gate" /migration-gate
 
 FROM scratch

@@ -35,7 +35,7 @@ key=$({
 } | sha256sum)
 if [ "$(cat "$kept/key" 2>/dev/null)" != "$key" ]; then
     rm -f "$kept/key"
-    RUSTFLAGS=$flags cargo build --release --locked --target "$host" >&2
+    RUSTFLAGS=$flags cargo build --release --locked --package migration-gate --target "$host" >&2
     install -m 0755 "$target/$host/release/migration-gate" "$kept/migration-gate"
     echo "$key" >"$kept/key"
 fi

@@ -31,6 +31,27 @@ fn instructions<'d>(dockerfile: &'d str, kind: &str) -> Vec<Vec<&'d str>> {
         .collect()
 }
 
+/// Of all packages, cargo would link what any of them asks of a dependency, those of the tests too.
+#[test]
+fn the_release_is_built_of_its_own_package_alone() {
+    for (file, command) in [
+        ("Dockerfile", "cargo build"),
+        ("build/binary.sh", "cargo build"),
+        ("build/sbom.sh", "cargo tree"),
+    ] {
+        let text = read(file);
+        let mut lines = text
+            .lines()
+            .filter(|line| line.contains(command))
+            .peekable();
+        assert!(lines.peek().is_some(), "{file} has no `{command}`");
+        assert!(
+            lines.all(|line| line.contains(" --package migration-gate ")),
+            "{file} builds more than the program"
+        );
+    }
+}
+
 /// Whether `.dockerignore` lets a path of the repository's root into the build context. The last line that matches wins.
 fn admitted(ignore: &str, path: &str) -> bool {
     let mut matching = ignore
