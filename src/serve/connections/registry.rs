@@ -180,7 +180,7 @@ impl Activity {
 
     /// Whether a request's head began that long ago and isn't complete.
     pub(super) fn head_takes_longer_than(&self, limit: Duration) -> bool {
-        !self.is_busy() && self.in_head.load(Ordering::Relaxed) && self.elapsed() >= limit
+        !self.is_busy() && self.is_in_head() && self.elapsed() >= limit
     }
 
     /// Whether there was no request for that long.
@@ -201,6 +201,11 @@ impl Activity {
     fn elapsed(&self) -> Duration {
         let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
         self.epoch.elapsed().saturating_sub(since)
+    }
+
+    /// Whether bytes have come that aren't a request yet.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.in_head.load(Ordering::Relaxed)
     }
 
     /// Bytes have come in.

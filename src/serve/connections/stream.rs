@@ -4,20 +4,37 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures::ready;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::registry::Activity;
+
+/// How long the rest of a refused head is read.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How many bytes of it are read.
+const MOST_LINGERED: usize = 256 * 1024;
 
 /// A stream that tells its [`Activity`] when bytes come in, and when the client takes none.
 pub(super) struct TrackedStream<S> {
     stream: S,
     activity: Arc<Activity>,
+    /// Until when, and how much of, a refused head is read.
+    linger: Option<Pin<Box<Sleep>>>,
+    lingered: usize,
 }
 
 impl<S> TrackedStream<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+        Self {
+            stream,
+            activity,
+            linger: None,
+            lingered: 0,
+        }
     }
 }
 
@@ -36,7 +53,27 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
+impl<S: AsyncRead + Unpin> TrackedStream<S> {
+    /// Reads on and forgets what it reads. A client that is still sending a head that was refused
+    /// gets a reset instead of the answer if the rest is left unread.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let end = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut bytes = [0; 4096];
+        while self.lingered < MOST_LINGERED {
+            let mut read = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => self.lingered += read.filled().len(),
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -68,6 +105,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.activity.is_in_head() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_linger(cx)
     }
 }
