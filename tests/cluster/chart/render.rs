@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use migration_gate::cli::config::parse;
-use migration_gate_core::gates::Config;
+use migration_gate_core::gates::{Config, HeldKind};
 use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use serde_json::{Value, json};
 
@@ -75,6 +75,9 @@ pub(super) fn matrix() -> Vec<Value> {
             {"kind": "Deployment", "name": "a"},
             {"kind": "Deployment", "selector": {"matchLabels": {"tier": "web"}}},
         ], "deployments": ["web", "api"], "selector": {"matchLabels": {"app": "x"}}}))]}),
+        json!({"gates": [gate("a", "one", json!({
+            "workloads": HeldKind::ALL.map(|kind| json!({"kind": kind.as_str(), "name": "web"})),
+        }))]}),
         // The same name in another kind is another object.
         json!({"gates": [
             gate("a", "one", json!({"workloads": [{"kind": "StatefulSet", "name": "web"}]})),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use migration_gate::cli::config::parse;
+use migration_gate_core::gates::HeldKind;
 use serde_json::{Value, json};
 
 use super::{CHART, objects, template};
@@ -17,7 +18,8 @@ testkit::tests! {
         values_that_cannot_be_are_refused,
         what_the_program_refuses_the_chart_refuses,
         an_older_kubernetes_is_refused,
-        values_have_their_effect;
+        values_have_their_effect,
+        the_tests_rights_are_for_the_kinds_that_are_held;
 }
 
 /// A value of its own for everything that is rendered as it was given.
@@ -601,21 +603,32 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
         }
         ensure!(found == 2, "{entries}: {found} rules");
     }
-    // What the test dry-runs, and a Deployment that offends.
-    let entries = json!([{"kind": "Rollout", "name": "a"}, {"kind": "CronJob", "name": "b"}, {"kind": "Rollout", "name": "c"}]);
-    let objects = rendered(workloads(entries))?;
-    let found = objects.iter().find(|object| {
-        object["kind"] == "Role" && object["metadata"]["name"] == "migration-gate-test"
-    });
-    let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["create", "patch"]});
-    let wanted = json!([
-        rule("apps", "deployments"),
-        rule("batch", "cronjobs"),
-        rule("argoproj.io", "rollouts")
-    ]);
-    ensure!(
-        found.context("the test's Role")?["rules"] == wanted,
-        "{found:#?}"
-    );
+    Ok(())
+}
+
+/// `helm test` dry-runs what the gates hold, and a Deployment that offends.
+fn the_tests_rights_are_for_the_kinds_that_are_held(helm: &Path) -> Result<()> {
+    let all: Vec<HeldKind> = HeldKind::ALL.into();
+    for held in all.iter().map(|kind| vec![*kind]).chain([all.clone()]) {
+        let entries = held
+            .iter()
+            .flat_map(|kind| ["a", "b"].map(|name| json!({"kind": kind.as_str(), "name": name})));
+        let objects = objects(&template(helm, &workloads(entries.collect()))?)?;
+        let role = objects.iter().find(|object| {
+            object["kind"] == "Role" && object["metadata"]["name"] == "migration-gate-test"
+        });
+        let wanted = all
+            .iter()
+            .filter(|kind| **kind == HeldKind::Deployment || held.contains(kind))
+            .map(|kind| {
+                let kind = kind.pod_kind();
+                json!({"apiGroups": [kind.group], "resources": [kind.resource], "verbs": ["create", "patch"]})
+            });
+        let role = role.context("the test's Role")?;
+        ensure!(
+            role["rules"] == wanted.collect::<Value>(),
+            "{held:?}: {role:#}"
+        );
+    }
     Ok(())
 }
