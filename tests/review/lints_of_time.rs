@@ -27,6 +27,29 @@ fn a_job_that_is_a_hook_of_one_phase() {
     with(FORCE, &[]);
 }
 
+/// Each of the gate's requirements needs a Job in both phases.
+#[test]
+fn jobs_that_are_hooks_of_two_phases() {
+    let job = |name: &str, hook: &str| {
+        JOB.replace("piefed-db-init", name)
+            .replace(FORCE, &format!("helm.sh/hook: {hook}"))
+    };
+    let jobs = [job("first", "pre-install"), job("next", "pre-upgrade")].concat();
+    let check = |required: &str, expect: &[&str]| {
+        let gate = format!(
+            "gates: [{{name: g, namespace: piefed-application, jobs: {required}, deployments: [piefed-web], serviceAccount: s}}]\n"
+        );
+        let config = parse(&gate, "f").expect("valid");
+        assert_eq!(codes_with(&config, &[&jobs, WEB]), expect, "{required}");
+    };
+    check("[{anyOf: [{name: first}, {name: next}]}]", &[]);
+    check(
+        "[{name: first}, {name: next}]",
+        &["hook-phase", "hook-phase"],
+    );
+    check("[{name: next}]", &["hook-phase"]);
+}
+
 #[test]
 fn a_job_that_is_gone_when_it_has_ended() {
     let with = |ttl: &str, expect: &[&str]| {

@@ -10,11 +10,19 @@ use migration_gate_core::field::FieldPath;
 const HELM: &str = "helm.sh/hook";
 const ARGO: &str = "argocd.argoproj.io/hook";
 
-/// The Jobs are hooks, and no Job runs in some phase that starts pods.
+/// Jobs are hooks, and in some phase that starts pods none runs of those that one of the gate's
+/// requirements takes.
 pub(super) fn hook_phase(gated: &Gated<'_>) -> Vec<Finding> {
-    let phases: Vec<(usize, Phases)> = gated
-        .all_jobs()
-        .map(|job| (job, Phases::of(gated.world.object(job))))
+    let requirements = gated.jobs.iter();
+    requirements
+        .flat_map(|(_, jobs)| of_requirement(gated, jobs))
+        .collect()
+}
+
+fn of_requirement(gated: &Gated<'_>, jobs: &[usize]) -> Vec<Finding> {
+    let phases: Vec<(usize, Phases)> = jobs
+        .iter()
+        .map(|job| (*job, Phases::of(gated.world.object(*job))))
         .collect();
     let covered = phases
         .iter()
