@@ -303,15 +303,11 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
             "Look whether pods of namespace {ns} can reach the API server (network policies, DNS)."
         ),
         What::NoJob | What::Vanished | What::Settling { .. } => {
-            let by_hand = match wanted.word() {
-                Some(word) => format!(
-                    ". If {} was migrated before: migration-gate record done {word} --gate {gate}",
-                    wanted.version()
-                ),
-                None => String::new(),
-            };
+            let version = wanted.version();
+            let word = wanted.word().unwrap_or("--running");
             format!(
-                "Apply the migration Job; look whether it is there: kubectl get {jobs}{by_hand}"
+                "Apply the migration Job; look whether it is there: kubectl get {jobs}. If {version} \
+                 was migrated before: migration-gate record done {word} --gate {gate}"
             )
         }
         What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => format!(

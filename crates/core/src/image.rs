@@ -115,6 +115,12 @@ pub fn same_through_mirror(wanted: &str, actual: &str) -> bool {
             && compare(wanted, actual, &MovingTags::Listed(Vec::new())) == Relation::Same)
 }
 
+/// Whether a word is the tag or the digest of an image.
+pub fn is_called(image: &str, word: &str) -> bool {
+    let Reference { tag, digest, .. } = Reference::of(image);
+    [tag, digest].contains(&Some(word))
+}
+
 /// Whether two image references have the same last path component, whatever their versions.
 pub fn same_repository(a: &str, b: &str) -> bool {
     Reference::of(a).repository == Reference::of(b).repository

@@ -9,8 +9,9 @@ mod entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use jiff::Timestamp;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use self::entry::{Entry, Recorded};
@@ -23,6 +24,36 @@ pub const HISTORY: usize = 250;
 
 /// The key under which stands what was forgotten. No version begins so.
 const FORGOTTEN: &str = "-forgotten";
+
+/// What stands there. Releases up to 0.1 remove what isn't an entry of theirs, and they may run beside
+/// this one; so it is one too, of a version that nothing has.
+#[derive(Serialize, Deserialize)]
+struct Tombstones {
+    image: String,
+    job: String,
+    uid: String,
+    completed: Timestamp,
+    forgotten: Vec<String>,
+}
+
+impl Tombstones {
+    fn to_value(forgotten: Vec<String>) -> String {
+        let written = Self {
+            image: format!("none:{FORGOTTEN}"),
+            job: String::new(),
+            uid: String::new(),
+            completed: Timestamp::UNIX_EPOCH,
+            forgotten,
+        };
+        // Texts and times can always be written.
+        serde_json::to_string(&written).unwrap_or_default()
+    }
+
+    fn parse(value: &str) -> Result<Vec<String>, String> {
+        let written: Self = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        Ok(written.forgotten)
+    }
+}
 
 /// How many forgotten completions are kept in mind. They matter while their Jobs are there.
 const MOST_FORGOTTEN: usize = 64;
@@ -86,10 +117,10 @@ impl From<Wire> for Record {
         }
         for (key, value) in wire.data.into_iter().flatten() {
             if key == FORGOTTEN {
-                match serde_json::from_str(&value) {
+                match Tombstones::parse(&value) {
                     Ok(forgotten) => record.forgotten = forgotten,
-                    Err(error) => {
-                        record.corrupt.insert(key, error.to_string());
+                    Err(cause) => {
+                        record.corrupt.insert(key, cause);
                     }
                 }
                 continue;
@@ -130,12 +161,6 @@ impl Record {
             .min_by(|(a, first), (b, second)| first.cmp(second).then(b.age().cmp(&a.age())))
     }
 
-    /// Whether it has forgotten all Jobs of a written list.
-    fn remembers(&self, forgotten: &str) -> bool {
-        serde_json::from_str::<Vec<String>>(forgotten)
-            .is_ok_and(|uids| uids.iter().all(|uid| self.has_forgotten(uid)))
-    }
-
     /// Whether a Job's completion doesn't count any more.
     pub fn has_forgotten(&self, uid: &str) -> bool {
         self.forgotten.iter().any(|forgotten| forgotten == uid)
@@ -167,7 +192,7 @@ pub fn forget(
     }
     let surplus = forgotten.len().saturating_sub(MOST_FORGOTTEN);
     forgotten.drain(..surplus);
-    let forgotten = json!(forgotten).to_string();
+    let forgotten = Tombstones::to_value(forgotten);
     Some(match record {
         Some(record) => Write::Patch(RecordPatch::Forget {
             keys: keys.iter().cloned().collect(),
@@ -252,7 +277,7 @@ impl Write {
             Self::Create(data) | Self::Patch(RecordPatch::Put(data)) => {
                 data.iter().all(|(key, value)| {
                     if key == FORGOTTEN {
-                        return record.remembers(value);
+                        return forgets(value, record);
                     }
                     let written = Entry::parse(key, value);
                     let shown = record.entries.get(key);
@@ -267,11 +292,16 @@ impl Write {
             Self::Patch(RecordPatch::Forget {
                 keys, forgotten, ..
             }) => {
-                record.remembers(forgotten)
-                    && keys.iter().all(|key| !record.entries.contains_key(key))
+                keys.iter().all(|key| !record.entries.contains_key(key))
+                    && forgets(forgotten, record)
             }
         }
     }
+}
+
+/// Whether a record has forgotten all that stands in a value.
+fn forgets(value: &str, record: &Record) -> bool {
+    Tombstones::parse(value).is_ok_and(|uids| uids.iter().all(|uid| record.has_forgotten(uid)))
 }
 
 /// The labels of the record's ConfigMap.

@@ -125,12 +125,27 @@ impl Wanted {
         }
     }
 
-    /// The version in a word, as `record done` takes it, if there is one.
+    /// The version in a word, as `record done` takes it, if one word says it.
     pub fn word(&self) -> Option<&str> {
+        let word = match self {
+            Self::Any => return None,
+            Self::Metadata { value, .. } => value,
+            Self::Images { images, .. } => Reference::of(&images.default).version(),
+        };
+        self.is_called(word).then_some(word)
+    }
+
+    /// Whether a word says this version: a label's value, or the tag or digest of the application's
+    /// image. Where several images may be that, all of them have it, so that the version of a proxy
+    /// isn't taken for the application's.
+    pub fn is_called(&self, word: &str) -> bool {
         match self {
-            Self::Any => None,
-            Self::Metadata { value, .. } => Some(value),
-            Self::Images { images, .. } => Some(Reference::of(&images.default).version()),
+            Self::Any => false,
+            Self::Metadata { value, .. } => value == word,
+            Self::Images {
+                images, told: true, ..
+            } => image::is_called(&images.default, word),
+            Self::Images { images, .. } => images.main().all(|own| image::is_called(own, word)),
         }
     }
 

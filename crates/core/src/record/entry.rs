@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::gates::VersionSource;
-use crate::image::{Reference, Relation, compare, same_repository};
+use crate::image::{Reference, Relation, compare, is_called, same_repository};
 use crate::job::{Job, JobState};
 use crate::version::{Container, Containers, Contents, Wanted};
 
@@ -48,8 +48,14 @@ impl Recorded {
         match (self, wanted) {
             (_, Wanted::Any) => Relation::Moving,
             (Self::Contents(contents), _) => wanted.relation(contents),
-            (Self::Word(word), Wanted::Metadata { value, .. }) if word == value => Relation::Same,
-            (Self::Image(_) | Self::Word(_), Wanted::Metadata { .. }) => Relation::Different,
+            (Self::Word(word), _) if !wanted.is_called(word) => Relation::Different,
+            (Self::Word(_), Wanted::Images { images, moving, .. })
+                if moving.moves(&images.default) =>
+            {
+                Relation::Moving
+            }
+            (Self::Word(_), _) => Relation::Same,
+            (Self::Image(_), Wanted::Metadata { .. }) => Relation::Different,
             (
                 Self::Image(image),
                 Wanted::Images {
@@ -69,21 +75,6 @@ impl Recorded {
                     Relation::Different
                 }
             }
-            (Self::Word(word), Wanted::Images { images, moving, .. }) => images
-                .main()
-                .filter(|image| {
-                    let Reference { tag, digest, .. } = Reference::of(image);
-                    [tag, digest].contains(&Some(word.as_str()))
-                })
-                .map(|image| {
-                    if moving.moves(image) {
-                        Relation::Moving
-                    } else {
-                        Relation::Same
-                    }
-                })
-                .min()
-                .unwrap_or(Relation::Different),
         }
     }
 
@@ -99,10 +90,7 @@ impl Recorded {
     /// Whether a person's word for a version means this one: an image, its tag or digest, or the
     /// value of a label.
     pub fn is_called(&self, word: &str) -> bool {
-        let called = |image: &str| {
-            let Reference { tag, digest, .. } = Reference::of(image);
-            image == word || tag == Some(word) || digest == Some(word)
-        };
+        let called = |image: &str| image == word || is_called(image, word);
         match self {
             Self::Image(image) => called(image),
             Self::Contents(contents) => {
@@ -205,8 +193,14 @@ impl Entry {
     /// The text that stands under the key: in a fixed order, so that replicas that saw the same Job
     /// write the same bytes.
     pub fn to_value(&self) -> String {
+        let image = match self.what_the_word_leaves_open() {
+            // Releases up to 0.1 remove an entry whose image isn't of the version that its key says,
+            // and they may run beside this one.
+            Some(_) => format!("{ELSEWHERE}:{}", self.key()),
+            None => self.version.image().unwrap_or_default().to_owned(),
+        };
         let mut written = Written {
-            image: self.version.image().unwrap_or_default().to_owned(),
+            image,
             job: self.job.clone(),
             uid: self.uid.clone(),
             completed: Some(self.completed),
@@ -218,8 +212,10 @@ impl Entry {
             Recorded::Image(_) => {}
             Recorded::Word(word) => {
                 // A reference with that version, for readers that know no words.
-                let before = if word.contains(':') { '@' } else { ':' };
-                written.image = format!("{BY_HAND}{before}{word}");
+                if written.image.is_empty() {
+                    let before = if word.contains(':') { '@' } else { ':' };
+                    written.image = format!("{BY_HAND}{before}{word}");
+                }
                 written.done = Some(word.clone());
             }
             Recorded::Contents(contents) => {
@@ -275,6 +271,9 @@ impl Entry {
 
 /// The repository of what was done by hand.
 const BY_HAND: &str = "by-hand";
+
+/// The repository where the images stand in members that releases up to 0.1 pass over.
+const ELSEWHERE: &str = "see-containers";
 
 /// An entry as it is written. Readers of releases up to 0.1 want the first four members, and pass
 /// over the rest.

@@ -277,7 +277,344 @@ fn the_oldest_go_when_there_are_too_many() {
     assert_eq!(ancient, BTreeMap::new());
 }
 
+/// An entry as releases up to 0.1 read it: its image, if they obey it.
+fn as_of_0_1(key: &str, value: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Old {
+        image: String,
+        #[allow(dead_code, reason = "it must be there")]
+        job: String,
+        #[allow(dead_code, reason = "it must be there")]
+        uid: String,
+        #[allow(dead_code, reason = "it must be there")]
+        completed: Timestamp,
+    }
+    let old: Old = serde_json::from_str(value).ok()?;
+    let version = crate::image::Reference::of(&old.image).version();
+    (value.len() <= 2048 && version.replace(':', ".") == key).then_some(old.image)
+}
+
+/// Replicas and waiters of the last release read what this one writes.
+#[test]
+fn what_is_written_is_read_by_the_last_release() {
+    for image in [
+        "a/init:2",
+        "a/init",
+        "a/init@sha256:ab",
+        "r:5000/a/init:1.2_x",
+    ] {
+        let entry = entry(image, 1);
+        let read = as_of_0_1(&entry.key(), &entry.to_value());
+        assert_eq!(read.as_deref(), Some(image));
+    }
+    // What it can't say in its way it passes over, and doesn't remove.
+    let several = of_containers("proxy=proxy:8 migrate=shop:2", &json!({}));
+    let pinned = entry("shop:main@sha256:ab", 1);
+    let mut second = entry("shop:2", 1);
+    second.requirement = Some("migrate".into());
+    let mut labelled = entry("shop:2", 1);
+    let Recorded::Contents(contents) = &mut labelled.version else {
+        panic!("{labelled:?}");
+    };
+    contents.metadata = vec![("labels", "v".into(), "7".into())];
+    for entry in [several, pinned, second, labelled] {
+        let image = as_of_0_1(&entry.key(), &entry.to_value()).expect("an entry");
+        assert!(image.starts_with("see-containers:"), "{image}");
+        let known = of(std::slice::from_ref(&entry));
+        assert_eq!(known.entries.get(&entry.key()), Some(&entry));
+    }
+    let done = done("2");
+    assert_eq!(
+        as_of_0_1(&done.key(), &done.to_value()).as_deref(),
+        Some("by-hand:2")
+    );
+    let write = forget(None, &BTreeSet::new(), &["u".to_owned()].into());
+    let Some(Write::Create(data)) = write else {
+        panic!("{write:?}");
+    };
+    for (key, value) in &data {
+        assert!(as_of_0_1(key, value).is_some(), "{key} {value}");
+    }
+}
+
+/// What a Job with these containers completed in 1970.
+fn of_containers(containers: &str, metadata: &Value) -> Entry {
+    let mut object = json!({"metadata": {"name": "db-init", "uid": "u"}, "spec": {}});
+    object["spec"]["template"] = template(containers);
+    json_patch::merge(&mut object["metadata"], metadata);
+    object["status"] = complete(Timestamp::UNIX_EPOCH);
+    let job: Job = serde_json::from_value(object).expect("a Job");
+    let source = crate::gates::VersionSource::Label("v".into());
+    Entry::of(&job, Some(&source), Timestamp::UNIX_EPOCH).expect("an entry")
+}
+
+/// What somebody has said was done.
+fn done(word: &str) -> Entry {
+    Entry {
+        version: Recorded::Word(word.into()),
+        job: String::new(),
+        uid: String::new(),
+        completed: Timestamp::UNIX_EPOCH,
+        took: None,
+        requirement: None,
+    }
+}
+
+/// What the last release wrote.
+fn legacy(image: &str) -> Record {
+    let key = crate::image::Reference::of(image).version();
+    let value = format!(
+        r#"{{"image":"{image}","job":"db-init","uid":"u","completed":"2026-01-02T03:04:05Z"}}"#
+    );
+    let record = record("7", &json!({ key.replace(':', "."): value }));
+    assert_eq!(record.corrupt, BTreeMap::new());
+    record
+}
+
+#[test]
+fn an_entry_of_the_last_release_opens_where_one_image_alone_can_count() {
+    let check = |image: &str, wanted: &Wanted, expect: Option<Relation>| {
+        let record = legacy(image);
+        let found = find(&record, wanted).map(|(_, relation)| relation);
+        assert_eq!(found, expect, "{image} {wanted:?}");
+    };
+    let (same, moving) = (Some(Relation::Same), Some(Relation::Moving));
+    check("a/init:2", &wanted("web=web:2"), same);
+    check("a/init:1", &wanted("web=web:2"), None);
+    check("a/init:main", &wanted("web=web:main"), moving);
+    check("a/init", &wanted("web=web"), moving);
+    check("a/init@sha256:ab", &wanted("web=web@sha256:ab"), same);
+    check("web:2@sha256:ab", &wanted("web=web:2@sha256:cd"), None);
+    check("web:2@sha256:ab", &wanted("web=web:2"), same);
+    check("shop:2", &wanted("web=shop:2 assets=shop:2"), same);
+    // A proxy may be what it names.
+    check("proxy:8", &wanted("proxy=proxy:8 web=shop:2"), None);
+    check("shop:2", &wanted("web=shop:2 proxy=proxy:8"), None);
+    let named = gate(&json!({"container": "web"}));
+    let template_of = template("proxy=proxy:8 web=shop:2");
+    let named = Wanted::of(&named, &template_of).expect("a version");
+    check("shop:2", &named, same);
+    check("proxy:8", &named, None);
+    let mut annotated = template_of;
+    annotated["metadata"] = json!({"annotations": {crate::podspec::DEFAULT_CONTAINER: "web"}});
+    let annotated = Wanted::of(&gate(&json!({})), &annotated).expect("a version");
+    check("shop:2", &annotated, same);
+    check("proxy:8", &annotated, None);
+    check("a/init:1", &Wanted::Any, moving);
+    // It says nothing of labels.
+    let by_label = gate(&json!({"version": {"label": "v"}}));
+    let labelled = json!({"metadata": {"labels": {"v": "2"}}});
+    let by_label = Wanted::of(&by_label, &labelled).expect("a version");
+    check("a/init:2", &by_label, None);
+}
+
+#[test]
+fn an_entry_says_everything_that_was_compared() {
+    let opens = |entry: &Entry, pod: &str| {
+        let record = of(std::slice::from_ref(entry));
+        assert_eq!(record.corrupt, BTreeMap::new());
+        let relation = find(&record, &wanted(pod)).map(|(_, relation)| relation);
+        relation == Some(Relation::Same)
+    };
+    let entry = of_containers("proxy=proxy:8 migrate=shop:2", &json!({}));
+    assert!(opens(&entry, "proxy=proxy:8 web=shop:2"));
+    assert!(opens(&entry, "web=shop:2"));
+    assert!(!opens(&entry, "proxy=proxy:8 web=shop:3"));
+    assert!(!opens(&entry, "proxy=proxy:7 web=shop:2"));
+    // And under a key of its own.
+    let other = of_containers("proxy=proxy:8 migrate=shop:3", &json!({}));
+    assert_ne!(entry.key(), other.key());
+    let pinned = of_containers("migrate=shop:main@sha256:ab", &json!({}));
+    assert!(opens(&pinned, "web=shop:main@sha256:ab"));
+    assert!(!opens(&pinned, "web=shop:main@sha256:cd"));
+    // A label's value, where the gate goes by it.
+    let labelled = of_containers("migrate=tool:1", &json!({"labels": {"v": "7", "w": "x"}}));
+    let by_label = gate(&json!({"version": {"label": "v"}}));
+    let check = |value: &str, expect: Option<Relation>| {
+        let pod = json!({"metadata": {"labels": {"v": value}}});
+        let wanted = Wanted::of(&by_label, &pod).expect("a version");
+        let record = of(std::slice::from_ref(&labelled));
+        let found = find(&record, &wanted).map(|(_, relation)| relation);
+        assert_eq!(found, expect, "{value}");
+    };
+    check("7", Some(Relation::Same));
+    check("8", None);
+    let written: Value = serde_json::from_str(&labelled.to_value()).expect("JSON");
+    assert_eq!(written["labels"], json!({"v": "7"}), "no other label");
+}
+
+#[test]
+fn what_was_done_by_hand_opens_for_every_job_of_the_gate() {
+    let record = of(&[done("2"), done("sha256:ab"), done("main")]);
+    assert_eq!(record.corrupt, BTreeMap::new());
+    assert_eq!(record.entries.len(), 3);
+    let check = |wanted: &Wanted, expect: Option<Relation>| {
+        for (requirement, several) in [("db-init", false), ("another", true)] {
+            let requirement = Requirement::parse(requirement).expect("a name");
+            let found = record.find(wanted, &requirement, several);
+            assert_eq!(found.map(|(_, r)| r), expect, "{wanted:?}");
+        }
+    };
+    let same = Some(Relation::Same);
+    check(&wanted("web=web:2"), same);
+    check(&wanted("web=web:2 worker=worker:2"), same);
+    check(&wanted("web=web:2@sha256:cd"), same);
+    check(&wanted("web=web@sha256:ab"), same);
+    check(&wanted("web=web:3"), None);
+    check(&wanted("web=web:main"), Some(Relation::Moving));
+    check(&Wanted::Any, Some(Relation::Moving));
+    // The word may be a proxy's, of which nothing was said.
+    for pod in ["proxy=proxy:2 web=shop:3", "web=shop:3 proxy=proxy:2"] {
+        check(&wanted(pod), None);
+        assert_eq!(wanted(pod).word(), None);
+    }
+    assert_eq!(wanted("web=web:2 worker=worker:2").word(), Some("2"));
+    let by_label = gate(&json!({"version": {"label": "v"}}));
+    let labelled = json!({"metadata": {"labels": {"v": "2"}}});
+    check(&Wanted::of(&by_label, &labelled).expect("a version"), same);
+}
+
+#[test]
+fn an_entry_is_of_the_requirement_that_it_says() {
+    let mut entry = entry("shop:2", 1);
+    let check = |entry: &Entry, requirement: &str, several: bool, expect: bool| {
+        let record = of(std::slice::from_ref(entry));
+        let requirement = Requirement::parse(requirement).expect("a requirement");
+        let found = record.find(&wanted("web=shop:2"), &requirement, several);
+        assert_eq!(found.is_some(), expect, "{requirement} {several}");
+    };
+    // Where there were no others, it was of the only one, whatever that is called now.
+    check(&entry, "renamed", false, true);
+    // Where there are, its Job's name tells.
+    check(&entry, "db-init", true, true);
+    check(&entry, "db-*", true, true);
+    check(&entry, "x|db-init", true, true);
+    check(&entry, "renamed", true, false);
+    check(&entry, "label:a=b", true, false);
+    entry.requirement = Some("label:a=b".into());
+    check(&entry, "label:a=b", true, true);
+    check(&entry, "db-init", true, false);
+}
+
+#[test]
+fn of_two_that_speak_the_surer_one_does_then_the_later_one() {
+    let record = of(&[entry("shop:main", 9), entry("shop:main@sha256:ab", 1)]);
+    let pinned = wanted("web=shop:main@sha256:ab");
+    let (found, relation) = find(&record, &pinned).expect("an entry");
+    assert_eq!((found.completed.as_second(), relation), (1, Relation::Same));
+    let record = of(&[entry("shop@sha256:ab", 2), entry("shop:1@sha256:ab", 3)]);
+    let (found, _) = find(&record, &wanted("web=shop@sha256:ab")).expect("an entry");
+    assert_eq!(found.completed.as_second(), 3);
+}
+
+#[test]
+fn what_is_forgotten_is_removed_and_stays_so() {
+    let known = of(&[entry("a:1", 1), entry("a:2", 2)]);
+    let keys = |keys: &[&str]| -> BTreeSet<String> { keys.iter().map(|k| (*k).into()).collect() };
+    assert_eq!(forget(Some(&known), &keys(&[]), &keys(&[])), None);
+    assert_eq!(forget(None, &keys(&[]), &keys(&[])), None);
+    let write = forget(Some(&known), &keys(&["2"]), &keys(&["other"])).expect("a write");
+    assert!(!write.shows_in(&known));
+    let Write::Patch(RecordPatch::Forget {
+        resource_version, ..
+    }) = &write
+    else {
+        panic!("{write:?}");
+    };
+    assert_eq!(resource_version, "7", "only if nothing has changed");
+    let mut object = json!({"metadata": {"resourceVersion": "7"}, "data": {
+        "1": entry("a:1", 1).to_value(), "2": entry("a:2", 2).to_value(),
+    }});
+    apply(&mut object, &write);
+    let after: Record = serde_json::from_value(object.clone()).expect("a record");
+    assert!(write.shows_in(&after));
+    assert_eq!(after.entries.keys().collect::<Vec<_>>(), ["1"]);
+    assert_eq!(after.corrupt, BTreeMap::new());
+    assert!(after.has_forgotten("u2") && after.has_forgotten("other"));
+    // Its Job is still there, and complete: it isn't recorded again.
+    let mut again = completed(&[entry("a:2", 2)]);
+    assert_eq!(next_write(Some(&after), &mut again, 9), None);
+    assert_eq!(again, BTreeMap::new());
+    // A Job that ran later is.
+    let mut later = completed(&[entry("a:2", 3)]);
+    let write = next_write(Some(&after), &mut later, 9).expect("a write");
+    apply(&mut object, &write);
+    let record: Record = serde_json::from_value(object).expect("a record");
+    assert!(find(&record, &wanted("web=a:2")).is_some());
+    assert!(record.has_forgotten("u2"), "and the first stays forgotten");
+
+    // Without a record, the Jobs that are there are kept in mind all the same.
+    let write = forget(None, &keys(&[]), &keys(&["u"])).expect("a write");
+    let mut object = Value::Null;
+    apply(&mut object, &write);
+    let record: Record = serde_json::from_value(object).expect("a record");
+    assert!(record.has_forgotten("u") && record.corrupt.is_empty());
+    assert!(write.shows_in(&record) && !write.shows_in(&Record::default()));
+    // Not for ever: Jobs go, and there may be many.
+    let many: BTreeSet<String> = (0..100).map(|i| format!("v{i:03}")).collect();
+    let Some(Write::Patch(RecordPatch::Forget { forgotten, .. })) =
+        forget(Some(&record), &keys(&[]), &many)
+    else {
+        panic!("no patch");
+    };
+    assert!(!forgotten.contains(r#""u""#) && forgotten.contains("v099"));
+}
+
+#[test]
+fn what_is_forgotten_in_no_known_way_is_reported() {
+    for value in ["", "[]", "x", r#"{"forgotten":[]}"#] {
+        let record = record("7", &json!({"-forgotten": value}));
+        assert_eq!(record.forgotten, Vec::<String>::new());
+        assert!(record.corrupt.contains_key("-forgotten"), "{value}");
+    }
+}
+
+#[test]
+fn a_person_calls_a_version_by_its_image_tag_digest_or_label() {
+    let check = |entry: &Entry, words: &[&str], others: &[&str]| {
+        for word in words {
+            assert!(entry.version.is_called(word), "{word}");
+        }
+        for word in others {
+            assert!(!entry.version.is_called(word), "{word}");
+        }
+    };
+    let pinned = entry("a/shop:2@sha256:ab", 1);
+    let names = ["2", "sha256:ab", "a/shop:2@sha256:ab"];
+    check(&pinned, &names, &["shop", "a", "", "1"]);
+    let labelled = of_containers("m=shop:2", &json!({"labels": {"v": "7"}}));
+    check(&labelled, &["2", "7"], &["v"]);
+    check(&done("2"), &["2"], &["by-hand:2"]);
+}
+
+#[test]
+fn the_record_is_kept_out_of_backups() {
+    let put = RecordPatch::Put(BTreeMap::new()).body();
+    let label = "velero.io/exclude-from-backup";
+    assert_eq!(put["metadata"]["labels"][label], "true");
+    assert_eq!(labels()[label], "true");
+}
+
 proptest! {
+    /// What was written is read, whatever it says.
+    #[test]
+    fn an_entry_is_read_as_it_was_written(
+        images in proptest::collection::vec("[a-z]{1,3}(:[a-z0-9_][a-z0-9._-]{0,4})?(@sha256:[a-f0-9]{2})?", 1..4),
+        label in proptest::option::of("[a-z0-9]{0,4}"),
+        requirement in proptest::option::of("[a-z*|]{1,4}"),
+    ) {
+        let containers: Vec<String> =
+            images.iter().enumerate().map(|(i, image)| format!("c{i}={image}")).collect();
+        let labels = label.map_or(json!({}), |value| json!({"labels": {"v": value}}));
+        let mut entry = of_containers(&containers.join(" "), &labels);
+        entry.requirement = requirement;
+        let (key, value) = (entry.key(), entry.to_value());
+        prop_assert!(is_key(&key), "{}", key);
+        let record = record("7", &json!({ &key: &value }));
+        prop_assert_eq!(record.entries.get(&key), Some(&entry));
+        prop_assert!(as_of_0_1(&key, &value).is_some(), "{} {}", key, value);
+    }
+
     /// Any number of writers, whatever each of them saw of the record when it decided: once they
     /// are done, every one of the newest completions is there.
     #[test]
