@@ -96,6 +96,22 @@ impl Glob {
         }
     }
 
+    /// Whether some text is matched by both.
+    pub fn meets(&self, other: &Self) -> bool {
+        meet(&self.tokens, &other.tokens)
+    }
+
+    /// Whether some text of these characters is matched, if it may have at most `longest`.
+    pub fn matches_some(&self, may_be: impl Fn(char) -> bool, longest: usize) -> bool {
+        let (mut shortest, mut possible) = (0, true);
+        for token in &self.tokens {
+            let takes_some = |c: char| may_be(c) && token.takes(c);
+            shortest += usize::from(*token != Token::Any);
+            possible &= *token == Token::Any || (' '..='~').any(takes_some);
+        }
+        possible && shortest <= longest
+    }
+
     /// The same as a regular expression of RE2, which CEL's `matches` takes, for a whole text.
     pub fn regex(&self) -> String {
         let escaped = |c: char| match c {
@@ -122,6 +138,27 @@ impl Glob {
         regex.push('$');
         regex
     }
+}
+
+/// Whether some text is matched by both, told from the ends of both to their beginnings.
+fn meet(a: &[Token], b: &[Token]) -> bool {
+    // Whether what is left of `a` meets what is left of `b`, for each rest of `b`.
+    let mut after = vec![false; b.len() + 2];
+    for i in (0..=a.len()).rev() {
+        let mut here = vec![false; b.len() + 2];
+        for j in (0..=b.len()).rev() {
+            here[j] = match (a.get(i), b.get(j)) {
+                (None, None) => true,
+                (Some(Token::Any), _) | (_, Some(Token::Any)) => after[j] || here[j + 1],
+                (Some(first), Some(second)) => {
+                    after[j + 1] && (' '..='~').any(|c| first.takes(c) && second.takes(c))
+                }
+                _ => false,
+            };
+        }
+        after = here;
+    }
+    after[0]
 }
 
 impl Token {
@@ -245,7 +282,48 @@ mod tests {
         );
     }
 
+    #[test]
+    fn two_patterns_meet_where_a_text_matches_both() {
+        let check = |a: &str, b: &str, expect: bool| {
+            assert_eq!(glob(a).meets(&glob(b)), expect, "{a} {b}");
+            assert_eq!(glob(b).meets(&glob(a)), expect, "{b} {a}");
+        };
+        check("web", "web", true);
+        check("web", "worker", false);
+        check("shop-*", "shop-web", true);
+        check("shop-*", "*-web", true);
+        check("shop-*", "*-web-?", true);
+        check("shop-*", "web-*", false);
+        check("*a", "*b", false);
+        check("*", "", true);
+        check("v[0-4]", "v[4-9]", true);
+        check("v[0-4]", "v[5-9]", false);
+    }
+
+    #[test]
+    fn a_pattern_may_match_nothing_that_can_be() {
+        let letters = |c: char| c.is_ascii_alphabetic();
+        for (text, expect) in [
+            ("a*", true),
+            ("a,*", false),
+            ("[0-9]", false),
+            ("abc", false),
+        ] {
+            assert_eq!(glob(text).matches_some(letters, 2), expect, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_two_patterns_match_they_meet_in(
+            a in "[ab*?]{0,6}", b in "[ab*?]{0,6}", text in "[ab]{0,5}",
+        ) {
+            let (a, b) = (glob(&a), glob(&b));
+            if a.matches(&text) && b.matches(&text) {
+                prop_assert!(a.meets(&b));
+            }
+        }
+
         #[test]
         fn stars_are_as_by_definition(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
             fn naive(pattern: &[u8], text: &[u8]) -> bool {

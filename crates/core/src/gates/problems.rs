@@ -80,10 +80,7 @@ fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Fou
             other.namespace == gate.namespace
                 && named(other, &FieldPath::default())
                     .iter()
-                    .any(|(_, of, others)| {
-                        *of == kind
-                            && (others.matches(name.as_str()) || name.matches(others.as_str()))
-                    })
+                    .any(|(_, of, others)| *of == kind && others.meets(&name))
         });
         if let Some(other) = other {
             let (kind, namespace, name) = (kind.as_str(), &gate.namespace, name.as_str());
@@ -259,10 +256,10 @@ fn job_name(name: &Glob) -> Result<(), String> {
 /// See the OCI distribution specification: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
 fn tag_pattern(glob: &Glob) -> Result<(), String> {
     let text = glob.as_str();
-    let odd = |c: char| !(c.is_ascii_alphanumeric() || "_.-*?[]!^".contains(c));
-    if text.is_empty() || text.starts_with(['.', '-']) || text.contains(odd) {
+    let in_tag = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if text.is_empty() || text.starts_with(['.', '-']) || !glob.matches_some(in_tag, 128) {
         return Err(format!(
-            "`{text}` matches no tag: a tag has letters, digits, `_`, `.` and `-`; `*`, `?` and `[0-9]` stand for some"
+            "`{text}` matches no tag: a tag has at most 128 letters, digits, `_`, `.` and `-`; `*`, `?` and `[0-9]` stand for some"
         ));
     }
     Ok(())
@@ -408,3 +405,6 @@ fn quantity(text: &str) -> Option<f64> {
     let value: f64 = number.parse().ok().filter(|_| plain)?;
     (value.is_finite() && value.is_sign_positive()).then_some(value * unit)
 }
+
+#[cfg(test)]
+mod tests;
