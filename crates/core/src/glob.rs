@@ -313,7 +313,70 @@ mod tests {
         }
     }
 
+    /// As RE2 has it, for the few things that [`Glob::regex`] writes.
+    fn re2(regex: &str, text: &str) -> bool {
+        fn element(regex: &str) -> (Box<dyn Fn(char) -> bool>, &str) {
+            fn char_of(regex: &str) -> (char, &str) {
+                if let Some(rest) = regex.strip_prefix(r"\x{") {
+                    let (code, rest) = rest.split_once('}').unwrap();
+                    let code = u32::from_str_radix(code, 16).unwrap();
+                    return (char::from_u32(code).unwrap(), rest);
+                }
+                let c = regex.chars().next().unwrap();
+                assert!(c.is_ascii_alphanumeric() || c == '_', "{c} has a meaning");
+                (c, &regex[1..])
+            }
+            if let Some(rest) = regex.strip_prefix('.') {
+                return (Box::new(|_| true), rest);
+            }
+            let Some(mut rest) = regex.strip_prefix('[') else {
+                let (own, rest) = char_of(regex);
+                return (Box::new(move |c| c == own), rest);
+            };
+            let negated = rest.starts_with('^');
+            rest = rest.trim_start_matches('^');
+            let mut ranges = Vec::new();
+            while !rest.starts_with(']') {
+                let (first, after) = char_of(rest);
+                let (last, after) = char_of(after.strip_prefix('-').unwrap());
+                ranges.push(first..=last);
+                rest = after;
+            }
+            let takes = move |c| ranges.iter().any(|range| range.contains(&c)) != negated;
+            (Box::new(takes), &rest[1..])
+        }
+        fn matches(regex: &str, text: &str) -> bool {
+            if regex == "$" {
+                return text.is_empty();
+            }
+            let (takes, rest) = element(regex);
+            let one = |text: &str| {
+                text.chars()
+                    .next()
+                    .filter(|c| takes(*c))
+                    .map(char::len_utf8)
+            };
+            match rest.strip_prefix('*') {
+                Some(after) => {
+                    matches(after, text)
+                        || one(text).is_some_and(|len| matches(regex, &text[len..]))
+                }
+                None => one(text).is_some_and(|len| matches(rest, &text[len..])),
+            }
+        }
+        matches(regex.strip_prefix('^').unwrap(), text)
+    }
+
     proptest! {
+        #[test]
+        fn the_regular_expression_matches_the_same(
+            pattern in r"[abä.*?\[\]!^-]{0,8}", text in r"[abä.*^\]-]{0,6}",
+        ) {
+            if let Ok(glob) = Glob::parse(&pattern) {
+                prop_assert_eq!(glob.matches(&text), re2(&glob.regex(), &text), "{}", glob.regex());
+            }
+        }
+
         #[test]
         fn what_two_patterns_match_they_meet_in(
             a in "[ab*?]{0,6}", b in "[ab*?]{0,6}", text in "[ab]{0,5}",

@@ -128,6 +128,8 @@ pub fn same_repository(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::Relation::{Different, Moving, Same};
     use super::*;
 
@@ -206,6 +208,30 @@ mod tests {
         check("web:1@sha256:ab", "job:1@sha256:cd", Same);
         check("web:main@sha256:ab", "job:main@sha256:cd", Moving);
         check("web@sha256:ab", "job@sha256:cd", Different);
+    }
+
+    proptest! {
+        #[test]
+        fn comparing_is_symmetric(
+            a in "(r/)?[ab](:(1|main))?(@d[12])?", b in "(r/)?[ab](:(1|main))?(@d[12])?",
+            listed in any::<bool>(),
+        ) {
+            let moving = if listed {
+                MovingTags::Listed(vec![Glob::parse("1").unwrap()])
+            } else {
+                MovingTags::default()
+            };
+            prop_assert_eq!(compare(&a, &b, &moving), compare(&b, &a, &moving));
+            // And a thing is of its own version, unless that moves.
+            let own = if moving.moves(&a) { Moving } else { Same };
+            prop_assert_eq!(compare(&a, &a, &moving), own);
+        }
+
+        #[test]
+        fn any_text_has_parts(a in any::<String>(), b in any::<String>()) {
+            compare(&a, &b, &MovingTags::default());
+            same_through_mirror(&a, &b);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Objects to decide on, and the two steps of admission in the API server's order.
 
 use migration_gate_core::decision::Decision;
-use migration_gate_core::gates::Config;
+use migration_gate_core::gates::{Config, HeldKind};
 use migration_gate_core::mutate::mutate;
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_core::validate::validate;
@@ -21,6 +21,39 @@ pub fn deployment(spec: Value) -> Value {
             "template": {"metadata": {"labels": {"app": "piefed-web"}}, "spec": pod_spec},
         },
     })
+}
+
+/// A workload of that kind around a pod spec.
+pub fn workload(kind: HeldKind, spec: Value) -> Value {
+    let pod_kind = kind.pod_kind();
+    let (_, template) = pod_kind.path.split_last().unwrap();
+    let body = template.iter().rev().fold(
+        json!({"metadata": {"labels": {"v": "7"}}, "spec": spec}),
+        |inner, field| json!({ *field: inner }),
+    );
+    let mut object = json!({
+        "apiVersion": format!("{}/{}", kind.group(), pod_kind.version),
+        "kind": kind.as_str(),
+        "metadata": {"name": "web", "namespace": "shop"},
+    });
+    merge(&mut object, body);
+    object
+}
+
+/// A gate that holds [`workload`] of every kind.
+pub fn every_kind(settings: Value) -> Config {
+    let workloads: Vec<Value> = HeldKind::ALL
+        .iter()
+        .map(|kind| json!({"kind": kind.as_str(), "name": "w*"}))
+        .collect();
+    let mut gate = json!({
+        "name": "shop", "namespace": "shop", "serviceAccount": "waits",
+        "jobs": [{"name": "migrate-*"}], "workloads": workloads,
+    });
+    merge(&mut gate, settings);
+    let config: Config = serde_json::from_value(json!({"gates": [gate]})).unwrap();
+    assert_eq!(config.problems(), []);
+    config
 }
 
 /// Sets members of an object.

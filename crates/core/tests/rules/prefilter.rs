@@ -5,8 +5,106 @@
     reason = "the chart's copy is a file; the core itself has none"
 )]
 
-use migration_gate_core::prefilter::{Prefilter, mutating, validating};
+use migration_gate_core::gates::{Config, HeldKind};
+use migration_gate_core::prefilter::{Prefilter, held, mutating, validating};
 use serde_json::{Value, json};
+
+/// The condition for a gate with these workloads.
+fn held_by(members: Value) -> String {
+    let mut gate = json!({"name": "g", "namespace": "n", "job": "j", "serviceAccount": "s"});
+    gate.as_object_mut()
+        .unwrap()
+        .extend(members.as_object().unwrap().clone());
+    let config: Config = serde_json::from_value(json!({"gates": [gate]})).unwrap();
+    assert_eq!(config.problems(), []);
+    held(&config.gates)
+}
+
+#[test]
+fn a_gate_is_asked_for_what_it_names_or_selects() {
+    let name = r#"object.metadata.?name.orValue("")"#;
+    for kind in HeldKind::ALL.map(HeldKind::as_str) {
+        let check = |workload: Value, expect: &str| {
+            let mut workload = workload;
+            workload["kind"] = json!(kind);
+            assert_eq!(
+                held_by(json!({"workloads": [workload]})),
+                format!(
+                    r#"request.namespace == "n" && (request.kind.kind == "{kind}" && ({expect}))"#
+                )
+            );
+        };
+        check(json!({"name": "web"}), &format!(r#"{name} in ["web"]"#));
+        check(
+            json!({"name": "web-*"}),
+            &format!(r#"{name}.matches("^web\\x{{2d}}.*$")"#),
+        );
+        check(
+            json!({"selector": {"matchLabels": {"a/b": "c"}}}),
+            r#"object.metadata.?labels[?"a/b"].optMap(v, v in ["c"]).orValue(false)"#,
+        );
+        check(
+            json!({"selector": {"matchExpressions": [
+                {"key": "a", "operator": "NotIn", "values": ["b", "c"]},
+                {"key": "d", "operator": "Exists"},
+                {"key": "e", "operator": "DoesNotExist"},
+            ]}}),
+            r#"!object.metadata.?labels[?"a"].optMap(v, v in ["b","c"]).orValue(false) && object.metadata.?labels[?"d"].hasValue() && !object.metadata.?labels[?"e"].hasValue()"#,
+        );
+    }
+    // The short forms are for Deployments, and all of a kind stand together.
+    assert_eq!(
+        held_by(json!({
+            "deployments": ["api"],
+            "selector": {"matchLabels": {"a": "b"}},
+            "workloads": [
+                {"kind": "CronJob", "name": "clean"},
+                {"kind": "Deployment", "name": "web"},
+                {"kind": "Deployment", "name": "w*"},
+            ],
+        })),
+        [
+            r#"request.namespace == "n" && (request.kind.kind == "Deployment" && ("#,
+            name,
+            r#" in ["api","web"] || object.metadata.?labels[?"a"].optMap(v, v in ["b"]).orValue(false) || "#,
+            name,
+            r#".matches("^w.*$")) || request.kind.kind == "CronJob" && ("#,
+            name,
+            r#" in ["clean"]))"#,
+        ]
+        .concat()
+    );
+}
+
+/// Each kind that can be held is asked for, and each only with a template that differs.
+#[test]
+fn every_kind_that_can_be_held_is_asked_for_when_its_template_changes() {
+    let [mutating] = &mutating()[..] else {
+        panic!("one webhook");
+    };
+    let validating = validating();
+    let held = validating.iter().find(|p| p.name == "held").unwrap();
+    assert_eq!(held.rules, mutating.rules);
+    assert_eq!(held.match_conditions, mutating.match_conditions);
+    let listed = |group: &str, resource: &str| {
+        mutating.rules.as_array().unwrap().iter().any(|rule| {
+            let has =
+                |field: &str, value: &str| rule[field].as_array().unwrap().contains(&json!(value));
+            has("apiGroups", group) && has("resources", resource)
+        })
+    };
+    for kind in HeldKind::ALL {
+        assert!(listed(kind.group(), kind.pod_kind().resource), "{kind:?}");
+        let path = kind.pod_kind().path;
+        let template = format!("object.?{}", path[..path.len() - 1].join(".?"));
+        let conditions = &mutating.match_conditions;
+        let changed = conditions[2]["expression"].as_str().unwrap();
+        assert!(changed.starts_with(r#"request.operation == "CREATE" || "#));
+        for object in [template.clone(), template.replace("object", "oldObject")] {
+            assert!(changed.contains(&object), "{changed}");
+        }
+    }
+}
 
 const GENERATED: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -1,13 +1,18 @@
 //! What holds for every object.
 
-use migration_gate_core::gates::{Config, Mode};
+use jiff::Timestamp;
+use migration_gate_core::eject::eject;
+use migration_gate_core::gates::{Config, HeldKind, Mode};
+use migration_gate_core::injection::waiter_of;
+use migration_gate_core::job::Job;
 use migration_gate_core::mutate::mutate;
+use migration_gate_core::record::{Entry, Record};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_core::validate::validate;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::fixtures::{deployment, merge, mutated, other_release, request};
+use crate::fixtures::{deployment, every_kind, merge, mutated, other_release, request, workload};
 
 /// Any JSON, with the words that the rules look for more often than chance would have it.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -22,8 +27,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "env",
         "volumes",
         "wait-for-migrations",
-        "piefed-web",
-        "piefed-application",
+        "web",
+        "shop",
         "PIEFED_INIT_CONTAINER",
         "serviceAccountName",
         "args",
@@ -112,6 +117,20 @@ fn pod_specs() -> impl Strategy<Value = Value> {
         )
 }
 
+/// Gates that tell versions in every way.
+fn configs() -> impl Strategy<Value = Config> {
+    prop::sample::select(vec![
+        json!({}),
+        json!({"container": "web"}),
+        json!({"container": "gone"}),
+        json!({"version": {"label": "v"}}),
+        json!({"version": {"annotation": "v"}}),
+        json!({"movingTags": ["v[0-9]"]}),
+        json!({"freshness": "any"}),
+    ])
+    .prop_map(every_kind)
+}
+
 /// What the injection may not touch: everything but its own container, volume and fields.
 fn foreign(object: &Value) -> Value {
     let mut object = object.clone();
@@ -154,6 +173,42 @@ proptest! {
         }
     }
 
+    /// Of every kind, however the gate tells versions.
+    #[test]
+    fn every_kind_leaves_with_its_waiter_in_front(
+        spec in pod_specs(),
+        old in prop::option::of(pod_specs()),
+        kind in prop::sample::select(HeldKind::ALL.to_vec()),
+        config in configs(),
+        upgraded in any::<bool>(),
+    ) {
+        let object = workload(kind, spec);
+        let mut before = config.clone();
+        if upgraded {
+            before.waiter.image = "migration-gate/migration-gate:0.0.9".into();
+        }
+        let old = old.map(|old| mutated(&before, &workload(kind, old), None).0);
+        let (once, first) = mutated(&config, &object, old.as_ref());
+        prop_assert_eq!(first.violations, vec![]);
+        let accepted = validate(&config, &request(&once, old.as_ref()));
+        prop_assert_eq!(accepted.violations, vec![]);
+        let (twice, second) = mutated(&config, &once, old.as_ref());
+        prop_assert_eq!(&twice, &once);
+        prop_assert_eq!(second.patch, vec![]);
+        // And again over itself: no drift.
+        let (again, third) = mutated(&config, &once, Some(&once));
+        prop_assert_eq!(&again, &once);
+        prop_assert_eq!(third.patch, vec![]);
+        let template = kind.pod_kind().template(&once).unwrap();
+        prop_assert_eq!(&template["spec"]["initContainers"][0]["name"], "wait-for-migrations");
+        // What was taken in is taken out.
+        let mut ejected = once.clone();
+        let patch = eject(&config.gates[0], kind, &once);
+        json_patch::patch(&mut ejected, &patch).unwrap();
+        let template = kind.pod_kind().template(&ejected).unwrap();
+        prop_assert!(waiter_of(&template["spec"]).is_none());
+    }
+
     #[test]
     fn what_is_not_ours_survives_in_its_order(
         spec in pod_specs(),
@@ -190,29 +245,43 @@ proptest! {
         old in prop::option::of(any_json()),
         kind in prop::sample::select(vec![
             ("apps", "Deployment"), ("", "Pod"), ("batch", "CronJob"), ("", "ConfigMap"), ("x", "Y"),
+            ("apps", "StatefulSet"), ("apps", "DaemonSet"), ("argoproj.io", "Rollout"),
         ]),
         held in any::<bool>(),
         mode in prop::sample::select(vec![Mode::Enforce, Mode::Warn]),
+        config in configs(),
     ) {
         let mut object = object;
         if held {
-            let metadata = json!({"name": "piefed-web"});
-            object = json!({"metadata": metadata, "spec": {"template": {"spec": object}}});
+            let metadata = json!({"name": "web"});
+            object = json!({"metadata": metadata, "spec": {
+                "template": {"spec": object.clone()},
+                "jobTemplate": {"spec": {"template": {"spec": object}}},
+            }});
         }
         let request = Request {
             operation: if old.is_some() { Operation::Update } else { Operation::Create },
             group: kind.0,
             kind: kind.1,
             subresource: "",
-            namespace: "piefed-application",
+            namespace: "shop",
             object: &object,
             old: old.as_ref(),
         };
-        let config = Config { mode, ..Config::default() };
+        let config = Config { mode, ..config };
         let decision = mutate(&config, &request);
         let mut patched = object.clone();
         json_patch::patch(&mut patched, &decision.patch).expect("the patch applies");
         validate(&config, &request);
         validate(&config, &Request { object: &patched, ..request });
+        if let Some(kind) = HeldKind::of(kind.0, kind.1) {
+            let patch = eject(&config.gates[0], kind, &patched);
+            json_patch::patch(&mut patched, &patch).expect("the patch applies");
+        }
+        // Jobs and records come from others as well.
+        if let Ok(job) = serde_json::from_value::<Job>(object.clone()) {
+            Entry::of(&job, None, Timestamp::UNIX_EPOCH);
+        }
+        let _ = serde_json::from_value::<Record>(object);
     }
 }
