@@ -134,6 +134,7 @@ impl From<Wire> for Record {
                 }
             }
         }
+        record.drop_forgotten();
         record
     }
 }
@@ -159,6 +160,16 @@ impl Record {
             .map(|entry| (entry, entry.version.relation(wanted)))
             .filter(|(_, relation)| *relation != Relation::Different)
             .min_by(|(a, first), (b, second)| first.cmp(second).then(b.age().cmp(&a.age())))
+    }
+
+    /// A writer that hadn't heard of it yet may have added what was forgotten.
+    fn drop_forgotten(&mut self) {
+        for uid in &self.forgotten {
+            let forgotten = self.entries.extract_if(.., |_, entry| entry.uid == *uid);
+            let cause = || "its completion was forgotten".to_owned();
+            self.corrupt
+                .extend(forgotten.map(|(key, _)| (key, cause())));
+        }
     }
 
     /// Whether a Job's completion doesn't count any more.

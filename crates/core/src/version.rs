@@ -130,22 +130,38 @@ impl Wanted {
         let word = match self {
             Self::Any => return None,
             Self::Metadata { value, .. } => value,
-            Self::Images { images, .. } => Reference::of(&images.default).version(),
+            Self::Images { images, moving, .. } => {
+                let Reference { tag, digest, .. } = Reference::of(&images.default);
+                let fixed = tag.filter(|tag| digest.is_none() || !moving.contains(tag));
+                fixed.or(digest)?
+            }
         };
         self.is_called(word).then_some(word)
     }
 
     /// Whether a word says this version: a label's value, or the tag or digest of the application's
     /// image. Where several images may be that, all of them have it, so that the version of a proxy
-    /// isn't taken for the application's.
+    /// isn't taken for the application's. Where a digest pins a tag that moves, the tag says nothing.
     pub fn is_called(&self, word: &str) -> bool {
         match self {
             Self::Any => false,
             Self::Metadata { value, .. } => value == word,
             Self::Images {
-                images, told: true, ..
-            } => image::is_called(&images.default, word),
-            Self::Images { images, .. } => images.main().all(|own| image::is_called(own, word)),
+                images,
+                told,
+                moving,
+                ..
+            } => {
+                let called = |image: &str| {
+                    let Reference { tag, digest, .. } = Reference::of(image);
+                    digest == Some(word)
+                        || (tag == Some(word) && (digest.is_none() || !moving.contains(word)))
+                };
+                match told {
+                    true => called(&images.default),
+                    false => images.main().all(called),
+                }
+            }
         }
     }
 

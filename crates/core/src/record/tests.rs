@@ -462,6 +462,14 @@ fn what_was_done_by_hand_opens_for_every_job_of_the_gate() {
     check(&wanted("web=web@sha256:ab"), same);
     check(&wanted("web=web:3"), None);
     check(&wanted("web=web:main"), Some(Relation::Moving));
+    // Today's `main` isn't the next one.
+    check(&wanted("web=web:main@sha256:cd"), None);
+    let pinned = |image: &str| wanted(image).word().map(str::to_owned);
+    assert_eq!(
+        pinned("web=web:main@sha256:cd").as_deref(),
+        Some("sha256:cd")
+    );
+    assert_eq!(pinned("web=web:2@sha256:cd").as_deref(), Some("2"));
     check(&Wanted::Any, Some(Relation::Moving));
     // The word may be a proxy's, of which nothing was said.
     for pod in ["proxy=proxy:2 web=shop:3", "web=shop:3 proxy=proxy:2"] {
@@ -535,6 +543,14 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     let mut again = completed(&[entry("a:2", 2)]);
     assert_eq!(next_write(Some(&after), &mut again, 9), None);
     assert_eq!(again, BTreeMap::new());
+    // A replica that hasn't heard of it may do so all the same: it isn't obeyed, and goes.
+    let mut late = object.clone();
+    let data = [("2".to_owned(), entry("a:2", 2).to_value())].into();
+    apply(&mut late, &Write::Patch(RecordPatch::Put(data)));
+    let late: Record = serde_json::from_value(late).expect("a record");
+    assert_eq!(find(&late, &wanted("web=a:2")), None);
+    let write = next_write(Some(&late), &mut BTreeMap::new(), 9);
+    assert!(matches!(write, Some(Write::Patch(RecordPatch::Remove { keys, .. })) if keys == ["2"]));
     // A Job that ran later is.
     let mut later = completed(&[entry("a:2", 3)]);
     let write = next_write(Some(&after), &mut later, 9).expect("a write");

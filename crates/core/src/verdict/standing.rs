@@ -200,7 +200,10 @@ impl<'a> Case<'a> {
     /// The Jobs that may be of the wanted version, the newest first. Those that were seen complete
     /// and have gone are among them, but for what was replaced under a tag that moves.
     fn counting(&self) -> impl Iterator<Item = &'a Job> {
-        let gone = self.jobs.gone.iter();
+        // A completion that was forgotten may have been of a Job that has gone, and whose uid nobody knew.
+        let nothing_forgotten = |record: &Record| record.forgotten.is_empty();
+        let counts = self.record().is_none_or(nothing_forgotten);
+        let gone = self.jobs.gone.iter().filter(move |_| counts);
         let gone = gone.filter(|job| self.relation(job) == Relation::Same || !job.deleting);
         let present = self.jobs.present.values();
         let mut jobs: Vec<&Job> = present

@@ -923,6 +923,10 @@ fn what_was_forgotten_opens_nothing() {
         let mut gone = seen([complete()], Some(forgotten("u")));
         gone.jobs[0].deleted(complete(), seconds(1));
         waits(&wanted, &gone, &What::Vanished);
+        // And what has gone may have been forgotten although nobody knew its uid.
+        let mut gone = seen([complete()], Some(forgotten("another")));
+        gone.jobs[0].deleted(complete(), seconds(1));
+        waits(&wanted, &gone, &What::Vanished);
         // What runs anew counts.
         let again = json!({"metadata": {"uid": "again"}});
         let again = job_with(tag, &condition("Complete"), &again);
