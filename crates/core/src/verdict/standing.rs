@@ -164,7 +164,7 @@ impl<'a> Case<'a> {
         {
             return Some(by_record(entry));
         }
-        if let Some(job) = newest {
+        if let Some(job) = newest.filter(|job| !self.is_void(job)) {
             return (!job.deleting && self.has_completed(job)).then(|| self.complete(job));
         }
         let (entry, _) = recorded?;
@@ -226,6 +226,11 @@ impl<'a> Case<'a> {
         matches!(job.state, JobState::Complete { .. }) && !self.is_forgotten(job)
     }
 
+    /// Whether it is as good as not there: what it completed was forgotten, and nobody replaces it.
+    fn is_void(&self, job: &Job) -> bool {
+        matches!(job.state, JobState::Complete { .. }) && !job.deleting && self.is_forgotten(job)
+    }
+
     fn is_forgotten(&self, job: &Job) -> bool {
         self.record()
             .is_some_and(|record| record.has_forgotten(&job.uid))
@@ -241,7 +246,8 @@ impl<'a> Case<'a> {
             .any_of
             .iter()
             .all(|source| source.exact_name().is_some());
-        let stands = |job: &Job| exact || self.relation(job) != Relation::Different;
+        let stands =
+            |job: &Job| (exact || self.relation(job) != Relation::Different) && !self.is_void(job);
         if self.jobs.present.values().any(stands) {
             return None;
         }

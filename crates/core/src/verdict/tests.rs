@@ -934,6 +934,29 @@ fn what_was_forgotten_opens_nothing() {
     }
 }
 
+/// Somebody has forgotten what a Job completed, and migrated by hand.
+#[test]
+fn what_is_recorded_after_a_job_was_forgotten_opens_beside_it() {
+    let mut after = record(&["init:main"]);
+    after.forgotten = vec!["u".into()];
+    let complete = || job("main", &condition("Complete"));
+    let wanted = wanted("web:main");
+    opens(&wanted, &seen([complete()], Some(after.clone())));
+    let verdict = verdict(
+        &seen([complete()], Some(after.clone())),
+        &wanted,
+        &LIMITS,
+        now(4),
+    );
+    assert!(
+        matches!(verdict, Verdict::Wait { until, .. } if until == seconds(5)),
+        "{verdict:?}"
+    );
+    // While it is replaced, it isn't known what comes.
+    let replaced = job_with("main", &condition("Complete"), &deleting());
+    waits(&wanted, &seen([replaced], Some(after)), &What::Forgotten);
+}
+
 #[test]
 fn digests_decide_where_there_are_two() {
     let of = |digest: &str, status: &Value| {
