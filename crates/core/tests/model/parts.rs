@@ -476,7 +476,7 @@ impl Parts {
     }
 
     /// `record done` of a build.
-    pub fn done(&mut self, map: Map, build: u8) -> Map {
+    pub fn done(&mut self, map: Map, build: u8, now: u8) -> Map {
         if self.has(Fault::NothingDoneByHand) {
             return map;
         }
@@ -489,7 +489,7 @@ impl Parts {
             version,
             job: String::new(),
             uid: String::new(),
-            completed: time(100),
+            completed: time(now),
             took: None,
             requirement: None,
         };

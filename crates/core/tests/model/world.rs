@@ -207,8 +207,16 @@ impl State {
 
     /// Whether an operator sees all completions that there were.
     fn everything_is_known(&self, parts: &Parts) -> bool {
+        // Under a tag that moves, an older build that is still being migrated can't be told from it.
+        let over = |job: &Job| matches!(job.phase, Phase::Complete | Phase::Empty | Phase::Failed);
+        let mut older = self.jobs.iter().filter(|job| job.uid != self.made);
+        if parts.setting.tags == Tags::Moving && !older.all(over) {
+            return false;
+        }
         let recorder = &self.recorder;
-        !recorder.cut
+        // What a recorder lost, no operator can know of.
+        self.migrated == self.owed
+            && !recorder.cut
             && recorder
                 .completed
                 .iter()
@@ -396,7 +404,9 @@ impl State {
                 self.orders -= 1;
                 self.migrated |= bit(build);
                 self.owed |= bit(build);
-                let map = parts.done(self.map, build);
+                // It comes after what has completed before.
+                self.completions += 1;
+                let map = parts.done(self.map, build, self.completions);
                 self.stores(map, parts);
             }
             action => return self.watchers_do(action, parts),
@@ -720,9 +730,13 @@ impl State {
             rest.recorder.view = rest.map;
             rest.recorder_writes(parts);
         }
-        let moves = parts.setting.tags == Tags::Moving;
+        // There the newest Job decides alone; one that was forgotten says nothing of older ones.
         let newest = rest.jobs.iter().max_by_key(|job| job.uid);
-        if moves && newest.is_some_and(|job| job.phase != Phase::Complete) {
+        let is_silent = |job: &Job| {
+            job.phase != Phase::Complete
+                || (parts.has_forgotten(rest.map, *job) && rest.jobs.len() > 1)
+        };
+        if parts.setting.tags == Tags::Moving && newest.is_some_and(is_silent) {
             return Ok(());
         }
         // Twice, as a waiter that gives up is started again.
