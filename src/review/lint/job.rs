@@ -75,9 +75,9 @@ pub(super) fn version_mismatch(gated: &Gated<'_>) -> Vec<Finding> {
                 let kind = gated.world.request(index).kind;
                 let (ours, theirs) = other;
                 let message = format!(
-                    "the Job {}/{requirement} migrates for {theirs}, and this {kind} runs {ours}: its new pods wait for a Job of version `{}` and give up after {}s; change both together, or set `freshness: any` if their tags are unrelated",
+                    "the Job {}/{requirement} migrates for {theirs}, and this {kind} runs {ours}: its new pods wait for a Job of {} and give up after {}s; change both together, or set `freshness: any` if their tags are unrelated",
                     gate.namespace,
-                    wanted.word().unwrap_or_default(),
+                    wanted.version(),
                     gate.timeout.as_secs()
                 );
                 let image = ours.trim_matches('`');

@@ -110,8 +110,9 @@ pub struct Blocks {
     within: bool,
 }
 
-/// The shortest line of base64 that is taken for one of a block whose beginning wasn't seen.
-const SHORTEST_BODY: usize = 60;
+/// A line of base64 as long as blocks have them (64 characters, or 76) is taken for one of a block
+/// whose beginning wasn't seen.
+const BODY: std::ops::RangeInclusive<usize> = 60..=80;
 
 impl Blocks {
     /// Whether the line is part of a block's body.
@@ -130,6 +131,6 @@ impl Blocks {
         let body = !line.is_empty() && line.chars().all(is_base64);
         // What is no base64 ends a block that has lost its end, but for its headers.
         self.within &= body || line.is_empty() || line.contains(": ");
-        self.within || (body && line.len() >= SHORTEST_BODY)
+        self.within || (body && BODY.contains(&line.len()))
     }
 }
