@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn bodies_of_pem_blocks_are_hidden() {
-        let body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj";
+        let body = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJz";
         let hidden = |lines: &[&str]| {
             let mut blocks = Blocks::default();
             lines
@@ -308,7 +308,8 @@ mod tests {
                 .map(|line| blocks.hides(line))
                 .collect::<Vec<_>>()
         };
-        let (begin, end) = ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----");
+        let begin = "-----BEGIN SECRET-----";
+        let end = "-----END SECRET-----";
         assert_eq!(
             hidden(&["a", begin, body, "abc=", end, "b"]),
             [false, false, true, true, false, false]
