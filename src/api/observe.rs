@@ -208,7 +208,7 @@ fn deltas<T: Object>(
     selection: Selection,
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<T>> + Send {
-    let watch = Watch {
+    let watch = Follower {
         objects,
         selection,
         pacing,
@@ -236,7 +236,7 @@ pub fn backoff(pacing: Pacing) -> ExponentialBackoff {
         .build()
 }
 
-struct Watch<T> {
+struct Follower<T> {
     objects: Objects,
     selection: Selection,
     pacing: Pacing,
@@ -266,7 +266,7 @@ enum Phase<T> {
     },
 }
 
-impl<T: Object> Watch<T> {
+impl<T: Object> Follower<T> {
     async fn next(&mut self) -> Delta<T> {
         loop {
             if let Some(delta) = self.next.take() {

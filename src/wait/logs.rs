@@ -16,7 +16,7 @@ use kube::api::LogParams;
 use tokio::time::timeout;
 
 use super::identity;
-use super::output::{Level, Output};
+use super::output::{Output, Severity};
 use super::tail::Tail;
 use crate::api::{ApiError, Objects};
 use migration_gate_core::job::Attempt;
@@ -107,7 +107,7 @@ impl LogReader {
         };
         if timeout(self.limit, all).await.is_err() {
             output.say(
-                Level::Warn,
+                Severity::Warn,
                 &format!(
                     "the logs are not complete: the API server took longer than {}s",
                     self.limit.as_secs()
@@ -125,7 +125,7 @@ impl LogReader {
             Err(error) => {
                 let verb = "list pods";
                 output.say(
-                    Level::Warn,
+                    Severity::Warn,
                     &self.cannot("list the Job's pods", verb, &error),
                 );
                 if kept.pods.is_empty() {
@@ -146,7 +146,7 @@ impl LogReader {
         pods::newest(&mut pods, PODS);
         if pods.is_empty() {
             return output.say(
-                Level::Warn,
+                Severity::Warn,
                 &format!(
                     "Job {} has no pod left, so there are no logs to show",
                     failure.job
@@ -167,11 +167,11 @@ impl LogReader {
                 None => format!("--- pod {name}"),
             };
             if let Some(reason) = pod.reason() {
-                output.say(Level::Error, &format!("{heading}: {reason}"));
+                output.say(Severity::Error, &format!("{heading}: {reason}"));
             }
             for run in pod.runs() {
                 let line = format!("{heading}, container {}: {}", run.container, run.end);
-                output.say(Level::Error, &line);
+                output.say(Severity::Error, &line);
                 if !run.started {
                     continue;
                 }
@@ -185,7 +185,7 @@ impl LogReader {
         }
         if total > pods.len() {
             output.say(
-                Level::Warn,
+                Severity::Warn,
                 &format!("--- {} older attempts are not shown", total - pods.len()),
             );
         }
@@ -212,14 +212,14 @@ impl LogReader {
         }
         if log.cut {
             let only = format!("(only the last {} lines)", log.lines.len());
-            output.say(Level::Warn, &only);
+            output.say(Severity::Warn, &only);
         }
         for line in &log.lines {
             output.quote(&pod.metadata.name, &run.container, line);
         }
         if let Some(error) = &log.error {
             let verb = "get pods --subresource=log";
-            output.say(Level::Warn, &self.cannot("read this log", verb, error));
+            output.say(Severity::Warn, &self.cannot("read this log", verb, error));
         }
         log.lines
     }

@@ -15,13 +15,13 @@ const TERMINATION_LIMIT: usize = 4096;
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
+pub(crate) enum Severity {
     Info,
     Warn,
     Error,
 }
 
-impl Level {
+impl Severity {
     fn as_str(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -53,7 +53,7 @@ impl Output {
     }
 
     /// One line of the waiter's own.
-    pub(crate) fn say(&self, level: Level, message: &str) {
+    pub(crate) fn say(&self, level: Severity, message: &str) {
         match self.format {
             LogFormat::Human => self.print(message),
             LogFormat::Json => self.print_json(level, &json!({ "message": message })),
@@ -65,13 +65,13 @@ impl Output {
         match self.format {
             LogFormat::Human => self.print(line),
             LogFormat::Json => self.print_json(
-                Level::Error,
+                Severity::Error,
                 &json!({"pod": pod, "container": container, "log": line}),
             ),
         }
     }
 
-    fn print_json(&self, level: Level, fields: &Value) {
+    fn print_json(&self, level: Severity, fields: &Value) {
         let mut object = json!({
             "time": Timestamp::now(),
             "level": level.as_str(),
@@ -93,11 +93,11 @@ impl Output {
     /// Says the reason for a bad end, here and in the container's termination message, which
     /// `kubectl describe pod` shows.
     pub(crate) fn give_up(&self, reason: &str) {
-        self.say(Level::Error, reason);
+        self.say(Severity::Error, reason);
         let message = termination_message(reason, &self.tail);
         if let Err(error) = write_termination_message(&self.termination_log, &message) {
             self.say(
-                Level::Warn,
+                Severity::Warn,
                 &format!(
                     "cannot write the termination message to {}: {error}",
                     self.termination_log.display()

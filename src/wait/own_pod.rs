@@ -25,18 +25,18 @@ pub(super) async fn was_restarted(client: &Client, namespace: &str) -> bool {
 #[derive(Deserialize)]
 struct OwnPod {
     #[serde(default)]
-    status: Status,
+    status: OwnStatus,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Status {
-    init_container_statuses: Option<Vec<ContainerStatus>>,
+struct OwnStatus {
+    init_container_statuses: Option<Vec<OwnContainer>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct ContainerStatus {
+struct OwnContainer {
     name: String,
     restart_count: u32,
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::args::Plan;
 use super::identity;
 use super::logs::{Kept, LogReader};
-use super::output::{Level, Output};
+use super::output::{Output, Severity};
 use super::own_pod::was_restarted;
 use super::told::Told;
 use crate::api::Objects;
@@ -277,7 +277,7 @@ impl Wait<'_> {
         }
         let logs = std::mem::take(&mut self.logs);
         let heading = format!("Job {} has failed; its logs:", failure.job);
-        output.say(Level::Error, &heading);
+        output.say(Severity::Error, &heading);
         self.reader
             .print(failure, logs.of(&failure.uid), output)
             .await;
@@ -289,7 +289,7 @@ impl Wait<'_> {
         match end {
             End::Open(whys) => {
                 for why in whys {
-                    output.say(Level::Info, &explain::opened(&why));
+                    output.say(Severity::Info, &explain::opened(&why));
                 }
                 Exit::Success
             }

@@ -7,7 +7,7 @@ use migration_gate_core::explain::{self, Moment};
 use migration_gate_core::verdict::{JobName, Jobs, Seen, TroubleKind, Waiting};
 
 use super::args::Plan;
-use super::output::{Level, Output};
+use super::output::{Output, Severity};
 
 /// Says each change of what is seen in one line.
 #[derive(Default)]
@@ -39,8 +39,8 @@ impl Told {
             };
             if let Some(line) = explain::line(&plan.subject, change, &moment) {
                 let level = match change.trouble {
-                    Some(_) => Level::Warn,
-                    None => Level::Info,
+                    Some(_) => Severity::Warn,
+                    None => Severity::Info,
                 };
                 output.say(level, &line);
             }
@@ -67,7 +67,7 @@ impl Told {
                 "{problem}, going on with the Job alone: {}",
                 trouble.message
             );
-            output.say(Level::Warn, &problem);
+            output.say(Severity::Warn, &problem);
         }
         let Some(record) = &record.record else {
             return;
@@ -78,7 +78,7 @@ impl Told {
                     "ConfigMap {}: the entry {key} is corrupt and not obeyed: {cause}",
                     plan.record
                 );
-                output.say(Level::Warn, &corrupt);
+                output.say(Severity::Warn, &corrupt);
             }
         }
         self.corrupt = record.corrupt.keys().cloned().collect();

@@ -13,7 +13,7 @@ use super::version::Contents;
 /// One Job, reduced to what decisions and messages need. Read from the API server's JSON; what
 /// is missing there takes the API's own default, and what isn't needed is skipped unread.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "Wire")]
+#[serde(from = "JobWire")]
 pub struct Job {
     /// Its name.
     pub name: String,
@@ -106,18 +106,18 @@ pub enum JobState {
 
 /// A Job as the API server writes it.
 #[derive(Deserialize)]
-struct Wire {
+struct JobWire {
     #[serde(default)]
-    metadata: Metadata,
+    metadata: JobMeta,
     #[serde(default)]
-    spec: Spec,
+    spec: JobSpec,
     #[serde(default)]
-    status: Status,
+    status: JobStatus,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Metadata {
+struct JobMeta {
     name: String,
     uid: String,
     resource_version: String,
@@ -133,7 +133,7 @@ const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Spec {
+struct JobSpec {
     suspend: Option<bool>,
     backoff_limit: Option<u32>,
     completions: Option<u32>,
@@ -143,7 +143,7 @@ struct Spec {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Status {
+struct JobStatus {
     conditions: Option<Vec<Condition>>,
     active: Option<u32>,
     ready: Option<u32>,
@@ -170,9 +170,9 @@ const DEFAULT_BACKOFF_LIMIT: u32 = 6;
 /// What the API server sets where `backoffLimitPerIndex` counts instead.
 const NO_BACKOFF_LIMIT: u32 = i32::MAX as u32;
 
-impl From<Wire> for Job {
-    fn from(wire: Wire) -> Self {
-        let Wire {
+impl From<JobWire> for Job {
+    fn from(wire: JobWire) -> Self {
+        let JobWire {
             metadata,
             spec,
             status,
@@ -195,7 +195,7 @@ impl From<Wire> for Job {
     }
 }
 
-fn state(spec: &Spec, status: &Status, queue: Option<&str>) -> JobState {
+fn state(spec: &JobSpec, status: &JobStatus, queue: Option<&str>) -> JobState {
     let condition = |kind: &str| {
         status
             .conditions
@@ -241,7 +241,7 @@ fn state(spec: &Spec, status: &Status, queue: Option<&str>) -> JobState {
 
 /// With several pods at once, or pods whose containers restart in place, the number of failed
 /// pods says nothing about attempts.
-fn attempt(spec: &Spec, status: &Status, state: &JobState) -> Option<Attempt> {
+fn attempt(spec: &JobSpec, status: &JobStatus, state: &JobState) -> Option<Attempt> {
     let restarts_in_place = spec
         .template
         .get("spec")

@@ -67,7 +67,7 @@ const LABELS: [(&str, &str); 2] = [
 
 /// The record's ConfigMap, as far as it matters, read from the API server's JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "Wire")]
+#[serde(from = "RecordWire")]
 pub struct Record {
     /// What a removal must name, so that it removes nothing that it hasn't seen, and where a
     /// watch goes on.
@@ -83,9 +83,9 @@ pub struct Record {
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct RecordWire {
     #[serde(default)]
-    metadata: Metadata,
+    metadata: RecordMeta,
     #[serde(default)]
     data: Option<BTreeMap<String, String>>,
     #[serde(default, rename = "binaryData")]
@@ -100,12 +100,12 @@ struct Wire {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Metadata {
+struct RecordMeta {
     resource_version: String,
 }
 
-impl From<Wire> for Record {
-    fn from(wire: Wire) -> Self {
+impl From<RecordWire> for Record {
+    fn from(wire: RecordWire) -> Self {
         let mut record = Self {
             resource_version: wire.metadata.resource_version,
             immutable: wire.immutable.unwrap_or_default(),

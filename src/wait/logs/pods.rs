@@ -107,7 +107,7 @@ impl Pod {
 
     /// Why the pod as a whole has failed, where that wasn't a container's doing.
     pub(super) fn reason(&self) -> Option<String> {
-        let Status {
+        let PodStatus {
             reason, message, ..
         } = &self.status;
         let why = match (reason.as_str(), message.as_str()) {
@@ -127,7 +127,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
         started,
         blame,
     };
-    let ended = |end: &End, previous, after: &str| {
+    let ended = |end: &Ending, previous, after: &str| {
         let text = match (end.exit_code, end.reason.as_str()) {
             (code, "" | "Completed" | "Error") => format!("exit code {code}"),
             (code, reason) => format!("{reason}, exit code {code}"),
@@ -193,14 +193,14 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Pod {
-    pub(super) metadata: Metadata,
-    spec: Spec,
-    status: Status,
+    pub(super) metadata: PodMeta,
+    spec: PodSpec,
+    status: PodStatus,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Metadata {
+pub(super) struct PodMeta {
     pub(super) name: String,
     pub(super) uid: String,
     creation_timestamp: Option<Timestamp>,
@@ -208,7 +208,7 @@ pub(super) struct Metadata {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Spec {
+struct PodSpec {
     init_containers: Option<Vec<Named>>,
     containers: Option<Vec<Named>>,
     ephemeral_containers: Option<Vec<Named>>,
@@ -221,7 +221,7 @@ struct Named {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Status {
+struct PodStatus {
     reason: String,
     message: String,
     init_container_statuses: Option<Vec<ContainerStatus>>,
@@ -243,7 +243,7 @@ struct ContainerStatus {
 struct ContainerState {
     waiting: Option<Reason>,
     running: Option<serde::de::IgnoredAny>,
-    terminated: Option<End>,
+    terminated: Option<Ending>,
 }
 
 #[derive(Deserialize, Default)]
@@ -254,7 +254,7 @@ struct Reason {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct End {
+struct Ending {
     exit_code: i64,
     reason: String,
 }

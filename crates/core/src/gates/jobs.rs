@@ -11,7 +11,7 @@ use crate::glob::Glob;
 ///
 /// Several Jobs may match: the one of the wanted version counts, the newest of them first.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Entry")]
+#[serde(try_from = "WrittenJobs")]
 pub struct Requirement {
     /// The alternatives. At least one.
     pub any_of: Vec<JobSource>,
@@ -116,7 +116,7 @@ impl fmt::Display for Requirement {
 /// As it is written: one of these keys.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Entry {
+struct WrittenJobs {
     #[serde(default)]
     name: Option<Glob>,
     #[serde(default)]
@@ -125,10 +125,10 @@ struct Entry {
     any_of: Option<Vec<JobSource>>,
 }
 
-impl TryFrom<Entry> for Requirement {
+impl TryFrom<WrittenJobs> for Requirement {
     type Error = &'static str;
 
-    fn try_from(entry: Entry) -> Result<Self, Self::Error> {
+    fn try_from(entry: WrittenJobs) -> Result<Self, Self::Error> {
         let any_of = match (entry.name, entry.selector, entry.any_of) {
             (Some(name), None, None) => vec![JobSource::Name(name)],
             (None, Some(selector), None) => vec![JobSource::Labels(selector)],

@@ -28,9 +28,9 @@ impl Config {
     }
 }
 
-type Found = (FieldPath, String);
+type Misfit = (FieldPath, String);
 
-fn problems(config: &Config) -> Vec<Found> {
+fn problems(config: &Config) -> Vec<Misfit> {
     let mut problems = Vec::new();
     let top = |key: &str| FieldPath::default().key(key);
     if config.gates.is_empty() {
@@ -73,7 +73,7 @@ fn problems(config: &Config) -> Vec<Found> {
 
 /// Workloads that an earlier gate holds too, as far as names tell. Where only labels meet, admission
 /// and review warn.
-fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Found>) {
+fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Misfit>) {
     let (earlier, gate) = (&config.gates[..gate], &config.gates[gate]);
     for (field, kind, name) in named(gate, at) {
         let other = earlier.iter().find(|other| {
@@ -113,7 +113,7 @@ fn named(gate: &Gate, at: &FieldPath) -> Vec<(FieldPath, HeldKind, Glob)> {
     short.chain(workloads).collect()
 }
 
-fn gate_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+fn gate_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Misfit>) {
     let mut check = |key: &str, result: Result<(), String>| {
         if let Err(cause) = result {
             problems.push((at.clone().key(key), cause));
@@ -150,7 +150,7 @@ fn gate_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
     version_problems(gate, at, problems);
 }
 
-fn job_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+fn job_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Misfit>) {
     match (&gate.job, gate.jobs.as_slice()) {
         (None, []) => problems.push((
             at.clone(),
@@ -185,7 +185,7 @@ fn job_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
     }
 }
 
-fn workload_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+fn workload_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Misfit>) {
     if let Some(selector) = &gate.selector {
         let at = at.clone().key("selector");
         selector_problems(selector, "hold every Deployment", &at, problems);
@@ -217,7 +217,7 @@ fn workload_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
 }
 
 /// Keys that say the same thing in two ways, of which one would be ignored.
-fn version_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Found>) {
+fn version_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Misfit>) {
     let without_effect = [
         (
             "container",
@@ -269,7 +269,7 @@ fn selector_problems(
     selector: &LabelSelector,
     all: &str,
     at: &FieldPath,
-    problems: &mut Vec<Found>,
+    problems: &mut Vec<Misfit>,
 ) {
     if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
         problems.push((
@@ -346,7 +346,7 @@ fn label_value(value: &str) -> Result<(), String> {
 }
 
 /// The API server would refuse every held Deployment with words about a container that its author never wrote.
-fn resource_problems(resources: &Resources, at: &FieldPath, problems: &mut Vec<Found>) {
+fn resource_problems(resources: &Resources, at: &FieldPath, problems: &mut Vec<Misfit>) {
     for (field, quantities) in [
         ("requests", &resources.requests),
         ("limits", &resources.limits),

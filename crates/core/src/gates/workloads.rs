@@ -68,7 +68,7 @@ impl HeldKind {
 
 /// One entry of a gate's `workloads`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Entry")]
+#[serde(try_from = "WrittenWorkload")]
 pub struct Workload {
     /// The kind.
     pub kind: HeldKind,
@@ -104,7 +104,7 @@ impl Workload {
 /// As it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct WrittenWorkload {
     kind: HeldKind,
     #[serde(default)]
     name: Option<Glob>,
@@ -112,10 +112,10 @@ struct Entry {
     selector: Option<LabelSelector>,
 }
 
-impl TryFrom<Entry> for Workload {
+impl TryFrom<WrittenWorkload> for Workload {
     type Error = &'static str;
 
-    fn try_from(entry: Entry) -> Result<Self, Self::Error> {
+    fn try_from(entry: WrittenWorkload) -> Result<Self, Self::Error> {
         let which = match (entry.name, entry.selector) {
             (Some(name), None) => Which::Name(name),
             (None, Some(selector)) => Which::Labels(selector),
