@@ -215,6 +215,7 @@ fn deltas<T: Object>(
         phase: Phase::List,
         pause: None,
         failures: 0,
+        gone: false,
         cuts: 0,
         in_trouble: false,
         next: None,
@@ -245,6 +246,8 @@ struct Follower<T> {
     pause: Option<Duration>,
     /// In a row, until a watch has shown that it works.
     failures: u32,
+    /// The server has said that the version is gone, and no watch has worked since.
+    gone: bool,
     /// Watches in a row that ended soon, and without an event.
     cuts: u32,
     /// Trouble was told, and not yet that it is over.
@@ -420,9 +423,9 @@ impl<T: Object> Follower<T> {
 
     /// The server says that something is wrong with the watch.
     fn breaks(&mut self, version: String, error: ApiError) -> Option<Delta<T>> {
-        if error.code() == Some(410) && self.failures == 0 {
-            // The version is too old, as happens after a long cut. A list is all it takes.
-            self.failures += 1;
+        if error.code() == Some(410) && !std::mem::replace(&mut self.gone, true) {
+            // The version is too old, as happens after a long cut or an outage. A list is all it
+            // takes.
             return None;
         }
         if self.keeps_version(&error) {
@@ -449,6 +452,7 @@ impl<T: Object> Follower<T> {
             self.cuts = 0;
             self.backoff = backoff(self.pacing);
         }
+        self.gone = false;
     }
 
     fn fails(&mut self, error: ApiError) -> Delta<T> {

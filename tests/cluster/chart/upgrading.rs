@@ -243,7 +243,7 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
 }
 
 /// Applies a held Deployment until `work` is done. Nobody minds a refusal meanwhile, but the apply
-/// after it must succeed, and with a waiter.
+/// after it must succeed, and, as it changes the pod template, with a waiter.
 fn applied_at_last<T: Send>(
     application: &Api<Deployment>,
     work: impl FnOnce() -> Result<T> + Send,
@@ -262,7 +262,9 @@ fn applied_at_last<T: Send>(
         Ok(())
     })?;
     eprintln!("chart: {applied} applied and {refused} refused meanwhile");
-    let deployment = apply(application, &parameters, &held()?)?;
+    let mut changed = held()?;
+    changed["spec"]["template"]["metadata"]["annotations"] = json!({"changed": "after"});
+    let deployment = apply(application, &parameters, &changed)?;
     ensure!(has_waiter(&deployment), "{}", json!(deployment));
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::flux::Flux;
 use testkit::client::block_on;
 use testkit::cluster::Cluster;
 use testkit::kubectl::Kubectl;
+use testkit::poll::until_is;
 use testkit::release::Release;
 use testkit::{image, process};
 
@@ -137,12 +138,17 @@ fn is_another_release(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
         "get deployment migration-gate --output=jsonpath={.spec.template.spec.containers[0].image}",
     )?;
     ensure!(serving == image::MIGRATION_GATE_NEXT, "{serving}");
+    // A replica of the last release may answer for as long as it drains.
     let change = r#"{"spec":{"template":{"metadata":{"annotations":{"a":"b"}}}}}"#;
-    let changed = kubectl.run(&format!(
-        "patch deployment/{WEB} --dry-run=server --output=yaml --patch={change}"
-    ))?;
-    ensure!(changed.contains(image::MIGRATION_GATE_NEXT), "{changed}");
-    Ok(())
+    let changed = || {
+        kubectl.run(&format!(
+            "patch deployment/{WEB} --dry-run=server --output=yaml --patch={change}"
+        ))
+    };
+    let wait = Duration::from_secs(30);
+    until_is("the next release's waiter", wait, changed, |changed| {
+        changed.contains(image::MIGRATION_GATE_NEXT)
+    })
 }
 
 /// Lets the Job's time to live be over.
