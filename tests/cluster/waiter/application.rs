@@ -24,7 +24,7 @@ pub(super) fn manifests(image: &str) -> String {
 }
 
 /// What a proxy runs that ends with the migration beside it.
-const UNTIL_MIGRATED: &str = "migrates() { pgrep -f '[d]b upgrade' >/dev/null; }; \
+const UNTIL_MIGRATED: &str = "migrates() { cat /proc/[0-9]*/comm | grep -q '^flask$'; }; \
     until migrates; do sleep 0.1; done; while migrates; do sleep 0.1; done";
 
 /// The same with a proxy of this image in front.
@@ -82,6 +82,11 @@ impl Application {
         let job = self.end("success", "Complete")?;
         let completed = job["status"]["completionTime"].as_str();
         Ok(completed.context("a completed Job")?.to_owned())
+    }
+
+    /// Has the Job that runs fail for good.
+    pub(super) fn fails(&self) -> Result<()> {
+        self.end("failure", "Failed").map(drop)
     }
 
     fn end(&self, how: &str, condition: &str) -> Result<Value> {
@@ -179,7 +184,7 @@ fn is_of(pod: &Value, image: &str) -> bool {
 }
 
 /// The status of the first init container.
-fn waiter(pod: &Value) -> &Value {
+pub(super) fn waiter(pod: &Value) -> &Value {
     &pod["status"]["initContainerStatuses"][0]
 }
 

@@ -2,13 +2,18 @@
 
 use anyhow::{Result, ensure};
 
-use super::application::{Application, JOB, WEB, manifests};
+use super::application::{Application, JOB, WEB, manifests, manifests_with, waiter};
 use testkit::cluster::Cluster;
+use testkit::image::BUSYBOX;
 
 testkit::tests! {
     shared:
         pods_start_after_the_jobs_ttl_has_deleted_it,
-        no_new_pod_starts_before_a_job_of_its_version_completes;
+        no_new_pod_starts_before_a_job_of_its_version_completes,
+        an_upgrade_under_an_unchanged_tag_waits_for_its_own_migration,
+        a_proxy_that_is_listed_first_does_not_decide,
+        a_digest_under_a_constant_tag_decides,
+        a_repaired_job_of_the_same_version_opens_without_a_back_off;
 }
 
 fn pods_start_after_the_jobs_ttl_has_deleted_it(cluster: &Cluster) -> Result<()> {
@@ -78,5 +83,98 @@ fn no_new_pod_starts_before_a_job_of_its_version_completes(cluster: &Cluster) ->
                 .starts_with("open: the record has version 1.2.0, "),
         "{waiters:?}"
     );
+    Ok(())
+}
+
+/// The user's own upgrade: the image is pushed under the same tag, the Job deleted and applied, and
+/// the Deployment restarted.
+fn an_upgrade_under_an_unchanged_tag_waits_for_its_own_migration(cluster: &Cluster) -> Result<()> {
+    let application = Application::new(cluster, "waiter-moving-tag")?;
+    let kubectl = application.kubectl();
+    let image = "piefed/piefed:main";
+    let push = |version: &str| {
+        let released = format!("docker.io/piefed/piefed:{version}");
+        cluster.tag(&released, "docker.io/piefed/piefed:main")
+    };
+    push("1.2.0")?;
+    kubectl.apply(&manifests(image))?;
+    application.migrates_first(image)?;
+    let upgrade = || {
+        push("1.3.0")?;
+        kubectl.run(&format!("delete job {JOB}"))?;
+        kubectl.apply(&manifests(image))?;
+        kubectl.run(&format!("rollout restart deployment/{WEB}"))
+    };
+    upgrade()?;
+    application.migrates_first(image)?;
+
+    // What is recorded of the earlier ones doesn't speak for one that fails.
+    upgrade()?;
+    application.holds(image, "waiting: Job piefed-db-init is running")?;
+    application.fails()?;
+    application.holds(image, "Job piefed-db-init has failed")?;
+    Ok(())
+}
+
+fn a_proxy_that_is_listed_first_does_not_decide(cluster: &Cluster) -> Result<()> {
+    let application = Application::new(cluster, "waiter-proxy")?;
+    let kubectl = application.kubectl();
+    let [v2, v3] = ["piefed/piefed:1.2.0", "piefed/piefed:1.3.0"];
+    let manifests = |image| manifests_with(image, Some(BUSYBOX));
+    kubectl.apply(&manifests(v2))?;
+    application.migrates_first(v2)?;
+    let refusal = kubectl.apply_refused(&manifests(v3))?;
+    ensure!(refusal.contains("field is immutable"), "{refusal}");
+    application.holds(v3, "is complete, but for version 1.2.0 ")?;
+    kubectl.run(&format!("delete job {JOB}"))?;
+    kubectl.apply(&manifests(v3))?;
+    application.migrates_first(v3)
+}
+
+fn a_digest_under_a_constant_tag_decides(cluster: &Cluster) -> Result<()> {
+    let application = Application::new(cluster, "waiter-digest")?;
+    let kubectl = application.kubectl();
+    let image = |version: &str| -> Result<String> {
+        let name = format!("docker.io/piefed/piefed:{version}");
+        let digest = cluster.digest(&name)?;
+        cluster.tag(&name, &format!("docker.io/piefed/piefed@{digest}"))?;
+        Ok(format!("piefed/piefed:1.0-stable@{digest}"))
+    };
+    let (old, new) = (image("1.2.0")?, image("1.3.0")?);
+    kubectl.apply(&manifests(&old))?;
+    application.migrates_first(&old)?;
+    let refusal = kubectl.apply_refused(&manifests(&new))?;
+    ensure!(refusal.contains("field is immutable"), "{refusal}");
+    application.holds(&new, "is complete, but for version ")?;
+    kubectl.run(&format!("delete job {JOB}"))?;
+    kubectl.apply(&manifests(&new))?;
+    application.migrates_first(&new)
+}
+
+/// kubelet's back-off between two starts of a container is up to five minutes.
+fn a_repaired_job_of_the_same_version_opens_without_a_back_off(cluster: &Cluster) -> Result<()> {
+    let application = Application::new(cluster, "waiter-repaired")?;
+    let kubectl = application.kubectl();
+    let image = "piefed/piefed:1.2.0";
+    kubectl.apply(&manifests(image))?;
+    let pod = application.holds(image, "waiting: Job piefed-db-init is running")?;
+    application.fails()?;
+    // It fails once, so that people see it, and stays once its pod's status says that it has been
+    // started again; kubelet may start it a second time before that status is written.
+    kubectl.wait(
+        &format!("pod/{pod}"),
+        "jsonpath={.status.initContainerStatuses[0].restartCount}=1",
+        60,
+    )?;
+    application.holds(image, "Job piefed-db-init has failed")?;
+    kubectl.run(&format!("delete job {JOB}"))?;
+    kubectl.apply(&manifests(image))?;
+    application.holds(image, "waiting: Job piefed-db-init is running")?;
+    let completed = application.migrate()?;
+    application.rolled_out()?;
+    application.started_after(&completed, image)?;
+    let pod = kubectl.get(&format!("pod {pod}"))?;
+    let restarts = waiter(&pod)["restartCount"].as_u64();
+    ensure!(restarts.is_some_and(|n| n <= 2), "{}", waiter(&pod));
     Ok(())
 }
