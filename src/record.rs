@@ -113,22 +113,20 @@ async fn done(args: &DoneArgs) -> anyhow::Result<()> {
         None => running::versions(&cluster.client, gate).await?,
     };
     let now = Timestamp::now();
-    let entries: BTreeMap<String, String> = versions
-        .into_iter()
-        .map(|version| Entry {
+    let mut entries = BTreeMap::new();
+    for version in versions {
+        let entry = Entry {
             version,
             job: String::new(),
             uid: String::new(),
             completed: now,
             took: None,
             requirement: None,
-        })
-        .map(|entry| {
-            let text = format!("{}: recorded as migrated", entry.version);
-            say(format_args!("{}: {text}", shown(gate)));
-            (entry.key(), entry.to_value())
-        })
-        .collect();
+        };
+        let (record, version) = (shown(gate), &entry.version);
+        say(format_args!("{record}: {version}: recorded as migrated"));
+        entries.insert(entry.key(), entry.to_value());
+    }
     args.change
         .write(&cluster.client, gate, |record| {
             Some(match record {
@@ -183,7 +181,8 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
         })
         .collect();
     let record = read(&cluster.client, gate).await?;
-    for key in keys_of(record.as_ref()) {
+    let keys = keys_of(record.as_ref());
+    for key in &keys {
         say(format_args!("{}: {key}: forgotten", shown(gate)));
     }
     for job in &jobs {
@@ -193,7 +192,7 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
         ));
     }
     let uids: BTreeSet<String> = jobs.iter().map(|job| job.uid.clone()).collect();
-    if forget(record.as_ref(), &keys_of(record.as_ref()), &uids).is_none() {
+    if forget(record.as_ref(), &keys, &uids).is_none() {
         match &args.version {
             Some(version) => bail!(
                 "no {version} is recorded or completed for gate {}; see `migration-gate record list`",

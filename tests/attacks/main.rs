@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::program::{Serve, write};
-use crate::support::{Authority, PREFACE, handshake, pod_review, post, read, review};
+use crate::support::{Authority, PREFACE, handshake, loud, pod_review, post, read, review};
 
 /// Half of the chart's memory limit, in KiB.
 const MOST_MEMORY: u64 = 128 * 1024;
@@ -152,19 +152,6 @@ fn large(bytes: usize) -> Vec<u8> {
     }))
 }
 
-/// A review of 11 kB whose answer has 70 kB.
-fn loud() -> Vec<u8> {
-    let variables: Vec<_> = (0..300)
-        .map(|_| json!({"name": "PIEFED_INIT_CONTAINER"}))
-        .collect();
-    review(json!({
-        "uid": "loud",
-        "kind": {"group": "", "version": "v1", "kind": "Pod"},
-        "namespace": "piefed-application", "operation": "CREATE",
-        "object": {"spec": {"containers": [{"name": "main", "image": "i:1", "env": variables}]}},
-    }))
-}
-
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -217,7 +204,7 @@ async fn no_window(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut calls = JoinSet::new();
     for _ in 0..120 {
         client.ready().await.map_err(std::io::Error::other)?;
-        calls.spawn(client.send_request(post(loud())));
+        calls.spawn(client.send_request(post(loud(300))));
     }
     let mut untaken = Vec::new();
     while let Some(answer) = calls.join_next().await {
@@ -235,7 +222,7 @@ async fn never_read(siege: Arc<Siege>) -> std::io::Result<()> {
     let window = [0, 4, 0x7f, 0xff, 0xff, 0xff];
     stream.write_all(&frame(4, 0, 0, &window)).await?;
     stream.write_all(&frame(8, 0, 0, &[0x7f, 0, 0, 0])).await?;
-    let body = loud();
+    let body = loud(300);
     for id in (1..).step_by(2) {
         stream
             .write_all(&frame(HEADERS, END_HEADERS, id, &head()))
@@ -252,7 +239,7 @@ async fn pipeline(siege: Arc<Siege>) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4096)?;
     let mut stream = siege.tls_over(socket, "http/1.1").await?;
-    let body = loud();
+    let body = loud(300);
     let head = format!(
         "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
         body.len()

@@ -7,14 +7,13 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, PREFACE, Running, SHORT, closed, default_limits, limits, pod_review, post, read,
-    review, send1,
+    PATIENCE, PREFACE, Running, SHORT, closed, default_limits, limits, loud, pod_review, post,
+    read, send1,
 };
 
 /// Sends a byte at a time until the server doesn't want any more.
@@ -256,19 +255,6 @@ async fn connect(server: &Running, count: usize) -> Vec<TcpStream> {
     idle
 }
 
-/// A denial of some size.
-fn loud() -> Vec<u8> {
-    let variables: Vec<_> = (0..200)
-        .map(|_| json!({"name": "PIEFED_INIT_CONTAINER"}))
-        .collect();
-    review(json!({
-        "uid": "loud",
-        "kind": {"group": "", "version": "v1", "kind": "Pod"},
-        "namespace": "piefed-application", "operation": "CREATE",
-        "object": {"spec": {"containers": [{"name": "main", "image": "i:1", "env": variables}]}},
-    }))
-}
-
 /// An HTTP/2 client that gives its streams this window for answers.
 async fn with_window(server: &Running, window: u32) -> http2::SendRequest<Full<Bytes>> {
     let stream = TokioIo::new(server.tls(&["h2"]).await);
@@ -286,13 +272,13 @@ async fn an_answer_that_is_not_taken_costs_the_connection() {
     let server = Running::start(limits(|limits| limits.answer_timeout = SHORT)).await;
     // No window at all, and one that leaves the end of the answer to be wished for.
     let mut client = with_window(&server, 0).await;
-    let response = client.send_request(post(loud())).await.unwrap();
+    let response = client.send_request(post(loud(200))).await.unwrap();
     let length = response.headers()["content-length"].to_str().unwrap();
     let length: u32 = length.parse().unwrap();
     assert!(length > 32 * 1024, "{length}");
     for window in [0, 1, length - 1] {
         let mut client = with_window(&server, window).await;
-        let response = client.send_request(post(loud())).await.unwrap();
+        let response = client.send_request(post(loud(200))).await.unwrap();
         let gone = async {
             while client.ready().await.is_ok() {
                 tokio::time::sleep(SHORT / 10).await;
@@ -304,7 +290,7 @@ async fn an_answer_that_is_not_taken_costs_the_connection() {
     }
 
     // All the window there is, and nobody reads; over HTTP/1, too.
-    let body = loud();
+    let body = loud(200);
     let head = format!(
         "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
         body.len()
@@ -328,13 +314,13 @@ async fn of_too_many_answers_that_are_not_taken_the_oldest_go() {
     }))
     .await;
     let mut first = with_window(&server, 0).await;
-    let untaken = first.send_request(post(loud())).await.unwrap();
+    let untaken = first.send_request(post(loud(200))).await.unwrap();
     let mut held = Vec::new();
     while first.ready().await.is_ok() {
         assert!(held.len() < 1000, "any number of them is held");
         let mut client = with_window(&server, 0).await;
         for _ in 0..16 {
-            held.push(client.send_request(post(loud())).await.unwrap());
+            held.push(client.send_request(post(loud(200))).await.unwrap());
         }
     }
     assert!(held.len() > 100, "{} were too many", held.len());

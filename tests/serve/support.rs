@@ -285,3 +285,17 @@ pub fn pod_review(uid: &str) -> Vec<u8> {
         "object": {"spec": {"containers": [{"name": "main", "image": "i:1"}]}},
     }))
 }
+
+/// The creation of a Pod that sets this many variables that are refused. The denial is some six
+/// times as large.
+pub fn loud(variables: usize) -> Vec<u8> {
+    let variable = json!({"name": "PIEFED_INIT_CONTAINER"});
+    let env = vec![variable; variables];
+    review(json!({
+        "uid": "loud",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "namespace": "piefed-application",
+        "operation": "CREATE",
+        "object": {"spec": {"containers": [{"name": "main", "image": "i:1", "env": env}]}},
+    }))
+}

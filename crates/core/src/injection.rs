@@ -333,9 +333,11 @@ fn same_identity(actual: &[Value], wanted: &[Value]) -> bool {
 
 /// The template as its author wrote it, as far as that can be told.
 fn without_injection(gate: &Gate, template: &Value) -> Value {
-    let mut template = template.clone();
-    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else {
-        return template;
+    let own = template.get("spec").and_then(account);
+    let own = own.filter(|account| *account != gate.service_account);
+    let mut stripped = template.clone();
+    let Some(spec) = stripped.get_mut("spec").and_then(Value::as_object_mut) else {
+        return stripped;
     };
     for (field, unwanted) in [
         ("initContainers", WAITER_CONTAINER),
@@ -351,13 +353,6 @@ fn without_injection(gate: &Gate, template: &Value) -> Value {
             spec.remove(field);
         }
     }
-    let own = ["serviceAccountName", "serviceAccount"]
-        .into_iter()
-        .find_map(|field| {
-            let account = spec.get(field)?.as_str()?;
-            (!account.is_empty()).then(|| account.to_owned())
-        })
-        .filter(|account| account != "default" && *account != gate.service_account);
     spec.remove("serviceAccount");
     match own {
         Some(account) => spec.insert("serviceAccountName".into(), account.into()),
@@ -369,5 +364,5 @@ fn without_injection(gate: &Gate, template: &Value) -> Value {
     {
         spec.remove("automountServiceAccountToken");
     }
-    template
+    stripped
 }
