@@ -91,6 +91,13 @@ bench: packages ## Figures, as ratios: the waiter next to kubectl wait and a pol
 	cargo test --locked --test cluster -- --bench $(BENCHES)
 	cargo bench --locked --bench review
 
+.PHONY: soak
+soak: packages ## The long forms of the tests, one after the other (under an hour on two cores)
+	$(call say,the model at length (minutes))
+	cargo test --locked --package migration-gate-core --test model -- --ignored
+	$(call say,soaks on a cluster (a release build and a control plane at first))
+	cargo test --locked --test cluster -- --soak $(SOAKS)
+
 .PHONY: sbom
 sbom: packages $(cyclonedx) ## The image's bill of materials, checked against what is linked: target/sbom/migration-gate.cdx.json
 	$(call say,bill of materials)

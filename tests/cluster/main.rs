@@ -1,4 +1,5 @@
-//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; and figures, with `-- --bench`.
+//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; figures, with `-- --bench`; and the
+//! long forms of tests, with `-- --soak`.
 //!
 //! `crates/testkit` explains what they run on.
 
@@ -11,6 +12,7 @@ mod machine;
 mod prefilter;
 mod serve;
 mod smoke;
+mod soak;
 mod stories;
 mod waiter;
 
@@ -33,6 +35,7 @@ fn main() -> std::process::ExitCode {
     testkit::harness::run(Suite {
         tests: tests.concat(),
         benches: bench::benches(),
+        soaks: soak::soaks(),
         scratch: env!("CARGO_TARGET_TMPDIR"),
     })
 }

@@ -25,3 +25,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
     .concat()
 }
+
+/// The long forms of them.
+pub(crate) fn soaks() -> Vec<Test> {
+    recorder::soaks()
+}

@@ -25,6 +25,8 @@ pub struct Suite {
     pub tests: Vec<Test>,
     /// They run with `--bench`, one after the other.
     pub benches: Vec<Test>,
+    /// The long forms of tests. They run with `--soak`, one after the other.
+    pub soaks: Vec<Test>,
     /// The test target's `CARGO_TARGET_TMPDIR`, where the image's archive is made.
     pub scratch: &'static str,
 }
@@ -32,12 +34,15 @@ pub struct Suite {
 /// The variable by which a worker finds the archive of migration-gate's image.
 const IMAGE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
 
-/// Runs the tests that the command line selects, or the benchmarks. In a sandbox, runs those that
-/// the process outside asks for.
+/// Runs the tests that the command line selects, or the benchmarks, or the soaks. In a sandbox, runs
+/// those that the process outside asks for.
 pub fn run(suite: Suite) -> ExitCode {
     let done = match Sandbox::current() {
         Ok(None) => outside(suite),
-        Ok(Some(sandbox)) => inside(sandbox, &[suite.tests, suite.benches].concat()),
+        Ok(Some(sandbox)) => {
+            let all = [suite.tests, suite.benches, suite.soaks];
+            inside(sandbox, &all.concat())
+        }
         Err(error) => Err(error),
     };
     done.unwrap_or_else(|error| {
@@ -60,20 +65,28 @@ fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
 }
 
 fn outside(suite: Suite) -> Result<ExitCode> {
-    let mut arguments = Arguments::from_args();
+    let (soak, rest): (Vec<String>, Vec<String>) =
+        std::env::args().partition(|argument| argument == "--soak");
+    let soak = !soak.is_empty();
+    let mut arguments = Arguments::from_iter(rest);
     // Benchmarks print their own figures; libtest's format has room for one number.
     let bench = std::mem::take(&mut arguments.bench);
-    let tests = if bench { suite.benches } else { suite.tests };
+    let tests = match (bench, soak) {
+        (true, _) => suite.benches,
+        (false, true) => suite.soaks,
+        (false, false) => suite.tests,
+    };
+    let alone = bench || soak;
     let image = Path::new(suite.scratch).join("migration-gate.tar");
     let backend = if arguments.list {
         let nowhere = Surroundings::Unsuitable("only listed".to_owned());
         Backend::InProcess(Box::new(Local::new(nowhere, image)))
     } else {
-        Backend::find(image, bench)?
+        Backend::find(image, alone)?
     };
     let (nodes, limit) = match &backend {
-        // Side by side they would measure each other.
-        _ if bench => (1, 1),
+        // Side by side, benchmarks would measure each other. A soak fills the machine by itself.
+        _ if alone => (1, 1),
         Backend::InProcess(_) => (1, processors()),
         Backend::Workers(workers, _) => (workers.len(), at_a_time()),
     };
@@ -126,7 +139,8 @@ enum Backend {
 }
 
 impl Backend {
-    fn find(archive: PathBuf, bench: bool) -> Result<Self> {
+    /// `released` makes the binary as it is released, too.
+    fn find(archive: PathBuf, released: bool) -> Result<Self> {
         let in_process = |surroundings, archive| {
             Ok(Self::InProcess(Box::new(Local::new(surroundings, archive))))
         };
@@ -149,7 +163,7 @@ impl Backend {
             (image::APPLICATIONS, applications.as_os_str()),
             (assets::DEFINITIONS, definitions.as_os_str()),
         ];
-        let binary = bench.then(image::release).transpose()?;
+        let binary = released.then(image::release).transpose()?;
         if let Some(binary) = &binary {
             environment.push((image::RELEASED_BINARY, binary.as_os_str()));
         }

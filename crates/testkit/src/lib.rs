@@ -30,6 +30,9 @@
 //! it doesn't apply, it returns [`Skip`](suite::Skip). It never sleeps for a fixed time: [`poll`]
 //! awaits what nothing announces, [`client`] watches objects, [`kubectl`] waits as a user would.
 //!
+//! Benchmarks (`-- --bench`) and soaks (`-- --soak`, the long forms of tests) are functions of the same
+//! kinds, in lists of their own. They run one after the other, with the binary as it is released.
+//!
 //! When a test fails, the components' logs stay in the folder that the last lines name.
 //!
 //! # Words
@@ -62,6 +65,7 @@ pub mod pki;
 pub mod poll;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod release;
 pub mod rows;
 pub mod sandbox;

@@ -90,11 +90,32 @@ macro_rules! tests {
     ($($kind:ident: $($function:ident),+ $(,)?;)+) => {
         /// This module's tests, in the order in which they begin.
         pub(crate) fn tests() -> Vec<$crate::suite::Test> {
-            vec![$($($crate::suite::Test::$kind(
-                concat!(module_path!(), "::", stringify!($function)),
-                $function,
-            )),+),+]
+            $crate::listed!($($kind: $($function),+;)+)
         }
+    };
+}
+
+/// Defines `soaks()`, which lists a module's long forms of tests as [`tests!`](crate::tests) lists
+/// the tests.
+#[macro_export]
+macro_rules! soaks {
+    ($($kind:ident: $($function:ident),+ $(,)?;)+) => {
+        /// The long forms of this module's tests, in the order in which they run.
+        pub(crate) fn soaks() -> Vec<$crate::suite::Test> {
+            $crate::listed!($($kind: $($function),+;)+)
+        }
+    };
+}
+
+/// The list of a module's functions.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! listed {
+    ($($kind:ident: $($function:ident),+;)+) => {
+        vec![$($($crate::suite::Test::$kind(
+            concat!(module_path!(), "::", stringify!($function)),
+            $function,
+        )),+),+]
     };
 }
 

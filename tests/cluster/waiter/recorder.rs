@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
@@ -18,6 +18,7 @@ use testkit::gate::{COMPLETED, JOB, RECORD, V2, complete, entry, manifest};
 use testkit::pki::Pair;
 use testkit::poll::until_is;
 use testkit::process::Process;
+use testkit::random::Random;
 use testkit::sandbox::Sandbox;
 use testkit::scene::{Plane, Scene, set_status};
 
@@ -29,12 +30,14 @@ testkit::tests! {
         an_immutable_record_is_told_with_the_command_that_mends_it;
 }
 
+testkit::soaks! {
+    standalone: two_replicas_killed_at_random_miss_none_of_2_000_completions;
+}
+
 /// How long a record may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 const GATES: usize = 20;
 const ROUNDS: usize = 10;
-/// Set it to what a failed run printed.
-const SEED: &str = "MIGRATION_GATE_TEST_SEED";
 
 /// Replicas of `serve`, as processes that keep records and that nobody calls.
 struct Replicas<'a> {
@@ -123,29 +126,6 @@ fn gate(name: &str, namespace: &str, job: &str) -> Value {
     })
 }
 
-/// Splitmix64: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Result<Self> {
-        let seed = match std::env::var(SEED) {
-            Ok(seed) => seed.parse().context(SEED)?,
-            Err(_) => u64::from(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos()),
-        };
-        eprintln!("waiter: the replicas are killed with {SEED}={seed}");
-        Ok(Self(seed))
-    }
-
-    /// True one time in so many.
-    fn one_in(&mut self, times: u64) -> bool {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)).is_multiple_of(times)
-    }
-}
-
 /// What the records must hold: for each record's key, the uid of the Job that completed.
 type Completions = BTreeMap<(String, String), String>;
 
@@ -180,11 +160,18 @@ fn await_all(
     until_is(&what, PATIENCE, missing, Vec::is_empty)
 }
 
+fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox) -> Result<()> {
+    killed_at_random(sandbox, "recorder", ROUNDS)
+}
+
+fn two_replicas_killed_at_random_miss_none_of_2_000_completions(sandbox: &Sandbox) -> Result<()> {
+    killed_at_random(sandbox, "recorder-soak", 10 * ROUNDS)
+}
+
 /// A Job is replaced only once some replica ran while it was there and complete: what came and went
 /// while none looked is lost by design.
-fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox) -> Result<()> {
+fn killed_at_random(sandbox: &Sandbox, namespace: &str, rounds: usize) -> Result<()> {
     let plane = Plane::shared(sandbox)?;
-    let namespace = "recorder";
     plane
         .kubectl
         .run(&format!("create namespace {namespace}"))?;
@@ -196,9 +183,9 @@ fn two_replicas_killed_at_random_miss_none_of_200_completions(sandbox: &Sandbox)
         .map(|name| gate(name, namespace, name))
         .collect();
     let mut replicas = Replicas::new(sandbox, plane, "waiter-recorder", 18600, 2, &gates)?;
-    let mut random = Random::seeded()?;
+    let mut random = Random::seeded("replicas are killed")?;
     let mut completions = Completions::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for name in &names {
             let version = format!("1.{round}");
             if round > 0 {
