@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// Nothing is stored. Needs the rights to create and patch Deployments in the gates' namespaces.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct Args {
 }
 
 /// Runs `migration-gate check` and answers with its exit code: 0 if all is as it should be, 1 otherwise.
-pub fn main(args: &Args) -> ExitCode {
+pub fn main(args: &CheckArgs) -> ExitCode {
     let ended = cli::block_on(run(args)).map(|trials| report(&trials));
     cli::finish(ended, Exit::Failure)
 }
@@ -68,7 +68,7 @@ fn report(trials: &[Trial]) -> Exit {
     Exit::Failure
 }
 
-async fn run(args: &Args) -> anyhow::Result<Vec<Trial>> {
+async fn run(args: &CheckArgs) -> anyhow::Result<Vec<Trial>> {
     let config = args.config.load()?;
     let gates = args.scope.gates(&config)?;
     let client = args.cluster.connect().await?.client;

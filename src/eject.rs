@@ -23,7 +23,7 @@ use migration_gate_core::gates::{Gate, parse_duration};
 /// Shows what it would do; with --yes it does it. An installed release has its configuration in a
 /// ConfigMap that goes with `helm uninstall`, so save it before.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct EjectArgs {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -42,12 +42,12 @@ pub struct Args {
 }
 
 /// Runs `migration-gate eject` and answers with its exit code: 0 done or shown, 1 otherwise.
-pub fn main(args: &Args) -> ExitCode {
+pub fn main(args: &EjectArgs) -> ExitCode {
     let ended = cli::block_on(run(args)).map(|()| Exit::Success);
     cli::finish(ended, Exit::Failure)
 }
 
-async fn run(args: &Args) -> anyhow::Result<()> {
+async fn run(args: &EjectArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
     let gates = chosen(args.scope.gates(&config)?, &args.gates)?;
     let cluster = args.cluster.connect().await?;

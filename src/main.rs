@@ -19,13 +19,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(Box<serve::Args>),
-    Wait(Box<wait::Args>),
-    Review(review::Args),
-    Eject(eject::Args),
-    Check(check::Args),
-    Record(record::Args),
-    Version(version::Args),
+    Serve(Box<serve::ServeArgs>),
+    Wait(Box<wait::WaitArgs>),
+    Review(review::ReviewArgs),
+    Eject(eject::EjectArgs),
+    Check(check::CheckArgs),
+    Record(record::RecordArgs),
+    Version(version::VersionArgs),
     Completions(CompletionsArgs),
     #[command(hide = true)]
     Man(ManArgs),

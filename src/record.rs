@@ -29,14 +29,14 @@ const TRIES: usize = 5;
 
 /// Shows or corrects what was migrated according to a gate's record
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct RecordArgs {
     #[command(subcommand)]
-    command: Command,
+    command: RecordCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    List(list::Args),
+enum RecordCommand {
+    List(list::ListArgs),
     Done(DoneArgs),
     Forget(ForgetArgs),
 }
@@ -92,12 +92,12 @@ struct ChangeArgs {
 }
 
 /// Runs `migration-gate record` and answers with its exit code: 0 done or shown, 1 otherwise.
-pub fn main(args: &Args) -> ExitCode {
+pub fn main(args: &RecordArgs) -> ExitCode {
     let ended = cli::block_on(async {
         match &args.command {
-            Command::List(args) => list::run(args).await,
-            Command::Done(args) => done(args).await,
-            Command::Forget(args) => forget_version(args).await,
+            RecordCommand::List(args) => list::run(args).await,
+            RecordCommand::Done(args) => done(args).await,
+            RecordCommand::Forget(args) => forget_version(args).await,
         }
     });
     cli::finish(ended.map(|()| Exit::Success), Exit::Failure)

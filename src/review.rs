@@ -44,7 +44,7 @@ Exit codes: 0 nothing would be refused, 1 something would, 2 something could not
 What a kustomization makes of its resources (patches, generators, images) is reviewed with
   kubectl kustomize DIR | migration-gate review -"
 )]
-pub struct Args {
+pub struct ReviewArgs {
     /// Files, folders (with all *.yaml, *.yml and *.json below them), or `-` for standard input
     #[arg(required_unless_present = "live", value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -117,12 +117,12 @@ impl Color {
 }
 
 /// Runs `migration-gate review` and answers with its exit code.
-pub fn main(args: Args) -> ExitCode {
+pub fn main(args: ReviewArgs) -> ExitCode {
     cli::finish(run(args), Exit::BadInput)
 }
 
-fn run(args: Args) -> anyhow::Result<Exit> {
-    let Args {
+fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
+    let ReviewArgs {
         paths,
         live,
         config,

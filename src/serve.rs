@@ -49,7 +49,7 @@ const MOST_WORKERS: usize = 4;
 /// Answers the API server's admission reviews.
 #[derive(Debug, Clone, clap::Args)]
 #[command(mut_arg("config", |config| config.env("MIGRATION_GATE_CONFIG")))]
-pub struct Args {
+pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
@@ -92,7 +92,7 @@ pub struct Args {
 
 /// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it
 /// can't start or had to cut requests.
-pub fn main(args: Args) -> ExitCode {
+pub fn main(args: ServeArgs) -> ExitCode {
     let config = match prepare(&args) {
         Ok(config) => config,
         Err(error) => return cli::finish(Err(error), Exit::Failure),
@@ -109,7 +109,7 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 /// Reads the configuration and sets the log up.
-fn prepare(args: &Args) -> anyhow::Result<Config> {
+fn prepare(args: &ServeArgs) -> anyhow::Result<Config> {
     // Not an `EnvFilter`: nothing here filters by spans, and it would bring a regex engine along.
     let filter: Targets = args
         .log
@@ -134,7 +134,7 @@ fn prepare(args: &Args) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn serve(args: Args, config: Config) -> anyhow::Result<()> {
+fn serve(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     // A node may have many more processors than this server may use memory for.
     let workers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
@@ -145,8 +145,8 @@ fn serve(args: Args, config: Config) -> anyhow::Result<()> {
         .block_on(run(args, config))
 }
 
-async fn run(args: Args, config: Config) -> anyhow::Result<()> {
-    let Args {
+async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
+    let ServeArgs {
         config: _,
         listen,
         health_listen,

@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use kube::core::ApiResource;
 use serde_json::Value;
 
-use crate::api::client::Cluster;
+use crate::api::client::ClusterAccess;
 use crate::api::{ApiError, Objects};
 use crate::cli::say::say;
 use crate::cli::{self, ClusterArgs, Exit};
@@ -17,7 +17,7 @@ const SERVER: &str = "app.kubernetes.io/name=migration-gate";
 
 /// Prints the versions of this program, of the installed release and of the cluster
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct VersionArgs {
     /// Only this program's
     #[arg(long)]
     client: bool,
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// Runs `migration-gate version` and answers with its exit code: 1 where the cluster can't be asked.
-pub fn main(args: &Args) -> ExitCode {
+pub fn main(args: &VersionArgs) -> ExitCode {
     say(format_args!("migration-gate {}", env!("CARGO_PKG_VERSION")));
     if args.client {
         return Exit::Success.into();
@@ -45,12 +45,12 @@ pub fn main(args: &Args) -> ExitCode {
     cli::finish(ended, Exit::Failure)
 }
 
-async fn kubernetes(cluster: &Cluster) -> Result<String, ApiError> {
+async fn kubernetes(cluster: &ClusterAccess) -> Result<String, ApiError> {
     let version = cluster.client.apiserver_version().await?;
     Ok(version.git_version)
 }
 
-async fn installed(cluster: &Cluster) -> Result<Vec<String>, ApiError> {
+async fn installed(cluster: &ClusterAccess) -> Result<Vec<String>, ApiError> {
     let deployments = ApiResource::erase::<Deployment>(&());
     let params = ListParams::default().labels(SERVER);
     let found: Vec<Value> = Objects::of(&cluster.client, deployments, None)

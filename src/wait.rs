@@ -18,13 +18,13 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use self::args::Args;
+pub use self::args::WaitArgs;
 use self::args::{Plan, TERMINATION_LOG};
 use self::output::Output;
 use crate::cli::Exit;
 
 /// Runs `migration-gate wait` and answers with its exit code.
-pub fn main(args: &Args) -> ExitCode {
+pub fn main(args: &WaitArgs) -> ExitCode {
     exit_on_panic(args);
     let mut output = Output::new(
         args.log_format.into(),
@@ -43,8 +43,8 @@ pub fn main(args: &Args) -> ExitCode {
 
 /// A bug ends the wait as other bad ends do: told where people look, with an exit code of the
 /// waiter's own. A hook does that however the program was built to panic.
-fn exit_on_panic(args: &Args) {
-    let Args {
+fn exit_on_panic(args: &WaitArgs) {
+    let WaitArgs {
         log_format, gate, ..
     } = args.clone();
     let termination_log = args.termination_log.clone();
@@ -96,14 +96,14 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Cli {
+    struct WaitCli {
         #[command(flatten)]
-        args: Args,
+        args: WaitArgs,
     }
 
-    fn parse(args: &[&str]) -> Args {
+    fn parse(args: &[&str]) -> WaitArgs {
         let required = ["wait", "--gate=g", "--namespace=ns", "--job=j"];
-        Cli::parse_from(required.iter().chain(args)).args
+        WaitCli::parse_from(required.iter().chain(args)).args
     }
 
     #[test]

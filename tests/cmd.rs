@@ -62,7 +62,7 @@ fn printed(command: &mut Command) -> String {
 
 /// A kind of error, brought about: the configuration if it has one, the kubeconfig, and the words
 /// of its last cause.
-struct Trouble<'a> {
+struct Provoked<'a> {
     config: Option<&'a Path>,
     kubeconfig: Option<&'a Path>,
     cause: &'a str,
@@ -84,12 +84,12 @@ fn no_cause_is_printed_twice() {
 
     let configured = [SERVE, REVIEW, EJECT, CHECK, RECORD];
     let connected = [SERVE, REVIEW, EJECT, CHECK, RECORD, WAIT, VERSION];
-    let config = |config, cause| Trouble {
+    let config = |config, cause| Provoked {
         config: Some(config),
         kubeconfig: None,
         cause,
     };
-    let cluster = |kubeconfig, cause| Trouble {
+    let cluster = |kubeconfig, cause| Provoked {
         config: None,
         kubeconfig,
         cause,
@@ -103,7 +103,7 @@ fn no_cause_is_printed_twice() {
     check(&connected, &cluster(Some(&closed), "Connection refused"));
 }
 
-fn check(subcommands: &[&[&str]], trouble: &Trouble<'_>) {
+fn check(subcommands: &[&[&str]], trouble: &Provoked<'_>) {
     for subcommand in subcommands {
         let mut command = migration_gate(subcommand);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

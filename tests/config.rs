@@ -47,9 +47,9 @@ fn what_is_left_out_is_as_in_the_built_in_gate() {
 }
 
 /// Texts with the errors that they get, without the file's name.
-type Case<'c> = (String, &'c [&'c str]);
+type WrongText<'c> = (String, &'c [&'c str]);
 
-fn check(cases: &[Case<'_>]) {
+fn check(cases: &[WrongText<'_>]) {
     let mut wrong = Vec::new();
     for (text, expect) in cases {
         let error = parse(text, "gates.yaml").expect_err(text).to_string();

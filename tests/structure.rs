@@ -1,5 +1,5 @@
 //! What ARCHITECTURE.md says of crates and modules, kept: the core has no runtime, client or file,
-//! and within `src` no import runs upwards or in a circle.
+//! within `src` no import runs upwards or in a circle, and a type's name means one thing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -100,6 +100,60 @@ fn no_modules_import_each_other_in_a_circle() {
     assert!(imported.is_empty(), "a circle is among {imported:#?}");
 }
 
+/// In all crates, with their own tests. A search for a name finds one definition.
+#[test]
+fn each_type_has_a_name_of_its_own() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut definitions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in files(&["src", "crates"].map(|folder| root.join(folder))) {
+        for name in types(&fs::read_to_string(&file).expect("a source file")) {
+            let place = file.strip_prefix(root).expect("a file in it");
+            let places = definitions.entry(name).or_default();
+            places.push(place.display().to_string());
+        }
+    }
+    assert!(definitions.len() > 300, "{definitions:?}");
+    definitions.retain(|_, places| places.len() > 1);
+    assert!(
+        definitions.is_empty(),
+        "rename all but one: {definitions:#?}"
+    );
+}
+
+#[test]
+fn what_asks_changes_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in files(&["src", "crates"].map(|folder| root.join(folder))) {
+        let text = fs::read_to_string(&file).expect("a source file");
+        let questions = text
+            .split("fn ")
+            .filter(|f| ["is_", "has_"].iter().any(|asks| f.starts_with(asks)));
+        for question in questions {
+            let (name, rest) = question.split_once('(').unwrap_or((question, ""));
+            let changes = rest.trim_start().starts_with("&mut self");
+            assert!(!changes, "{}: {name} takes `&mut self`", file.display());
+        }
+    }
+}
+
+/// The types that a text defines, but for a trait's and an implementation's.
+fn types(text: &str) -> Vec<String> {
+    let defined = |line: &str| {
+        let words = line.split_whitespace();
+        let mut words = words.skip_while(|word| word.starts_with("pub") || word.ends_with(')'));
+        let associated = line.starts_with(' ');
+        match words.next()? {
+            "struct" | "enum" | "trait" => {}
+            "type" if !associated => {}
+            _ => return None,
+        }
+        let name = words.next()?;
+        let end = name.find(|c: char| !c.is_alphanumeric());
+        Some(name[..end.unwrap_or(name.len())].to_owned())
+    };
+    text.lines().filter_map(defined).collect()
+}
+
 fn top(module: &str) -> &str {
     module.split("::").next().unwrap_or(module)
 }
@@ -133,22 +187,27 @@ fn room(module: &[String]) -> String {
     module[..module.len().min(2)].join("::")
 }
 
-/// The modules of `src` by their paths, with their code: without tests and comments.
-fn modules() -> BTreeMap<Vec<String>, String> {
-    fn gather(folder: &Path, files: &mut Vec<PathBuf>) {
+/// The Rust files in the folders.
+fn files(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = folders.to_vec();
+    while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                gather(&path, files);
-            } else {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 files.push(path);
             }
         }
     }
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    gather(&src, &mut files);
     files
+}
+
+/// The modules of `src` by their paths, with their code: without tests and comments.
+fn modules() -> BTreeMap<Vec<String>, String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    files(std::slice::from_ref(&src))
         .iter()
         .map(|file| {
             let path = file.strip_prefix(&src).expect("a file in src");
@@ -245,4 +304,11 @@ fn imports_are_read_as_rust_reads_them() {
         ["a::b::c::d", "e::F"]
     );
     assert_eq!(found("pub(in crate::x) fn f(x: a::super::y)"), [""; 0]);
+}
+
+#[test]
+fn types_are_found_where_rust_defines_them() {
+    let text = "pub(in crate::x) struct A<'a>(\n    enum B {\nfn c() {\n// struct C\n\
+                pub trait D: Sized {\n    type E = F;\ntype G<T> = H;\nstruct I;\n";
+    assert_eq!(types(text), ["A", "B", "D", "G", "I"]);
 }

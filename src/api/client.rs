@@ -62,7 +62,7 @@ pub struct Selection {
 
 /// A cluster to talk to.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct ClusterAccess {
     /// The client.
     pub client: Client,
     /// The kubeconfig's context; none in a pod.
@@ -71,7 +71,7 @@ pub struct Cluster {
     pub server: String,
 }
 
-impl fmt::Display for Cluster {
+impl fmt::Display for ClusterAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.context {
             Some(context) => write!(f, "context {context}, server {}", self.server),
@@ -82,12 +82,12 @@ impl fmt::Display for Cluster {
 
 /// Sets up a connection to a cluster. As with kubectl: the selected kubeconfig, else those of
 /// `KUBECONFIG` if it is set, the pod's service account in a pod, and `~/.kube/config` otherwise.
-pub async fn connect(selection: &Selection) -> Result<Cluster, ClusterError> {
+pub async fn connect(selection: &Selection) -> Result<ClusterAccess, ClusterError> {
     let variable = std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty());
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if in_pod && variable.is_none() && *selection == Selection::default() {
         let config = Config::incluster()?;
-        return Ok(Cluster {
+        return Ok(ClusterAccess {
             context: None,
             server: address(&config),
             client: client(config)?,
@@ -101,7 +101,7 @@ pub async fn connect(selection: &Selection) -> Result<Cluster, ClusterError> {
         ..KubeConfigOptions::default()
     };
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-    Ok(Cluster {
+    Ok(ClusterAccess {
         context,
         server: address(&config),
         client: client(config)?,

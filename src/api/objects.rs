@@ -202,7 +202,7 @@ impl Objects {
     /// What happens to the selected objects, after a version of the collection, until the server ends the watch after `lasting`, in whole seconds.
     pub(super) async fn watch<T>(
         &self,
-        selection: &Selection,
+        selection: &Selectors,
         version: &str,
         lasting: Duration,
     ) -> Result<BoxStream<'static, kube::Result<WatchEvent<T>>>, ApiError>
@@ -265,14 +265,14 @@ impl Objects {
 
 /// Which objects of a collection are meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Selection {
+pub(super) struct Selectors {
     /// The field selector, if there is one.
     fields: Option<String>,
     /// The label selector, if there is one.
     labels: Option<String>,
 }
 
-impl Selection {
+impl Selectors {
     /// The object of that name.
     pub(super) fn named(name: &str) -> Self {
         Self {

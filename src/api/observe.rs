@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use super::error::ApiError;
-use super::objects::{Objects, Selection};
+use super::objects::{Objects, Selectors};
 use migration_gate_core::gates::JobSource;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
@@ -146,7 +146,7 @@ pub fn observe<T: Object>(
     name: &str,
     pacing: Pacing,
 ) -> impl Stream<Item = Update<T>> + Send + use<T> {
-    let deltas = deltas(objects, Selection::named(name), pacing);
+    let deltas = deltas(objects, Selectors::named(name), pacing);
     deltas.map(|delta| match delta {
         // The selector leaves one at most.
         Delta::Listed(objects) => match objects.into_iter().next() {
@@ -166,7 +166,7 @@ pub fn observe_all<T: Object>(
     objects: Objects,
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<T>> + Send {
-    deltas(objects, Selection::default(), pacing)
+    deltas(objects, Selectors::default(), pacing)
 }
 
 /// Follows the Jobs that a gate looks for in one way, for ever, as [`observe_all`] does.
@@ -179,9 +179,9 @@ pub fn observe_jobs(
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<Job>> + Send + use<> {
     let selection = match (source.exact_name(), source) {
-        (Some(name), _) => Selection::named(name),
-        (None, JobSource::Labels(labels)) => Selection::labelled(labels),
-        (None, JobSource::Name(_)) => Selection::default(),
+        (Some(name), _) => Selectors::named(name),
+        (None, JobSource::Labels(labels)) => Selectors::labelled(labels),
+        (None, JobSource::Name(_)) => Selectors::default(),
     };
     let source = source.clone();
     let deltas = deltas::<Job>(objects, selection, pacing);
@@ -205,7 +205,7 @@ pub fn observe_jobs(
 
 fn deltas<T: Object>(
     objects: Objects,
-    selection: Selection,
+    selection: Selectors,
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<T>> + Send {
     let watch = Follower {
@@ -239,7 +239,7 @@ pub fn backoff(pacing: Pacing) -> ExponentialBackoff {
 
 struct Follower<T> {
     objects: Objects,
-    selection: Selection,
+    selection: Selectors,
     pacing: Pacing,
     phase: Phase<T>,
     /// Before the next request.
@@ -467,7 +467,7 @@ impl<T: Object> Follower<T> {
 /// What is selected, and the version from which a watch goes on.
 async fn snapshot<T: Object>(
     objects: &Objects,
-    selection: &Selection,
+    selection: &Selectors,
 ) -> Result<(Vec<T>, String), ApiError> {
     let (listed, version) = objects.list_at(&selection.params()).await?;
     if version.is_empty() {

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use migration_gate_core::gates::{Config, Gate};
 
 use super::config::{self, ConfigError};
-use crate::api::client::{self, Cluster, ClusterError, Selection};
+use crate::api::client::{self, ClusterAccess, ClusterError, Selection};
 
 /// The argument that names the configuration.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,7 +40,7 @@ pub struct ClusterArgs {
 
 impl ClusterArgs {
     /// Sets up a connection to the cluster.
-    pub async fn connect(&self) -> Result<Cluster, ClusterError> {
+    pub async fn connect(&self) -> Result<ClusterAccess, ClusterError> {
         client::connect(&Selection {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),

@@ -10,7 +10,7 @@ use migration_gate_core::record::{Entry, Record};
 
 /// Shows what was migrated, the newest first
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ListArgs {
     /// The form of the list
     #[arg(long, short, value_enum, default_value_t)]
     output: Form,
@@ -31,7 +31,7 @@ enum Form {
     Json,
 }
 
-pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: &ListArgs) -> anyhow::Result<()> {
     let config = args.config.load()?;
     let gates = args.scope.gates(&config)?;
     let client = args.cluster.connect().await?.client;

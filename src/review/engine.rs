@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::codes::{BadCode, Code, Level};
 use super::lint::World;
-use super::manifest::{Contents, Loaded, Manifest, NotAnObject, contents};
+use super::manifest::{Loaded, Manifest, NotAnObject, SourceContents, contents};
 use super::report::{BadInput, Finding, Report, Reviewed};
 use migration_gate_core::decision::{Decision, Outcome, Rule, Violation};
 use migration_gate_core::gates::{Config, Mode};
@@ -21,7 +21,7 @@ use migration_gate_yaml::Span;
 
 /// Reviews manifests. `namespace` is for objects that name none.
 pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l str>) -> Report<'l> {
-    let Contents {
+    let SourceContents {
         manifests,
         problems,
         skipped,

@@ -1,5 +1,6 @@
 //! Files of a folder that are read as YAML and are no manifests: patches, templates, values.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
@@ -58,7 +59,7 @@ struct Kustomization {
 #[derive(Debug, Default)]
 pub(super) struct Folders {
     kustomizations: HashMap<PathBuf, Kustomization>,
-    charts: HashMap<PathBuf, bool>,
+    charts: RefCell<HashMap<PathBuf, bool>>,
 }
 
 impl Folders {
@@ -73,7 +74,7 @@ impl Folders {
     }
 
     /// Whether a file is a template of a chart.
-    pub(super) fn is_template(&mut self, path: &Path) -> bool {
+    pub(super) fn is_template(&self, path: &Path) -> bool {
         path.ancestors().skip(1).any(|folder| {
             folder.file_name().is_some_and(|name| name == "templates")
                 && folder.parent().is_some_and(|chart| self.is_chart(chart))
@@ -81,15 +82,16 @@ impl Folders {
     }
 
     /// Whether a file is a chart's own: its description or its values.
-    pub(super) fn is_values(&mut self, path: &Path) -> bool {
+    pub(super) fn is_values(&self, path: &Path) -> bool {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let chart_file = name == "Chart.yaml" || name.starts_with("values");
         chart_file && path.parent().is_some_and(|folder| self.is_chart(folder))
     }
 
-    fn is_chart(&mut self, folder: &Path) -> bool {
+    fn is_chart(&self, folder: &Path) -> bool {
         *self
             .charts
+            .borrow_mut()
             .entry(folder.to_owned())
             .or_insert_with(|| folder.join("Chart.yaml").is_file())
     }

@@ -85,7 +85,7 @@ pub struct Skipped {
 
 /// All that is in some sources.
 #[derive(Debug, Default)]
-pub struct Contents<'l> {
+pub struct SourceContents<'l> {
     /// The objects, in order.
     pub manifests: Vec<Manifest<'l>>,
     /// What should have been an object.
@@ -95,9 +95,9 @@ pub struct Contents<'l> {
 }
 
 /// The contents of all sources. `namespace` is for objects that name none.
-pub fn contents<'l>(loaded: &'l [Loaded], namespace: Option<&'l str>) -> Contents<'l> {
+pub fn contents<'l>(loaded: &'l [Loaded], namespace: Option<&'l str>) -> SourceContents<'l> {
     let mut collector = Collector {
-        contents: Contents::default(),
+        contents: SourceContents::default(),
         namespace,
     };
     for (source, one) in loaded.iter().enumerate() {
@@ -114,7 +114,7 @@ pub fn contents<'l>(loaded: &'l [Loaded], namespace: Option<&'l str>) -> Content
 }
 
 struct Collector<'l> {
-    contents: Contents<'l>,
+    contents: SourceContents<'l>,
     namespace: Option<&'l str>,
 }
 

@@ -93,7 +93,7 @@ struct Places<'r> {
 
 /// A stretch of a source: its start, and the place after its end.
 #[derive(Debug, Clone, Copy)]
-struct Place<'r> {
+struct Stretch<'r> {
     file: &'r str,
     start: Position,
     end: Position,
@@ -112,17 +112,17 @@ impl<'r> Places<'r> {
         self.lines[source].get_or_insert_with(|| Lines::new(text))
     }
 
-    fn of(&mut self, source: usize, span: Span) -> Place<'r> {
+    fn of(&mut self, source: usize, span: Span) -> Stretch<'r> {
         let report = self.report;
         let lines = self.lines(source);
-        Place {
+        Stretch {
             file: &report.loaded[source].source.name,
             start: lines.position(span.start()),
             end: lines.position(span.end()),
         }
     }
 
-    fn of_finding(&mut self, finding: &Finding) -> Place<'r> {
+    fn of_finding(&mut self, finding: &Finding) -> Stretch<'r> {
         let source = self.report.objects[finding.manifest].manifest.source;
         self.of(source, self.report.span(finding))
     }

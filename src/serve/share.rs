@@ -12,14 +12,14 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub(super) struct Share {
     all: usize,
-    state: Mutex<State>,
+    state: Mutex<Queue>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Queue {
     free: usize,
     next: u64,
-    waiting: BTreeMap<Rank, Waiter>,
+    waiting: BTreeMap<Rank, Pending>,
 }
 
 /// Most requests that wait. For one more, the largest is turned away: while it waits, a part of its
@@ -34,7 +34,7 @@ pub(super) struct TurnedAway;
 type Rank = (u64, u64);
 
 #[derive(Debug)]
-struct Waiter {
+struct Pending {
     permits: usize,
     turn: oneshot::Sender<Permits>,
 }
@@ -52,7 +52,7 @@ impl Share {
         let all = all.max(1);
         Arc::new(Self {
             all,
-            state: Mutex::new(State {
+            state: Mutex::new(Queue {
                 free: all,
                 next: 0,
                 waiting: BTreeMap::new(),
@@ -73,11 +73,11 @@ impl Share {
             let mut state = self.lock();
             let rank = (size, state.next);
             state.next += 1;
-            state.waiting.insert(rank, Waiter { permits, turn });
+            state.waiting.insert(rank, Pending { permits, turn });
             rank
         };
         // Leaves the queue if this future is dropped.
-        let _place = Place { share: self, rank };
+        let _place = QueuePlace { share: self, rank };
         self.serve();
         wait.await.map_err(|_| TurnedAway)
     }
@@ -114,7 +114,7 @@ impl Share {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,12 +134,12 @@ impl Drop for Permits {
     }
 }
 
-struct Place<'s> {
+struct QueuePlace<'s> {
     share: &'s Arc<Share>,
     rank: Rank,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let left = self.share.lock().waiting.remove(&self.rank);
         if left.is_some() {

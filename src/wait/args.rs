@@ -9,7 +9,7 @@ use migration_gate_core::gates::{Freshness, JobSource, LogFormat, Requirement, p
 use migration_gate_core::names;
 use migration_gate_core::verdict::Limits;
 
-use super::version::VersionArgs;
+use super::version::WantedArgs;
 
 /// Kubernetes' default for a container's `terminationMessagePath`.
 pub(super) const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -22,7 +22,7 @@ pub(super) const TERMINATION_LOG: &str = "/dev/termination-log";
 #[command(
     override_usage = "migration-gate wait [OPTIONS] --gate <NAME> --namespace <NAME>\n           --job <NAME>"
 )]
-pub struct Args {
+pub struct WaitArgs {
     /// The gate's name, for messages and the record's name.
     #[arg(long, value_name = "NAME")]
     pub(super) gate: String,
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long)]
     record: Option<String>,
     #[command(flatten)]
-    version: VersionArgs,
+    version: WantedArgs,
     /// How long to wait in all, such as 10m.
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
@@ -116,7 +116,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(args: &Args) -> Result<Self, String> {
+    pub(super) fn new(args: &WaitArgs) -> Result<Self, String> {
         let record = args
             .record
             .clone()

@@ -7,7 +7,7 @@ use migration_gate_core::version::{Images, Wanted};
 
 /// The version that a pod needs.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
-pub(super) struct VersionArgs {
+pub(super) struct WantedArgs {
     /// The image of a container that waits, the one that counts first; its version is what the Job must have completed
     /// for
     #[arg(long = "image", value_name = "IMAGE")]
@@ -35,7 +35,7 @@ pub(super) struct VersionArgs {
     moving_tags: Option<Vec<Glob>>,
 }
 
-impl VersionArgs {
+impl WantedArgs {
     /// What they ask for.
     pub(super) fn wanted(&self, freshness: Freshness) -> Result<Wanted, String> {
         if freshness == Freshness::Any {

@@ -109,7 +109,7 @@ impl Flux {
 
     /// A source of manifests and the Kustomization that applies them, as an operator has them:
     /// `prune`, `wait`.
-    pub(crate) fn kustomization(&'static self, name: &str) -> Result<Kustomization> {
+    pub(crate) fn kustomization(&'static self, name: &str) -> Result<FluxKustomization> {
         let source = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
         let this = kind("kustomize.toolkit.fluxcd.io", "Kustomization");
         let this_spec = json!({
@@ -118,7 +118,7 @@ impl Flux {
             // The test deletes the namespace, and everything in it.
             "deletionPolicy": "Orphan",
         });
-        Ok(Kustomization {
+        Ok(FluxKustomization {
             flux: self,
             name: name.to_owned(),
             source: self.create(&source, name, &json!({}))?,
@@ -140,13 +140,13 @@ fn kind(group: &str, kind: &str) -> ApiResource {
 
 /// What one reconciliation came to.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct Reconciliation {
     pub(crate) ready: bool,
     pub(crate) reason: String,
     pub(crate) message: String,
 }
 
-impl Outcome {
+impl Reconciliation {
     /// An error that shows the condition, unless it is that everything is applied and healthy.
     pub(crate) fn success(self) -> Result<()> {
         if self.ready {
@@ -168,14 +168,14 @@ impl Outcome {
 }
 
 /// One of Flux's Kustomizations; deleted when the test is over.
-pub(crate) struct Kustomization {
+pub(crate) struct FluxKustomization {
     flux: &'static Flux,
     name: String,
     source: Api<DynamicObject>,
     this: Api<DynamicObject>,
 }
 
-impl Kustomization {
+impl FluxKustomization {
     /// Offers what is in `folder` now as the source's next revision, as a push would; gives its
     /// name.
     pub(crate) fn publish(&self, folder: &Path) -> Result<String> {
@@ -210,20 +210,20 @@ impl Kustomization {
     }
 
     /// Waits until Flux is through with this revision, one way or the other.
-    pub(crate) fn settled(&self, revision: &str) -> Result<Outcome> {
+    pub(crate) fn settled(&self, revision: &str) -> Result<Reconciliation> {
         self.outcome(&format!("to be through with {revision}"), |status| {
             status["lastAttemptedRevision"] == revision
         })
     }
 
     /// What [`Self::publish`] and then [`Self::settled`] give.
-    pub(crate) fn push(&self, folder: &Path) -> Result<Outcome> {
+    pub(crate) fn push(&self, folder: &Path) -> Result<Reconciliation> {
         let revision = self.publish(folder)?;
         self.settled(&revision)
     }
 
     /// Reconciles once more, as `flux reconcile kustomization` does.
-    pub(crate) fn reconcile(&self) -> Result<Outcome> {
+    pub(crate) fn reconcile(&self) -> Result<Reconciliation> {
         let request = self.request()?;
         self.handled(&request)
     }
@@ -239,7 +239,7 @@ impl Kustomization {
     }
 
     /// Waits until Flux is through with a request, one way or the other.
-    pub(crate) fn handled(&self, request: &str) -> Result<Outcome> {
+    pub(crate) fn handled(&self, request: &str) -> Result<Reconciliation> {
         self.outcome("to have reconciled once more", |status| {
             status["lastHandledReconcileAt"] == request
         })
@@ -261,7 +261,7 @@ impl Kustomization {
             .collect())
     }
 
-    fn outcome(&self, what: &str, handled: impl Fn(&Value) -> bool) -> Result<Outcome> {
+    fn outcome(&self, what: &str, handled: impl Fn(&Value) -> bool) -> Result<Reconciliation> {
         let ready = |status: &Value| {
             let conditions = status["conditions"].as_array()?;
             conditions.iter().find(|it| it["type"] == "Ready").cloned()
@@ -276,7 +276,7 @@ impl Kustomization {
         })?;
         let ready = ready(&found.data["status"]).context("a Ready condition")?;
         let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
-        Ok(Outcome {
+        Ok(Reconciliation {
             ready: ready["status"] == "True",
             reason: text("reason"),
             message: text("message"),
@@ -284,7 +284,7 @@ impl Kustomization {
     }
 }
 
-impl Drop for Kustomization {
+impl Drop for FluxKustomization {
     fn drop(&mut self) {
         let parameters = DeleteParams::default();
         block_on(async {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use testkit::poll::until_is;
-use testkit::process::{self, Output};
+use testkit::process::{self, Finished};
 use testkit::sandbox::{self, RUN_FOLDER, Sandbox};
 
 testkit::tests! {
@@ -96,7 +96,7 @@ fn where_no_node_can_run_tests_are_skipped_and_in_ci_fail(_: &Sandbox) -> Result
 }
 
 /// Runs one of these tests as a user who may not boot a node.
-fn as_nobody(program: &Path, ci: &str) -> Result<Output> {
+fn as_nobody(program: &Path, ci: &str) -> Result<Finished> {
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])

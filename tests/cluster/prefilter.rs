@@ -67,7 +67,7 @@ fn config(namespace: &str) -> Result<Config> {
 }
 
 /// The webhooks of the chart, but for the server: there is none.
-fn configuration(asked: Asked, namespace: &str, config: &Config) -> String {
+fn configuration(asked: WebhookKind, namespace: &str, config: &Config) -> String {
     let webhooks: Vec<Value> = asked
         .prefilters()
         .into_iter()
@@ -100,12 +100,12 @@ fn configuration(asked: Asked, namespace: &str, config: &Config) -> String {
 
 /// Which of the two configurations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum WebhookKind {
     ToMutate,
     ToValidate,
 }
 
-impl Asked {
+impl WebhookKind {
     fn kind(self) -> &'static str {
         match self {
             Self::ToMutate => "MutatingWebhookConfiguration",
@@ -145,14 +145,14 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
         "uid": namespace.kubectl.get("configmap owner")?["metadata"]["uid"],
     });
     prepare(&namespace, &owner)?;
-    let scene = Scene {
+    let scene = Comparison {
         cluster,
         namespace: name,
         config,
         owner,
     };
     let mut outcome = Ok(());
-    for asked in [Asked::ToValidate, Asked::ToMutate] {
+    for asked in [WebhookKind::ToValidate, WebhookKind::ToMutate] {
         let configuration = configuration(asked, name, &scene.config);
         outcome = namespace.kubectl.apply(&configuration).and_then(|_| {
             let compared = scene.compare_all(asked);
@@ -176,20 +176,20 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
 }
 
 /// What one run of comparisons goes by.
-struct Scene<'a> {
+struct Comparison<'a> {
     cluster: &'a Cluster,
     namespace: &'a str,
     config: Config,
     owner: Value,
 }
 
-impl Scene<'_> {
-    fn compare_all(&self, asked: Asked) -> Result<()> {
+impl Comparison<'_> {
+    fn compare_all(&self, asked: WebhookKind) -> Result<()> {
         let mut runner = TestRunner::deterministic();
         self.await_webhooks(asked)?;
         for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
             let can_be_held = HeldKind::of(kind.group, kind.kind).is_some();
-            let concerned = asked == Asked::ToValidate || can_be_held;
+            let concerned = asked == WebhookKind::ToValidate || can_be_held;
             let (mut creates, mut updates) = (Counts::default(), Counts::default());
             for index in 0..CASES {
                 let objects = if kind.kind == "ConfigMap" {
@@ -212,11 +212,11 @@ impl Scene<'_> {
                     updates.add(retouched);
                     // No container changes, so that it is sent because of the gate alone.
                     let expected = match (asked, old) {
-                        (Asked::ToMutate, "old") => [Answer::Spared, Answer::Spared],
-                        (Asked::ToMutate, _) => [Answer::Spared, Answer::Sent],
+                        (WebhookKind::ToMutate, "old") => [Effect::Spared, Effect::Spared],
+                        (WebhookKind::ToMutate, _) => [Effect::Spared, Effect::Sent],
                         // It has the variable, and no controller.
-                        (Asked::ToValidate, "old-free") => [Answer::Sent, Answer::Sent],
-                        (Asked::ToValidate, _) => [Answer::Spared, Answer::Spared],
+                        (WebhookKind::ToValidate, "old-free") => [Effect::Sent, Effect::Sent],
+                        (WebhookKind::ToValidate, _) => [Effect::Spared, Effect::Spared],
                     };
                     ensure!(
                         [relabelled, retouched] == expected,
@@ -226,7 +226,7 @@ impl Scene<'_> {
                 }
             }
             let leaving = self.compare(asked, kind, &Value::Null, Put::Label("leaving"))?;
-            ensure!(leaving == Answer::Spared, "{}: {leaving:?}", kind.kind);
+            ensure!(leaving == Effect::Spared, "{}: {leaving:?}", kind.kind);
             eprintln!(
                 "prefilter: {asked:?} {}: created {creates:?}, updated {updates:?}",
                 kind.kind
@@ -240,7 +240,7 @@ impl Scene<'_> {
                 );
             }
         }
-        if asked == Asked::ToValidate {
+        if asked == WebhookKind::ToValidate {
             self.compare_ephemeral_containers(&mut runner)?;
         }
         Ok(())
@@ -255,8 +255,12 @@ impl Scene<'_> {
                 .new_tree(runner)
                 .map_err(anyhow::Error::msg)?;
             let pod = ["old", "old-free", "leaving"][index % 3];
-            let answer =
-                self.compare(Asked::ToValidate, kind, &added.current(), Put::Debug(pod))?;
+            let answer = self.compare(
+                WebhookKind::ToValidate,
+                kind,
+                &added.current(),
+                Put::Debug(pod),
+            )?;
             counts.add(answer);
         }
         eprintln!("prefilter: ephemeral containers: {counts:?}");
@@ -266,7 +270,7 @@ impl Scene<'_> {
 
     /// A new configuration takes the API server a moment; an object that is certain to be sent
     /// tells when it has.
-    fn await_webhooks(&self, asked: Asked) -> Result<()> {
+    fn await_webhooks(&self, asked: WebhookKind) -> Result<()> {
         let Some(kind) = POD_KINDS.iter().find(|kind| kind.kind == "Deployment") else {
             anyhow::bail!("no Deployments");
         };
@@ -276,16 +280,22 @@ impl Scene<'_> {
             "the API server to know the webhooks",
             std::time::Duration::from_secs(90),
             || match self.dry_run(kind, &canary, Put::New) {
-                Ok((Answer::Sent, ..)) => testkit::poll::Look::Done(()),
+                Ok((Effect::Sent, ..)) => testkit::poll::Look::Done(()),
                 Ok((answer, ..)) => testkit::poll::Look::Pending(format!("{asked:?}: {answer:?}")),
                 Err(error) => testkit::poll::Look::Failed(error),
             },
         )
     }
 
-    fn compare(&self, asked: Asked, kind: &PodKind, object: &Value, put: Put) -> Result<Answer> {
+    fn compare(
+        &self,
+        asked: WebhookKind,
+        kind: &PodKind,
+        object: &Value,
+        put: Put,
+    ) -> Result<Effect> {
         let (answer, old, object) = self.dry_run(kind, object, put)?;
-        if answer == Answer::Invalid {
+        if answer == Effect::Invalid {
             return Ok(answer);
         }
         let request = Request {
@@ -307,7 +317,7 @@ impl Scene<'_> {
         };
         let expected = asked.concerns(&self.config, &request);
         ensure!(
-            expected == (answer == Answer::Sent),
+            expected == (answer == Effect::Sent),
             "{asked:?}, {put:?}: the rules say {expected}, the API server {answer:?}: {object}"
         );
         Ok(answer)
@@ -320,7 +330,7 @@ impl Scene<'_> {
         kind: &PodKind,
         object: &Value,
         put: Put,
-    ) -> Result<(Answer, Option<Value>, Value)> {
+    ) -> Result<(Effect, Option<Value>, Value)> {
         let resource = ApiResource {
             group: kind.group.into(),
             version: kind.version.into(),
@@ -379,17 +389,17 @@ impl Scene<'_> {
                 }
             };
             let answer = match result {
-                Ok(_) => Answer::Spared,
+                Ok(_) => Effect::Spared,
                 Err(kube::Error::Api(status))
                     if status.message.contains("failed calling webhook") =>
                 {
-                    Answer::Sent
+                    Effect::Sent
                 }
                 Err(kube::Error::Api(status)) if status.code == 422 || status.code == 403 => {
-                    Answer::Invalid
+                    Effect::Invalid
                 }
                 // A controller was faster.
-                Err(kube::Error::Api(status)) if status.code == 409 => Answer::Invalid,
+                Err(kube::Error::Api(status)) if status.code == 409 => Effect::Invalid,
                 Err(error) => {
                     return Err(error).context("a dry run that neither passed nor was refused");
                 }
@@ -422,17 +432,17 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, answer: Answer) {
+    fn add(&mut self, answer: Effect) {
         match answer {
-            Answer::Sent => self.sent += 1,
-            Answer::Spared => self.spared += 1,
-            Answer::Invalid => self.invalid += 1,
+            Effect::Sent => self.sent += 1,
+            Effect::Spared => self.spared += 1,
+            Effect::Invalid => self.invalid += 1,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum Effect {
     Sent,
     Spared,
     Invalid,

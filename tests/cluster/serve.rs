@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use testkit::client::{block_on, client};
 use testkit::cluster::Cluster;
-use testkit::control_plane::{ControlPlane, Settings};
+use testkit::control_plane::{ControlPlane, PlaneSettings};
 use testkit::kubectl::Kubectl;
 use testkit::namespace::Namespace;
 use testkit::poll::{Look, until};
@@ -139,7 +139,7 @@ fn bundle(
 }
 
 fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
-    let control_plane = ControlPlane::start(sandbox, Settings::bare("five-replicas", 3)?)?;
+    let control_plane = ControlPlane::start(sandbox, PlaneSettings::bare("five-replicas", 3)?)?;
     let folder = sandbox.state("five-replicas-kubectl")?;
     let kubectl = Kubectl {
         program: sandbox.assets.program("kubectl"),

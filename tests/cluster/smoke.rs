@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use testkit::client::{block_on, client};
 use testkit::cluster::Cluster;
-use testkit::control_plane::{ControlPlane, Settings};
+use testkit::control_plane::{ControlPlane, PlaneSettings};
 use testkit::image::BUSYBOX;
 use testkit::sandbox::Sandbox;
 
@@ -204,7 +204,8 @@ webhooks:
 }
 
 fn an_api_server_stops_and_starts(sandbox: &Sandbox) -> Result<()> {
-    let mut control_plane = ControlPlane::start(sandbox, Settings::bare("stops-and-starts", 0)?)?;
+    let mut control_plane =
+        ControlPlane::start(sandbox, PlaneSettings::bare("stops-and-starts", 0)?)?;
     let maps: Api<ConfigMap> = Api::all(client(control_plane.admin())?);
     let name = "kube-apiserver-legacy-service-account-token-tracking";
     let list = || {

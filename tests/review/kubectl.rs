@@ -17,7 +17,7 @@ const ANSWERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/review/kubectl
 
 /// What `kubectl` makes of a text: the objects that it read before it gave up, if it did.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Answer {
+struct KubectlAnswer {
     objects: Vec<Value>,
     refused: bool,
 }
@@ -279,11 +279,11 @@ const WHOLE: [(&str, Expect); 42] = [
 ];
 
 /// What review makes of it.
-fn ours(text: &str) -> Answer {
+fn ours(text: &str) -> KubectlAnswer {
     let loaded = loaded(text);
     let contents = contents(&loaded, None);
     let broken = loaded[0].documents.iter().any(Result::is_err);
-    Answer {
+    KubectlAnswer {
         objects: contents
             .manifests
             .iter()
@@ -293,7 +293,7 @@ fn ours(text: &str) -> Answer {
     }
 }
 
-fn kubectls(program: &str, text: &str) -> Answer {
+fn kubectls(program: &str, text: &str) -> KubectlAnswer {
     let mut child = Command::new(program)
         .args(["label", "--local", "-f", "-", "recorded=yes", "-o", "json"])
         .stdin(Stdio::piped())
@@ -317,7 +317,7 @@ fn kubectls(program: &str, text: &str) -> Answer {
         let metadata = object["metadata"].as_object_mut().expect("metadata");
         metadata.remove("labels");
     }
-    Answer {
+    KubectlAnswer {
         objects: objects.into_iter().map(plain).collect(),
         refused: !output.status.success(),
     }
@@ -352,7 +352,7 @@ fn manifests_are_read_as_kubectl_reads_them() {
         std::fs::write(ANSWERS, format!("{{\n{lines}\n}}\n")).expect("the answers");
     }
     let answers = std::fs::read_to_string(ANSWERS).expect("the answers");
-    let answers: BTreeMap<String, Answer> = serde_json::from_str(&answers).expect("JSON");
+    let answers: BTreeMap<String, KubectlAnswer> = serde_json::from_str(&answers).expect("JSON");
     assert!(
         cases.keys().eq(answers.keys()),
         "{ANSWERS} is of other texts; see the head of this file"

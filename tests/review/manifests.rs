@@ -3,7 +3,7 @@
 use migration_gate::review::codes::Code;
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;
-use migration_gate::review::manifest::{Contents, Loaded, contents};
+use migration_gate::review::manifest::{Loaded, SourceContents, contents};
 use migration_gate_core::gates::Config;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::{found, loaded};
 
 fn objects(text: &str, namespace: Option<&str>) -> Vec<String> {
     let loaded = loaded(text);
-    let Contents {
+    let SourceContents {
         manifests,
         problems,
         ..

@@ -39,14 +39,14 @@ pub const SHORT: Duration = Duration::from_millis(200);
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[derive(Parser)]
-struct LimitsParser {
+struct ServeLimits {
     #[command(flatten)]
     limits: ClientLimits,
 }
 
 /// The limits that `serve` has by default.
 pub fn default_limits() -> ClientLimits {
-    LimitsParser::parse_from(["serve"]).limits
+    ServeLimits::parse_from(["serve"]).limits
 }
 
 /// Those, with a change.

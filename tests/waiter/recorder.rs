@@ -19,12 +19,12 @@ use testkit::gate::{
 use testkit::waiter::PATIENCE;
 
 /// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
-struct Recorder {
+struct RecorderThread {
     runtime: Option<tokio::runtime::Runtime>,
     states: Arc<Mutex<Vec<GateState>>>,
 }
 
-impl Recorder {
+impl RecorderThread {
     fn start(api: &FakeApi) -> Self {
         Self::start_with(api, |_| {})
     }
@@ -65,7 +65,7 @@ impl Recorder {
     }
 }
 
-impl Recorder {
+impl RecorderThread {
     fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -73,7 +73,7 @@ impl Recorder {
     }
 }
 
-impl Drop for Recorder {
+impl Drop for RecorderThread {
     fn drop(&mut self) {
         self.kill();
     }
@@ -81,12 +81,12 @@ impl Drop for Recorder {
 
 /// What all recorders of this program have logged, one JSON object a line.
 #[derive(Clone, Default)]
-struct Log(Arc<(Mutex<Vec<u8>>, Condvar)>);
+struct RecorderLog(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
-impl Log {
+impl RecorderLog {
     /// Begins to listen, if nobody has yet.
     fn shared() -> &'static Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
+        static LOG: OnceLock<RecorderLog> = OnceLock::new();
         LOG.get_or_init(|| {
             let log = Self::default();
             let writer = log.clone();
@@ -116,7 +116,7 @@ impl Log {
     }
 }
 
-impl std::fmt::Display for Log {
+impl std::fmt::Display for RecorderLog {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&String::from_utf8_lossy(&self.0.0.lock().expect("the log")))
     }
@@ -126,7 +126,7 @@ fn count(log: &[u8], part: &str) -> usize {
     String::from_utf8_lossy(log).matches(part).count()
 }
 
-impl std::io::Write for Log {
+impl std::io::Write for RecorderLog {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
         self.0.0.lock().expect("the log").extend(text);
         self.0.1.notify_all();
@@ -157,7 +157,7 @@ fn writes(api: &FakeApi) -> usize {
 #[test]
 fn what_completes_is_recorded_and_nothing_else() {
     let api = FakeApi::start();
-    let recorder = Recorder::start(&api);
+    let recorder = RecorderThread::start(&api);
     api.await_watches(2);
     api.put(JOB_PATH, job("1", running()));
     api.put(JOB_PATH, job("1", complete()));
@@ -187,7 +187,7 @@ fn what_completed_while_nobody_looked_is_recorded() {
     let api = FakeApi::start();
     api.put(RECORD_PATH, record(&["1"]));
     api.put(JOB_PATH, job("2", complete()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_object(RECORD_PATH, has(&["1", "2"]));
 }
 
@@ -195,7 +195,7 @@ fn what_completed_while_nobody_looked_is_recorded() {
 fn a_job_that_completes_and_goes_during_a_cut_is_recorded() {
     let mut api = FakeApi::start();
     api.put(JOB_PATH, job("1", running()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_watches(2);
     api.stop();
     api.put(JOB_PATH, job("1", complete()));
@@ -208,7 +208,7 @@ fn a_job_that_completes_and_goes_during_a_cut_is_recorded() {
 fn five_recorders_that_start_at_once_write_one_record_and_come_to_rest() {
     let api = FakeApi::start();
     api.put(JOB_PATH, job("1", complete()));
-    let recorders: Vec<_> = (0..5).map(|_| Recorder::start(&api)).collect();
+    let recorders: Vec<_> = (0..5).map(|_| RecorderThread::start(&api)).collect();
     api.await_object(RECORD_PATH, has(&["1"]));
     api.await_watches(10);
     // Each has seen the record by the time it has recorded something else.
@@ -222,7 +222,7 @@ fn five_recorders_that_start_at_once_write_one_record_and_come_to_rest() {
 #[test]
 fn recorders_that_die_at_any_moment_miss_nothing() {
     let api = FakeApi::start();
-    let mut recorders = [Recorder::start(&api), Recorder::start(&api)];
+    let mut recorders = [RecorderThread::start(&api), RecorderThread::start(&api)];
     let mut completed: Vec<String> = Vec::new();
     let mut last_death = 0;
     for i in 0..60_usize {
@@ -238,7 +238,7 @@ fn recorders_that_die_at_any_moment_miss_nothing() {
             recorders[i % 2].kill();
             // The dead one's connections are not to be counted any more.
             api.await_watches(2);
-            recorders[i % 2] = Recorder::start(&api);
+            recorders[i % 2] = RecorderThread::start(&api);
         }
         let version = format!("1.{i}");
         api.delete(JOB_PATH);
@@ -258,7 +258,7 @@ fn corrupt_entries_are_removed_or_replaced() {
     object["data"]["3"] = json!("{}");
     api.put(RECORD_PATH, object);
     api.put(JOB_PATH, job("3", complete()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_object(RECORD_PATH, has(&["1", "3"]));
     // Later, too.
     let mut object = api.get(RECORD_PATH).expect("the record");
@@ -274,7 +274,7 @@ fn corrupt_entries_are_removed_or_replaced() {
 fn a_record_that_is_deleted_is_begun_anew() {
     let api = FakeApi::start();
     api.put(JOB_PATH, job("1", complete()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_object(RECORD_PATH, has(&["1"]));
     api.await_watches(2);
     api.delete(RECORD_PATH);
@@ -283,12 +283,12 @@ fn a_record_that_is_deleted_is_begun_anew() {
 
 #[test]
 fn corruption_that_first_shows_in_a_writes_answer_is_reported() {
-    let log = Log::shared();
+    let log = RecorderLog::shared();
     let api = FakeApi::start();
     api.put(RECORD_PATH, record(&["1"]));
     // The record's own watch tells nothing.
     api.hold("watch", "configmaps");
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_request("watch configmaps");
     let mut object = record(&["1"]);
     object["data"]["corrupt-in-an-answer"] = json!("rubbish");
@@ -304,7 +304,7 @@ fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
     api.put(RECORD_PATH, record(&["1"]));
     api.forget_writes(true);
     api.put(JOB_PATH, job("2", complete()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_watches(2);
     for _ in 0..3 {
         api.await_request("patch configmaps");
@@ -317,13 +317,13 @@ fn a_write_that_has_no_effect_is_not_repeated_without_a_pause() {
 
 #[test]
 fn an_immutable_record_is_left_alone_until_it_is_deleted() {
-    let log = Log::shared();
+    let log = RecorderLog::shared();
     let api = FakeApi::start();
     let mut immutable = record(&["1"]);
     immutable["immutable"] = json!(true);
     api.put(RECORD_PATH, immutable);
     api.put(JOB_PATH, job("2", complete()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     // That it is over is logged with its cause, too.
     let told = r#"trying again","gate":"g","cause":"it is immutable; delete it, and what it says"#;
     log.await_line(told);
@@ -338,7 +338,7 @@ fn an_immutable_record_is_left_alone_until_it_is_deleted() {
 fn a_recorder_that_panics_is_started_again() {
     let api = FakeApi::start();
     let panicked = std::sync::atomic::AtomicBool::new(false);
-    let recorder = Recorder::start_with(&api, move |state| {
+    let recorder = RecorderThread::start_with(&api, move |state| {
         let first = state == Running && !panicked.swap(true, std::sync::atomic::Ordering::Relaxed);
         assert!(!first, "as a bug would");
     });
@@ -355,7 +355,7 @@ fn writes_that_fail_or_are_not_permitted_are_tried_again() {
     let api = FakeApi::start();
     api.fail_writes(3);
     api.put(JOB_PATH, job("1", complete()));
-    let _recorder = Recorder::start(&api);
+    let _recorder = RecorderThread::start(&api);
     api.await_object(RECORD_PATH, has(&["1"]));
     api.deny("patch", "configmaps");
     api.put(JOB_PATH, job("2", complete()));
@@ -370,7 +370,7 @@ fn rights_that_come_late_are_waited_for() {
     api.deny("list", "jobs");
     api.deny("list", "configmaps");
     api.put(JOB_PATH, job("1", complete()));
-    let recorder = Recorder::start(&api);
+    let recorder = RecorderThread::start(&api);
     api.await_request("list jobs");
     api.await_request("list jobs");
     api.heal();
@@ -389,7 +389,7 @@ fn the_history_is_bounded_and_the_newest_stay() {
     }
     api.put(RECORD_PATH, object);
     api.put(JOB_PATH, job("new", complete()));
-    let _recorders = [Recorder::start(&api), Recorder::start(&api)];
+    let _recorders = [RecorderThread::start(&api), RecorderThread::start(&api)];
     let mut expect: Vec<_> = (6..HISTORY + 5).map(|i| i.to_string()).collect();
     expect.push("new".into());
     let expect: Vec<_> = expect.iter().map(String::as_str).collect();

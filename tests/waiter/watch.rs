@@ -14,12 +14,12 @@ use testkit::gate::{JOB, JOB_PATH, complete, job, running};
 use testkit::waiter::PATIENCE;
 
 /// Follows the Job until it is dropped.
-struct Follower {
+struct FollowedJob {
     updates: Receiver<Update<Job>>,
     _runtime: tokio::runtime::Runtime,
 }
 
-impl Follower {
+impl FollowedJob {
     fn start(api: &FakeApi, pacing: Pacing) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -64,7 +64,7 @@ fn watches_that_never_do_anything_but_end_are_told() {
         longest: Duration::from_millis(2),
         ..Pacing::default()
     };
-    let follower = Follower::start(&api, pacing);
+    let follower = FollowedJob::start(&api, pacing);
     let message = "25 watches in a row have ended as soon as they had begun".to_owned();
     let told = Update::Failed(WatchError::Failing(message));
     assert_eq!(follower.next(), told);
@@ -93,7 +93,7 @@ fn a_watch_that_has_gone_silent_is_begun_anew() {
         idle: Duration::from_millis(1),
         ..Pacing::default()
     };
-    let _follower = Follower::start(&api, pacing);
+    let _follower = FollowedJob::start(&api, pacing);
     for _ in 0..3 {
         api.await_request("watch jobs");
     }

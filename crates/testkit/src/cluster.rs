@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::block_on;
-use crate::control_plane::{ControlPlane, Settings};
+use crate::control_plane::{ControlPlane, PlaneSettings};
 use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
-use crate::node::{Node, Runtime};
+use crate::node::{Runtime, TestNode};
 use crate::process;
 use crate::sandbox::Sandbox;
 use crate::suite::Skip;
@@ -68,7 +68,7 @@ pub struct Cluster {
 /// A node that these tests booted. Fields are dropped in order: the node before what it is joined
 /// to.
 struct Own {
-    node: Node,
+    node: TestNode,
     control_plane: ControlPlane,
     sandbox: Sandbox,
 }
@@ -91,13 +91,13 @@ impl Cluster {
                     .try_for_each(|archive| runtime.import(archive))?;
                 Ok(runtime)
             });
-            let control_plane = ControlPlane::start(sandbox, Settings::of_the_node()?);
+            let control_plane = ControlPlane::start(sandbox, PlaneSettings::of_the_node()?);
             let runtime = runtime
                 .join()
                 .map_err(|_| anyhow!("the container runtime's thread panicked"))?;
             anyhow::Ok((runtime?, control_plane?))
         })?;
-        let node = Node::join(&control_plane, runtime)?;
+        let node = TestNode::join(&control_plane, runtime)?;
         let kubectl = Kubectl {
             program: sandbox.assets.program("kubectl"),
             helm: sandbox.assets.program("helm"),

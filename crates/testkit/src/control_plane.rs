@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
 use crate::client::{block_on, client};
-use crate::pki::{Authority, Pair};
+use crate::pki::{ClusterAuthority, Pair};
 use crate::process::Process;
 use crate::sandbox::{NODE_ADDRESS, SERVICE_ADDRESS, Sandbox};
 
@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_secs(30);
 
 /// What sets one control plane apart from another in the same sandbox.
-pub struct Settings {
+pub struct PlaneSettings {
     /// Names its folders.
     pub name: &'static str,
     /// Where its clients find it.
@@ -32,7 +32,7 @@ pub struct Settings {
     pub controllers: bool,
 }
 
-impl Settings {
+impl PlaneSettings {
     /// The node's control plane. Pods look for it on port 443.
     pub fn of_the_node() -> Result<Self> {
         Ok(Self {
@@ -58,11 +58,11 @@ impl Settings {
 
 /// A running control plane; dropping it stops it.
 pub struct ControlPlane {
-    settings: Settings,
+    settings: PlaneSettings,
     sandbox: Sandbox,
     state: PathBuf,
     logs: PathBuf,
-    authority: Authority,
+    authority: ClusterAuthority,
     admin: PathBuf,
     kubelet_client: Pair,
     server: Pair,
@@ -75,10 +75,10 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts one and waits until it is ready.
-    pub fn start(sandbox: &Sandbox, settings: Settings) -> Result<Self> {
+    pub fn start(sandbox: &Sandbox, settings: PlaneSettings) -> Result<Self> {
         let state = sandbox.state(settings.name)?;
         let logs = sandbox.logs(settings.name)?;
-        let authority = Authority::create(&state.join("pki"))?;
+        let authority = ClusterAuthority::create(&state.join("pki"))?;
         let server = authority.server(
             "kube-apiserver",
             &[
@@ -127,7 +127,7 @@ impl ControlPlane {
     }
 
     /// The authority that signs for its components.
-    pub fn authority(&self) -> &Authority {
+    pub fn authority(&self) -> &ClusterAuthority {
         &self.authority
     }
 
@@ -321,7 +321,7 @@ impl ControlPlane {
     }
 }
 
-fn etcd(sandbox: &Sandbox, settings: &Settings, state: &Path, logs: &Path) -> Result<Process> {
+fn etcd(sandbox: &Sandbox, settings: &PlaneSettings, state: &Path, logs: &Path) -> Result<Process> {
     let clients = format!("http://127.0.0.1:{}", settings.etcd_port);
     let peers = format!("http://127.0.0.1:{}", settings.etcd_port + 1);
     let mut command = sandbox.assets.command("etcd");

@@ -23,10 +23,10 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::client::{block_on, enter, spawn};
 use crate::waiter::PATIENCE;
-use answer::{Caller, answer};
+use answer::{Sender, answer};
 
 /// A change, as watches report it.
-struct Event {
+struct Reported {
     version: u64,
     path: String,
     at: Instant,
@@ -49,11 +49,11 @@ enum Fault {
 }
 
 #[derive(Default)]
-struct State {
+struct Store {
     version: u64,
     /// By path.
     objects: BTreeMap<String, Value>,
-    events: Vec<Event>,
+    events: Vec<Reported>,
     /// A watch from before this version gets 410.
     compacted: u64,
     /// 410 as an HTTP status instead of an event.
@@ -80,8 +80,8 @@ struct State {
     ended: usize,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct FakeServer {
+    state: Mutex<Store>,
     changed: Condvar,
     /// Wakes watches: the number of changes, and of cuts.
     wake: watch::Sender<(u64, u64)>,
@@ -92,7 +92,7 @@ struct Shared {
 /// The methods that change objects act as an administrator who is on the spot: no fault applies to
 /// them, and they work while the server is stopped.
 pub struct FakeApi {
-    shared: Arc<Shared>,
+    shared: Arc<FakeServer>,
     address: SocketAddr,
     server: Option<JoinHandle<()>>,
     folder: tempfile::TempDir,
@@ -101,13 +101,13 @@ pub struct FakeApi {
 impl FakeApi {
     /// Starts one without objects.
     pub fn start() -> Self {
-        let state = State {
+        let state = Store {
             version: 100,
             page: usize::MAX,
-            ..State::default()
+            ..Store::default()
         };
         let mut this = Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(FakeServer {
                 state: Mutex::new(state),
                 changed: Condvar::new(),
                 wake: watch::Sender::new((0, 0)),
@@ -144,15 +144,15 @@ impl FakeApi {
 
     /// A client in memory, which meets the faults of requests and none of connections.
     pub fn client(&self) -> Client {
-        self.client_as(Caller::Tested)
+        self.client_as(Sender::Tested)
     }
 
     /// A client in memory that meets no fault and leaves no request behind.
     pub fn admin(&self) -> Client {
-        self.client_as(Caller::Admin)
+        self.client_as(Sender::Admin)
     }
 
-    fn client_as(&self, caller: Caller) -> Client {
+    fn client_as(&self, caller: Sender) -> Client {
         let shared = Arc::clone(&self.shared);
         let service = tower::service_fn(move |request| {
             let shared = Arc::clone(&shared);
@@ -185,7 +185,7 @@ impl FakeApi {
         self.server = Some(spawn(serve(listener, Arc::clone(&self.shared))));
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Store> {
         self.shared.state.lock().expect("the state")
     }
 
@@ -344,7 +344,7 @@ impl FakeApi {
             .count()
     }
 
-    fn await_that(&self, what: &str, mut condition: impl FnMut(&mut State) -> bool) {
+    fn await_that(&self, what: &str, mut condition: impl FnMut(&mut Store) -> bool) {
         let end = Instant::now() + PATIENCE;
         let mut state = self.state();
         while !condition(&mut state) {
@@ -369,7 +369,7 @@ impl Drop for FakeApi {
 }
 
 /// Makes changes that no watch reports.
-pub struct Unseen<'a>(&'a Shared, &'a mut State);
+pub struct Unseen<'a>(&'a FakeServer, &'a mut Store);
 
 impl Unseen<'_> {
     /// Creates or replaces an object.
@@ -378,8 +378,8 @@ impl Unseen<'_> {
     }
 }
 
-impl Shared {
-    fn put(&self, state: &mut State, path: &str, mut object: Value) -> Value {
+impl FakeServer {
+    fn put(&self, state: &mut Store, path: &str, mut object: Value) -> Value {
         state.version += 1;
         let before = state.objects.get(path);
         let uid = match before {
@@ -402,7 +402,7 @@ impl Shared {
         object
     }
 
-    fn delete(&self, state: &mut State, path: &str) {
+    fn delete(&self, state: &mut Store, path: &str) {
         if let Some(mut object) = state.objects.remove(path) {
             state.version += 1;
             object["metadata"]["resourceVersion"] = json!(state.version.to_string());
@@ -410,8 +410,8 @@ impl Shared {
         }
     }
 
-    fn report(&self, state: &mut State, path: &str, kind: &str, object: &Value) {
-        state.events.push(Event {
+    fn report(&self, state: &mut Store, path: &str, kind: &str, object: &Value) {
+        state.events.push(Reported {
             version: state.version,
             path: path.to_owned(),
             at: Instant::now(),
@@ -423,7 +423,7 @@ impl Shared {
 }
 
 /// Aborting this ends every connection, as they live in its set.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, shared: Arc<FakeServer>) {
     listener.set_nonblocking(true).expect("a listener");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
     let mut connections = JoinSet::new();
@@ -432,7 +432,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         connections.spawn(async move {
             let service = hyper::service::service_fn(move |request| {
                 let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(&shared, Caller::Tested, request).await) }
+                async move { Ok::<_, Infallible>(answer(&shared, Sender::Tested, request).await) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)

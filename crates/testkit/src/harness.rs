@@ -17,7 +17,7 @@ use crate::process::{PROGRAM, program};
 use crate::sandbox::{self, Sandbox};
 use crate::schedule::Schedule;
 use crate::suite::Test;
-use crate::worker::{self, Outcome, Worker};
+use crate::worker::{self, TestOutcome, Worker};
 
 /// A test program's tests and benchmarks.
 pub struct Suite {
@@ -58,7 +58,7 @@ fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
     worker::serve(&folder, |name| {
         match tests.iter().find(|test| test.name == name) {
             Some(test) => local.run(test.function),
-            None => Outcome::Failed(format!("there is no test {name}")),
+            None => TestOutcome::Failed(format!("there is no test {name}")),
         }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -92,7 +92,7 @@ fn outside(suite: Suite) -> Result<ExitCode> {
     };
     // A thread for each test: it waits there for its slot.
     arguments.test_threads.get_or_insert(tests.len());
-    let run = Arc::new(Run {
+    let run = Arc::new(TestRun {
         backend,
         schedule: Schedule::new(nodes, limit),
         took: Mutex::new(Vec::new()),
@@ -177,26 +177,28 @@ impl Backend {
 }
 
 /// The tests of one run share this.
-struct Run {
+struct TestRun {
     backend: Backend,
     schedule: Schedule,
     took: Mutex<Vec<(Duration, &'static str)>>,
 }
 
-impl Run {
+impl TestRun {
     fn completion(&self, index: usize, test: &Test) -> Result<Completion, Failed> {
-        let outcome = self.outcome(index, test).unwrap_or_else(Outcome::Failed);
+        let outcome = self
+            .outcome(index, test)
+            .unwrap_or_else(TestOutcome::Failed);
         // In CI, a test that can't run on this machine is a hole that nobody would see.
         let must_run = matches!(&self.backend, Backend::InProcess(local) if local.is_unsuitable())
             && std::env::var_os("CI").is_some_and(|ci| ci == "true");
         match outcome {
-            Outcome::Passed => Ok(Completion::Completed),
-            Outcome::Skipped(reason) if !must_run => Ok(Completion::ignored_with(reason)),
-            Outcome::Skipped(error) | Outcome::Failed(error) => Err(Failed::from(error)),
+            TestOutcome::Passed => Ok(Completion::Completed),
+            TestOutcome::Skipped(reason) if !must_run => Ok(Completion::ignored_with(reason)),
+            TestOutcome::Skipped(error) | TestOutcome::Failed(error) => Err(Failed::from(error)),
         }
     }
 
-    fn outcome(&self, index: usize, test: &Test) -> Result<Outcome, String> {
+    fn outcome(&self, index: usize, test: &Test) -> Result<TestOutcome, String> {
         // Before its slot: tests that don't need the image run while it is being built.
         if let Backend::Workers(_, image) = &self.backend
             && test.function.needs_image()

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
 
 use crate::assets::NO_COLLECTION;
-use crate::process::{self, Output, indent};
+use crate::process::{self, Finished, indent};
 
 /// Longer than any single command should take on a busy machine; `wait` adds its own time to it.
 const DEADLINE: Duration = Duration::from_mins(3);
@@ -64,7 +64,7 @@ impl Kubectl {
     }
 
     /// Runs kubectl with `input`, whatever comes of it.
-    pub fn output(&self, args: &[&str], input: &str, deadline: Duration) -> Result<Output> {
+    pub fn output(&self, args: &[&str], input: &str, deadline: Duration) -> Result<Finished> {
         process::run(self.command(&self.program).args(args), input, deadline)
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use crate::cluster::{Cluster, Given};
 use crate::sandbox::Sandbox;
 use crate::suite::{Function, Skip};
-use crate::worker::Outcome;
+use crate::worker::TestOutcome;
 use crate::world::Real;
 
 /// The surroundings of this process.
@@ -44,9 +44,9 @@ impl Local {
     }
 
     /// Runs a function. A panic is a failure as an error is; its place is on standard error.
-    pub(crate) fn run(&self, function: Function) -> Outcome {
+    pub(crate) fn run(&self, function: Function) -> TestOutcome {
         let error = match catch_unwind(AssertUnwindSafe(|| self.call(function))) {
-            Ok(Ok(())) => return Outcome::Passed,
+            Ok(Ok(())) => return TestOutcome::Passed,
             Ok(Err(error)) => error,
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -55,8 +55,8 @@ impl Local {
             }
         };
         match error.downcast_ref::<Skip>() {
-            Some(skip) => Outcome::Skipped(skip.to_string()),
-            None => Outcome::Failed(format!("{error:#}")),
+            Some(skip) => TestOutcome::Skipped(skip.to_string()),
+            None => TestOutcome::Failed(format!("{error:#}")),
         }
     }
 

@@ -64,12 +64,12 @@ impl Runtime {
 }
 
 /// A running node; dropping it stops kubelet and containerd.
-pub struct Node {
+pub struct TestNode {
     kubelet: Process,
     runtime: Runtime,
 }
 
-impl Node {
+impl TestNode {
     /// Joins a node to a control plane. That it is ready, the API server tells.
     pub fn join(control_plane: &ControlPlane, runtime: Runtime) -> Result<Self> {
         let sandbox = &runtime.sandbox;

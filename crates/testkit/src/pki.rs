@@ -11,7 +11,7 @@ use rcgen::{
 };
 
 /// A certificate authority and the folder that it issues into.
-pub struct Authority {
+pub struct ClusterAuthority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -24,7 +24,7 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-impl Authority {
+impl ClusterAuthority {
     /// A new authority, whose certificate is `ca.crt` in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;

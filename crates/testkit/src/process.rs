@@ -126,7 +126,7 @@ impl Drop for Process {
 }
 
 /// What a finished command said.
-pub struct Output {
+pub struct Finished {
     /// The command line, for messages.
     pub line: String,
     /// How it ended.
@@ -137,7 +137,7 @@ pub struct Output {
     pub stderr: String,
 }
 
-impl Output {
+impl Finished {
     /// Its standard output if it succeeded; else an error that shows the whole of it.
     pub fn success(self) -> Result<String> {
         if self.status.success() {
@@ -171,7 +171,7 @@ pub fn indent(text: &str) -> String {
 }
 
 /// Runs a command to its end, with `input` as its standard input.
-pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Output> {
+pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Finished> {
     let line = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| {
@@ -213,7 +213,7 @@ pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Out
         ))
     })?;
     let stderr = stderr.recv().unwrap_or_default();
-    Ok(Output {
+    Ok(Finished {
         line,
         status: child.wait()?,
         stdout,

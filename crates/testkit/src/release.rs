@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::image;
 use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
-use crate::pki::Authority;
+use crate::pki::ClusterAuthority;
 
 const NAME: &str = "migration-gate";
 
@@ -54,7 +54,7 @@ impl Release {
     pub fn install_with_certificate(cluster: &Cluster) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
-        let authority = Authority::create(folder.path())?;
+        let authority = ClusterAuthority::create(folder.path())?;
         let pair = authority.server("tls", &[&format!("{NAME}.{NAME}.svc")], &[])?;
         release.kubectl.run(&format!(
             "create secret tls webhook-certificate --cert={} --key={}",

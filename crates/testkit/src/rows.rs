@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::gate::{COMPLETED, JOB, V2, complete, entry, failed, failing, running, succeeding};
 use crate::suite::Test;
 use crate::waiter::{Ended, Waiter};
-use crate::world::{Fake, World};
+use crate::world::{Fake, WaiterWorld};
 
 /// A row, in either world.
-pub type Row = fn(&dyn World) -> Result<()>;
+pub type Row = fn(&dyn WaiterWorld) -> Result<()>;
 
 macro_rules! rows {
     ($($row:ident),* $(,)?) => {
@@ -101,14 +101,16 @@ fn lines(ended: &Ended, number: usize) -> Result<()> {
     Ok(())
 }
 
-fn a_complete_job_of_the_version_opens(world: &dyn World) -> Result<()> {
+fn a_complete_job_of_the_version_opens(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("2")?;
     scene.status(&complete())?;
     lines(&opens(scene.waiter(&[V2])?, COMPLETE)?, 1)
 }
 
-fn a_record_of_the_version_opens_unless_a_first_attempt_runs(world: &dyn World) -> Result<()> {
+fn a_record_of_the_version_opens_unless_a_first_attempt_runs(
+    world: &dyn WaiterWorld,
+) -> Result<()> {
     let scene = world.scene();
     scene.record(&["1", "2"])?;
     opens(scene.waiter(&[V2])?, &recorded("2"))?;
@@ -134,7 +136,7 @@ fn a_record_of_the_version_opens_unless_a_first_attempt_runs(world: &dyn World) 
     Ok(())
 }
 
-fn a_record_of_a_digest_opens(world: &dyn World) -> Result<()> {
+fn a_record_of_a_digest_opens(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let digest = "ab".repeat(32);
     let image = format!("--image=web@sha256:{digest}");
@@ -151,7 +153,7 @@ fn a_record_of_a_digest_opens(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn World) -> Result<()> {
+fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.record(&["latest"])?;
     opens(scene.waiter(&["--image=web"])?, &recorded("latest"))?;
@@ -177,7 +179,7 @@ fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn World) -> Resu
     Ok(())
 }
 
-fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn World) -> Result<()> {
+fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let corrupt = [("2", entry("1")), ("3", "{".to_owned())];
     scene.record_as(corrupt.map(|(key, text)| (key.to_owned(), text)).into())?;
@@ -189,7 +191,7 @@ fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn World) -> Re
     Ok(())
 }
 
-fn a_complete_job_of_another_version_is_waited_out(world: &dyn World) -> Result<()> {
+fn a_complete_job_of_another_version_is_waited_out(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("1")?;
     scene.status(&complete())?;
@@ -207,7 +209,7 @@ fn a_complete_job_of_another_version_is_waited_out(world: &dyn World) -> Result<
     lines(&opens(waiter, COMPLETE)?, 4)
 }
 
-fn a_failed_job_of_the_version_ends_the_wait(world: &dyn World) -> Result<()> {
+fn a_failed_job_of_the_version_ends_the_wait(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("2")?;
     scene.status(&failed())?;
@@ -236,7 +238,7 @@ fn a_failed_job_of_the_version_ends_the_wait(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn a_failed_job_of_another_version_is_waited_out(world: &dyn World) -> Result<()> {
+fn a_failed_job_of_another_version_is_waited_out(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("1")?;
     scene.status(&failed())?;
@@ -252,7 +254,7 @@ fn a_failed_job_of_another_version_is_waited_out(world: &dyn World) -> Result<()
     Ok(())
 }
 
-fn each_state_on_the_way_is_told_once(world: &dyn World) -> Result<()> {
+fn each_state_on_the_way_is_told_once(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let mut waiter = scene.waiter(&[V2, "--timeout=1h"])?;
     waiter.says(&format!(
@@ -283,7 +285,7 @@ fn each_state_on_the_way_is_told_once(world: &dyn World) -> Result<()> {
     lines(&opens(waiter, COMPLETE)?, 8)
 }
 
-fn a_job_that_is_sure_to_end_is_not_over_yet(world: &dyn World) -> Result<()> {
+fn a_job_that_is_sure_to_end_is_not_over_yet(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("2")?;
     scene.status(&failing())?;
@@ -301,7 +303,7 @@ fn a_job_that_is_sure_to_end_is_not_over_yet(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn a_job_recreated_five_times_is_followed(world: &dyn World) -> Result<()> {
+fn a_job_recreated_five_times_is_followed(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("waiting: there is no Job db-init");
@@ -318,7 +320,7 @@ fn a_job_recreated_five_times_is_followed(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn freshness_any_takes_every_complete_job(world: &dyn World) -> Result<()> {
+fn freshness_any_takes_every_complete_job(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("1")?;
     scene.status(&running())?;
@@ -335,7 +337,7 @@ fn freshness_any_takes_every_complete_job(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn freshness_any_waits_for_the_job_that_is_there(world: &dyn World) -> Result<()> {
+fn freshness_any_waits_for_the_job_that_is_there(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.record(&["1", "2"])?;
     scene.create("3")?;
@@ -347,7 +349,7 @@ fn freshness_any_waits_for_the_job_that_is_there(world: &dyn World) -> Result<()
     Ok(())
 }
 
-fn the_deadline_tells_what_was_last_seen(world: &dyn World) -> Result<()> {
+fn the_deadline_tells_what_was_last_seen(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let namespace = &scene.namespace;
     let short = [V2, "--timeout=1s"];
@@ -374,7 +376,7 @@ fn the_deadline_tells_what_was_last_seen(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn a_signal_ends_the_wait(world: &dyn World) -> Result<()> {
+fn a_signal_ends_the_wait(world: &dyn WaiterWorld) -> Result<()> {
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
         let mut waiter = world.scene().waiter(&[V2])?;
         waiter.says("waiting: there is no Job");
@@ -385,7 +387,7 @@ fn a_signal_ends_the_wait(world: &dyn World) -> Result<()> {
     Ok(())
 }
 
-fn a_watch_that_is_cut_20_times_still_sees_the_completion(world: &dyn World) -> Result<()> {
+fn a_watch_that_is_cut_20_times_still_sees_the_completion(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("2")?;
     scene.status(&running())?;
@@ -400,7 +402,7 @@ fn a_watch_that_is_cut_20_times_still_sees_the_completion(world: &dyn World) -> 
     lines(&opens(waiter, COMPLETE)?, 2)
 }
 
-fn deadline_and_signal_are_kept_while_nothing_is_answered(world: &dyn World) -> Result<()> {
+fn deadline_and_signal_are_kept_while_nothing_is_answered(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     scene.create("2")?;
     scene.status(&running())?;
@@ -416,7 +418,7 @@ fn deadline_and_signal_are_kept_while_nothing_is_answered(world: &dyn World) -> 
     Ok(())
 }
 
-fn json_lines_are_json(world: &dyn World) -> Result<()> {
+fn json_lines_are_json(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let mut waiter = scene.waiter(&[V2, "--log-format=json"])?;
     waiter.says("there is no Job");

@@ -16,7 +16,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::client::{block_on, client};
-use crate::control_plane::{ControlPlane, Settings};
+use crate::control_plane::{ControlPlane, PlaneSettings};
 use crate::gate::{JOB, RECORD, entry, manifest};
 use crate::kubectl::Kubectl;
 use crate::sandbox::Sandbox;
@@ -35,7 +35,7 @@ pub struct Plane {
 impl Plane {
     /// Starts one. `index` tells its ports apart from those of others in the sandbox.
     pub fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
-        let server = ControlPlane::start(sandbox, Settings::bare(name, index)?)?;
+        let server = ControlPlane::start(sandbox, PlaneSettings::bare(name, index)?)?;
         let kubectl = Kubectl {
             program: sandbox.assets.program("kubectl"),
             helm: sandbox.assets.program("helm"),

@@ -17,25 +17,25 @@ pub(crate) enum Claim {
 
 /// The nodes, and the tests that wait for one.
 pub(crate) struct Schedule {
-    state: Mutex<State>,
+    state: Mutex<Occupancy>,
     changed: Condvar,
 }
 
 /// A test's permission to run on a node. Dropping it lets others begin.
-pub(crate) struct Slot<'s> {
+pub(crate) struct Turn<'s> {
     schedule: &'s Schedule,
     pub(crate) node: usize,
     claim: Claim,
 }
 
 #[derive(Default, Clone, Copy)]
-struct Node {
+struct NodeLoad {
     taken: bool,
     shares: usize,
 }
 
-struct State {
-    nodes: Vec<Node>,
+struct Occupancy {
+    nodes: Vec<NodeLoad>,
     running: usize,
     limit: usize,
     /// By their place in the list of tests, which is the order in which they begin.
@@ -46,8 +46,8 @@ impl Schedule {
     /// So many nodes, and at most `limit` tests at the same time.
     pub(crate) fn new(nodes: usize, limit: usize) -> Self {
         Self {
-            state: Mutex::new(State {
-                nodes: vec![Node::default(); nodes],
+            state: Mutex::new(Occupancy {
+                nodes: vec![NodeLoad::default(); nodes],
                 running: 0,
                 limit,
                 waiting: BTreeMap::new(),
@@ -57,7 +57,7 @@ impl Schedule {
     }
 
     /// Waits for a slot. `index` is the test's place in the list.
-    pub(crate) fn slot(&self, index: usize, claim: Claim) -> Slot<'_> {
+    pub(crate) fn slot(&self, index: usize, claim: Claim) -> Turn<'_> {
         let mut state = self.state();
         state.waiting.insert(index, claim);
         loop {
@@ -66,7 +66,7 @@ impl Schedule {
                     state.begin(index, node);
                     // Another may begin as well.
                     self.changed.notify_all();
-                    return Slot {
+                    return Turn {
                         schedule: self,
                         node,
                         claim,
@@ -82,12 +82,12 @@ impl Schedule {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Occupancy> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Slot<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.schedule.state();
         state.end(self.node, self.claim);
@@ -95,7 +95,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-impl State {
+impl Occupancy {
     /// The first test of the list that could begin now, and where.
     fn next(&self) -> Option<(usize, usize)> {
         if self.running >= self.limit {
@@ -107,8 +107,8 @@ impl State {
     }
 
     fn node_for(&self, claim: Claim) -> Option<usize> {
-        let find = |suits: fn(&Node) -> bool| self.nodes.iter().position(suits);
-        let free: fn(&Node) -> bool = |node| !node.taken && node.shares == 0;
+        let find = |suits: fn(&NodeLoad) -> bool| self.nodes.iter().position(suits);
+        let free: fn(&NodeLoad) -> bool = |node| !node.taken && node.shares == 0;
         match claim {
             Claim::Node => find(free),
             // Together they leave other nodes to tests that claim a whole one.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     /// A slot that there is at once, if there is one.
-    fn at_once(schedule: &Schedule, index: usize, claim: Claim) -> Option<Slot<'_>> {
+    fn at_once(schedule: &Schedule, index: usize, claim: Claim) -> Option<Turn<'_>> {
         let mut state = schedule.state();
         state.waiting.insert(index, claim);
         let found = state.next().filter(|(next, _)| *next == index);
@@ -171,7 +171,7 @@ mod tests {
         };
         state.begin(index, node);
         drop(state);
-        Some(Slot {
+        Some(Turn {
             schedule,
             node,
             claim,
@@ -182,7 +182,7 @@ mod tests {
     fn claim<'s>(
         scope: &'s Scope<'s, '_>,
         schedule: &'s Schedule,
-        sender: &mpsc::Sender<(usize, Slot<'s>)>,
+        sender: &mpsc::Sender<(usize, Turn<'s>)>,
         index: usize,
         claim: Claim,
     ) {
@@ -194,7 +194,7 @@ mod tests {
     fn shares_gather_on_one_node_and_leave_the_others_to_those_that_claim_one() {
         let schedule = Schedule::new(3, 9);
         let slot = |index, claim| at_once(&schedule, index, claim);
-        let node = |slot: &Option<Slot<'_>>| slot.as_ref().map(|slot| slot.node);
+        let node = |slot: &Option<Turn<'_>>| slot.as_ref().map(|slot| slot.node);
         let shares = [0, 1, 2].map(|index| slot(index, Claim::Share));
         assert!(shares.iter().all(|slot| node(slot) == Some(0)));
         let whole = [3, 4, 5].map(|index| slot(index, Claim::Node));

@@ -19,7 +19,7 @@ use crate::sandbox::{self, RUN_FOLDER};
 
 /// How a test ended.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum Outcome {
+pub(crate) enum TestOutcome {
     Passed,
     /// It doesn't apply here, for this reason.
     Skipped(String),
@@ -69,7 +69,7 @@ impl Worker {
     }
 
     /// Has the worker run one test, and waits for the outcome.
-    pub(crate) fn run(&self, name: &str) -> Result<Outcome> {
+    pub(crate) fn run(&self, name: &str) -> Result<TestOutcome> {
         let path = socket(&self.folder);
         let mut connection = UnixStream::connect(&path)
             .with_context(|| format!("connecting to {}", path.display()))?;
@@ -109,7 +109,7 @@ impl Drop for Worker {
 
 /// The worker's side: runs the tests that are asked for, each in a thread of its own, until the
 /// process is killed.
-pub(crate) fn serve(folder: &Path, run: impl Fn(&str) -> Outcome + Sync) -> Result<()> {
+pub(crate) fn serve(folder: &Path, run: impl Fn(&str) -> TestOutcome + Sync) -> Result<()> {
     let path = socket(folder);
     let listener =
         UnixListener::bind(&path).with_context(|| format!("listening at {}", path.display()))?;
@@ -123,7 +123,7 @@ pub(crate) fn serve(folder: &Path, run: impl Fn(&str) -> Outcome + Sync) -> Resu
     })
 }
 
-fn answer(mut connection: UnixStream, run: impl Fn(&str) -> Outcome) -> Result<()> {
+fn answer(mut connection: UnixStream, run: impl Fn(&str) -> TestOutcome) -> Result<()> {
     let mut name = String::new();
     connection.read_to_string(&mut name)?;
     let outcome = run(&name);

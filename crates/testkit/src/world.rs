@@ -12,7 +12,7 @@ use crate::sandbox::Sandbox;
 use crate::scene::{Plane, Scene};
 
 /// An API server with a scene, and the faults of the connection between it and the scene's waiters.
-pub trait World {
+pub trait WaiterWorld {
     /// The gate. Through it a row changes objects and starts waiters.
     fn scene(&self) -> &Scene;
 
@@ -41,7 +41,7 @@ impl Fake {
     }
 }
 
-impl World for Fake {
+impl WaiterWorld for Fake {
     fn scene(&self) -> &Scene {
         &self.scene
     }
@@ -82,7 +82,7 @@ impl Real {
     }
 }
 
-impl World for Real {
+impl WaiterWorld for Real {
     fn scene(&self) -> &Scene {
         &self.scene
     }

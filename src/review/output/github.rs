@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use super::{Place, Places};
+use super::{Places, Stretch};
 use crate::review::codes::BadCode;
 use crate::review::report::Report;
 
@@ -67,12 +67,12 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
 fn command(
     out: &mut impl Write,
     severity: &str,
-    place: Option<Place<'_>>,
+    place: Option<Stretch<'_>>,
     title: &str,
     message: &str,
 ) -> io::Result<()> {
     write!(out, "::{severity} ")?;
-    if let Some(Place { file, start, end }) = place {
+    if let Some(Stretch { file, start, end }) = place {
         write!(out, "file={},line={},", property(file), start.line)?;
         // Columns count only where the stretch doesn't leave its line.
         if start.line == end.line {

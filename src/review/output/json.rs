@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use json_patch::PatchOperation;
 use serde::Serialize;
 
-use super::{Place, Places};
+use super::{Places, Stretch};
 use crate::review::codes::{BadCode, Level};
 use crate::review::manifest::Manifest;
 use crate::review::report::Report;
@@ -96,8 +96,8 @@ struct Region<'r> {
     end_column: Option<usize>,
 }
 
-impl<'r> From<Place<'r>> for Region<'r> {
-    fn from(place: Place<'r>) -> Self {
+impl<'r> From<Stretch<'r>> for Region<'r> {
+    fn from(place: Stretch<'r>) -> Self {
         Self {
             file: place.file,
             line: Some(place.start.line),

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{Place, Places};
+use super::{Places, Stretch};
 use crate::review::codes::{BadCode, Level};
 use crate::review::report::{Finding, Report};
 
@@ -132,7 +132,7 @@ fn error(out: &mut impl Write, file: &str, code: &str, message: &str) -> io::Res
     writeln!(out, "    </testcase>")
 }
 
-fn located(place: Place<'_>, message: &str) -> String {
+fn located(place: Stretch<'_>, message: &str) -> String {
     format!(
         "{}:{}:{}: {message}",
         place.file, place.start.line, place.start.column

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{Place, Places};
+use super::{Places, Stretch};
 use crate::review::codes::{BadCode, Code};
 use crate::review::report::Report;
 
@@ -108,7 +108,7 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
     writeln!(out)
 }
 
-fn location(place: Place<'_>) -> Value {
+fn location(place: Stretch<'_>) -> Value {
     json!({"physicalLocation": {
         "artifactLocation": {"uri": uri(place.file)},
         "region": {

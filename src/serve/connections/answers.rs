@@ -29,10 +29,10 @@ const SMALL: usize = 1024;
 
 /// The answers of one listener that wait for their clients.
 #[derive(Default)]
-pub(super) struct Answers(Mutex<Waiting>);
+pub(super) struct Answers(Mutex<Unsent>);
 
 #[derive(Default)]
-struct Waiting {
+struct Unsent {
     next: u64,
     bytes: usize,
     /// In the order in which they became ready.
@@ -92,13 +92,13 @@ impl Answers {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Unsent> {
         // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl Unsent {
     fn cut_oldest(&mut self) -> bool {
         let Some((_, oldest)) = self.answers.pop_first() else {
             return false;

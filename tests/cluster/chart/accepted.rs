@@ -13,7 +13,7 @@ use super::values::everything;
 use super::{APPLICATION, template};
 use testkit::assets;
 use testkit::cluster::Cluster;
-use testkit::process::Output;
+use testkit::process::Finished;
 
 testkit::tests! {
     exclusive: the_api_server_takes_what_is_rendered;
@@ -97,7 +97,7 @@ fn namespaces(values: &[Value]) -> BTreeSet<&str> {
     namespaces.chain(["migration-gate", APPLICATION]).collect()
 }
 
-fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Output> {
+fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Finished> {
     let arguments = [
         "apply",
         "--dry-run=server",

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{APPLICATION, HELD};
 use testkit::cluster::Cluster;
-use testkit::pki::Authority;
+use testkit::pki::ClusterAuthority;
 use testkit::release::Release;
 
 testkit::tests! {
@@ -23,7 +23,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
 
     // To cert-manager, of which only the kinds are there: the test makes what it would.
     let folder = tempfile::tempdir()?;
-    let authority = Authority::create(folder.path())?;
+    let authority = ClusterAuthority::create(folder.path())?;
     let pair = authority.server("tls", &["migration-gate.migration-gate.svc"], &[])?;
     kubectl.run(&format!(
         "create secret tls migration-gate-cert-manager --cert={} --key={}",

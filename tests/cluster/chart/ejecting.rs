@@ -15,7 +15,7 @@ use testkit::cluster::Cluster;
 use testkit::image::BUSYBOX;
 use testkit::kubectl::Kubectl;
 use testkit::namespace::Namespace;
-use testkit::process::{self, Output};
+use testkit::process::{self, Finished};
 use testkit::release::Release;
 
 testkit::tests! {
@@ -49,7 +49,7 @@ fn deployment(name: &str, account: &str) -> String {
     )
 }
 
-fn eject(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<Output> {
+fn eject(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<Finished> {
     process::run(
         &mut command(cluster, config, options),
         "",

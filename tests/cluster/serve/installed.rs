@@ -14,13 +14,13 @@ use testkit::client::block_on;
 use testkit::cluster::Cluster;
 use testkit::image;
 use testkit::namespace::Namespace;
-use testkit::pki::Authority;
+use testkit::pki::ClusterAuthority;
 
 /// Two replicas in a cluster, called through their Service.
 pub(super) struct Installed {
     pub(super) namespace: Namespace,
     /// Who signs the certificate, unless the server makes its own; and where the keys are.
-    authority: Option<(Authority, TempDir)>,
+    authority: Option<(ClusterAuthority, TempDir)>,
     secrets: Api<Secret>,
 }
 
@@ -44,14 +44,14 @@ impl Installed {
         volumeMounts: [{name: tls, mountPath: /tls, readOnly: true}]
       volumes: [{name: tls, secret: {secretName: files}}]";
         let folder = tempfile::tempdir()?;
-        let authority = Authority::create(folder.path())?;
+        let authority = ClusterAuthority::create(folder.path())?;
         Self::new(cluster, arguments, Some((authority, folder)))
     }
 
     fn new(
         cluster: &Cluster,
         arguments: &str,
-        authority: Option<(Authority, TempDir)>,
+        authority: Option<(ClusterAuthority, TempDir)>,
     ) -> Result<Self> {
         let mut namespace = cluster.namespace("serve")?;
         cluster.leave(&mut namespace);

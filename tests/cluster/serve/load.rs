@@ -21,11 +21,11 @@ const BACKOFF: Duration = Duration::from_millis(20);
 
 /// Creates without pause, from several callers at once, until it is dropped.
 pub(super) struct Load {
-    shared: Arc<Shared>,
+    shared: Arc<LoadState>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct LoadState {
     over: AtomicBool,
     created: AtomicUsize,
     /// How many callers are at it.
@@ -36,7 +36,7 @@ struct Shared {
 impl Load {
     pub(super) fn start(cluster: &Cluster, namespace: &str) -> Self {
         let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<LoadState>::default();
         for _ in 0..CALLERS {
             let (maps, shared) = (maps.clone(), Arc::clone(&shared));
             shared.callers.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +95,7 @@ impl Load {
     }
 }
 
-impl Shared {
+impl LoadState {
     fn failed(&self, cause: String) {
         let failures = self.failures.lock();
         let mut failures = failures.unwrap_or_else(PoisonError::into_inner);

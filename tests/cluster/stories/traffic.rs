@@ -22,7 +22,7 @@ const ROUNDS: u32 = 2400;
 
 /// What the visitors saw.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Visits {
     /// Rounds in which no ready pod gave a page, although one had before.
     pub(crate) outages: u32,
     /// Pages, by the release that gave them.
@@ -33,7 +33,7 @@ pub(crate) struct Seen {
     pub(crate) unreachable: u32,
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for Visits {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages: u32 = self.pages.values().sum();
         write!(
@@ -51,7 +51,7 @@ impl fmt::Display for Seen {
 /// Visitors who ask until they are told to stop.
 pub(crate) struct Traffic {
     stop: Sender<()>,
-    seen: Arc<(Mutex<Seen>, Condvar)>,
+    seen: Arc<(Mutex<Visits>, Condvar)>,
     visitors: JoinHandle<()>,
 }
 
@@ -59,7 +59,7 @@ impl Traffic {
     pub(crate) fn start(application: &Application) -> Self {
         let pods = Watched::begin(&application.api(), &of(WEB));
         let (stop, stopped) = mpsc::channel();
-        let shared = Arc::new((Mutex::new(Seen::default()), Condvar::new()));
+        let shared = Arc::new((Mutex::new(Visits::default()), Condvar::new()));
         let seen = Arc::clone(&shared);
         let visitors = thread::spawn(move || {
             for _ in 0..ROUNDS {
@@ -81,7 +81,7 @@ impl Traffic {
     }
 
     /// Waits until the visitors have seen enough; gives what they have seen by then.
-    pub(crate) fn until(&self, what: &str, enough: impl Fn(&Seen) -> bool) -> Result<Seen> {
+    pub(crate) fn until(&self, what: &str, enough: impl Fn(&Visits) -> bool) -> Result<Visits> {
         let seen = lock(&self.seen.0);
         let (seen, timeout) = self
             .seen
@@ -95,7 +95,7 @@ impl Traffic {
         Ok(seen.clone())
     }
 
-    pub(crate) fn stop(self) -> Result<Seen> {
+    pub(crate) fn stop(self) -> Result<Visits> {
         // Visitors who have left already need not be told.
         let _ = self.stop.send(());
         self.visitors
@@ -105,11 +105,11 @@ impl Traffic {
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+fn lock(seen: &Mutex<Visits>) -> MutexGuard<'_, Visits> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn round(pods: &[Arc<Pod>], seen: &mut Seen) {
+fn round(pods: &[Arc<Pod>], seen: &mut Visits) {
     let mut served = false;
     for pod in pods.iter().filter(|pod| is_ready(pod)) {
         let Some(address) = address(pod) else {

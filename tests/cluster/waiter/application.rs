@@ -55,14 +55,14 @@ pub(super) fn manifests_with(image: &str, proxy: Option<&str>) -> String {
 }
 
 /// The application in a namespace with a gate of its own.
-pub(super) struct Application {
+pub(super) struct GatedApplication {
     // Dropped first, while the release's webhooks are there.
     namespace: Namespace,
     pods: Api<Pod>,
     _stage: Arc<Stage>,
 }
 
-impl Application {
+impl GatedApplication {
     pub(super) fn new(cluster: &Cluster, name: &str) -> Result<Self> {
         let stage = Stage::enter(cluster)?;
         let namespace = stage.namespace(name)?;

@@ -24,12 +24,12 @@ testkit::tests! {
 const PASSWORD: &str = "s3cr3t-p4ssw0rd";
 
 /// A waiter's place: a namespace on the node, and a folder for termination messages.
-struct Place {
+struct NodePlace {
     namespace: Namespace,
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl NodePlace {
     fn new(cluster: &Cluster, stem: &str) -> Result<Self> {
         Ok(Self {
             namespace: cluster.namespace(stem)?,
@@ -68,7 +68,7 @@ fn job(spec: &Value, containers: &[(&str, &str, &[&str])]) -> Value {
 fn a_job_is_followed_from_its_suspension_to_its_last_attempts_logs(
     cluster: &Cluster,
 ) -> Result<()> {
-    let place = Place::new(cluster, "waiter-node")?;
+    let place = NodePlace::new(cluster, "waiter-node")?;
     let kubectl = &place.namespace.kubectl;
     // A quota keeps the Job from having a pod for as long as the test wants.
     kubectl.run("create quota pods --hard=pods=0")?;
@@ -144,7 +144,7 @@ fn await_running_pod(kubectl: &Kubectl) -> Result<String> {
 }
 
 fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Cluster) -> Result<()> {
-    let place = Place::new(cluster, "waiter-role")?;
+    let place = NodePlace::new(cluster, "waiter-role")?;
     let Namespace { name, kubectl, .. } = &place.namespace;
     let rules = rights::rules(kubectl, name)?;
     kubectl.run("create serviceaccount waiter")?;
@@ -214,7 +214,7 @@ fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Clust
 
 /// The Job controller deletes the pod before it says that the Job has failed.
 fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> Result<()> {
-    let place = Place::new(cluster, "waiter-late")?;
+    let place = NodePlace::new(cluster, "waiter-late")?;
     let kubectl = &place.namespace.kubectl;
     let command = ["sh", "-c", "echo it takes a long time; exec sleep 3600"];
     let mut job = job(&json!({}), &[("migrate", "piefed/piefed:1.2.0", &command)]);

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::application::{Application, JOB, WEB, manifests, manifests_with, waiter};
+use super::application::{GatedApplication, JOB, WEB, manifests, manifests_with, waiter};
 use testkit::cluster::Cluster;
 use testkit::image::BUSYBOX;
 
@@ -17,7 +17,7 @@ testkit::tests! {
 }
 
 fn pods_start_after_the_jobs_ttl_has_deleted_it(cluster: &Cluster) -> Result<()> {
-    let application = Application::new(cluster, "waiter-ttl")?;
+    let application = GatedApplication::new(cluster, "waiter-ttl")?;
     let kubectl = application.kubectl();
     kubectl.apply(&manifests("piefed/piefed:1.2.0"))?;
     application.migrate()?;
@@ -50,7 +50,7 @@ fn no_new_pod_starts_before_a_job_of_its_version_completes(cluster: &Cluster) ->
         "docker.io/piefed/piefed:1.3.0",
         "docker.io/piefed/piefed:1.4.0",
     )?;
-    let application = Application::new(cluster, "waiter-versions")?;
+    let application = GatedApplication::new(cluster, "waiter-versions")?;
     let kubectl = application.kubectl();
     let [v2, v3, v4] = ["2", "3", "4"].map(|minor| format!("piefed/piefed:1.{minor}.0"));
     kubectl.apply(&manifests(&v2))?;
@@ -89,7 +89,7 @@ fn no_new_pod_starts_before_a_job_of_its_version_completes(cluster: &Cluster) ->
 /// The user's own upgrade: the image is pushed under the same tag, the Job deleted and applied, and
 /// the Deployment restarted.
 fn an_upgrade_under_an_unchanged_tag_waits_for_its_own_migration(cluster: &Cluster) -> Result<()> {
-    let application = Application::new(cluster, "waiter-moving-tag")?;
+    let application = GatedApplication::new(cluster, "waiter-moving-tag")?;
     let kubectl = application.kubectl();
     let image = "piefed/piefed:main";
     let push = |version: &str| {
@@ -117,7 +117,7 @@ fn an_upgrade_under_an_unchanged_tag_waits_for_its_own_migration(cluster: &Clust
 }
 
 fn a_proxy_that_is_listed_first_does_not_decide(cluster: &Cluster) -> Result<()> {
-    let application = Application::new(cluster, "waiter-proxy")?;
+    let application = GatedApplication::new(cluster, "waiter-proxy")?;
     let kubectl = application.kubectl();
     let [v2, v3] = ["piefed/piefed:1.2.0", "piefed/piefed:1.3.0"];
     let manifests = |image| manifests_with(image, Some(BUSYBOX));
@@ -132,7 +132,7 @@ fn a_proxy_that_is_listed_first_does_not_decide(cluster: &Cluster) -> Result<()>
 }
 
 fn a_digest_under_a_constant_tag_decides(cluster: &Cluster) -> Result<()> {
-    let application = Application::new(cluster, "waiter-digest")?;
+    let application = GatedApplication::new(cluster, "waiter-digest")?;
     let kubectl = application.kubectl();
     let image = |version: &str| -> Result<String> {
         let name = format!("docker.io/piefed/piefed:{version}");
@@ -153,7 +153,7 @@ fn a_digest_under_a_constant_tag_decides(cluster: &Cluster) -> Result<()> {
 
 /// kubelet's back-off between two starts of a container is up to five minutes.
 fn a_repaired_job_of_the_same_version_opens_without_a_back_off(cluster: &Cluster) -> Result<()> {
-    let application = Application::new(cluster, "waiter-repaired")?;
+    let application = GatedApplication::new(cluster, "waiter-repaired")?;
     let kubectl = application.kubectl();
     let image = "piefed/piefed:1.2.0";
     kubectl.apply(&manifests(image))?;

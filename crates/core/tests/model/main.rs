@@ -9,7 +9,7 @@
 //! Liveness: from every state in which a version's completion has been seen, a pod of it that waits
 //! starts once the world comes to rest.
 //!
-//! Each [`Fault`] takes one of the rules out, and must be found.
+//! Each [`Omission`] takes one of the rules out, and must be found.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ mod parts;
 mod search;
 mod world;
 
-use parts::{Fault, Naming, Setting, Tags};
+use parts::{Naming, Omission, Setting, Tags};
 use search::search;
 
 /// Two Jobs, and nothing besides: an upgrade, a rollback, or a re-run of the same version.
@@ -144,7 +144,7 @@ fn holds(naming: Naming, tags: Tags, focuses: &[Focus]) {
 }
 
 /// Without one of the rules, some order of events does.
-fn finds(fault: Fault, focus: Focus, naming: Naming, tags: Tags, promise: &str) {
+fn finds(fault: Omission, focus: Focus, naming: Naming, tags: Tags, promise: &str) {
     let setting = Setting {
         fault: Some(fault),
         ..focus(naming, tags)
@@ -211,39 +211,45 @@ fn a_tag_that_moves_of_generated_jobs() {
 #[test]
 fn a_moving_tag_taken_for_a_fixed_one_is_found() {
     for naming in [Naming::Named, Naming::Generated] {
-        finds(Fault::TagsNeverMove, two_jobs, naming, Tags::Moving, EARLY);
+        finds(
+            Omission::TagsNeverMove,
+            two_jobs,
+            naming,
+            Tags::Moving,
+            EARLY,
+        );
     }
 }
 
 #[test]
 fn a_digest_that_is_passed_over_is_found() {
-    let fault = Fault::DigestsDontCount;
+    let fault = Omission::DigestsDontCount;
     finds(fault, two_jobs, Naming::Named, Tags::Digest, EARLY);
 }
 
 #[test]
 fn the_first_container_alone_is_found() {
-    let fault = Fault::FirstContainer;
+    let fault = Omission::FirstContainer;
     finds(fault, two_jobs, Naming::Named, Tags::Proxy, EARLY);
 }
 
 #[test]
 fn a_record_that_cannot_be_corrected_is_found() {
-    let fault = Fault::RecordIsDeleted;
+    let fault = Omission::RecordIsDeleted;
     finds(fault, an_order, Naming::Named, Tags::Fixed, EARLY);
     finds(fault, an_order, Naming::Named, Tags::Moving, EARLY);
 }
 
 #[test]
 fn what_cannot_be_marked_as_done_is_found() {
-    let fault = Fault::NothingDoneByHand;
+    let fault = Omission::NothingDoneByHand;
     finds(fault, an_order, Naming::Named, Tags::Fixed, NEVER);
 }
 
 #[test]
 fn a_gate_that_opens_before_it_has_read_the_record_is_found() {
     finds(
-        Fault::RecordUnread,
+        Omission::RecordUnread,
         an_order,
         Naming::Named,
         Tags::Fixed,
@@ -253,20 +259,20 @@ fn a_gate_that_opens_before_it_has_read_the_record_is_found() {
 
 #[test]
 fn a_completion_lost_in_an_outage_is_found() {
-    let fault = Fault::ListsAfterOutage;
+    let fault = Omission::ListsAfterOutage;
     finds(fault, an_outage, Naming::Named, Tags::Fixed, NEVER);
 }
 
 #[test]
 fn a_completion_lost_with_its_job_is_found() {
-    let fault = Fault::LastStateIgnored;
+    let fault = Omission::LastStateIgnored;
     finds(fault, two_jobs, Naming::Named, Tags::Fixed, NEVER);
 }
 
 #[test]
 fn a_first_attempt_that_does_not_hold_is_found() {
     for naming in [Naming::Named, Naming::Generated] {
-        let fault = Fault::AttemptsDontHold;
+        let fault = Omission::AttemptsDontHold;
         finds(fault, two_jobs, naming, Tags::Fixed, "a first attempt runs");
     }
 }
@@ -274,7 +280,7 @@ fn a_first_attempt_that_does_not_hold_is_found() {
 #[test]
 fn a_completion_of_nothing_is_found() {
     finds(
-        Fault::EmptyCounts,
+        Omission::EmptyCounts,
         an_odd_job,
         Naming::Named,
         Tags::Fixed,
@@ -285,7 +291,7 @@ fn a_completion_of_nothing_is_found() {
 #[test]
 fn a_job_that_counts_while_it_is_replaced_is_found() {
     finds(
-        Fault::DeletedCounts,
+        Omission::DeletedCounts,
         two_jobs,
         Naming::Named,
         Tags::Moving,
@@ -296,7 +302,7 @@ fn a_job_that_counts_while_it_is_replaced_is_found() {
 #[test]
 fn a_record_that_speaks_while_its_job_is_replaced_is_found() {
     finds(
-        Fault::NeverSettles,
+        Omission::NeverSettles,
         two_jobs,
         Naming::Named,
         Tags::Moving,
@@ -307,7 +313,7 @@ fn a_record_that_speaks_while_its_job_is_replaced_is_found() {
 #[test]
 fn a_waiter_that_gives_up_again_and_again_is_found() {
     finds(
-        Fault::NeverStays,
+        Omission::NeverStays,
         two_jobs,
         Naming::Named,
         Tags::Fixed,

@@ -15,14 +15,14 @@ use migration_gate_core::verdict::{End, Jobs, Limits, Now, Seen, Verdict, verdic
 use migration_gate_core::version::{Contents, Wanted};
 use serde_json::{Value, json};
 
-use crate::world::{Event, Job, Phase, State};
+use crate::world::{JobEvent, JobPhase, ModelJob, WorldState};
 
 /// What is searched.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub naming: Naming,
     pub tags: Tags,
-    pub fault: Option<Fault>,
+    pub fault: Option<Omission>,
     /// How many Jobs are created.
     pub jobs: u8,
     /// How many of them are suspended, or to run nothing.
@@ -65,7 +65,7 @@ pub enum Tags {
 
 /// A rule that is taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum Omission {
     TagsNeverMove,
     DigestsDontCount,
     FirstContainer,
@@ -86,7 +86,7 @@ const TICK: Duration = Duration::from_secs(6);
 
 /// What the waiter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum WaiterAnswer {
     Open,
     Failed,
     Wait,
@@ -95,8 +95,8 @@ pub enum Answer {
 /// What a waiter hears of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Heard {
-    Jobs(Vec<Job>),
-    Event(Event),
+    Jobs(Vec<ModelJob>),
+    Event(JobEvent),
     Record(Map),
     Restarted,
 }
@@ -138,7 +138,7 @@ impl<K: Hash + Eq, V> Numbered<K, V> {
 type Data = Option<BTreeMap<String, String>>;
 
 /// A write, and what is still to be written afterwards.
-type Writing = (Option<Write>, Vec<Job>);
+type Writing = (Option<Write>, Vec<ModelJob>);
 
 pub struct Parts {
     pub setting: Setting,
@@ -146,13 +146,13 @@ pub struct Parts {
     sights: Numbered<String, Seen>,
     maps: Numbered<Data, (Data, Option<Record>)>,
     wanted: HashMap<u8, Wanted>,
-    entries: HashMap<Job, Option<Entry>>,
+    entries: HashMap<ModelJob, Option<Entry>>,
     recorded: HashMap<(Map, u8), bool>,
     heard: HashMap<(Sight, u8, Heard), Sight>,
-    answers: HashMap<(Sight, u8, u8, u8), Answer>,
+    answers: HashMap<(Sight, u8, u8, u8), WaiterAnswer>,
     /// What has come to rest already.
-    pub rests: HashSet<State>,
-    writes: HashMap<(Map, Vec<Job>), Writing>,
+    pub rests: HashSet<WorldState>,
+    writes: HashMap<(Map, Vec<ModelJob>), Writing>,
 }
 
 impl Parts {
@@ -167,7 +167,7 @@ impl Parts {
         if setting.tags == Tags::Label {
             gate["version"] = json!({"label": "v"});
         }
-        let fixed = [Fault::TagsNeverMove, Fault::DigestsDontCount];
+        let fixed = [Omission::TagsNeverMove, Omission::DigestsDontCount];
         if setting.fault.is_some_and(|fault| fixed.contains(&fault)) {
             gate["movingTags"] = json!([]);
         }
@@ -186,7 +186,7 @@ impl Parts {
         }
     }
 
-    fn has(&self, fault: Fault) -> bool {
+    fn has(&self, fault: Omission) -> bool {
         self.setting.fault == Some(fault)
     }
 
@@ -195,7 +195,7 @@ impl Parts {
         let own = match self.setting.tags {
             Tags::Fixed if application => format!("web:{build}"),
             Tags::Fixed => format!("job:{build}"),
-            Tags::Digest if self.has(Fault::DigestsDontCount) => "shop:main".to_owned(),
+            Tags::Digest if self.has(Omission::DigestsDontCount) => "shop:main".to_owned(),
             Tags::Digest => format!("shop:main@sha256:{build}"),
             Tags::Proxy => format!("shop:{build}"),
             Tags::Label | Tags::Moving => "shop:main".to_owned(),
@@ -204,7 +204,7 @@ impl Parts {
         if self.setting.tags == Tags::Proxy {
             containers.insert(0, json!({"name": "proxy", "image": "proxy:8"}));
         }
-        if self.has(Fault::FirstContainer) {
+        if self.has(Omission::FirstContainer) {
             containers.truncate(1);
         }
         json!({
@@ -221,26 +221,26 @@ impl Parts {
         &self.wanted[&build]
     }
 
-    fn job(&self, job: Job) -> job::Job {
+    fn job(&self, job: ModelJob) -> job::Job {
         let name = match self.setting.naming {
             Naming::Named => "migrate".to_owned(),
             Naming::Generated => format!("migrate-{}", job.uid),
         };
         let conditions = |kind: &str| json!([{"type": kind, "status": "True"}]);
         let mut status = match job.phase {
-            Phase::Suspended | Phase::NoPod => json!({}),
-            Phase::Running => json!({"active": 1, "ready": 1}),
-            Phase::Retrying => json!({"active": 1, "ready": 1, "failed": 1}),
-            Phase::Failed => json!({"failed": 2, "conditions": conditions("Failed")}),
-            Phase::Complete | Phase::Empty => {
+            JobPhase::Suspended | JobPhase::NoPod => json!({}),
+            JobPhase::Running => json!({"active": 1, "ready": 1}),
+            JobPhase::Retrying => json!({"active": 1, "ready": 1, "failed": 1}),
+            JobPhase::Failed => json!({"failed": 2, "conditions": conditions("Failed")}),
+            JobPhase::Complete | JobPhase::Empty => {
                 json!({"completionTime": time(job.completed), "conditions": conditions("Complete")})
             }
         };
-        if self.has(Fault::AttemptsDontHold) {
+        if self.has(Omission::AttemptsDontHold) {
             status["failed"] = json!(1);
         }
-        let empty = job.phase == Phase::Empty && !self.has(Fault::EmptyCounts);
-        let deleting = job.deleting && !self.has(Fault::DeletedCounts);
+        let empty = job.phase == JobPhase::Empty && !self.has(Omission::EmptyCounts);
+        let deleting = job.deleting && !self.has(Omission::DeletedCounts);
         serde_json::from_value(json!({
             "metadata": {
                 "name": name,
@@ -249,7 +249,7 @@ impl Parts {
                 "deletionTimestamp": deleting.then(|| time(0)),
             },
             "spec": {
-                "suspend": job.phase == Phase::Suspended,
+                "suspend": job.phase == JobPhase::Suspended,
                 "completions": i32::from(!empty),
                 "template": self.template(job.build, false),
             },
@@ -259,7 +259,7 @@ impl Parts {
     }
 
     /// What the recorder makes of a Job.
-    fn entry(&mut self, job: Job) -> Option<&Entry> {
+    fn entry(&mut self, job: ModelJob) -> Option<&Entry> {
         if !self.entries.contains_key(&job) {
             let source = self.gate.version.as_ref();
             let entry = Entry::of(&self.job(job), source, time(job.completed));
@@ -269,7 +269,7 @@ impl Parts {
     }
 
     /// Whether the recorder has something to record of a Job.
-    pub fn is_complete(&mut self, job: Job) -> bool {
+    pub fn completes(&mut self, job: ModelJob) -> bool {
         self.entry(job).is_some()
     }
 
@@ -296,13 +296,13 @@ impl Parts {
                 let jobs = jobs.iter().map(|job| self.job(*job)).collect();
                 seen.jobs[0].listed(0, jobs, now);
             }
-            Heard::Event(Event::Changed(job)) => seen.jobs[0].changed(self.job(*job), now),
-            Heard::Event(Event::Deleted(job)) => seen.jobs[0].deleted(self.job(*job), now),
+            Heard::Event(JobEvent::Changed(job)) => seen.jobs[0].changed(self.job(*job), now),
+            Heard::Event(JobEvent::Deleted(job)) => seen.jobs[0].deleted(self.job(*job), now),
             Heard::Record(map) => {
                 seen.record.watch.answers(now);
                 seen.record.record = self.record(*map).cloned();
             }
-            Heard::Restarted => seen.restarted = !self.has(Fault::NeverStays),
+            Heard::Restarted => seen.restarted = !self.has(Omission::NeverStays),
         }
         let known = self.sights.number(format!("{seen:?}"), seen);
         self.heard.insert(question, known);
@@ -310,19 +310,19 @@ impl Parts {
     }
 
     /// What a waiter of a pod of that build does, so many ticks after its start at that time.
-    pub fn answer(&mut self, sight: Sight, build: u8, elapsed: u8, ticks: u8) -> Answer {
+    pub fn answer(&mut self, sight: Sight, build: u8, elapsed: u8, ticks: u8) -> WaiterAnswer {
         let question = (sight, build, elapsed, ticks);
         if let Some(known) = self.answers.get(&question) {
             return *known;
         }
         let mut seen = self.sights.value(sight).clone();
-        if self.has(Fault::RecordUnread) {
+        if self.has(Omission::RecordUnread) {
             seen.record.watch.answers(Duration::ZERO);
         }
         let limits = Limits {
             timeout: Duration::from_mins(10),
             denied: Duration::from_secs(30),
-            settle: if self.has(Fault::NeverSettles) {
+            settle: if self.has(Omission::NeverSettles) {
                 Duration::ZERO
             } else {
                 Duration::from_secs(5)
@@ -334,9 +334,9 @@ impl Parts {
             clock: clock(ticks),
         };
         let answer = match verdict(&seen, self.wanted(build), &limits, now) {
-            Verdict::Wait { .. } => Answer::Wait,
-            Verdict::End(End::Open(_)) => Answer::Open,
-            Verdict::End(End::Failed(_)) => Answer::Failed,
+            Verdict::Wait { .. } => WaiterAnswer::Wait,
+            Verdict::End(End::Open(_)) => WaiterAnswer::Open,
+            Verdict::End(End::Failed(_)) => WaiterAnswer::Failed,
             Verdict::End(end) => panic!("there is no reason for {end:?}"),
         };
         self.answers.insert(question, answer);
@@ -365,7 +365,7 @@ impl Parts {
     }
 
     /// Whether the record speaks for a build.
-    pub fn is_recorded(&mut self, map: Map, build: u8) -> bool {
+    pub fn records(&mut self, map: Map, build: u8) -> bool {
         if let Some(known) = self.recorded.get(&(map, build)) {
             return *known;
         }
@@ -380,7 +380,7 @@ impl Parts {
     }
 
     /// Whether the record has an entry of a Job, or has forgotten it.
-    pub fn knows(&self, map: Map, job: Job) -> bool {
+    pub fn knows(&self, map: Map, job: ModelJob) -> bool {
         let uid = format!("u{}", job.uid);
         self.record(map).is_some_and(|record| {
             record.has_forgotten(&uid) || record.entries.values().any(|entry| entry.uid == uid)
@@ -393,14 +393,14 @@ impl Parts {
             .is_some_and(|record| !record.corrupt.is_empty())
     }
 
-    pub fn has_forgotten(&self, map: Map, job: Job) -> bool {
+    pub fn has_forgotten(&self, map: Map, job: ModelJob) -> bool {
         let uid = format!("u{}", job.uid);
         self.record(map)
             .is_some_and(|record| record.has_forgotten(&uid))
     }
 
     /// What a recorder writes that sees the record so, and what it still has to write afterwards.
-    pub fn write(&mut self, view: Map, completed: &[Job]) -> Writing {
+    pub fn write(&mut self, view: Map, completed: &[ModelJob]) -> Writing {
         let question = (view, completed.to_vec());
         if let Some(known) = self.writes.get(&question) {
             return known.clone();
@@ -419,7 +419,7 @@ impl Parts {
             }
         }
         let write = next_write(self.record(view), &mut entries, HISTORY);
-        let left = |job: &Job| {
+        let left = |job: &ModelJob| {
             let uid = format!("u{}", job.uid);
             entries.values().any(|entry| entry.uid == uid)
         };
@@ -459,11 +459,11 @@ impl Parts {
     }
 
     /// `record forget --all`, while these Jobs are there.
-    pub fn forget(&mut self, map: Map, jobs: &[Job]) -> Map {
-        if self.has(Fault::RecordIsDeleted) {
+    pub fn forget(&mut self, map: Map, jobs: &[ModelJob]) -> Map {
+        if self.has(Omission::RecordIsDeleted) {
             return self.no_map();
         }
-        let complete = jobs.iter().filter(|job| self.is_complete(**job));
+        let complete = jobs.iter().filter(|job| self.completes(**job));
         let uids = complete.map(|job| format!("u{}", job.uid)).collect();
         let record = self.record(map);
         let keys: BTreeSet<String> = record
@@ -477,7 +477,7 @@ impl Parts {
 
     /// `record done` of a build.
     pub fn done(&mut self, map: Map, build: u8, now: u8) -> Map {
-        if self.has(Fault::NothingDoneByHand) {
+        if self.has(Omission::NothingDoneByHand) {
             return map;
         }
         let template = self.template(build, true);

@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::parts::{Parts, Setting};
-use crate::world::{Action, State};
+use crate::world::{Move, WorldState};
 
-pub struct Found {
+pub struct SearchResult {
     pub states: usize,
     /// The promise that is broken, and the shortest way there.
     pub broken: Option<String>,
 }
 
-pub fn search(setting: Setting) -> Found {
+pub fn search(setting: Setting) -> SearchResult {
     let mut parts = Parts::new(setting);
-    let first = Rc::new(State::first(&mut parts));
-    let mut known: HashMap<Rc<State>, usize> = [(first.clone(), 0)].into();
-    let mut states: Vec<(Rc<State>, usize, Option<Action>)> = vec![(first, 0, None)];
+    let first = Rc::new(WorldState::first(&mut parts));
+    let mut known: HashMap<Rc<WorldState>, usize> = [(first.clone(), 0)].into();
+    let mut states: Vec<(Rc<WorldState>, usize, Option<Move>)> = vec![(first, 0, None)];
     let mut at = 0;
     while at < states.len() {
         let state = states[at].0.clone();
@@ -37,25 +37,25 @@ pub fn search(setting: Setting) -> Found {
         }
         at += 1;
     }
-    Found {
+    SearchResult {
         states: states.len(),
         broken: None,
     }
 }
 
 fn found(
-    states: &[(Rc<State>, usize, Option<Action>)],
+    states: &[(Rc<WorldState>, usize, Option<Move>)],
     mut at: usize,
-    last: Option<Action>,
+    last: Option<Move>,
     broken: &str,
-) -> Found {
-    let mut steps: Vec<Action> = last.into_iter().collect();
+) -> SearchResult {
+    let mut steps: Vec<Move> = last.into_iter().collect();
     while let Some(action) = states[at].2 {
         steps.push(action);
         at = states[at].1;
     }
     steps.reverse();
-    Found {
+    SearchResult {
         states: states.len(),
         broken: Some(format!("{broken} after {steps:?}")),
     }

@@ -1,14 +1,14 @@
 //! The world that a gate is in, and what can happen there.
 
-use crate::parts::{Answer, Fault, Heard, Map, Naming, Parts, Sight, Tags};
+use crate::parts::{Heard, Map, Naming, Omission, Parts, Sight, Tags, WaiterAnswer};
 
 /// A Job as the API server has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Job {
+pub struct ModelJob {
     /// Counts the Jobs.
     pub uid: u8,
     pub build: u8,
-    pub phase: Phase,
+    pub phase: JobPhase,
     pub deleting: bool,
     /// In which tick it was created.
     pub made: u8,
@@ -17,7 +17,7 @@ pub struct Job {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Phase {
+pub enum JobPhase {
     Suspended,
     NoPod,
     Running,
@@ -31,19 +31,19 @@ pub enum Phase {
 
 /// What watches tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
-    Changed(Job),
-    Deleted(Job),
+pub enum JobEvent {
+    Changed(ModelJob),
+    Deleted(ModelJob),
 }
 
 /// One of the writers of the record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Recorder {
+struct ModelRecorder {
     cut: bool,
     /// What it will hear of once it isn't cut off any more.
-    queue: Vec<Event>,
+    queue: Vec<JobEvent>,
     /// What it has to record.
-    completed: Vec<Job>,
+    completed: Vec<ModelJob>,
     /// The record as it last saw it.
     view: Map,
 }
@@ -54,7 +54,7 @@ struct Recorder {
     reason = "each comes and goes by itself"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Pod {
+struct ModelPod {
     build: u8,
     started: u8,
     sight: Sight,
@@ -62,12 +62,12 @@ struct Pod {
     read: bool,
     cut_from_jobs: bool,
     cut_from_record: bool,
-    queue: Vec<Event>,
+    queue: Vec<JobEvent>,
     restarted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct WorldState {
     ticks: u8,
     made: u8,
     completions: u8,
@@ -77,7 +77,7 @@ pub struct State {
     crashes: u8,
     /// How many Jobs may be suspended, or run nothing.
     odd: u8,
-    jobs: Vec<Job>,
+    jobs: Vec<ModelJob>,
     /// The last Job of each build.
     newest: [u8; 5],
     /// The build whose images the tag names, where it moves.
@@ -89,14 +89,14 @@ pub struct State {
     /// The builds whose completion has been seen, so that none of their pods may wait for ever.
     owed: u8,
     map: Map,
-    recorder: Recorder,
-    pod: Option<Pod>,
+    recorder: ModelRecorder,
+    pod: Option<ModelPod>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum Move {
     /// Somebody applies a Job of a build, in that phase; its completions are none if that is `Empty`.
-    Apply(u8, Phase),
+    Apply(u8, JobPhase),
     /// Somebody replaces a Job under a tag that moves: it goes now, or waits for what it owns.
     Replace(bool),
     Unsuspend(u8),
@@ -140,7 +140,7 @@ fn bit(build: u8) -> u8 {
 
 type Broken = String;
 
-impl State {
+impl WorldState {
     pub fn first(parts: &mut Parts) -> Self {
         let map = parts.no_map();
         let setting = parts.setting;
@@ -160,7 +160,7 @@ impl State {
             migrated: 0,
             owed: 0,
             map,
-            recorder: Recorder {
+            recorder: ModelRecorder {
                 cut: false,
                 queue: Vec::new(),
                 completed: Vec::new(),
@@ -170,12 +170,12 @@ impl State {
         }
     }
 
-    fn job(&self, uid: u8) -> Option<Job> {
+    fn job(&self, uid: u8) -> Option<ModelJob> {
         self.jobs.iter().copied().find(|job| job.uid == uid)
     }
 
     /// What can happen next.
-    pub fn actions(&self, parts: &Parts) -> Vec<Action> {
+    pub fn actions(&self, parts: &Parts) -> Vec<Move> {
         let mut actions = Vec::new();
         self.of_appliers(parts, &mut actions);
         for job in &self.jobs {
@@ -186,13 +186,13 @@ impl State {
         // Appliers that replace a Job create the new one before the record may speak.
         let soon = self.replacing && self.jobs.is_empty();
         if self.ticks < parts.setting.ticks && !soon {
-            actions.push(Action::TimeGoesOn);
+            actions.push(Move::TimeGoesOn);
         }
         if self.outages > 0 && !self.recorder.cut {
-            actions.push(Action::ServerIsAway);
+            actions.push(Move::ServerIsAway);
         }
         if self.orders > 0 && self.everything_is_known(parts) {
-            actions.push(Action::Forget);
+            actions.push(Move::Forget);
             let moves = parts.setting.tags == Tags::Moving;
             let builds = if moves {
                 vec![self.pushed]
@@ -200,7 +200,7 @@ impl State {
                 BUILDS.to_vec()
             };
             let known = |build: &u8| *build > 0 && self.migrated & bit(*build) == 0;
-            actions.extend(builds.into_iter().filter(known).map(Action::Done));
+            actions.extend(builds.into_iter().filter(known).map(Move::Done));
         }
         actions
     }
@@ -208,7 +208,12 @@ impl State {
     /// Whether an operator sees all completions that there were.
     fn everything_is_known(&self, parts: &Parts) -> bool {
         // Under a tag that moves, an older build that is still being migrated can't be told from it.
-        let over = |job: &Job| matches!(job.phase, Phase::Complete | Phase::Empty | Phase::Failed);
+        let over = |job: &ModelJob| {
+            matches!(
+                job.phase,
+                JobPhase::Complete | JobPhase::Empty | JobPhase::Failed
+            )
+        };
         let mut older = self.jobs.iter().filter(|job| job.uid != self.made);
         if parts.setting.tags == Tags::Moving && !older.all(over) {
             return false;
@@ -223,18 +228,18 @@ impl State {
                 .all(|job| self.job(job.uid).is_some() || parts.knows(self.map, *job))
     }
 
-    fn of_appliers(&self, parts: &Parts, actions: &mut Vec<Action>) {
+    fn of_appliers(&self, parts: &Parts, actions: &mut Vec<Move>) {
         let setting = parts.setting;
         if self.made == setting.jobs {
             return;
         }
         let free = setting.naming == Naming::Generated || self.jobs.is_empty();
-        let phases = [Phase::NoPod, Phase::Suspended, Phase::Empty];
+        let phases = [JobPhase::NoPod, JobPhase::Suspended, JobPhase::Empty];
         if setting.tags != Tags::Moving {
             if free {
                 for build in BUILDS {
                     let phases = phases.iter().take(if self.odd > 0 { 3 } else { 1 });
-                    actions.extend(phases.map(|phase| Action::Apply(build, *phase)));
+                    actions.extend(phases.map(|phase| Move::Apply(build, *phase)));
                 }
             }
             return;
@@ -242,103 +247,103 @@ impl State {
         // Whoever applies under a tag that moves has pushed another build.
         let next = self.made + 1;
         if free && (self.replacing || self.made == 0 || setting.naming == Naming::Generated) {
-            actions.push(Action::Apply(next, Phase::NoPod));
+            actions.push(Move::Apply(next, JobPhase::NoPod));
         }
         // Their Job may have gone before: they delete what isn't there.
         if setting.naming == Naming::Named && !self.replacing && self.made > 0 {
-            actions.push(Action::Replace(false));
+            actions.push(Move::Replace(false));
             if !self.jobs.is_empty() {
-                actions.push(Action::Replace(true));
+                actions.push(Move::Replace(true));
             }
         }
     }
 
-    fn of_job(&self, parts: &Parts, job: Job, actions: &mut Vec<Action>) {
+    fn of_job(&self, parts: &Parts, job: ModelJob, actions: &mut Vec<Move>) {
         let uid = job.uid;
         match job.phase {
-            Phase::Suspended => actions.push(Action::Unsuspend(uid)),
-            Phase::NoPod => actions.push(Action::StartsPod(uid)),
-            Phase::Running => actions.extend([
-                Action::Completes(uid),
-                Action::FailsAttempt(uid),
-                Action::CompletesAndGoes(uid),
+            JobPhase::Suspended => actions.push(Move::Unsuspend(uid)),
+            JobPhase::NoPod => actions.push(Move::StartsPod(uid)),
+            JobPhase::Running => actions.extend([
+                Move::Completes(uid),
+                Move::FailsAttempt(uid),
+                Move::CompletesAndGoes(uid),
             ]),
-            Phase::Retrying => actions.extend([Action::Completes(uid), Action::Fails(uid)]),
-            Phase::Complete | Phase::Empty | Phase::Failed => {}
+            JobPhase::Retrying => actions.extend([Move::Completes(uid), Move::Fails(uid)]),
+            JobPhase::Complete | JobPhase::Empty | JobPhase::Failed => {}
         }
         // Under a tag that moves, the newest Job decides alone: without it, an older record does.
         let newest = self.jobs.iter().all(|other| other.uid <= uid);
-        if parts.setting.tags != Tags::Moving || job.phase == Phase::Complete || !newest {
-            actions.push(Action::Delete(uid));
+        if parts.setting.tags != Tags::Moving || job.phase == JobPhase::Complete || !newest {
+            actions.push(Move::Delete(uid));
             if !job.deleting {
-                actions.push(Action::MarkDeleted(uid));
+                actions.push(Move::MarkDeleted(uid));
             }
         } else if job.deleting {
-            actions.push(Action::Delete(uid));
+            actions.push(Move::Delete(uid));
         }
     }
 
-    fn of_pods(&self, parts: &Parts, actions: &mut Vec<Action>) {
+    fn of_pods(&self, parts: &Parts, actions: &mut Vec<Move>) {
         let Some(pod) = &self.pod else {
             if self.pods > 0 {
                 match parts.setting.tags {
                     Tags::Moving if self.replacing => {
-                        actions.push(Action::PodWaits(self.made + 1));
+                        actions.push(Move::PodWaits(self.made + 1));
                     }
                     Tags::Moving if self.pushed == 0 => {}
-                    Tags::Moving => actions.push(Action::PodWaits(self.pushed)),
+                    Tags::Moving => actions.push(Move::PodWaits(self.pushed)),
                     // Both builds are alike, so one of them will do.
-                    _ => actions.push(Action::PodWaits(2)),
+                    _ => actions.push(Move::PodWaits(2)),
                 }
             }
             return;
         };
         if pod.cut_from_jobs {
-            actions.push(Action::PodHearsOfJobs);
+            actions.push(Move::PodHearsOfJobs);
             if pod.listed {
-                actions.push(Action::PodListsAnew);
+                actions.push(Move::PodListsAnew);
             }
         } else if !pod.listed {
-            actions.push(Action::PodLists);
+            actions.push(Move::PodLists);
         }
         if pod.cut_from_record {
-            actions.push(Action::PodHearsOfRecord);
+            actions.push(Move::PodHearsOfRecord);
         } else if !pod.read {
-            actions.push(Action::PodReads);
+            actions.push(Move::PodReads);
         }
     }
 
-    fn of_recorder(&self, parts: &Parts, actions: &mut Vec<Action>) {
+    fn of_recorder(&self, parts: &Parts, actions: &mut Vec<Move>) {
         let recorder = &self.recorder;
         if recorder.cut {
-            actions.extend([Action::RecorderHears, Action::RecorderListsAnew]);
+            actions.extend([Move::RecorderHears, Move::RecorderListsAnew]);
         } else {
             if recorder.view != self.map {
-                actions.push(Action::RecorderReads);
+                actions.push(Move::RecorderReads);
             }
             if !recorder.completed.is_empty() || parts.is_corrupt(recorder.view) {
-                actions.push(Action::RecorderWrites);
+                actions.push(Move::RecorderWrites);
             }
         }
         if self.crashes > 0 {
-            actions.push(Action::RecorderStartsAnew);
+            actions.push(Move::RecorderStartsAnew);
         }
     }
 
     /// The state after that has happened.
-    pub fn after(&self, action: Action, parts: &mut Parts) -> Result<Self, Broken> {
+    pub fn after(&self, action: Move, parts: &mut Parts) -> Result<Self, Broken> {
         let mut next = self.clone();
         next.does(action, parts)?;
         next.pod_asks(parts)?;
         Ok(next)
     }
 
-    fn does(&mut self, action: Action, parts: &mut Parts) -> Result<(), Broken> {
+    fn does(&mut self, action: Move, parts: &mut Parts) -> Result<(), Broken> {
         match action {
-            Action::Apply(build, phase) => {
+            Move::Apply(build, phase) => {
                 self.made += 1;
-                self.odd -= u8::from(phase != Phase::NoPod);
-                let job = Job {
+                self.odd -= u8::from(phase != JobPhase::NoPod);
+                let job = ModelJob {
                     uid: self.made,
                     build,
                     phase,
@@ -350,48 +355,48 @@ impl State {
                 self.newest[usize::from(build)] = job.uid;
                 self.pushed = build;
                 self.replacing = false;
-                self.tell(Event::Changed(job), parts)?;
+                self.tell(JobEvent::Changed(job), parts)?;
             }
-            Action::Replace(marks) => {
+            Move::Replace(marks) => {
                 self.replacing = true;
                 if let Some(job) = self.jobs.first().copied() {
                     let action = if marks {
-                        Action::MarkDeleted
+                        Move::MarkDeleted
                     } else {
-                        Action::Delete
+                        Move::Delete
                     };
                     self.does(action(job.uid), parts)?;
                 }
             }
-            Action::Unsuspend(uid) => self.enters(uid, Phase::NoPod, parts)?,
-            Action::StartsPod(uid) => self.enters(uid, Phase::Running, parts)?,
-            Action::FailsAttempt(uid) => self.enters(uid, Phase::Retrying, parts)?,
-            Action::Fails(uid) => self.enters(uid, Phase::Failed, parts)?,
-            Action::Completes(uid) => {
+            Move::Unsuspend(uid) => self.enters(uid, JobPhase::NoPod, parts)?,
+            Move::StartsPod(uid) => self.enters(uid, JobPhase::Running, parts)?,
+            Move::FailsAttempt(uid) => self.enters(uid, JobPhase::Retrying, parts)?,
+            Move::Fails(uid) => self.enters(uid, JobPhase::Failed, parts)?,
+            Move::Completes(uid) => {
                 self.completions += 1;
-                self.enters(uid, Phase::Complete, parts)?;
+                self.enters(uid, JobPhase::Complete, parts)?;
             }
-            Action::CompletesAndGoes(uid) => {
+            Move::CompletesAndGoes(uid) => {
                 self.completions += 1;
                 if let Some(job) = self.jobs.iter_mut().find(|job| job.uid == uid) {
-                    job.phase = Phase::Complete;
+                    job.phase = JobPhase::Complete;
                     job.completed = self.completions;
                     self.migrated |= bit(job.build);
                     self.owed |= bit(job.build);
                 }
-                self.does(Action::Delete(uid), parts)?;
+                self.does(Move::Delete(uid), parts)?;
             }
-            Action::Delete(uid) => {
+            Move::Delete(uid) => {
                 let last = self.job(uid);
                 self.jobs.retain(|job| job.uid != uid);
 
                 if let Some(last) = last {
-                    self.tell(Event::Deleted(last), parts)?;
+                    self.tell(JobEvent::Deleted(last), parts)?;
                 }
             }
-            Action::MarkDeleted(uid) => self.changes(uid, |job| job.deleting = true, parts)?,
-            Action::TimeGoesOn => self.ticks += 1,
-            Action::ServerIsAway => {
+            Move::MarkDeleted(uid) => self.changes(uid, |job| job.deleting = true, parts)?,
+            Move::TimeGoesOn => self.ticks += 1,
+            Move::ServerIsAway => {
                 self.outages -= 1;
                 self.recorder.cut = true;
                 if let Some(pod) = &mut self.pod {
@@ -399,8 +404,8 @@ impl State {
                     pod.cut_from_record = true;
                 }
             }
-            Action::Forget => self.forget(parts),
-            Action::Done(build) => {
+            Move::Forget => self.forget(parts),
+            Move::Done(build) => {
                 self.orders -= 1;
                 self.migrated |= bit(build);
                 self.owed |= bit(build);
@@ -414,11 +419,11 @@ impl State {
         Ok(())
     }
 
-    fn watchers_do(&mut self, action: Action, parts: &mut Parts) -> Result<(), Broken> {
+    fn watchers_do(&mut self, action: Move, parts: &mut Parts) -> Result<(), Broken> {
         match action {
-            Action::PodWaits(build) => {
+            Move::PodWaits(build) => {
                 self.pods -= 1;
-                self.pod = Some(Pod {
+                self.pod = Some(ModelPod {
                     build,
                     started: self.ticks,
                     sight: parts.unseen(),
@@ -431,13 +436,13 @@ impl State {
                 });
             }
 
-            Action::PodLists => self.pod_lists(parts),
-            Action::PodListsAnew => {
+            Move::PodLists => self.pod_lists(parts),
+            Move::PodListsAnew => {
                 self.pod_lists(parts);
                 self.owed &= self.known(parts);
             }
-            Action::PodHearsOfJobs => {
-                let lists = parts.setting.fault == Some(Fault::ListsAfterOutage);
+            Move::PodHearsOfJobs => {
+                let lists = parts.setting.fault == Some(Omission::ListsAfterOutage);
                 let Some(pod) = &mut self.pod else {
                     return Ok(());
                 };
@@ -454,21 +459,21 @@ impl State {
                     pod.cut_from_jobs = false;
                 }
             }
-            Action::PodReads | Action::PodHearsOfRecord => {
+            Move::PodReads | Move::PodHearsOfRecord => {
                 let Some(pod) = &mut self.pod else {
                     return Ok(());
                 };
                 pod.cut_from_record = false;
-                if pod.read || action == Action::PodReads {
+                if pod.read || action == Move::PodReads {
                     pod.read = true;
                     self.pod_hears(Heard::Record(self.map), parts);
                 }
             }
 
-            Action::RecorderHears => {
+            Move::RecorderHears => {
                 self.recorder.cut = false;
                 let queue = std::mem::take(&mut self.recorder.queue);
-                if parts.setting.fault == Some(Fault::ListsAfterOutage) {
+                if parts.setting.fault == Some(Omission::ListsAfterOutage) {
                     self.recorder_lists(parts);
                 } else {
                     for event in queue {
@@ -476,15 +481,15 @@ impl State {
                     }
                 }
             }
-            Action::RecorderListsAnew => {
+            Move::RecorderListsAnew => {
                 self.recorder.cut = false;
                 self.recorder.queue.clear();
                 self.recorder_lists(parts);
                 self.owed &= self.known(parts);
             }
-            Action::RecorderStartsAnew => {
+            Move::RecorderStartsAnew => {
                 self.crashes -= 1;
-                self.recorder = Recorder {
+                self.recorder = ModelRecorder {
                     cut: false,
                     queue: Vec::new(),
                     completed: Vec::new(),
@@ -493,25 +498,25 @@ impl State {
                 self.recorder_lists(parts);
                 self.owed &= self.known(parts);
             }
-            Action::RecorderReads => {
+            Move::RecorderReads => {
                 self.recorder.view = self.map;
                 self.recorder_drops(parts);
             }
-            Action::RecorderWrites => self.recorder_writes(parts),
+            Move::RecorderWrites => self.recorder_writes(parts),
             action => panic!("{action:?} is another's"),
         }
         Ok(())
     }
 
-    fn enters(&mut self, uid: u8, phase: Phase, parts: &mut Parts) -> Result<(), Broken> {
+    fn enters(&mut self, uid: u8, phase: JobPhase, parts: &mut Parts) -> Result<(), Broken> {
         let completed = self.completions;
-        if let (Some(job), Phase::Complete) = (self.job(uid), phase) {
+        if let (Some(job), JobPhase::Complete) = (self.job(uid), phase) {
             self.migrated |= bit(job.build);
             self.owed |= bit(job.build);
         }
-        let enter = |job: &mut Job| {
+        let enter = |job: &mut ModelJob| {
             job.phase = phase;
-            if phase == Phase::Complete {
+            if phase == JobPhase::Complete {
                 job.completed = completed;
             }
         };
@@ -521,19 +526,19 @@ impl State {
     fn changes(
         &mut self,
         uid: u8,
-        change: impl Fn(&mut Job),
+        change: impl Fn(&mut ModelJob),
         parts: &mut Parts,
     ) -> Result<(), Broken> {
         let Some(job) = self.jobs.iter_mut().find(|job| job.uid == uid) else {
             return Ok(());
         };
         change(job);
-        let event = Event::Changed(*job);
+        let event = JobEvent::Changed(*job);
         self.tell(event, parts)
     }
 
     /// Those who watch hear of it, at once or later.
-    fn tell(&mut self, event: Event, parts: &mut Parts) -> Result<(), Broken> {
+    fn tell(&mut self, event: JobEvent, parts: &mut Parts) -> Result<(), Broken> {
         if self.recorder.cut {
             self.recorder.queue.push(event);
         } else {
@@ -547,10 +552,12 @@ impl State {
         self.pod_asks(parts)
     }
 
-    fn recorder_hears(&mut self, event: Event, parts: &mut Parts) {
+    fn recorder_hears(&mut self, event: JobEvent, parts: &mut Parts) {
         let job = match event {
-            Event::Deleted(_) if parts.setting.fault == Some(Fault::LastStateIgnored) => return,
-            Event::Changed(job) | Event::Deleted(job) => job,
+            JobEvent::Deleted(_) if parts.setting.fault == Some(Omission::LastStateIgnored) => {
+                return;
+            }
+            JobEvent::Changed(job) | JobEvent::Deleted(job) => job,
         };
         self.recorder_keeps(job, parts);
     }
@@ -561,13 +568,13 @@ impl State {
         }
     }
 
-    fn recorder_keeps(&mut self, job: Job, parts: &mut Parts) {
+    fn recorder_keeps(&mut self, job: ModelJob, parts: &mut Parts) {
         let completed = &mut self.recorder.completed;
-        let job = Job {
+        let job = ModelJob {
             deleting: false,
             ..job
         };
-        if parts.is_complete(job) && !completed.contains(&job) {
+        if parts.completes(job) && !completed.contains(&job) {
             completed.push(job);
             completed.sort();
         }
@@ -637,17 +644,17 @@ impl State {
         };
         let elapsed = self.ticks - pod.started;
         match parts.answer(pod.sight, pod.build, elapsed, self.ticks) {
-            Answer::Wait => {}
-            Answer::Open => {
+            WaiterAnswer::Wait => {}
+            WaiterAnswer::Open => {
                 self.may_start(&pod, parts)?;
                 self.pod = None;
             }
-            Answer::Failed if pod.restarted => {
+            WaiterAnswer::Failed if pod.restarted => {
                 return Err(format!("a waiter of build {} gave up again", pod.build));
             }
-            Answer::Failed => {
+            WaiterAnswer::Failed => {
                 let unseen = parts.unseen();
-                self.pod = Some(Pod {
+                self.pod = Some(ModelPod {
                     started: self.ticks,
                     sight: parts.hears(unseen, 0, Heard::Restarted),
                     listed: false,
@@ -662,7 +669,7 @@ impl State {
     }
 
     /// The promise to those who migrate.
-    fn may_start(&self, pod: &Pod, parts: &Parts) -> Result<(), Broken> {
+    fn may_start(&self, pod: &ModelPod, parts: &Parts) -> Result<(), Broken> {
         let build = pod.build;
         // Under a tag that moves, a pod that has waited since then starts behind a newer migration.
         let (enough, last) = match parts.setting.tags {
@@ -675,7 +682,7 @@ impl State {
             ));
         }
         let newest = self.job(last);
-        let runs = newest.is_some_and(|job| job.phase == Phase::Running && !job.deleting);
+        let runs = newest.is_some_and(|job| job.phase == JobPhase::Running && !job.deleting);
         if runs && pod.listed && !pod.cut_from_jobs {
             return Err(format!(
                 "a pod of build {build} starts while a first attempt runs,"
@@ -688,12 +695,12 @@ impl State {
     fn known(&self, parts: &mut Parts) -> u8 {
         let mut known = 0;
         for job in &self.jobs {
-            if job.phase == Phase::Complete && !parts.has_forgotten(self.map, *job) {
+            if job.phase == JobPhase::Complete && !parts.has_forgotten(self.map, *job) {
                 known |= bit(job.build);
             }
         }
         for build in 1..=parts.setting.jobs.max(2) {
-            if parts.is_recorded(self.map, build) {
+            if parts.records(self.map, build) {
                 known |= bit(build);
             }
         }
@@ -716,14 +723,14 @@ impl State {
         if !parts.rests.insert(rest.clone()) {
             return Ok(());
         }
-        for action in [Action::RecorderHears, Action::RecorderReads] {
+        for action in [Move::RecorderHears, Move::RecorderReads] {
             rest.does(action, parts)?;
         }
         for job in self.jobs.clone() {
             if job.deleting {
-                rest.does(Action::Delete(job.uid), parts)?;
-            } else if matches!(job.phase, Phase::Running | Phase::Retrying) {
-                rest.does(Action::Fails(job.uid), parts)?;
+                rest.does(Move::Delete(job.uid), parts)?;
+            } else if matches!(job.phase, JobPhase::Running | JobPhase::Retrying) {
+                rest.does(Move::Fails(job.uid), parts)?;
             }
         }
         for _ in 0..3 {
@@ -732,8 +739,8 @@ impl State {
         }
         // There the newest Job decides alone; one that was forgotten says nothing of older ones.
         let newest = rest.jobs.iter().max_by_key(|job| job.uid);
-        let is_silent = |job: &Job| {
-            job.phase != Phase::Complete
+        let is_silent = |job: &ModelJob| {
+            job.phase != JobPhase::Complete
                 || (parts.has_forgotten(rest.map, *job) && rest.jobs.len() > 1)
         };
         if parts.setting.tags == Tags::Moving && newest.is_some_and(is_silent) {
@@ -741,12 +748,12 @@ impl State {
         }
         // Twice, as a waiter that gives up is started again.
         for _ in 0..2 {
-            for action in [Action::PodHearsOfJobs, Action::PodHearsOfRecord] {
+            for action in [Move::PodHearsOfJobs, Move::PodHearsOfRecord] {
                 rest.does(action, parts)?;
                 rest.pod_asks(parts)?;
             }
-            for action in [Action::PodLists, Action::PodReads] {
-                let new = |pod: &Pod| (action == Action::PodReads && !pod.read) || !pod.listed;
+            for action in [Move::PodLists, Move::PodReads] {
+                let new = |pod: &ModelPod| (action == Move::PodReads && !pod.read) || !pod.listed;
                 if rest.pod.as_ref().is_some_and(new) {
                     rest.does(action, parts)?;
                     rest.pod_asks(parts)?;

@@ -260,13 +260,13 @@ fn names_that_the_waiter_needs_are_refused_where_they_stand() {
 
 #[test]
 fn the_account_is_set_only_where_there_is_none() {
-    struct Case {
+    struct AccountCase {
         given: Value,
         account: &'static str,
         automount: Value,
         warned: bool,
     }
-    let check = |case: Case| {
+    let check = |case: AccountCase| {
         let (result, decision) = mutated(&Config::default(), &deployment(case.given.clone()), None);
         let spec = &result["spec"]["template"]["spec"];
         let effective = [&spec["serviceAccountName"], &spec["serviceAccount"]]
@@ -280,13 +280,13 @@ fn the_account_is_set_only_where_there_is_none() {
         );
         assert_eq!(!decision.warnings.is_empty(), case.warned, "{}", case.given);
     };
-    let injected = |given| Case {
+    let injected = |given| AccountCase {
         given,
         account: "piefed-init-checker",
         automount: json!(false),
         warned: false,
     };
-    let own = |given| Case {
+    let own = |given| AccountCase {
         given,
         account: "cloud",
         automount: Value::Null,
@@ -313,13 +313,13 @@ fn the_account_is_set_only_where_there_is_none() {
     ));
     check(injected(json!({"automountServiceAccountToken": null})));
     check(injected(json!({"automountServiceAccountToken": false})));
-    check(Case {
+    check(AccountCase {
         given: json!({"automountServiceAccountToken": true}),
         account: "piefed-init-checker",
         automount: json!(true),
         warned: true,
     });
-    check(Case {
+    check(AccountCase {
         given: json!({"serviceAccountName": "cloud", "automountServiceAccountToken": true}),
         account: "cloud",
         automount: json!(true),

@@ -10,13 +10,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Event, Fault, Shared, State};
+use super::{FakeServer, Fault, Reported, Store};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The sender of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Caller {
+pub(super) enum Sender {
     /// The test itself.
     Admin,
     /// The code under test.
@@ -116,7 +116,7 @@ impl Asked {
                 })
     }
 
-    fn fault(&self, state: &State) -> Option<Fault> {
+    fn fault(&self, state: &Store) -> Option<Fault> {
         let object = self.object().unwrap_or_default();
         [self.resource.as_str(), &object, "*"]
             .into_iter()
@@ -141,8 +141,8 @@ fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 pub(super) async fn answer<B>(
-    shared: &Arc<Shared>,
-    caller: Caller,
+    shared: &Arc<FakeServer>,
+    caller: Sender,
     request: Request<B>,
 ) -> Response<Body>
 where
@@ -150,7 +150,7 @@ where
 {
     let uri = request.uri().clone();
     let asked = Asked::read(request).await;
-    let fault = if caller == Caller::Admin {
+    let fault = if caller == Sender::Admin {
         None
     } else {
         let mut state = shared.state.lock().expect("the state");
@@ -181,7 +181,7 @@ where
             "watch" => return watched(shared, state, asked),
             "get" if asked.subresource.as_deref() == Some("log") => log(&state, &asked),
             "get" => found(state.objects.get(&asked.path)),
-            _ if caller == Caller::Tested && state.writes_that_fail > 0 => {
+            _ if caller == Sender::Tested && state.writes_that_fail > 0 => {
                 state.writes_that_fail -= 1;
                 failure(500, "InternalError", "etcdserver: request timed out")
             }
@@ -204,7 +204,7 @@ fn found(object: Option<&Value>) -> Response<Body> {
     }
 }
 
-fn list(state: &State, asked: &Asked) -> Response<Body> {
+fn list(state: &Store, asked: &Asked) -> Response<Body> {
     // The fields that are selected by: a name, which `selects` knows, and the phase of pods.
     let label = asked
         .query
@@ -241,7 +241,7 @@ fn list(state: &State, asked: &Asked) -> Response<Body> {
     json_body(200, &list)
 }
 
-fn log(state: &State, asked: &Asked) -> Response<Body> {
+fn log(state: &Store, asked: &Asked) -> Response<Body> {
     let pod = asked.path.rsplit('/').next().unwrap_or_default();
     let container = asked.query.get("container").map_or("", String::as_str);
     let run = match asked.query.get("previous").map(String::as_str) {
@@ -257,7 +257,7 @@ fn log(state: &State, asked: &Asked) -> Response<Body> {
     text(200, lines[from..].concat())
 }
 
-fn write(shared: &Shared, state: &mut State, caller: Caller, asked: &Asked) -> Response<Body> {
+fn write(shared: &FakeServer, state: &mut Store, caller: Sender, asked: &Asked) -> Response<Body> {
     let path = asked.object().unwrap_or_default();
     let before = state.objects.get(&path);
     let wanted = &asked.body["metadata"]["resourceVersion"];
@@ -290,7 +290,7 @@ fn write(shared: &Shared, state: &mut State, caller: Caller, asked: &Asked) -> R
     } else {
         object = asked.body.clone();
     }
-    if state.forgets_writes && caller == Caller::Tested {
+    if state.forgets_writes && caller == Sender::Tested {
         return json_body(200, state.objects.get(&path).unwrap_or(&Value::Null));
     }
     let object = shared.put(state, &path, object);
@@ -302,8 +302,8 @@ fn write(shared: &Shared, state: &mut State, caller: Caller, asked: &Asked) -> R
 }
 
 fn watched(
-    shared: &Arc<Shared>,
-    mut state: std::sync::MutexGuard<'_, State>,
+    shared: &Arc<FakeServer>,
+    mut state: std::sync::MutexGuard<'_, Store>,
     asked: Asked,
 ) -> Response<Body> {
     let from: u64 = asked.query["resourceVersion"].parse().unwrap_or_default();
@@ -331,13 +331,13 @@ fn watched(
 
 /// Streams the events of what a watch selects, until it is cut.
 fn follow(
-    shared: &Arc<Shared>,
+    shared: &Arc<FakeServer>,
     (wake, cuts): (watch::Receiver<(u64, u64)>, u64),
     asked: Asked,
     from: u64,
 ) -> Response<Body> {
-    struct Open(Arc<Shared>);
-    impl Drop for Open {
+    struct OpenWatch(Arc<FakeServer>);
+    impl Drop for OpenWatch {
         fn drop(&mut self) {
             let mut state = self.0.state.lock().expect("the state");
             state.watching -= 1;
@@ -345,7 +345,7 @@ fn follow(
             self.0.changed.notify_all();
         }
     }
-    let open = Open(Arc::clone(shared));
+    let open = OpenWatch(Arc::clone(shared));
     let asked = Arc::new(asked);
     let events = stream::unfold((from, wake, open), move |(from, mut wake, open)| {
         let asked = Arc::clone(&asked);
@@ -357,7 +357,7 @@ fn follow(
                 }
                 let next = {
                     let state = open.0.state.lock().expect("the state");
-                    let is_next = |e: &&Event| e.version > from && asked.selects(&e.path);
+                    let is_next = |e: &&Reported| e.version > from && asked.selects(&e.path);
                     let next = state.events.iter().find(is_next);
                     next.map(|found| (found.version, format!("{}\n", found.line)))
                 };
