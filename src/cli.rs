@@ -7,9 +7,10 @@ mod args;
 pub mod config;
 mod exit;
 pub mod generate;
+pub(crate) mod installed;
 mod run;
 pub(crate) mod say;
 
-pub use self::args::{ClusterArgs, ConfigArgs, ScopeArgs};
+pub use self::args::{ClusterArgs, ConfigArgs, InstalledArgs, ScopeArgs};
 pub use self::exit::Exit;
 pub(crate) use self::run::{block_on, chain, finish, runtime};

@@ -16,9 +16,10 @@ use kube::Client;
 use kube::api::ListParams;
 
 use self::stored::{read, shown};
+use crate::api::client::ClusterAccess;
 use crate::api::{Objects, records};
 use crate::cli::say::say;
-use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
+use crate::cli::{self, ClusterArgs, Exit, InstalledArgs, ScopeArgs};
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::image::Reference;
 use migration_gate_core::job::{Job, JobState};
@@ -84,7 +85,7 @@ struct ChangeArgs {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: InstalledArgs,
     #[command(flatten)]
     scope: ScopeArgs,
     #[command(flatten)]
@@ -104,9 +105,8 @@ pub fn main(args: &RecordArgs) -> ExitCode {
 }
 
 async fn done(args: &DoneArgs) -> anyhow::Result<()> {
-    let config = args.change.config.load()?;
+    let (cluster, config) = args.change.connect().await?;
     let gate = args.change.gate(&config)?;
-    let cluster = args.change.cluster.connect().await?;
     say(format_args!("In {cluster}:"));
     let versions = match &args.version {
         Some(version) => vec![Recorded::Word(word(gate, version)?)],
@@ -156,9 +156,8 @@ fn word(gate: &Gate, given: &str) -> anyhow::Result<String> {
 }
 
 async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
-    let config = args.change.config.load()?;
+    let (cluster, config) = args.change.connect().await?;
     let gate = args.change.gate(&config)?;
-    let cluster = args.change.cluster.connect().await?;
     say(format_args!("In {cluster}:"));
     let meant = |version: &Recorded| match &args.version {
         Some(word) => version.is_called(word),
@@ -224,6 +223,10 @@ async fn completed(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Job>> {
 }
 
 impl ChangeArgs {
+    async fn connect(&self) -> anyhow::Result<(ClusterAccess, Config)> {
+        self.config.connect(&self.cluster).await
+    }
+
     /// The gate that is meant.
     fn gate<'c>(&self, config: &'c Config) -> anyhow::Result<&'c Gate> {
         let gates = self.scope.gates(config)?;

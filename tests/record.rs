@@ -101,6 +101,50 @@ fn a_version_is_recorded_by_hand_and_forgotten() {
     assert!(shop.succeeds(&["list"]).contains("nothing"));
 }
 
+/// As the waiter's last words have it: a gate's name, and no file.
+#[test]
+fn without_a_file_the_gates_are_those_of_the_installed_release() {
+    let shop = Shop::start();
+    let done = || {
+        Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+            .args(["record", "done", "1.2", "--gate", "shop", "--yes"])
+            .env("KUBECONFIG", shop.api.kubeconfig())
+            .output()
+            .expect("the program")
+    };
+    let none = done();
+    let said = String::from_utf8_lossy(&none.stderr);
+    assert!(said.contains("no gate of that name, only piefed"), "{said}");
+
+    let webhooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    let release = |name: &str| {
+        json!({
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "migration-gate"}},
+            "webhooks": [{
+                "name": "mutate.migration-gate.io", "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {"service": {"namespace": "gate", "name": name}},
+            }],
+        })
+    };
+    let config = std::fs::read_to_string(shop.api.folder().join("gates.yaml")).expect("a file");
+    let config = json!({"metadata": {"name": "one"}, "data": {"config.yaml": config}});
+    shop.api.put(&format!("{webhooks}/one"), release("one"));
+    shop.api
+        .put("/api/v1/namespaces/gate/configmaps/one", config);
+    let found = done();
+    assert!(found.status.success(), "{found:?}");
+    assert_eq!(shop.keys(), ["1.2"]);
+
+    shop.api.put(&format!("{webhooks}/two"), release("two"));
+    let several = done();
+    let said = String::from_utf8_lossy(&several.stderr);
+    assert!(
+        said.contains("name a file with --config: there are several releases: one, two"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_tag_that_moves_is_not_recorded_by_hand() {
     let shop = Shop::start();

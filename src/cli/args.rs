@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{Context as _, bail, ensure};
+use kube::{Client, ResourceExt};
 use migration_gate_core::gates::{Config, Gate};
 
 use super::config::{self, ConfigError};
+use super::installed;
 use crate::api::client::{self, ClusterAccess, ClusterError, Selection};
 
 /// The argument that names the configuration.
@@ -22,6 +24,42 @@ impl ConfigArgs {
         self.config
             .as_deref()
             .map_or_else(|| Ok(Config::default()), config::load)
+    }
+}
+
+/// The argument that names the configuration, of a subcommand that is about an installed release.
+#[derive(Debug, Clone, clap::Args)]
+pub struct InstalledArgs {
+    /// The configuration file; without it, what the installed release has
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl InstalledArgs {
+    /// Connects to the cluster, and reads the configuration or takes that of the release that is
+    /// installed there. Where none is, it is the built-in one.
+    pub async fn connect(&self, cluster: &ClusterArgs) -> anyhow::Result<(ClusterAccess, Config)> {
+        let given = self.config.as_deref().map(config::load).transpose()?;
+        let cluster = cluster.connect().await?;
+        let config = match given {
+            Some(config) => config,
+            None => installed_config(&cluster.client)
+                .await
+                .context("cannot tell which gates are installed; name a file with --config")?,
+        };
+        Ok((cluster, config))
+    }
+}
+
+async fn installed_config(client: &Client) -> anyhow::Result<Config> {
+    let releases = installed::webhooks(client).await?;
+    match releases.as_slice() {
+        [] => Ok(Config::default()),
+        [release] => installed::configuration(client, release).await,
+        several => {
+            let names: Vec<String> = several.iter().map(ResourceExt::name_any).collect();
+            bail!("there are several releases: {}", names.join(", "))
+        }
     }
 }
 

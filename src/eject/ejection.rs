@@ -11,9 +11,6 @@ use crate::cli::say::say;
 use migration_gate_core::eject::{eject, gate_of};
 use migration_gate_core::gates::{Gate, HeldKind};
 
-/// The label that the chart gives its objects.
-pub(super) const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
-
 /// What is done for one gate's workloads.
 pub(super) struct Ejection<'c> {
     pub(super) gate: &'c Gate,

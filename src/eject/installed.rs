@@ -1,14 +1,10 @@
 //! Whether an installed release would put back what is taken out.
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::ListParams;
 use kube::{Client, ResourceExt as _};
 
-use super::ejection::{CHART_LABEL, Ejection};
-use crate::api::Objects;
-use crate::cli::config;
+use super::ejection::Ejection;
+use crate::cli::installed;
 use migration_gate_core::gates::Config;
 use migration_gate_core::held::holding;
 use migration_gate_core::request::{Operation, Request};
@@ -19,17 +15,12 @@ pub(super) async fn refuse_while_held(
     client: &Client,
     ejections: &[Ejection<'_>],
 ) -> anyhow::Result<()> {
-    let configurations = Objects::cluster::<MutatingWebhookConfiguration>(client);
-    let installed = configurations
-        .list::<MutatingWebhookConfiguration>(&ListParams::default().labels(CHART_LABEL))
-        .await
-        .context("cannot list mutatingwebhookconfigurations")?;
-    for found in installed {
+    for found in installed::webhooks(client).await? {
         let release = found
             .annotations()
             .get("meta.helm.sh/release-name")
             .map_or("of migration-gate", String::as_str);
-        let config = configuration(client, &found).await.with_context(|| {
+        let config = installed::configuration(client, &found).await.with_context(|| {
             format!(
                 "MutatingWebhookConfiguration {} is installed, and what it holds can't be told; run `helm uninstall` for the release {release} first",
                 found.name_any()
@@ -43,32 +34,6 @@ pub(super) async fn refuse_while_held(
         }
     }
     Ok(())
-}
-
-/// The configuration of a release: the chart keeps it under the name of its webhooks.
-async fn configuration(
-    client: &Client,
-    webhooks: &MutatingWebhookConfiguration,
-) -> anyhow::Result<Config> {
-    let service = webhooks
-        .webhooks
-        .iter()
-        .flatten()
-        .find_map(|webhook| webhook.client_config.service.as_ref())
-        .context("its webhooks name no Service")?;
-    let (namespace, name) = (&service.namespace, &service.name);
-    let found: ConfigMap = Objects::config_maps(client, namespace)
-        .get(name)
-        .await
-        .with_context(|| format!("cannot get ConfigMap {namespace}/{name}"))?
-        .with_context(|| format!("there is no ConfigMap {namespace}/{name}"))?;
-    let text = found
-        .data
-        .as_ref()
-        .and_then(|data| data.get("config.yaml"))
-        .with_context(|| format!("ConfigMap {namespace}/{name} has no config.yaml"))?;
-    let file = format!("config.yaml of ConfigMap {namespace}/{name}");
-    Ok(config::parse(text, &file)?)
 }
 
 /// What of the ejections an installed configuration would undo, in words.

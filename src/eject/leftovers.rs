@@ -10,9 +10,10 @@ use kube::api::ListParams;
 use kube::core::ApiResource;
 use serde_json::Value;
 
-use super::ejection::{CHART_LABEL, Ejection, list, list_if_known, name_of};
+use super::ejection::{Ejection, list, list_if_known, name_of};
 use crate::api::Objects;
 use crate::api::objects::workload;
+use crate::cli::installed::CHART_LABEL;
 use crate::cli::say::say;
 use migration_gate_core::eject::{eject, is_controlled, is_taken_over};
 use migration_gate_core::gates::HeldKind;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::stored::{read, shown};
 use crate::cli::say::say;
-use crate::cli::{ClusterArgs, ConfigArgs, ScopeArgs};
+use crate::cli::{ClusterArgs, InstalledArgs, ScopeArgs};
 use migration_gate_core::gates::Gate;
 use migration_gate_core::record::{Entry, Record};
 
@@ -15,7 +15,7 @@ pub(super) struct ListArgs {
     #[arg(long, short, value_enum, default_value_t)]
     output: Form,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: InstalledArgs,
     #[command(flatten)]
     scope: ScopeArgs,
     #[command(flatten)]
@@ -32,9 +32,9 @@ enum Form {
 }
 
 pub(super) async fn run(args: &ListArgs) -> anyhow::Result<()> {
-    let config = args.config.load()?;
+    let (cluster, config) = args.config.connect(&args.cluster).await?;
+    let client = cluster.client;
     let gates = args.scope.gates(&config)?;
-    let client = args.cluster.connect().await?.client;
     for gate in gates {
         let record = read(&client, gate).await?;
         match args.output {

@@ -5,6 +5,7 @@
 
 mod application;
 mod connection;
+mod corrected;
 mod node;
 mod recorder;
 mod rights;
@@ -22,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         recorder::tests(),
         node::tests(),
         rollout::tests(),
+        corrected::tests(),
     ]
     .concat()
 }

@@ -127,7 +127,10 @@ pub fn timed_out(
     let last = last.join("; and ");
     let advice = waiting
         .first()
-        .map(|waiting| advice(subject, waiting))
+        .map(|waiting| match correction(subject, waiting) {
+            Some(correction) => format!("{}. {correction}", advice(subject, waiting)),
+            None => advice(subject, waiting),
+        })
         .unwrap_or_default();
     let mut troubles = seen.jobs.iter().filter_map(Jobs::trouble);
     let trouble = waiting.iter().find_map(|waiting| {
@@ -283,11 +286,7 @@ fn sentence(subject: &Subject, waiting: &Waiting) -> String {
 }
 
 fn advice(subject: &Subject, waiting: &Waiting) -> String {
-    let Subject {
-        gate,
-        namespace: ns,
-        wanted,
-    } = subject;
+    let ns = &subject.namespace;
     let (jobs, of_job) = match &waiting.job {
         JobName::Exact(job) => (
             format!("job {job} -n {ns}"),
@@ -303,12 +302,7 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
             "Look whether pods of namespace {ns} can reach the API server (network policies, DNS)."
         ),
         What::NoJob | What::Vanished | What::Settling { .. } => {
-            let version = wanted.version();
-            let word = wanted.word().unwrap_or("--running");
-            format!(
-                "Apply the migration Job; look whether it is there: kubectl get {jobs}. If {version} \
-                 was migrated before: migration-gate record done {word} --gate {gate}"
-            )
+            format!("Apply the migration Job; look whether it is there: kubectl get {jobs}")
         }
         What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => format!(
             "A Job's template is immutable, so an apply with a new image fails on the old Job. Delete \
@@ -347,6 +341,25 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
             format!("Look what it does: kubectl logs -n {ns} {of_job} --all-containers")
         }
     }
+}
+
+/// The command for what was migrated and isn't recorded, such as a version from before the gate was
+/// installed, to which people roll back.
+fn correction(subject: &Subject, waiting: &Waiting) -> Option<String> {
+    let Subject { gate, wanted, .. } = subject;
+    let may_be_recorded = matches!(
+        waiting.what,
+        What::NoJob
+            | What::Vanished
+            | What::Settling { .. }
+            | What::OldComplete { .. }
+            | What::OldFailed { .. }
+    );
+    may_be_recorded.then(|| {
+        let version = wanted.version();
+        let word = wanted.word().unwrap_or("--running");
+        format!("If {version} was migrated before: migration-gate record done {word} --gate {gate}")
+    })
 }
 
 fn tells_of_record(what: &What) -> bool {

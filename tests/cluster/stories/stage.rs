@@ -25,10 +25,14 @@ const NAMESPACES: &[&str] = &[
     "waiter-proxy",
     "waiter-digest",
     "waiter-repaired",
+    EVERY_KIND,
     "piefed-failed-job",
     "piefed-dry-run",
     "piefed-restricted",
 ];
+
+/// The namespace whose gate holds workloads of other kinds, too.
+pub(crate) const EVERY_KIND: &str = "waiter-every-kind";
 
 /// The release; it is uninstalled when the last story that plays here is over.
 pub(crate) struct Stage {
@@ -77,8 +81,16 @@ impl Stage {
 
 /// A gate as PieFed's, in another namespace.
 pub(crate) fn gate(namespace: &str) -> Value {
-    json!({
+    let mut gate = json!({
         "name": namespace, "namespace": namespace, "job": JOB, "deployments": [WEB, WORKER],
         "serviceAccount": "piefed-init-checker", "timeout": "10m", "freshness": "version",
-    })
+    });
+    if namespace == EVERY_KIND {
+        gate["workloads"] = json!([
+            {"kind": "StatefulSet", "name": "piefed-search"},
+            {"kind": "DaemonSet", "name": "piefed-*"},
+            {"kind": "CronJob", "selector": {"matchLabels": {"app": "clean"}}},
+        ]);
+    }
+    gate
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde_json::{Value, json};
@@ -131,6 +132,22 @@ impl GatedApplication {
         Ok(name)
     }
 
+    /// The pods of these labels, as JSON, once all of this many have a waiter that runs.
+    pub(super) fn waiting(&self, labels: &str, count: usize) -> Result<Vec<Value>> {
+        let what = format!("{count} pods of {labels} in their waiters");
+        await_list(&self.pods, labels, &what, Duration::from_mins(3), |pods| {
+            let pods: Vec<Value> = pods.iter().map(|pod| json!(**pod)).collect();
+            let waits = |pod: &Value| waiter(pod)["state"].get("running").is_some();
+            (pods.len() == count && pods.iter().all(waits)).then_some(pods)
+        })
+    }
+
+    /// Follows a pod's waiter until it says something.
+    pub(super) fn says(&self, pod: &Value, what: &str) -> Result<String> {
+        let name = pod["metadata"]["name"].as_str().context("a name")?;
+        self.namespace.says(name, WAITER, &[what])
+    }
+
     /// The names of this image's pods, and what their waiters have said.
     pub(super) fn waiters(&self, image: &str) -> Result<Vec<(String, String)>> {
         let pods = self.pods(image)?;
@@ -152,21 +169,25 @@ impl GatedApplication {
         Ok(())
     }
 
-    /// Every pod of this image has started, and its own container not before `completed`.
-    pub(super) fn started_after(&self, completed: &str, image: &str) -> Result<()> {
+    /// Every pod of this image has started, and its own container not before `completed`; gives the
+    /// longest time between the two, in seconds, which is how Kubernetes notes them.
+    pub(super) fn started_after(&self, completed: &str, image: &str) -> Result<i64> {
         let pods = self.pods(image)?;
         ensure!(!pods.is_empty(), "no pod of {image}");
+        let completed: Timestamp = completed.parse()?;
+        let mut longest = 0;
         for pod in &pods {
             let (waiter, own) = (waiter(pod), status(pod));
             ensure!(waiter["state"]["terminated"]["exitCode"] == 0, "{waiter}");
-            // RFC 3339 in UTC and whole seconds, so texts compare as times do.
             let started = own["running"]["startedAt"].as_str();
+            let started: Timestamp = started.with_context(|| format!("{own}"))?.parse()?;
             ensure!(
-                started.is_some_and(|started| completed <= started),
+                completed <= started,
                 "the Job completed at {completed}: {own}"
             );
+            longest = longest.max(started.duration_since(completed).as_secs());
         }
-        Ok(())
+        Ok(longest)
     }
 
     /// The Job's migration runs and holds a new pod; once it is over, the pod starts.
@@ -174,7 +195,8 @@ impl GatedApplication {
         self.holds(image, "waiting: Job piefed-db-init is running")?;
         let completed = self.migrate()?;
         self.rolled_out()?;
-        self.started_after(&completed, image)
+        self.started_after(&completed, image)?;
+        Ok(())
     }
 }
 

@@ -172,7 +172,8 @@ fn a_repaired_job_of_the_same_version_opens_without_a_back_off(cluster: &Cluster
     application.holds(image, "waiting: Job piefed-db-init is running")?;
     let completed = application.migrate()?;
     application.rolled_out()?;
-    application.started_after(&completed, image)?;
+    let seconds = application.started_after(&completed, image)?;
+    eprintln!("waiter: a repaired Job: started {seconds} s after its completion");
     let pod = kubectl.get(&format!("pod {pod}"))?;
     let restarts = waiter(&pod)["restartCount"].as_u64();
     ensure!(restarts.is_some_and(|n| n <= 2), "{}", waiter(&pod));

@@ -73,7 +73,7 @@ fn of_other_jobs() -> Vec<(What, &'static str, &'static str)> {
     let immutable = "A Job's template is immutable, so an apply with a new image fails on the old Job. \
                      Delete it and apply again: kubectl delete job piefed-db-init -n ns";
     let apply = "Apply the migration Job; look whether it is there: kubectl get job piefed-db-init \
-                 -n ns. If version 2 was migrated before: migration-gate record done 2 --gate piefed";
+                 -n ns";
     vec![
         (
             What::NoJob,
@@ -302,10 +302,20 @@ fn the_deadline_tells_what_to_do() {
         };
         timed_out(&subject(), &[waiting], seen, timeout, "sa")
     };
+    let correction =
+        ". If version 2 was migrated before: migration-gate record done 2 --gate piefed";
     for (what, sentence, advice) in all() {
+        let correction = match &what {
+            What::NoJob
+            | What::Vanished
+            | What::Settling { .. }
+            | What::OldComplete { .. }
+            | What::OldFailed { .. } => correction,
+            _ => "",
+        };
         assert_eq!(
             timed_out(what, &unseen(None)),
-            format!("gave up after 10m0s: {sentence}. {advice}")
+            format!("gave up after 10m0s: {sentence}. {advice}{correction}")
         );
     }
     let with = |kind, answered, message| unseen(trouble(kind, answered, message));

@@ -1,0 +1,159 @@
+//! Workloads of every kind wait; what the record says of them is corrected by the command that the
+//! waiter names.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::application::{GatedApplication, JOB, manifests, waiter};
+use crate::stories::stage::EVERY_KIND;
+use testkit::cluster::Cluster;
+use testkit::{image, process};
+
+testkit::tests! {
+    shared: every_kind_waits_and_its_record_is_corrected_by_hand;
+}
+
+/// The labels of the pods: of a `StatefulSet`, of a `DaemonSet`, and of a `CronJob`.
+const KINDS: [&str; 3] = ["app=search", "app=agent", "app=clean"];
+
+/// These workloads, of this image. The `CronJob` runs when somebody says so.
+fn other_kinds(image: &str) -> String {
+    let pods = |name: &str, command: &str| {
+        json!({
+            "metadata": {"labels": {"app": name}},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [
+                {"name": name, "image": image, "command": ["flask", command]},
+            ]},
+        })
+    };
+    let selector = |name: &str| json!({"matchLabels": {"app": name}});
+    let search = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "piefed-search"},
+        "spec": {"serviceName": "piefed-search", "selector": selector("search"),
+                 "template": pods("search", "search")},
+    });
+    let agent = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "piefed-agent"},
+        "spec": {"selector": selector("agent"), "template": pods("agent", "agent")},
+    });
+    let mut run = pods("clean", "clean");
+    run["spec"]["restartPolicy"] = json!("Never");
+    run["spec"]["containers"][0]["command"] = json!(["true"]);
+    let clean = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob",
+        "metadata": {"name": "piefed-clean", "labels": {"app": "clean"}},
+        "spec": {"schedule": "0 0 1 1 *", "suspend": true,
+                 "jobTemplate": {"spec": {"template": run}}},
+    });
+    format!("{search}\n---\n{agent}\n---\n{clean}")
+}
+
+/// The released program, as whom kubectl acts; gives what it printed.
+fn program(cluster: &Cluster, args: &[&str], code: i32) -> Result<String> {
+    let mut command = Command::new(image::release()?);
+    command
+        .args(args)
+        .env("KUBECONFIG", &cluster.kubectl().kubeconfig);
+    let output = process::run(&mut command, "", Duration::from_mins(1))?;
+    let said = output.stdout + &output.stderr;
+    ensure!(output.status.code() == Some(code), "{args:?}: {said}");
+    Ok(said)
+}
+
+/// When a pod's own container started. A `CronJob`'s has ended.
+fn started(pod: &Value) -> Result<Timestamp> {
+    let state = &pod["status"]["containerStatuses"][0]["state"];
+    let at = [&state["running"], &state["terminated"]].map(|state| state["startedAt"].as_str());
+    let at = at.iter().flatten().next();
+    Ok(at
+        .with_context(|| format!("not started: {state}"))?
+        .parse()?)
+}
+
+fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Result<()> {
+    let application = GatedApplication::new(cluster, EVERY_KIND)?;
+    let kubectl = application.kubectl();
+    let [v2, v3] = ["piefed/piefed:1.2.0", "piefed/piefed:1.3.0"];
+    kubectl.apply(&format!("{}\n---\n{}", manifests(v3), other_kinds(v3)))?;
+    kubectl.run("create job piefed-clean-now --from=cronjob/piefed-clean")?;
+    for labels in KINDS {
+        let pods = application.waiting(labels, 1)?;
+        application.says(&pods[0], "waiting: Job piefed-db-init is running")?;
+    }
+    application.holds(v3, "waiting: Job piefed-db-init is running")?;
+    let completed = application.migrate()?;
+    application.rolled_out()?;
+    application.started_after(&completed, v3)?;
+    kubectl.wait("job/piefed-clean-now", "condition=Complete", 60)?;
+    kubectl.run("rollout status statefulset/piefed-search --timeout=170s")?;
+    kubectl.run("rollout status daemonset/piefed-agent --timeout=170s")?;
+    let completed: Timestamp = completed.parse()?;
+    for labels in KINDS {
+        let pods = kubectl.get(&format!("pods --selector={labels}"))?;
+        let started = started(&pods["items"][0])?;
+        ensure!(completed <= started, "{completed}: {pods:#}");
+        let seconds = started.duration_since(completed).as_secs();
+        eprintln!("waiter: {labels} started {seconds} s after the Job's completion");
+    }
+
+    // Back to a version from before the installation: no Job of it, and nothing recorded.
+    let refusal = kubectl.apply_refused(&manifests(v2))?;
+    ensure!(refusal.contains("field is immutable"), "{refusal}");
+    application.holds(v2, "is complete, but for version 1.3.0 ")?;
+    let correction = last_words(cluster, &application, v2)?;
+    let correction: Vec<&str> = correction.split_whitespace().collect();
+    let shown = program(cluster, &correction, 0)?;
+    ensure!(shown.contains("Nothing was changed"), "{shown}");
+    application.holds(v2, "is complete, but for version 1.3.0 ")?;
+    program(cluster, &[&correction[..], &["--yes"]].concat(), 0)?;
+    application.rolled_out()?;
+
+    // The database is restored to what it was before 1.3.0, whose Job is still there.
+    let gate = format!("--gate={EVERY_KIND}");
+    let list = || program(cluster, &["record", "list", "-n", EVERY_KIND], 0);
+    ensure!(list()?.contains("1.3.0"), "{}", list()?);
+    let forgotten = program(cluster, &["record", "forget", "1.3.0", &gate, "--yes"], 0)?;
+    ensure!(forgotten.contains("doesn't count any more"), "{forgotten}");
+    kubectl.apply(&manifests(v3))?;
+    application.holds(v3, "its completion was forgotten; this pod needs it again")?;
+    ensure!(!list()?.contains("1.3.0"), "{}", list()?);
+    kubectl.run(&format!("delete job {JOB}"))?;
+    kubectl.apply(&manifests(v3))?;
+    application.migrates_first(v3)?;
+    ensure!(list()?.contains("1.3.0"), "{}", list()?);
+    Ok(())
+}
+
+/// The command that the waiter of the pod that waits names when its time is up, without the
+/// program's name. Its arguments are tried by hand, as they stand.
+fn last_words(cluster: &Cluster, application: &GatedApplication, image: &str) -> Result<String> {
+    let pods = application.kubectl().get("pods --selector=app=web")?;
+    let pods = pods["items"].as_array().context("pods")?;
+    let pod = pods
+        .iter()
+        .find(|pod| pod["spec"]["containers"][0]["image"] == image)
+        .with_context(|| format!("no pod of {image}"))?;
+    ensure!(waiter(pod)["state"].get("running").is_some(), "{pod:#}");
+    let args = pod["spec"]["initContainers"][0]["args"].as_array();
+    let args = args.context("arguments")?.iter().filter_map(Value::as_str);
+    let args = args.map(|arg| {
+        if arg.starts_with("--timeout=") {
+            "--timeout=1s"
+        } else {
+            arg
+        }
+    });
+    let args: Vec<&str> = args.collect();
+    let said = program(cluster, &args, 4)?;
+    eprintln!("waiter: {}", said.trim_end());
+    let (_, command) = said
+        .lines()
+        .rev()
+        .find_map(|line| line.split_once("migration-gate record "))
+        .with_context(|| format!("no command in\n{said}"))?;
+    Ok(format!("record {command}"))
+}
