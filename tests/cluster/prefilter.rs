@@ -7,8 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::discovery::ApiResource;
 use migration_gate::cli::config::parse;
+use migration_gate_core::decision::Outcome;
 use migration_gate_core::gates::{Config, HeldKind};
 use migration_gate_core::held::held;
+use migration_gate_core::injection::waiter_of;
+use migration_gate_core::mutate::mutate;
 use migration_gate_core::podspec::{POD_KINDS, PodKind};
 use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use migration_gate_core::request::{Operation, Request};
@@ -24,7 +27,9 @@ mod objects;
 
 use crate::chart::define_other_operators_kinds;
 
-use self::objects::{CONFIG_MAP, api_version, config_maps, containers, object, objects, prepare};
+use self::objects::{
+    CONFIG_MAP, FORBIDDEN, api_version, config_maps, containers, object, objects, prepare,
+};
 
 testkit::tests! {
     exclusive: the_api_server_sends_what_the_rules_refuse;
@@ -49,7 +54,8 @@ fn config(namespace: &str) -> Result<Config> {
     };
     let gate = |name: &str, holds: &[(&str, Value)]| {
         let mut gate = json!({
-            "name": name, "namespace": namespace, "job": "migrate", "serviceAccount": "waits",
+            "name": name, "namespace": namespace, "jobs": [{"name": "migrate"}],
+            "serviceAccount": "waits",
         });
         for (key, value) in holds {
             gate[*key] = value.clone();
@@ -58,11 +64,25 @@ fn config(namespace: &str) -> Result<Config> {
     };
     let config = json!({"gates": [
         gate("named", &[("workloads", every("name", &json!("by-name")))]),
-        gate("short", &[("deployments", json!(["by-short-name"])), ("selector", labels.clone())]),
-        gate("pattern", &[("workloads", every("name", &json!("by-*-p.ttern")))]),
-        gate("existing", &[("workloads", every("name", &json!("*-free")))]),
-        gate("labelled", &[("workloads", every("selector", &labels))]),
-    ]});
+        gate("short", &[
+            ("deployments", json!(["by-short-name"])), ("selector", labels.clone()),
+            ("container", json!("main0")),
+        ]),
+        gate("pattern", &[
+            ("workloads", every("name", &json!("by-*-p.ttern"))),
+            ("jobs", json!([
+                {"name": "prepare-*"},
+                {"anyOf": [{"name": "install"}, {"selector": {"matchLabels": {"step": "up"}}}]},
+            ])),
+            ("movingTags", json!(["v[0-9]", "main"])), ("timeout", json!("1h30m")),
+        ]),
+        gate("existing", &[
+            ("workloads", every("name", &json!("*-free"))), ("freshness", json!("any")),
+        ]),
+        gate("labelled", &[
+            ("workloads", every("selector", &labels)), ("version", json!({"label": "app"})),
+        ]),
+    ], "waiter": {"logFormat": "json"}});
     parse(&config.to_string(), "gates").map_err(anyhow::Error::from)
 }
 
@@ -120,14 +140,18 @@ impl WebhookKind {
         }
     }
 
-    /// Whether the rules have something to say.
-    fn concerns(self, config: &Config, request: &Request<'_>) -> bool {
-        // What starts pods could be refused for want of its waiter. Whether it would be is not for
-        // CEL to decide.
-        let held = held(config, request).is_some_and(|held| !held.template_stays());
-        match self {
-            Self::ToMutate => held,
-            Self::ToValidate => held || !validate(config, request).violations.is_empty(),
+    /// What the API server may do with the request, as the rules see it.
+    fn allowed(self, config: &Config, request: &Request<'_>) -> &'static [Effect] {
+        let held = held(config, request).filter(|held| !held.template_stays());
+        let refused = || !validate(config, request).violations.is_empty();
+        match (self, held) {
+            (Self::ToValidate, _) if refused() => &[Effect::Sent],
+            (_, None) => &[Effect::Spared],
+            // CEL need not see that the waiter is in place.
+            (Self::ToValidate, Some(held)) if held.template().is_some_and(has_waiter) => {
+                &[Effect::Sent, Effect::Spared]
+            }
+            (_, Some(_)) => &[Effect::Sent],
         }
     }
 }
@@ -175,6 +199,44 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     outcome
 }
 
+fn has_waiter(template: &Value) -> bool {
+    waiter_of(&template["spec"]).is_some()
+}
+
+/// How somebody may change a pod spec with a waiter.
+const CHANGES: [fn(&mut Value); 14] = [
+    |spec| spec["initContainers"][0]["image"] = json!("other/waiter:1"),
+    |spec| spec["initContainers"][0]["command"] = json!(["true"]),
+    |spec| spec["initContainers"][0]["restartPolicy"] = json!("Always"),
+    |spec| spec["initContainers"][0]["args"] = json!([]),
+    |spec| spec["initContainers"][0]["args"][1] = json!("--gate=other"),
+    |spec| spec["initContainers"][0]["args"][2] = json!("--namespace=other"),
+    |spec| spec["initContainers"][0]["args"][3] = json!("--job=other"),
+    |spec| spec["initContainers"][0]["volumeMounts"] = json!([]),
+    |spec| spec["initContainers"][0]["name"] = json!("another-name"),
+    |spec| spec["containers"][0]["image"] = json!("main0:2"),
+    |spec| {
+        let args = spec["initContainers"][0]["args"].as_array_mut();
+        if let Some(args) = args {
+            args.retain(|arg| !arg.as_str().is_some_and(|arg| arg.starts_with("--image=")));
+        }
+    },
+    |spec| {
+        let first = json!({"name": "first", "image": "first:1"});
+        if let Some(containers) = spec["initContainers"].as_array_mut() {
+            containers.insert(0, first);
+        }
+    },
+    |spec| {
+        let more =
+            (0..100).map(|i| json!({"name": format!("more{i}"), "image": format!("more{i}:1")}));
+        if let Some(containers) = spec["containers"].as_array_mut() {
+            containers.extend(more);
+        }
+    },
+    |spec| spec["os"] = json!({"name": "windows"}),
+];
+
 /// What one run of comparisons goes by.
 struct Comparison<'a> {
     cluster: &'a Cluster,
@@ -191,6 +253,7 @@ impl Comparison<'_> {
             let can_be_held = HeldKind::of(kind.group, kind.kind).is_some();
             let concerned = asked == WebhookKind::ToValidate || can_be_held;
             let (mut creates, mut updates) = (Counts::default(), Counts::default());
+            let mut held = 0;
             for index in 0..CASES {
                 let objects = if kind.kind == "ConfigMap" {
                     config_maps(&self.owner).boxed()
@@ -199,6 +262,9 @@ impl Comparison<'_> {
                 };
                 let object = objects.new_tree(&mut runner).map_err(anyhow::Error::msg)?;
                 let object = object.current();
+                if asked == WebhookKind::ToValidate && can_be_held {
+                    held += self.compare_injected(kind, &object)?;
+                }
                 creates.add(self.compare(asked, kind, &object, Put::New)?);
                 let old = ["old", "old-free"][index % 2];
                 updates.add(self.compare(asked, kind, &object, Put::Over(old))?);
@@ -228,7 +294,12 @@ impl Comparison<'_> {
             let leaving = self.compare(asked, kind, &Value::Null, Put::Label("leaving"))?;
             ensure!(leaving == Effect::Spared, "{}: {leaving:?}", kind.kind);
             eprintln!(
-                "prefilter: {asked:?} {}: created {creates:?}, updated {updates:?}",
+                "prefilter: {asked:?} {}: created {creates:?}, updated {updates:?}, {held} with a waiter in place",
+                kind.kind
+            );
+            ensure!(
+                (held > 0) == (asked == WebhookKind::ToValidate && can_be_held),
+                "{asked:?} {}: {held} were held",
                 kind.kind
             );
             for counts in [creates, updates] {
@@ -315,12 +386,53 @@ impl Comparison<'_> {
             object: &object,
             old: old.as_ref(),
         };
-        let expected = asked.concerns(&self.config, &request);
+        let allowed = asked.allowed(&self.config, &request);
         ensure!(
-            expected == (answer == Effect::Sent),
-            "{asked:?}, {put:?}: the rules say {expected}, the API server {answer:?}: {object}"
+            allowed.contains(&answer),
+            "{asked:?}, {put:?}: the rules allow {allowed:?}, the API server {answer:?}: {object}"
         );
         Ok(answer)
+    }
+
+    /// What the webhook `/mutate` makes of a held object is spared the second call, and sent if
+    /// somebody changed it since. How many were held.
+    fn compare_injected(&self, kind: &PodKind, object: &Value) -> Result<usize> {
+        let mut injected = object.clone();
+        let request = Request {
+            operation: Operation::Create,
+            group: kind.group,
+            kind: kind.kind,
+            subresource: "",
+            namespace: self.namespace,
+            object,
+            old: None,
+        };
+        let decision = mutate(&self.config, &request);
+        if decision.outcome != Outcome::Injected {
+            return Ok(0);
+        }
+        json_patch::patch(&mut injected, &decision.patch)?;
+        let answer = self.compare(WebhookKind::ToValidate, kind, &injected, Put::New)?;
+        let offends = injected
+            .to_string()
+            .contains(&format!("\"name\":\"{FORBIDDEN}\""));
+        ensure!(
+            offends || answer != Effect::Sent,
+            "{}: the waiter is in place, and the webhook was called: {injected}",
+            kind.kind
+        );
+        for change in CHANGES {
+            let mut changed = injected.clone();
+            let spec = kind
+                .path
+                .iter()
+                .fold(&mut changed, |value, field| &mut value[*field]);
+            change(spec);
+            if changed != injected {
+                self.compare(WebhookKind::ToValidate, kind, &changed, Put::New)?;
+            }
+        }
+        Ok(1)
     }
 
     /// Whether the API server would call a webhook, what the object would have replaced, and what

@@ -40,13 +40,17 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 {{- end -}}
 
+{{- define "migration-gate.waiterImage" -}}
+{{ .Values.waiter.image | default (include "migration-gate.image" .) }}
+{{- end -}}
+
 {{/* The program's own configuration file. */}}
 {{- define "migration-gate.config" -}}
 gates: {{- toYaml .Values.gates | nindent 0 }}
 forbiddenEnv: {{ toRawJson .Values.forbiddenEnv }}
 mode: {{ .Values.mode }}
 waiter:
-  image: {{ .Values.waiter.image | default (include "migration-gate.image" .) }}
+  image: {{ include "migration-gate.waiterImage" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   {{- /* Both, always: a limit that was taken away by `null` must not come back as the program's default. */}}
   {{- $resources := .Values.waiter.resources | default dict }}
@@ -152,18 +156,75 @@ waiter:
 
 {{/* The CEL condition that a gate holds the object. The program's prefilter writes the same. */}}
 {{- define "migration-gate.held" -}}
-{{- $kinds := include "migration-gate.kinds" . | fromJsonArray -}}
 {{- $gates := list -}}
-{{- range $gate := .Values.gates -}}
-{{- $workloads := include "migration-gate.workloads" $gate | fromJsonArray -}}
+{{- range .Values.gates }}{{ $gates = append $gates (include "migration-gate.heldBy" .) }}{{ end -}}
+{{ join " || " $gates }}
+{{- end -}}
+
+{{- define "migration-gate.heldBy" -}}
+{{- $workloads := include "migration-gate.workloads" . | fromJsonArray -}}
 {{- $ways := list -}}
-{{- range $kinds -}}
+{{- range include "migration-gate.kinds" . | fromJsonArray -}}
 {{- $way := include "migration-gate.heldOfKind" (dict "kind" .kind "workloads" $workloads) -}}
 {{- if $way }}{{ $ways = append $ways $way }}{{ end -}}
 {{- end -}}
-{{- $gates = append $gates (printf "request.namespace == %s && (%s)" (toRawJson $gate.namespace) (join " || " $ways)) -}}
+request.namespace == {{ toRawJson .namespace }} && ({{ join " || " $ways }})
 {{- end -}}
-{{ join " || " $gates }}
+
+{{/* The CEL condition that the waiter `w` of the template `t` has the arguments of the gate that holds the object. The
+     program's prefilter writes the same. */}}
+{{- define "migration-gate.hasArguments" -}}
+{{- $root := . -}}
+{{- $before := list -}}
+{{- $ways := list -}}
+{{- range $gate := .Values.gates -}}
+{{- $held := include "migration-gate.heldBy" . -}}
+{{- $all := list (printf "w.args == %s" (include "migration-gate.waiterArguments" (dict "gate" . "root" $root))) $held -}}
+{{- range $before -}}
+{{- if eq .namespace $gate.namespace }}{{ $all = append $all (printf "!(%s)" .held) }}{{ end -}}
+{{- end -}}
+{{- $before = append $before (dict "namespace" .namespace "held" $held) -}}
+{{- $ways = append $ways (join " && " $all) -}}
+{{- end -}}
+{{ join " || " $ways }}
+{{- end -}}
+
+{{/* A waiter's arguments as a CEL list: what stands in front of the version, the version, what follows it. */}}
+{{- define "migration-gate.waiterArguments" -}}
+{{- $gate := .gate -}}
+{{- $any := eq ($gate.freshness | default "version") "any" -}}
+{{- $before := list "wait" (printf "--gate=%s" $gate.name) (printf "--namespace=%s" $gate.namespace) -}}
+{{- range include "migration-gate.jobs" $gate | fromJsonArray -}}
+{{- $texts := list -}}
+{{- range . -}}
+{{- $labels := printf "label:%s" (include "migration-gate.selectorText" (.selector | default dict)) -}}
+{{- $texts = append $texts (.name | default $labels) -}}
+{{- end -}}
+{{- $before = append $before (printf "--job=%s" (join "|" $texts)) -}}
+{{- end -}}
+{{- $before = append $before (printf "--record=migration-gate-%s" $gate.name) -}}
+{{- $image := "c.?image.orValue(\"\")" -}}
+{{- $after := list -}}
+{{- $version := "" -}}
+{{- if and $gate.version (not $any) -}}
+{{- $of := hasKey $gate.version "label" | ternary "label" "annotation" -}}
+{{- $key := get $gate.version $of -}}
+{{- $version = printf "[%s + t.?metadata.?%ss[?%s].orValue(\"\")]" (toRawJson (printf "--version=%s:%s=" $of $key)) $of (toRawJson $key) -}}
+{{- else -}}
+{{- if $any -}}
+{{- $version = "[\"--image=\" + t.spec.containers[?0].?image.orValue(\"\")]" -}}
+{{- else if $gate.container -}}
+{{- $version = printf "t.spec.containers.filter(c, c.?name.orValue(\"\") == %s).map(c, \"--image=\" + %s)" (toRawJson $gate.container) $image -}}
+{{- else -}}
+{{- $version = printf "t.spec.containers.map(c, \"--image=\" + %s) + t.spec.initContainers.filter(c, c.?name.orValue(\"\") != \"wait-for-migrations\" && !t.spec.containers.exists(m, m.?image == c.?image)).map(c, \"--init-image=\" + %s)" $image $image -}}
+{{- end -}}
+{{- with $gate.container }}{{ $after = append $after (printf "--container=%s" .) }}{{ end -}}
+{{- if hasKey $gate "movingTags" }}{{ $after = append $after (printf "--moving-tags=%s" (join "," $gate.movingTags)) }}{{ end -}}
+{{- end -}}
+{{- $after = append $after (printf "--timeout=%ss" (include "migration-gate.seconds" ($gate.timeout | default "10m"))) -}}
+{{- $after = append $after (printf "--freshness=%s" ($gate.freshness | default "version")) -}}
+{{- with .root.Values.waiter.logFormat }}{{ if ne . "human" }}{{ $after = append $after (printf "--log-format=%s" .) }}{{ end }}{{ end -}}
+{{ toRawJson $before }} + {{ $version }} + {{ toRawJson $after }}
 {{- end -}}
 
 {{- define "migration-gate.heldOfKind" -}}
@@ -191,10 +252,12 @@ request.kind.kind == {{ toRawJson .kind }} && ({{ join " || " $ways }})
 {{- $namespaces := list -}}
 {{- range .root.Values.gates }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
 {{- $held := include "migration-gate.held" .root -}}
+{{- $arguments := include "migration-gate.hasArguments" .root -}}
+{{- $image := include "migration-gate.waiterImage" .root | toRawJson -}}
 {{- $env := toRawJson .root.Values.forbiddenEnv -}}
 {{- range .conditions }}
 - name: {{ .name }}
-  expression: {{ .expression | replace "GATE_NAMESPACES" (toRawJson $namespaces) | replace "HELD" $held | replace "FORBIDDEN_ENV" $env | toRawJson }}
+  expression: {{ .expression | replace "GATE_NAMESPACES" (toRawJson $namespaces) | replace "HELD" $held | replace "HAS_ARGUMENTS" $arguments | replace "WAITER_IMAGE" $image | replace "FORBIDDEN_ENV" $env | toRawJson }}
 {{- end -}}
 {{- end -}}
 

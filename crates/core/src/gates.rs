@@ -101,6 +101,12 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// The label or annotation that tells versions apart, where one does.
+    pub fn compared_metadata(&self) -> Option<&VersionSource> {
+        let compared = self.freshness == Freshness::Version;
+        self.version.as_ref().filter(|_| compared)
+    }
+
     /// Everything that must have completed.
     pub fn requirements(&self) -> Vec<Requirement> {
         let short = self.job.iter().cloned().map(Requirement::named);
@@ -162,6 +168,14 @@ impl VersionSource {
         match self {
             Self::Label(_) => "labels",
             Self::Annotation(_) => "annotations",
+        }
+    }
+
+    /// How the waiter's argument names what has the key.
+    pub fn argument(&self) -> &'static str {
+        match self {
+            Self::Label(_) => "label",
+            Self::Annotation(_) => "annotation",
         }
     }
 

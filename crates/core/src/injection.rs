@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::gates::{Freshness, Gate, LogFormat, WaiterConfig};
+use super::gates::{Gate, LogFormat, WaiterConfig};
 use super::glob::Glob;
 use super::image::{MovingTags, Relation, compare, same_repository, same_through_mirror};
 use super::names::{self, POD_NAME, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{list, name};
-use super::version::{Containers, Wanted};
+use super::version::{Containers, Images, Wanted};
 
 /// The argument that tells the waiter which image it guards.
 const IMAGE_ARGUMENT: &str = "--image=";
@@ -60,75 +60,84 @@ impl Injection {
     }
 }
 
-/// What the waiter is told. Each argument is left out where its default is meant, so that waiters of
-/// older releases compare equal.
-fn arguments(gate: &Gate, waiter: &WaiterConfig, template: &Value) -> Vec<String> {
-    let mut args = vec![
+/// What the waiter is told, but for the version, which stands between the two. Each argument is left
+/// out where its default is meant, so that waiters of older releases compare equal.
+pub(crate) struct WaiterArguments {
+    /// What stands in front of the version.
+    pub before: Vec<String>,
+    /// What follows it.
+    pub after: Vec<String>,
+}
+
+/// The arguments that `gate` gives to every waiter, whatever the template.
+pub(crate) fn waiter_arguments(gate: &Gate, waiter: &WaiterConfig) -> WaiterArguments {
+    let mut before = vec![
         "wait".to_owned(),
         format!("--gate={}", gate.name),
         format!("--namespace={}", gate.namespace),
     ];
-    args.extend(gate.requirements().iter().map(|job| format!("--job={job}")));
-    args.push(format!("--record={}", names::record(&gate.name)));
-    args.extend(version_arguments(gate, template));
-    args.push(format!("--timeout={}s", gate.timeout.as_secs()));
-    args.push(format!("--freshness={}", gate.freshness.as_str()));
-    if waiter.log_format != LogFormat::default() {
-        args.push(format!("--log-format={}", waiter.log_format.as_str()));
+    before.extend(gate.requirements().iter().map(|job| format!("--job={job}")));
+    before.push(format!("--record={}", names::record(&gate.name)));
+    let mut after = Vec::new();
+    if gate.compared_metadata().is_none() {
+        after.extend(
+            gate.container
+                .iter()
+                .map(|name| format!("--container={name}")),
+        );
+        if let Some(globs) = &gate.moving_tags {
+            let globs: Vec<&str> = globs.iter().map(Glob::as_str).collect();
+            after.push(format!("--moving-tags={}", globs.join(",")));
+        }
     }
-    args
+    after.push(format!("--timeout={}s", gate.timeout.as_secs()));
+    after.push(format!("--freshness={}", gate.freshness.as_str()));
+    if waiter.log_format != LogFormat::default() {
+        after.push(format!("--log-format={}", waiter.log_format.as_str()));
+    }
+    WaiterArguments { before, after }
 }
 
+/// The arguments that tell the waiter its version.
 fn version_arguments(gate: &Gate, template: &Value) -> Vec<String> {
-    if let (Some(source), Freshness::Version) = (&gate.version, gate.freshness) {
+    if let Some(source) = gate.compared_metadata() {
         // A template that doesn't say is told to the waiter as it is, which refuses to guess.
         let value = source.value(template).unwrap_or_default();
-        let (field, key) = (source.field().trim_end_matches('s'), source.key());
-        return vec![format!("--version={field}:{key}={value}")];
+        return vec![format!(
+            "--version={}:{}={value}",
+            source.argument(),
+            source.key()
+        )];
     }
     let containers = Containers::of(template);
-    let mut args = Vec::new();
-    let (default, images) = match Wanted::of(gate, template) {
-        Ok(Wanted::Images { images, .. }) => (images.default.clone(), Some(images)),
+    let images = match Wanted::of(gate, template) {
+        Ok(Wanted::Images { images, .. }) => images,
         // Of any version; the image is told for people.
-        Ok(_) => (
+        Ok(_) => Images::one(
             containers
                 .default()
-                .map(|c| c.image.clone())
-                .unwrap_or_default(),
-            None,
+                .map_or("", |container| &container.image),
         ),
-        Err(_) => (String::new(), None),
+        Err(_) => Images::one(""),
     };
-    args.push(format!("{IMAGE_ARGUMENT}{default}"));
-    if let Some(images) = images {
-        args.extend(
-            images
-                .others
-                .iter()
-                .map(|image| format!("{IMAGE_ARGUMENT}{image}")),
-        );
-        args.extend(
-            images
-                .init
-                .iter()
-                .map(|image| format!("--init-image={image}")),
-        );
-    }
-    if let Some(container) = &gate.container {
-        args.push(format!("--container={container}"));
-    } else if containers.annotated && args.len() > 1 {
+    let main = images
+        .main()
+        .map(|image| format!("{IMAGE_ARGUMENT}{image}"));
+    let init = images
+        .init
+        .iter()
+        .map(|image| format!("--init-image={image}"));
+    let mut args: Vec<String> = main.chain(init).collect();
+    if gate.container.is_none() && containers.annotated && args.len() > 1 {
         args.push("--default-image-counts".to_owned());
-    }
-    if let Some(globs) = &gate.moving_tags {
-        let globs: Vec<&str> = globs.iter().map(Glob::as_str).collect();
-        args.push(format!("--moving-tags={}", globs.join(",")));
     }
     args
 }
 
 fn container(gate: &Gate, waiter: &WaiterConfig, template: &Value) -> Value {
-    let args = arguments(gate, waiter, template);
+    let WaiterArguments { before, after } = waiter_arguments(gate, waiter);
+    let version = version_arguments(gate, template);
+    let args: Vec<String> = before.into_iter().chain(version).chain(after).collect();
     json!({
         "name": WAITER_CONTAINER,
         "image": waiter.image,

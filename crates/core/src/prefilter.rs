@@ -9,17 +9,29 @@
 
 use serde_json::{Value, json};
 
-use super::podspec::{CONTAINER_LISTS, POD_KINDS, PodKind};
-use crate::gates::{Config, Gate, HeldKind, LabelOperator, LabelSelector, Which};
+use super::injection::{WaiterArguments, waiter_arguments};
+use super::names::{TOKEN_VOLUME, WAITER_CONTAINER};
+use super::podspec::{CONTAINER_LISTS, DEFAULT_CONTAINER, POD_KINDS, PodKind};
+use crate::gates::{
+    Config, Freshness, Gate, HeldKind, LabelOperator, LabelSelector, WaiterConfig, Which,
+};
 
 /// Stands for the CEL list of forbidden variables.
 pub const FORBIDDEN_ENV: &str = "FORBIDDEN_ENV";
 /// Stands for the CEL condition that a gate holds the object.
 pub const HELD: &str = "HELD";
+/// Stands for the CEL condition that the waiter `w` of the template `t` has its gate's arguments.
+pub const HAS_ARGUMENTS: &str = "HAS_ARGUMENTS";
+/// Stands for the CEL string of the waiter's image.
+pub const WAITER_IMAGE: &str = "WAITER_IMAGE";
 /// Stands for the CEL list of the gates' namespaces.
 pub const GATE_NAMESPACES: &str = "GATE_NAMESPACES";
 
 const NOT_BEING_DELETED: &str = "!has(object.metadata.deletionTimestamp)";
+
+/// Containers of a template up to which CEL compares the waiter's arguments, so that a large
+/// template can't use up the API server's budget for conditions, which refuses the request.
+const MOST_CONTAINERS: usize = 16;
 
 /// One webhook of a configuration, but for where it is called and what happens if it can't be.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +41,9 @@ pub struct Prefilter {
     /// `rules` as in `admissionregistration.k8s.io/v1`.
     pub rules: Value,
     /// `matchConditions` as in `admissionregistration.k8s.io/v1`.
+    ///
+    /// One for each webhook: the API server evaluates every condition of a webhook even where the
+    /// first is false, and the parts of one expression only until it is decided.
     pub match_conditions: Value,
 }
 
@@ -36,62 +51,69 @@ pub struct Prefilter {
 pub fn mutating() -> Vec<Prefilter> {
     vec![Prefilter {
         name: "inject",
-        rules: held_rules(),
-        match_conditions: held_conditions(),
+        rules: rules(held_kinds()),
+        match_conditions: condition("held-and-changed", &held_and_changed()),
     }]
 }
 
 /// Every kind that can be held.
-fn held_rules() -> Value {
-    rules(
-        HeldKind::ALL
-            .map(HeldKind::pod_kind)
-            .into_iter()
-            .map(|kind| (kind, None)),
-    )
+fn held_kinds() -> impl Iterator<Item = (&'static PodKind, Option<&'static str>)> {
+    let kinds = HeldKind::ALL.map(HeldKind::pod_kind);
+    kinds.into_iter().map(|kind| (kind, None))
 }
 
 /// A request that leaves the pod template as it is starts no pod. Nearly all updates of a workload are
 /// of that kind, and so cost no call.
-fn held_conditions() -> Value {
+fn held_and_changed() -> String {
     let changed = format!(
         "request.operation == \"CREATE\" || {} != {}",
         template("object"),
         template("oldObject")
     );
-    conditions(&[("held", HELD), ("template-changed", &changed)])
+    format!("({HELD}) && {NOT_BEING_DELETED} && ({changed})")
 }
 
 /// The webhooks that call `/validate`, with marks in place of a configuration.
+///
+/// All pod specs are of one webhook, since the API server converts an object anew for each webhook
+/// with conditions.
 pub fn validating() -> Vec<Prefilter> {
     let kinds = POD_KINDS.iter().map(|kind| {
         // What is added to a pod that runs goes through a subresource of its own.
         let subresource = (kind.kind == "Pod").then_some("pods/ephemeralcontainers");
         (kind, subresource)
     });
+    let only_held = held_kinds().filter(|(kind, _)| !POD_KINDS.contains(kind));
     vec![
         Prefilter {
-            name: "forbidden-env",
-            rules: rules(kinds),
-            match_conditions: conditions(&[("adds-forbidden-env", &adds_forbidden_env())]),
+            name: "pod-specs",
+            rules: rules(kinds.chain(only_held)),
+            match_conditions: condition(
+                "can-be-refused",
+                &format!(
+                    "({}) && !{} || {NOT_BEING_DELETED} && {}",
+                    held_and_changed(),
+                    waiter_in_place(),
+                    adds_forbidden_env()
+                ),
+            ),
         },
         Prefilter {
             name: "forbidden-key",
-            rules: json!([rule("", "v1", &["configmaps"])]),
-            match_conditions: conditions(&[
-                (
-                    "in-a-gates-namespace",
-                    &format!("request.namespace in {GATE_NAMESPACES}"),
+            rules: rules_of_config_maps(),
+            match_conditions: condition(
+                "adds-forbidden-key",
+                &format!(
+                    "request.namespace in {GATE_NAMESPACES} && {NOT_BEING_DELETED} && {}",
+                    adds_forbidden_key()
                 ),
-                ("adds-forbidden-key", &adds_forbidden_key()),
-            ]),
-        },
-        Prefilter {
-            name: "held",
-            rules: held_rules(),
-            match_conditions: held_conditions(),
+            ),
         },
     ]
+}
+
+fn rules_of_config_maps() -> Value {
+    json!([rule("", "v1", &["configmaps"])])
 }
 
 impl Prefilter {
@@ -104,6 +126,8 @@ impl Prefilter {
                 *expression = expression
                     .replace(GATE_NAMESPACES, &json!(namespaces).to_string())
                     .replace(HELD, &held(&config.gates))
+                    .replace(HAS_ARGUMENTS, &has_arguments(&config.gates, &config.waiter))
+                    .replace(WAITER_IMAGE, &json!(config.waiter.image).to_string())
                     .replace(FORBIDDEN_ENV, &json!(config.forbidden_env).to_string());
             }
         }
@@ -113,22 +137,76 @@ impl Prefilter {
 
 /// The condition that one of these gates holds the object.
 pub fn held(gates: &[Gate]) -> String {
-    let gates: Vec<String> = gates
+    let gates: Vec<String> = gates.iter().map(held_by).collect();
+    gates.join(" || ")
+}
+
+fn held_by(gate: &Gate) -> String {
+    let kinds: Vec<String> = gate
+        .kinds()
+        .into_iter()
+        .map(|kind| of_kind(gate, kind))
+        .collect();
+    format!(
+        "request.namespace == {} && ({})",
+        json!(gate.namespace),
+        kinds.join(" || ")
+    )
+}
+
+/// The condition that the waiter `w` of the template `t` has the arguments of the gate that holds the
+/// object. Of several gates that hold it, the first counts.
+pub fn has_arguments(gates: &[Gate], waiter: &WaiterConfig) -> String {
+    let ways: Vec<String> = gates
         .iter()
-        .map(|gate| {
-            let kinds: Vec<String> = gate
-                .kinds()
-                .into_iter()
-                .map(|kind| of_kind(gate, kind))
-                .collect();
-            format!(
-                "request.namespace == {} && ({})",
-                json!(gate.namespace),
-                kinds.join(" || ")
-            )
+        .enumerate()
+        .map(|(index, gate)| {
+            let mut all = vec![
+                format!("w.args == {}", arguments(gate, waiter)),
+                held_by(gate),
+            ];
+            let before = gates[..index].iter();
+            all.extend(
+                before
+                    .filter(|other| other.namespace == gate.namespace)
+                    .map(|other| format!("!({})", held_by(other))),
+            );
+            all.join(" && ")
         })
         .collect();
-    gates.join(" || ")
+    ways.join(" || ")
+}
+
+/// The waiter's arguments for the template `t`, as a CEL list. A template that names a default
+/// container, or has one image twice, gets other arguments.
+fn arguments(gate: &Gate, waiter: &WaiterConfig) -> String {
+    let WaiterArguments { before, after } = waiter_arguments(gate, waiter);
+    let image = |argument: &str| format!("c, \"{argument}=\" + c.?image.orValue(\"\")");
+    let version = if let Some(source) = gate.compared_metadata() {
+        format!(
+            "[{} + t.?metadata.?{}[?{}].orValue(\"\")]",
+            json!(format!("--version={}:{}=", source.argument(), source.key())),
+            source.field(),
+            json!(source.key()),
+        )
+    } else if gate.freshness == Freshness::Any {
+        "[\"--image=\" + t.spec.containers[?0].?image.orValue(\"\")]".to_owned()
+    } else if let Some(container) = &gate.container {
+        format!(
+            "t.spec.containers.filter(c, c.?name.orValue(\"\") == {}).map({})",
+            json!(container),
+            image("--image")
+        )
+    } else {
+        format!(
+            "t.spec.containers.map({}) + t.spec.initContainers.filter(c, c.?name.orValue(\"\") != {} && \
+             !t.spec.containers.exists(m, m.?image == c.?image)).map({})",
+            image("--image"),
+            json!(WAITER_CONTAINER),
+            image("--init-image")
+        )
+    };
+    format!("{} + {version} + {}", json!(before), json!(after))
 }
 
 /// The condition that a gate holds the object, which is of that kind.
@@ -213,18 +291,33 @@ fn rule(group: &str, version: &str, resources: &[&str]) -> Value {
     })
 }
 
-fn conditions(conditions: &[(&str, &str)]) -> Value {
-    std::iter::once(&("not-being-deleted", NOT_BEING_DELETED))
-        .chain(conditions)
-        .map(|(name, expression)| json!({"name": name, "expression": expression}))
-        .collect()
+fn condition(name: &str, expression: &str) -> Value {
+    json!([{"name": name, "expression": expression}])
+}
+
+/// The condition that the waiter is the first init container and waits for what it should. Where it is
+/// false that may still be so; then the webhook is called, and decides.
+fn waiter_in_place() -> String {
+    format!(
+        "{}.optMap(t, t.?spec.?containers.hasValue() && t.?spec.?initContainers[?0].optMap(w, \
+         w.?name.orValue(\"\") == {} && w.?image.orValue(\"\") == {WAITER_IMAGE} && !has(w.command) && !has(w.restartPolicy) && \
+         w.?volumeMounts.orValue([]).exists(m, m.?name.orValue(\"\") == {}) && \
+         t.spec.containers.size() + t.spec.initContainers.size() <= {MOST_CONTAINERS} && \
+         !t.?metadata.?annotations[?{}].hasValue() && has(w.args) && ({HAS_ARGUMENTS})\
+         ).orValue(false)).orValue(false)",
+        template("object"),
+        json!(WAITER_CONTAINER),
+        json!(TOKEN_VOLUME),
+        json!(DEFAULT_CONTAINER),
+    )
 }
 
 /// The pod template of any kind that can be held.
 fn template(object: &str) -> String {
-    either(object, HeldKind::ALL.map(HeldKind::pod_kind), |path| {
+    let template = either(object, HeldKind::ALL.map(HeldKind::pod_kind), |path| {
         &path[..path.len() - 1]
-    })
+    });
+    format!("({template})")
 }
 
 /// The pod spec of any kind in [`POD_KINDS`]. No built-in kind has two of these fields, so the

@@ -34,7 +34,8 @@ pub(super) fn containers(stem: &'static str, min: usize) -> impl Strategy<Value 
         list.into_iter()
             .enumerate()
             .map(|(index, env)| {
-                let mut container = json!({"name": format!("{stem}{index}"), "image": "i:1"});
+                let mut container =
+                    json!({"name": format!("{stem}{index}"), "image": format!("{stem}{index}:1")});
                 if let Some(env) = env {
                     container["env"] = json!(env);
                 }
