@@ -1,7 +1,8 @@
 //! Hides passwords before a log goes anywhere else.
 //!
 //! What can't be told from a password is taken for one: a log that shows too little is a
-//! nuisance, one that shows too much is a leak.
+//! nuisance, one that shows too much is a leak. Crates that redact know the secret, or the field that
+//! holds it; a migration's log is text of any program.
 
 mod shapes;
 

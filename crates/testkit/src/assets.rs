@@ -5,8 +5,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::image::repository;
-
 const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 
 /// How much garbage a server written in Go may gather, in percent of what it needs, before it
@@ -124,4 +122,9 @@ pub fn printed(mut command: Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// The repository's folder.
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

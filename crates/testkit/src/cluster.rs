@@ -22,7 +22,7 @@ use crate::namespace::Namespace;
 use crate::node::{Runtime, TestNode};
 use crate::process;
 use crate::sandbox::Sandbox;
-use crate::suite::Skip;
+use crate::skip::Skip;
 use crate::{client, image as images};
 
 /// A cluster that is not ours.

@@ -1,4 +1,7 @@
 //! Selects, schedules and reports tests, with the options and the output of `cargo test`.
+//!
+//! libtest-mimic has the options and the output. cargo-nextest has slots and groups for tests as well,
+//! and would be a program to install before `cargo test` works; the schedule here is in `schedule`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

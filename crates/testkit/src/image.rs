@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::assets::printed;
+use crate::assets::{printed, repository};
 use crate::process;
 
 /// A shell and the usual small tools. The node also takes it for its pods' sandboxes.
@@ -124,9 +124,4 @@ fn pack(rootfs: &Path, output: &Path, reference: &str, config: &str) -> Result<P
     script.args([rootfs, output]).args([reference, config]);
     process::run(&mut script, "", Duration::from_mins(3))?.success()?;
     Ok(output.to_owned())
-}
-
-/// The repository's folder.
-pub fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

@@ -27,7 +27,7 @@
 //!
 //! To add a test, write the function in a module of `tests/cluster/`, add its name to the module's
 //! `tests!`, and run `cargo test --test cluster -- NAME`. A test fails by an error or a panic. Where
-//! it doesn't apply, it returns [`Skip`](suite::Skip). It never sleeps for a fixed time: [`poll`]
+//! it doesn't apply, it returns [`Skip`](skip::Skip). It never sleeps for a fixed time: [`poll`]
 //! awaits what nothing announces, [`client`] watches objects, [`kubectl`] waits as a user would.
 //!
 //! Benchmarks (`-- --bench`) and soaks (`-- --soak`, the long forms of tests) are functions of the same
@@ -71,6 +71,7 @@ pub mod rows;
 pub mod sandbox;
 pub mod scene;
 mod schedule;
+pub mod skip;
 pub mod suite;
 pub mod waiter;
 mod worker;

@@ -8,7 +8,8 @@ use anyhow::{Result, anyhow};
 
 use crate::cluster::{Cluster, Given};
 use crate::sandbox::Sandbox;
-use crate::suite::{Function, Skip};
+use crate::skip::Skip;
+use crate::suite::Function;
 use crate::worker::TestOutcome;
 use crate::world::Real;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use crate::assets::repository;
 use crate::cluster::Cluster;
 use crate::image;
 use crate::kubectl::Kubectl;
@@ -149,7 +150,7 @@ impl Drop for Release {
 }
 
 fn chart() -> PathBuf {
-    image::repository().join("charts/migration-gate")
+    repository().join("charts/migration-gate")
 }
 
 fn base64(bytes: &[u8]) -> String {

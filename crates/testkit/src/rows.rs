@@ -14,10 +14,7 @@ use serde_json::{Value, json};
 use crate::gate::{COMPLETED, JOB, V2, complete, entry, failed, failing, running, succeeding};
 use crate::suite::Test;
 use crate::waiter::{Ended, Waiter};
-use crate::world::{Fake, WaiterWorld};
-
-/// A row, in either world.
-pub type Row = fn(&dyn WaiterWorld) -> Result<()>;
+use crate::world::{Fake, Row, WaiterWorld};
 
 macro_rules! rows {
     ($($row:ident),* $(,)?) => {

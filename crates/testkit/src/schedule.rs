@@ -22,7 +22,7 @@ pub(crate) struct Schedule {
 }
 
 /// A test's permission to run on a node. Dropping it lets others begin.
-pub(crate) struct Turn<'s> {
+pub(crate) struct NodeSlot<'s> {
     schedule: &'s Schedule,
     pub(crate) node: usize,
     claim: Claim,
@@ -57,7 +57,7 @@ impl Schedule {
     }
 
     /// Waits for a slot. `index` is the test's place in the list.
-    pub(crate) fn slot(&self, index: usize, claim: Claim) -> Turn<'_> {
+    pub(crate) fn slot(&self, index: usize, claim: Claim) -> NodeSlot<'_> {
         let mut state = self.state();
         state.waiting.insert(index, claim);
         loop {
@@ -66,7 +66,7 @@ impl Schedule {
                     state.begin(index, node);
                     // Another may begin as well.
                     self.changed.notify_all();
-                    return Turn {
+                    return NodeSlot {
                         schedule: self,
                         node,
                         claim,
@@ -87,7 +87,7 @@ impl Schedule {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for NodeSlot<'_> {
     fn drop(&mut self) {
         let mut state = self.schedule.state();
         state.end(self.node, self.claim);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     /// A slot that there is at once, if there is one.
-    fn at_once(schedule: &Schedule, index: usize, claim: Claim) -> Option<Turn<'_>> {
+    fn at_once(schedule: &Schedule, index: usize, claim: Claim) -> Option<NodeSlot<'_>> {
         let mut state = schedule.state();
         state.waiting.insert(index, claim);
         let found = state.next().filter(|(next, _)| *next == index);
@@ -171,7 +171,7 @@ mod tests {
         };
         state.begin(index, node);
         drop(state);
-        Some(Turn {
+        Some(NodeSlot {
             schedule,
             node,
             claim,
@@ -182,7 +182,7 @@ mod tests {
     fn claim<'s>(
         scope: &'s Scope<'s, '_>,
         schedule: &'s Schedule,
-        sender: &mpsc::Sender<(usize, Turn<'s>)>,
+        sender: &mpsc::Sender<(usize, NodeSlot<'s>)>,
         index: usize,
         claim: Claim,
     ) {
@@ -194,7 +194,7 @@ mod tests {
     fn shares_gather_on_one_node_and_leave_the_others_to_those_that_claim_one() {
         let schedule = Schedule::new(3, 9);
         let slot = |index, claim| at_once(&schedule, index, claim);
-        let node = |slot: &Option<Turn<'_>>| slot.as_ref().map(|slot| slot.node);
+        let node = |slot: &Option<NodeSlot<'_>>| slot.as_ref().map(|slot| slot.node);
         let shares = [0, 1, 2].map(|index| slot(index, Claim::Share));
         assert!(shares.iter().all(|slot| node(slot) == Some(0)));
         let whole = [3, 4, 5].map(|index| slot(index, Claim::Node));

@@ -1,14 +1,13 @@
 //! A test of the cluster suite: a name, and a function of one of four kinds.
 
-use std::fmt;
 use std::path::Path;
 
 use anyhow::Result;
 
 use crate::cluster::Cluster;
-use crate::rows::Row;
 use crate::sandbox::Sandbox;
 use crate::schedule::Claim;
+use crate::world::Row;
 
 /// A test. [`tests!`](crate::tests) makes them.
 #[derive(Clone, Copy)]
@@ -38,7 +37,7 @@ impl Function {
     }
 
     pub(crate) const fn needs_image(&self) -> bool {
-        !matches!(self, Self::Standalone(_) | Self::Row(..))
+        matches!(self, Self::Shared(_) | Self::Exclusive(_))
     }
 }
 
@@ -118,15 +117,3 @@ macro_rules! listed {
         )),+),+]
     };
 }
-
-/// The error of a test that doesn't apply here. It is reported as ignored, with this reason.
-#[derive(Debug)]
-pub struct Skip(pub String);
-
-impl fmt::Display for Skip {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}

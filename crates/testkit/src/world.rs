@@ -11,6 +11,9 @@ use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::scene::{Plane, Scene};
 
+/// A row of [`rows`](crate::rows), in either world.
+pub type Row = fn(&dyn WaiterWorld) -> Result<()>;
+
 /// An API server with a scene, and the faults of the connection between it and the scene's waiters.
 pub trait WaiterWorld {
     /// The gate. Through it a row changes objects and starts waiters.

@@ -14,8 +14,6 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
-use super::registry::Busy;
-
 /// Most bytes of answers that wait for their clients. For more, the oldest are cut: one that is
 /// being taken is gone within a round trip.
 const MOST_WAITING: usize = 8 * 1024 * 1024;
@@ -47,13 +45,13 @@ struct Ready {
 }
 
 impl Answers {
-    /// Counts an answer from now on until the body is dropped.
-    pub(super) fn begin(
+    /// Counts an answer from now on until the body is dropped, and `held` with it.
+    pub(super) fn begin<H>(
         self: &Arc<Self>,
         body: Body,
         cut: CancellationToken,
-        busy: Busy,
-    ) -> AnswerBody {
+        held: H,
+    ) -> AnswerBody<H> {
         let bytes = usize::try_from(HttpBody::size_hint(&body).lower()).unwrap_or(usize::MAX);
         let mut waiting = self.lock();
         let id = waiting.next;
@@ -76,7 +74,7 @@ impl Answers {
                 answers: Arc::clone(self),
                 id,
             },
-            _busy: busy,
+            _held: held,
         }
     }
 
@@ -128,17 +126,18 @@ impl Drop for Ticket {
 ///
 /// The last byte is a piece of its own: HTTP/2 asks for it only once the client's window has room
 /// for all that is before it. So an answer counts until the client has let all of it come.
-pub(super) struct AnswerBody {
+pub(super) struct AnswerBody<H> {
     body: Body,
     /// What is left of the body's current part.
     rest: Bytes,
     /// Whether that part is handed over in pieces.
     large: bool,
     _ticket: Ticket,
-    _busy: Busy,
+    /// What lasts as long as the answer.
+    _held: H,
 }
 
-impl AnswerBody {
+impl<H> AnswerBody<H> {
     fn next_piece(&mut self) -> Bytes {
         let left = self.rest.len();
         let piece = if self.large && left > 1 {
@@ -150,7 +149,7 @@ impl AnswerBody {
     }
 }
 
-impl HttpBody for AnswerBody {
+impl<H: Unpin> HttpBody for AnswerBody<H> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -152,7 +152,7 @@ impl Activity {
     }
 
     /// Counts an answer until the client has taken it.
-    pub(super) fn answer(&self, body: Body, busy: Busy) -> AnswerBody {
+    pub(super) fn answer(&self, body: Body, busy: Busy) -> AnswerBody<Busy> {
         self.answers.begin(body, self.cut.clone(), busy)
     }
 

@@ -41,7 +41,7 @@ impl TrackedService {
 }
 
 impl Service<Request<Incoming>> for TrackedService {
-    type Response = Response<AnswerBody>;
+    type Response = Response<AnswerBody<Busy>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 

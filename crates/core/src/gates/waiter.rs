@@ -1,4 +1,7 @@
 //! How the injected init container looks.
+//!
+//! Quantities stay the text that they are; `problems` compares a request with its limit in a few
+//! lines. The crate `kube_quantity` would bring `k8s-openapi`, and with it every type of Kubernetes.
 
 use std::collections::BTreeMap;
 
