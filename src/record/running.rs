@@ -36,7 +36,7 @@ pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec
                     versions
                         .extend(running.map(|set| version(gate, set, &set["spec"]["template"])));
                 }
-                kind => {
+                HeldKind::StatefulSet | HeldKind::DaemonSet | HeldKind::CronJob => {
                     ensure!(
                         is_rolled_out(kind, &object["status"]),
                         "{} {namespace}/{name} is being rolled out, so what it runs is not one version; name it instead of --running",
@@ -72,7 +72,7 @@ fn is_rolled_out(kind: HeldKind, status: &Value) -> bool {
     match kind {
         HeldKind::StatefulSet => status["currentRevision"] == status["updateRevision"],
         HeldKind::DaemonSet => status["updatedNumberScheduled"] == status["currentNumberScheduled"],
-        _ => true,
+        HeldKind::Deployment | HeldKind::CronJob | HeldKind::Rollout => true,
     }
 }
 

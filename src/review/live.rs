@@ -15,8 +15,8 @@ use crate::api::objects::{PAGE, Page, workload};
 use crate::api::{ApiError, Objects};
 use crate::cli::{self, ClusterArgs};
 use migration_gate_core::eject::is_controlled;
-use migration_gate_core::gates::{Config, HeldKind};
-use migration_gate_core::podspec::POD_KINDS;
+use migration_gate_core::gates::{Config, Gate};
+use migration_gate_core::podspec::{POD_KINDS, PodKind};
 
 /// Every object of the cluster that a rule or a warning is about, each as a source of its own, and
 /// what could not be listed.
@@ -36,15 +36,13 @@ pub fn fetch(
             sources: Vec::new(),
             unreadable: Vec::new(),
         };
-        let rollouts = config
-            .gates
+        let held: Vec<_> = config.gates.iter().flat_map(Gate::kinds).collect();
+        let is_held = |kind: &PodKind| held.iter().any(|held| held.pod_kind() == kind);
+        // A user who may read all that Kubernetes has may not read what an operator would add.
+        for kind in POD_KINDS
             .iter()
-            .any(|gate| gate.kinds().contains(&HeldKind::Rollout));
-        // Who may read all that Kubernetes has may not read what Argo Rollouts would add.
-        let kinds = POD_KINDS
-            .iter()
-            .filter(|kind| rollouts || kind.kind != "Rollout");
-        for kind in kinds {
+            .filter(|kind| !kind.is_custom() || is_held(kind))
+        {
             fetcher.list(workload(kind), namespace).await?;
         }
         let mut gates: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();

@@ -76,6 +76,12 @@ pub fn pod_kind(group: &str, kind: &str) -> Option<&'static PodKind> {
 }
 
 impl PodKind {
+    /// Whether another operator defines the kind, so that a cluster may lack it.
+    pub fn is_custom(&self) -> bool {
+        // Those of Kubernetes' own groups that hold pod specs have no domain.
+        self.group.contains('.')
+    }
+
     /// The object's pod spec, if it is there.
     pub fn pod_spec<'a>(&self, object: &'a Value) -> Option<&'a Value> {
         self.path
