@@ -21,14 +21,10 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn clock() -> Timestamp {
-    "2026-01-01T00:01:00Z".parse().expect("a time")
-}
-
 fn now(elapsed: u64) -> Now {
     Now {
         elapsed: seconds(elapsed),
-        clock: clock(),
+        clock: "2026-01-01T00:01:00Z".parse().expect("a time"),
     }
 }
 
@@ -39,30 +35,55 @@ fn wanted_by(settings: &Value, template: &Value) -> Wanted {
     Wanted::of(&gate, template).expect("a version")
 }
 
-fn wanted(image: &str) -> Wanted {
-    let template = json!({"spec": {"containers": [{"name": "web", "image": image}]}});
-    wanted_by(&json!({}), &template)
+/// The version of an image, or `any`.
+impl From<&str> for Wanted {
+    fn from(image: &str) -> Self {
+        let template = json!({"spec": {"containers": [{"name": "web", "image": image}]}});
+        match image {
+            "any" => Self::Any,
+            _ => wanted_by(&json!({}), &template),
+        }
+    }
 }
 
-fn version_2() -> Wanted {
-    wanted("web:2")
+impl From<&Wanted> for Wanted {
+    fn from(wanted: &Wanted) -> Self {
+        wanted.clone()
+    }
 }
 
-fn mutable() -> Wanted {
-    wanted("web")
+/// A Job in words: its tag or image, and how it stands. It is old enough to have had its first pod.
+fn job(words: &str) -> Job {
+    job_with(words, &json!({}))
 }
 
-/// A Job of the version `tag`, old enough to have had its first pod.
-fn job(tag: &str, status: &Value) -> Job {
-    job_with(tag, status, &json!({}))
-}
-
-fn job_with(tag: &str, status: &Value, fields: &Value) -> Job {
+fn job_with(words: &str, fields: &Value) -> Job {
+    let mut words = words.split(' ');
+    let image = match words.next().unwrap_or_default() {
+        image if image.contains([':', '@']) => image.to_owned(),
+        tag => format!("init:{tag}"),
+    };
     let mut object = json!({
         "metadata": {"name": "j", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"template": {"spec": {"containers": [{"name": "c", "image": format!("init:{tag}")}]}}},
-        "status": status,
+        "spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}},
     });
+    for word in words {
+        let fields = match word {
+            "starts" => json!({"status": {"active": 1, "ready": 0}}),
+            "runs" => json!({"status": {"active": 1, "ready": 1}}),
+            "retries" => json!({"status": {"active": 1, "failed": 1}}),
+            "failed-once" => json!({"status": {"failed": 1}}),
+            "suspended" => json!({"spec": {"suspend": true}}),
+            "empty" => json!({"spec": {"completions": 0}}),
+            "deleting" => json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+            "again" => json!({"metadata": {"uid": "again"}}),
+            "Complete" | "Failed" | "FailureTarget" | "SuccessCriteriaMet" => {
+                json!({"status": {"conditions": [{"type": word, "status": "True"}]}})
+            }
+            _ => panic!("{word:?}"),
+        };
+        json_patch::merge(&mut object, &fields);
+    }
     json_patch::merge(&mut object, fields);
     serde_json::from_value(object).expect("a Job")
 }
@@ -71,16 +92,16 @@ fn named(name: &str, created: &str) -> Value {
     json!({"metadata": {"name": name, "uid": name, "creationTimestamp": created}})
 }
 
-fn deleting() -> Value {
-    json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+const FIRST: Option<Attempt> = Some(Attempt { number: 1, of: 7 });
+
+fn first_attempt() -> What {
+    What::Running { attempt: FIRST }
 }
 
-fn condition(kind: &str) -> Value {
-    json!({"conditions": [{"type": kind, "status": "True"}]})
-}
-
-fn running() -> Value {
-    json!({"active": 1, "ready": 1})
+fn old_complete(version: &str) -> What {
+    What::OldComplete {
+        version: version.into(),
+    }
 }
 
 /// What releases up to 0.1 wrote of completions of these images.
@@ -109,12 +130,32 @@ fn unseen() -> Seen {
     }
 }
 
+/// The Jobs were listed at once, and the record wasn't read yet.
+fn unread(words: &str) -> Seen {
+    let mut seen = unseen();
+    seen.jobs[0].listed(0, vec![job(words)], Duration::ZERO);
+    seen
+}
+
+/// The record was read at once, and no Job was seen yet.
+fn blind(image: &str) -> Seen {
+    let mut seen = unseen();
+    read(&mut seen, Some(record(&[image])));
+    seen
+}
+
 /// What a waiter sees that saw all of it when it started.
 fn seen(jobs: impl IntoIterator<Item = Job>, record: Option<Record>) -> Seen {
     let mut seen = unseen();
     seen.jobs[0].listed(0, jobs.into_iter().collect(), Duration::ZERO);
     read(&mut seen, record);
     seen
+}
+
+/// The same of one Job or none, and of the record of one image or none.
+fn see(words: &str, recorded: Option<&str>) -> Seen {
+    let jobs = (!words.is_empty()).then(|| job(words));
+    seen(jobs, recorded.map(|image| record(&[image])))
 }
 
 fn read(seen: &mut Seen, record: Option<Record>) {
@@ -141,31 +182,50 @@ fn fails_since(watch: &mut Watch, kind: TroubleKind, since: u64) {
     watch.fails(kind, "no".into(), true, seconds(since));
 }
 
+/// The same where nothing else was wrong before.
+fn only_fails_since(watch: &mut Watch, kind: TroubleKind, since: u64) {
+    *watch = Watch::default();
+    fails_since(watch, kind, since);
+}
+
+fn decided(wanted: impl Into<Wanted>, seen: &Seen, at: u64) -> Verdict {
+    verdict(seen, &wanted.into(), &LIMITS, now(at))
+}
+
 #[track_caller]
-fn opens(wanted: &Wanted, seen: &Seen) {
-    let verdict = verdict(seen, wanted, &LIMITS, now(ASKED));
+fn opens(wanted: impl Into<Wanted>, seen: &Seen) {
+    let verdict = decided(wanted, seen, ASKED);
     assert!(matches!(verdict, Verdict::End(End::Open(_))), "{verdict:?}");
 }
 
 #[track_caller]
-fn fails(wanted: &Wanted, seen: &Seen) {
-    let verdict = verdict(seen, wanted, &LIMITS, now(ASKED));
-    assert!(
-        matches!(verdict, Verdict::End(End::Failed(_))),
-        "{verdict:?}"
-    );
+fn fails_at(wanted: impl Into<Wanted>, seen: &Seen, at: u64) {
+    let verdict = decided(wanted, seen, at);
+    let failed = matches!(verdict, Verdict::End(End::Failed(_)));
+    assert!(failed, "{verdict:?}");
 }
 
 #[track_caller]
-fn waiting_at(wanted: &Wanted, seen: &Seen, at: u64) -> (Vec<Waiting>, Duration) {
-    match verdict(seen, wanted, &LIMITS, now(at)) {
+fn fails(wanted: impl Into<Wanted>, seen: &Seen) {
+    fails_at(wanted, seen, ASKED);
+}
+
+#[track_caller]
+fn waiting_at(wanted: impl Into<Wanted>, seen: &Seen, at: u64) -> (Vec<Waiting>, Duration) {
+    match decided(wanted, seen, at) {
         Verdict::Wait { waiting, until } => (waiting, until),
         Verdict::End(end) => panic!("{end:?}"),
     }
 }
 
+/// It waits, and would decide otherwise by itself after so many seconds.
 #[track_caller]
-fn waits(wanted: &Wanted, seen: &Seen, expect: &What) {
+fn waits_until(wanted: impl Into<Wanted>, seen: &Seen, until: u64) {
+    assert_eq!(waiting_at(wanted, seen, ASKED).1, seconds(until));
+}
+
+#[track_caller]
+fn waits(wanted: impl Into<Wanted>, seen: &Seen, expect: &What) {
     let (waiting, _) = waiting_at(wanted, seen, ASKED);
     let whats: Vec<&What> = waiting.iter().map(|waiting| &waiting.what).collect();
     assert_eq!(whats, [expect]);
@@ -173,513 +233,361 @@ fn waits(wanted: &Wanted, seen: &Seen, expect: &What) {
 
 #[test]
 fn job_complete_of_the_wanted_version() {
-    for record in [None, Some(record(&["init:1"]))] {
-        opens(
-            &version_2(),
-            &seen([job("2", &condition("Complete"))], record),
-        );
+    for record in [None, Some("init:1")] {
+        opens("web:2", &see("2 Complete", record));
     }
     // Being deleted, it has completed all the same.
-    opens(
-        &version_2(),
-        &seen([job_with("2", &condition("Complete"), &deleting())], None),
-    );
-    opens(
-        &mutable(),
-        &seen([job("latest", &condition("Complete"))], None),
-    );
-    let by_digest = json!({"spec": {"template": {"spec": {
-        "containers": [{"name": "c", "image": "init@sha256:ab"}],
-    }}}});
-    let complete = seen([job_with("1", &condition("Complete"), &by_digest)], None);
-    opens(&wanted("web@sha256:ab"), &complete);
+    opens("web:2", &see("2 Complete deleting", None));
+    opens("web", &see("latest Complete", None));
+    opens("web@sha256:ab", &see("init@sha256:ab Complete", None));
     // What opened is told.
     let why = Why::Complete {
         job: "j".into(),
         version: "version 2 (image init:2)".into(),
     };
-    assert_eq!(
-        verdict(
-            &seen([job("2", &condition("Complete"))], None),
-            &version_2(),
-            &LIMITS,
-            now(0)
-        ),
-        Verdict::End(End::Open(vec![why]))
-    );
+    let verdict = decided("web:2", &see("2 Complete", None), 0);
+    assert_eq!(verdict, Verdict::End(End::Open(vec![why])));
 }
 
 /// The record may say that this completion doesn't count any more.
 #[test]
 fn a_complete_job_opens_once_the_record_was_read_or_cannot_be() {
-    for (wanted, tag) in [
-        (version_2(), "2"),
-        (mutable(), "latest"),
-        (Wanted::Any, "1"),
+    for (wanted, job) in [
+        ("web:2", "2 Complete"),
+        ("web", "latest Complete"),
+        ("any", "1 Complete"),
     ] {
-        let mut unread = unseen();
-        unread.jobs[0].listed(0, vec![job(tag, &condition("Complete"))], Duration::ZERO);
-        waits(&wanted, &unread, &What::Nothing);
-        fails_since(&mut unread.record.watch, TroubleKind::Unreachable, 31);
-        assert_eq!(waiting_at(&wanted, &unread, ASKED).1, seconds(61));
-        let mut away = unread.clone();
-        away.record.watch = Watch::default();
-        fails_since(&mut away.record.watch, TroubleKind::Unreachable, 30);
-        opens(&wanted, &away);
-        unread.record.watch = Watch::default();
-        fails_since(&mut unread.record.watch, TroubleKind::Denied, 60);
-        opens(&wanted, &unread);
+        let mut seen = unread(job);
+        waits(wanted, &seen, &What::Nothing);
+        let opens_since = |seen: &mut Seen, kind, since| {
+            only_fails_since(&mut seen.record.watch, kind, since);
+            opens(wanted, seen);
+        };
+        fails_since(&mut seen.record.watch, TroubleKind::Unreachable, 31);
+        waits_until(wanted, &seen, 61);
+        opens_since(&mut seen, TroubleKind::Unreachable, 30);
+        opens_since(&mut seen, TroubleKind::Denied, 60);
     }
 }
 
 #[test]
 fn a_job_that_was_to_run_nothing_does_not_count() {
-    let none = json!({"spec": {"completions": 0}});
-    let empty = job_with("2", &condition("Complete"), &none);
-    waits(&version_2(), &seen([empty.clone()], None), &What::Empty);
+    waits("web:2", &see("2 Complete empty", None), &What::Empty);
     // It is no attempt either.
-    opens(&version_2(), &seen([empty], Some(record(&["init:2"]))));
+    opens("web:2", &see("2 Complete empty", Some("init:2")));
 }
 
 #[test]
 fn a_first_attempt_of_the_wanted_version_holds_although_it_is_recorded() {
-    let attempt = |number| Some(Attempt { number, of: 7 });
-    let recorded = || Some(record(&["init:2"]));
-    let check = |status: Value, expect: &What| {
-        waits(&version_2(), &seen([job("2", &status)], recorded()), expect);
-    };
-    check(
-        running(),
-        &What::Running {
-            attempt: attempt(1),
-        },
-    );
-    check(
-        json!({"active": 1, "ready": 0}),
-        &What::PodNotReady {
-            attempt: attempt(1),
-        },
-    );
-    check(condition("SuccessCriteriaMet"), &What::Succeeding);
+    let recorded = |job| see(job, Some("init:2"));
+    waits("web:2", &recorded("2 runs"), &first_attempt());
+    let not_ready = What::PodNotReady { attempt: FIRST };
+    waits("web:2", &recorded("2 starts"), &not_ready);
+    let met = recorded("2 SuccessCriteriaMet");
+    waits("web:2", &met, &What::Succeeding);
     // Of another version it says nothing.
-    opens(&version_2(), &seen([job("3", &running())], recorded()));
+    opens("web:2", &recorded("3 runs"));
     // So it does of this version, where it is being deleted or has failed before.
-    let deleted = job_with("2", &running(), &deleting());
-    opens(&version_2(), &seen([deleted], recorded()));
-    opens(
-        &version_2(),
-        &seen([job("2", &json!({"active": 1, "failed": 1}))], recorded()),
-    );
+    opens("web:2", &recorded("2 runs deleting"));
+    opens("web:2", &recorded("2 retries"));
 }
 
 #[test]
 fn a_job_without_a_pod_holds_a_recorded_version_for_ten_seconds() {
     // It is 2026-01-01T00:01:00Z.
-    let without_pod = |created: &str| {
-        let fields = json!({"metadata": {"creationTimestamp": created}});
-        let job = job_with("2", &json!({}), &fields);
+    let without_pod = |created: Value| {
+        let job = job_with("2", &json!({"metadata": {"creationTimestamp": created}}));
         seen([job], Some(record(&["init:2"])))
     };
-    opens(&version_2(), &without_pod("2026-01-01T00:00:50Z"));
-    let young = without_pod("2026-01-01T00:00:51Z");
-    waits(&version_2(), &young, &What::NoPod);
-    assert_eq!(waiting_at(&version_2(), &young, ASKED).1, seconds(61));
+    opens("web:2", &without_pod("2026-01-01T00:00:50Z".into()));
+    let young = without_pod("2026-01-01T00:00:51Z".into());
+    waits("web:2", &young, &What::NoPod);
+    waits_until("web:2", &young, 61);
     // By a clock that is behind, it isn't older than nothing.
-    let future = without_pod("2026-01-01T01:00:00Z");
-    assert_eq!(waiting_at(&version_2(), &future, ASKED).1, seconds(70));
-    let ageless = job_with(
-        "2",
-        &json!({}),
-        &json!({"metadata": {"creationTimestamp": null}}),
-    );
-    opens(&version_2(), &seen([ageless], Some(record(&["init:2"]))));
+    waits_until("web:2", &without_pod("2026-01-01T01:00:00Z".into()), 70);
+    opens("web:2", &without_pod(Value::Null));
 }
 
 #[test]
 fn a_record_of_the_wanted_immutable_version() {
     let recorded = || Some(record(&["init:1", "init:2"]));
-    let suspended = json!({"spec": {"suspend": true}});
-    for jobs in [
-        vec![],
-        vec![job_with("2", &json!({}), &suspended)],
-        vec![job("2", &json!({}))],
-        vec![job_with("2", &running(), &deleting())],
-        vec![job("2", &json!({"active": 1, "failed": 1}))],
-        vec![job("2", &json!({"failed": 1}))],
-        vec![job("2", &condition("FailureTarget"))],
-        vec![job("2", &condition("Failed"))],
-        vec![job("3", &condition("Complete"))],
-        vec![job("3", &running())],
+    for words in [
+        "2 suspended",
+        "2",
+        "2 runs deleting",
+        "2 retries",
+        "2 failed-once",
+        "2 FailureTarget",
+        "2 Failed",
+        "3 Complete",
+        "3 runs",
     ] {
-        opens(&version_2(), &seen(jobs, recorded()));
+        opens("web:2", &seen([job(words)], recorded()));
     }
     let mut vanished = seen([], recorded());
+    opens("web:2", &vanished);
     vanished.jobs[0].vanished = Some(seconds(60));
-    opens(&version_2(), &vanished);
-    opens(
-        &wanted("web@sha256:ab"),
-        &seen([], Some(record(&["init@sha256:ab"]))),
-    );
-    waits(
-        &version_2(),
-        &seen([], Some(record(&["init:1", "init:3", "init"]))),
-        &What::NoJob,
-    );
+    opens("web:2", &vanished);
+    opens("web@sha256:ab", &see("", Some("init@sha256:ab")));
+    let others = seen([], Some(record(&["init:1", "init:3", "init"])));
+    waits("web:2", &others, &What::NoJob);
     // The tag that is spelt like a digest's key is not the digest.
-    waits(
-        &wanted("web@sha256:ab"),
-        &seen([], Some(record(&["init:sha256.ab"]))),
-        &What::NoJob,
-    );
+    let tag = see("", Some("init:sha256.ab"));
+    waits("web@sha256:ab", &tag, &What::NoJob);
 }
 
 /// A Job of this version may be at its first attempt.
 #[test]
 fn a_record_speaks_once_the_jobs_were_seen_or_cannot_be() {
-    let mut blind = unseen();
-    read(&mut blind, Some(record(&["init:2"])));
-    waits(&version_2(), &blind, &What::Nothing);
+    waits("web:2", &blind("init:2"), &What::Nothing);
     let watch = |kind, since| {
-        let mut seen = blind.clone();
+        let mut seen = blind("init:2");
         fails_since(&mut seen.jobs[0].watches[0], kind, since);
         seen
     };
-    assert_eq!(
-        waiting_at(&version_2(), &watch(TroubleKind::Unreachable, 31), ASKED).1,
-        seconds(61)
-    );
-    opens(&version_2(), &watch(TroubleKind::Unreachable, 30));
-    opens(&version_2(), &watch(TroubleKind::Denied, 60));
+    waits_until("web:2", &watch(TroubleKind::Unreachable, 31), 61);
+    opens("web:2", &watch(TroubleKind::Unreachable, 30));
+    opens("web:2", &watch(TroubleKind::Denied, 60));
 }
 
 #[test]
 fn no_job_and_a_record_of_a_mutable_version() {
-    opens(&mutable(), &seen([], Some(record(&["init:latest"]))));
+    opens("web", &see("", Some("init:latest")));
     // A tag without a digit moves as `latest` does.
-    opens(&wanted("web:main"), &seen([], Some(record(&["init:main"]))));
+    opens("web:main", &see("", Some("init:main")));
     // Versions that can't be compared are not the same.
-    waits(
-        &mutable(),
-        &seen([], Some(record(&["init:1"]))),
-        &What::NoJob,
-    );
+    waits("web", &see("", Some("init:1")), &What::NoJob);
     // A new Job runs: the record is of an older one.
-    for (wanted, tag) in [(mutable(), "latest"), (wanted("web:main"), "main")] {
-        let image = format!("init:{tag}");
-        waits(
-            &wanted,
-            &seen([job(tag, &running())], Some(record(&[&image]))),
-            &What::Running {
-                attempt: Some(Attempt { number: 1, of: 7 }),
-            },
-        );
-        fails(
-            &wanted,
-            &seen([job(tag, &condition("Failed"))], Some(record(&[&image]))),
-        );
+    for (wanted, tag) in [("web", "latest"), ("web:main", "main")] {
+        let beside = |state| see(&format!("{tag} {state}"), Some(&format!("init:{tag}")));
+        waits(wanted, &beside("runs"), &first_attempt());
+        fails(wanted, &beside("Failed"));
     }
-    let mut blind = unseen();
-    read(&mut blind, Some(record(&["init:latest"])));
-    waits(&mutable(), &blind, &What::Nothing);
+    waits("web", &blind("init:latest"), &What::Nothing);
 }
 
 #[test]
 fn a_mutable_job_that_vanished_may_be_on_its_way_back() {
     let vanished = |at| {
-        let mut seen = seen([job("latest", &running())], Some(record(&["init:latest"])));
-        seen.jobs[0].deleted(job("latest", &running()), seconds(at));
+        let mut seen = see("latest runs", Some("init:latest"));
+        seen.jobs[0].deleted(job("latest runs"), seconds(at));
         seen
     };
-    waits(
-        &mutable(),
-        &vanished(58),
-        &What::Settling { vanished: true },
-    );
-    waits(
-        &Wanted::Any,
-        &vanished(58),
-        &What::Settling { vanished: true },
-    );
-    assert_eq!(waiting_at(&mutable(), &vanished(58), ASKED).1, seconds(63));
-    opens(&mutable(), &vanished(55));
-    opens(&Wanted::Any, &vanished(55));
+    let settling = What::Settling { vanished: true };
+    for wanted in ["web", "any"] {
+        waits(wanted, &vanished(58), &settling);
+        waits_until(wanted, &vanished(58), 63);
+        opens(wanted, &vanished(55));
+    }
 }
 
 /// Appliers delete the old Job before they create the new one, and a waiter may start in between.
 #[test]
 fn a_mutable_job_that_is_not_there_at_the_start_may_be_on_its_way() {
-    for wanted in [mutable(), Wanted::Any] {
-        let mut absent = unseen();
-        absent.jobs[0].listed(0, Vec::new(), seconds(58));
-        read(&mut absent, Some(record(&["init:latest"])));
-        waits(&wanted, &absent, &What::Settling { vanished: false });
-        assert_eq!(waiting_at(&wanted, &absent, ASKED).1, seconds(63));
-        assert!(matches!(
-            verdict(&absent, &wanted, &LIMITS, now(63)),
-            Verdict::End(End::Open(_))
-        ));
+    let mut absent = blind("init:latest");
+    absent.jobs[0].listed(0, Vec::new(), seconds(58));
+    let settling = What::Settling { vanished: false };
+    for wanted in ["web", "any"] {
+        waits(wanted, &absent, &settling);
+        waits_until(wanted, &absent, 63);
+        let verdict = decided(wanted, &absent, 63);
+        assert!(matches!(verdict, Verdict::End(End::Open(_))));
     }
 }
 
 #[test]
 fn a_mutable_job_that_is_being_deleted_does_not_count() {
-    for (wanted, tag) in [(mutable(), "latest"), (Wanted::Any, "1")] {
-        let old = job_with(tag, &condition("Complete"), &deleting());
+    for (wanted, tag) in [("web", "latest"), ("any", "1")] {
+        let old = format!("{tag} Complete deleting");
         let image = format!("init:{tag}");
-        for record in [None, Some(record(&[&image]))] {
-            waits(&wanted, &seen([old.clone()], record), &What::Deleting);
+        for record in [None, Some(&*image)] {
+            waits(wanted, &see(&old, record), &What::Deleting);
         }
         // Nor does it once it has gone.
-        let mut gone = seen([old.clone()], None);
-        gone.jobs[0].deleted(old, seconds(1));
-        waits(&wanted, &gone, &What::Vanished);
+        let mut gone = see(&old, None);
+        gone.jobs[0].deleted(job(&old), seconds(1));
+        waits(wanted, &gone, &What::Vanished);
     }
 }
 
 #[test]
 fn job_complete_of_another_version_and_no_record_of_the_wanted_one() {
-    let old = |image: &str| What::OldComplete {
-        version: format!(
-            "version {} (image {image})",
-            image.rsplit(':').next().unwrap_or_default()
-        ),
-    };
-    for record in [None, Some(record(&["init:1"]))] {
-        let seen = seen([job("1", &condition("Complete"))], record);
-        waits(&version_2(), &seen, &old("init:1"));
-        waits(&mutable(), &seen, &old("init:1"));
+    let old = old_complete("version 1 (image init:1)");
+    for record in [None, Some("init:1")] {
+        let seen = see("1 Complete", record);
+        waits("web:2", &seen, &old);
+        waits("web", &seen, &old);
     }
-    let seen_latest = seen([job("latest", &condition("Complete"))], None);
-    waits(&version_2(), &seen_latest, &old("init:latest"));
+    let latest = old_complete("version latest (image init:latest)");
+    waits("web:2", &see("latest Complete", None), &latest);
     // A Job whose image can't be told is of no version.
-    let nameless = json!({"spec": {"template": null}});
-    let seen_nameless = seen([job_with("2", &condition("Complete"), &nameless)], None);
-    let untold = What::OldComplete {
-        version: "a version that can't be told".into(),
-    };
-    waits(&version_2(), &seen_nameless, &untold);
-    waits(&mutable(), &seen_nameless, &untold);
+    let nameless = job_with("2 Complete", &json!({"spec": {"template": null}}));
+    let nameless = seen([nameless], None);
+    let untold = old_complete("a version that can't be told");
+    waits("web:2", &nameless, &untold);
+    waits("web", &nameless, &untold);
 }
 
 #[test]
 fn job_failed_of_the_wanted_version() {
-    let failed = || [job("2", &condition("Failed"))];
-    fails(&version_2(), &seen(failed(), None));
-    fails(&version_2(), &seen(failed(), Some(record(&["init:1"]))));
-    fails(
-        &mutable(),
-        &seen(
-            [job("latest", &condition("Failed"))],
-            Some(record(&["init"])),
-        ),
-    );
-    fails(&Wanted::Any, &seen(failed(), Some(record(&["init:2"]))));
+    fails("web:2", &see("2 Failed", None));
+    fails("web:2", &see("2 Failed", Some("init:1")));
+    fails("web", &see("latest Failed", Some("init")));
+    fails("any", &see("2 Failed", Some("init:2")));
     // Where the record has no say while there is a Job, it isn't waited for.
-    let mut mutable_failed = unseen();
-    mutable_failed.jobs[0].listed(0, vec![job("latest", &condition("Failed"))], Duration::ZERO);
-    fails(&mutable(), &mutable_failed);
-    fails(&Wanted::Any, &mutable_failed);
+    fails("web", &unread("latest Failed"));
+    fails("any", &unread("latest Failed"));
     // Otherwise it might know better, so it is heard first…
-    let mut unread = unseen();
-    unread.jobs[0].listed(0, failed().into(), Duration::ZERO);
-    waits(&version_2(), &unread, &What::Nothing);
+    let mut unread = unread("2 Failed");
+    waits("web:2", &unread, &What::Nothing);
     fails_since(&mut unread.record.watch, TroubleKind::Unreachable, 31);
-    waits(&version_2(), &unread, &What::FailedUnlessRecorded);
-    assert_eq!(waiting_at(&version_2(), &unread, ASKED).1, seconds(61));
+    waits("web:2", &unread, &What::FailedUnlessRecorded);
+    waits_until("web:2", &unread, 61);
     // …unless it can't be.
-    unread.record.watch = Watch::default();
-    fails_since(&mut unread.record.watch, TroubleKind::Unreachable, 30);
-    fails(&version_2(), &unread);
-    unread.record.watch = Watch::default();
-    fails_since(&mut unread.record.watch, TroubleKind::Denied, 60);
-    fails(&version_2(), &unread);
+    for (kind, since) in [(TroubleKind::Unreachable, 30), (TroubleKind::Denied, 60)] {
+        only_fails_since(&mut unread.record.watch, kind, since);
+        fails("web:2", &unread);
+    }
 }
 
 #[test]
 fn a_waiter_that_was_restarted_stays_with_a_failed_job() {
-    let mut seen = seen([job("2", &condition("Failed"))], None);
+    let mut seen = see("2 Failed", None);
     seen.restarted = true;
-    let (waiting, until) = waiting_at(&version_2(), &seen, ASKED);
+    let (waiting, until) = waiting_at("web:2", &seen, ASKED);
     let What::Failed { failure } = &waiting[0].what else {
         panic!("{waiting:?}");
     };
     assert_eq!((failure.job.as_str(), failure.uid.as_str()), ("j", "u"));
     assert_eq!(until, LIMITS.timeout);
     // It fails at the deadline, with the code of a failed Job.
-    let last = verdict(&seen, &version_2(), &LIMITS, now(600));
-    assert!(matches!(last, Verdict::End(End::Failed(_))), "{last:?}");
+    fails_at("web:2", &seen, 600);
     // And the Job that is run again opens.
-    seen.jobs[0].deleted(job("2", &condition("Failed")), seconds(70));
-    let again = json!({"metadata": {"uid": "again"}});
-    seen.jobs[0].changed(job_with("2", &running(), &again), seconds(71));
-    assert!(!matches!(
-        verdict(&seen, &version_2(), &LIMITS, now(72)),
-        Verdict::End(_)
-    ));
-    let complete = job_with("2", &condition("Complete"), &again);
-    seen.jobs[0].changed(complete, seconds(73));
-    opens(&version_2(), &seen);
+    seen.jobs[0].deleted(job("2 Failed"), seconds(70));
+    seen.jobs[0].changed(job("2 runs again"), seconds(71));
+    waiting_at("web:2", &seen, 72);
+    seen.jobs[0].changed(job("2 Complete again"), seconds(73));
+    opens("web:2", &seen);
 }
 
 #[test]
 fn job_failed_and_being_deleted() {
-    for wanted in [version_2(), Wanted::Any] {
-        let seen = seen([job_with("2", &condition("Failed"), &deleting())], None);
-        waits(&wanted, &seen, &What::Deleting);
+    for wanted in ["web:2", "any"] {
+        waits(wanted, &see("2 Failed deleting", None), &What::Deleting);
     }
 }
 
 #[test]
 fn job_failed_of_another_version() {
-    waits(
-        &version_2(),
-        &seen([job("1", &condition("Failed"))], None),
-        &What::OldFailed {
-            version: "version 1 (image init:1)".into(),
-        },
-    );
+    let old = What::OldFailed {
+        version: "version 1 (image init:1)".into(),
+    };
+    waits("web:2", &see("1 Failed", None), &old);
 }
 
 #[test]
 fn job_suspended_or_running_or_without_a_pod() {
     let attempt = |number| Some(Attempt { number, of: 4 });
-    let limit = json!({"spec": {"backoffLimit": 3}});
-    let check = |status: Value, fields: &Value, expect: What| {
-        for tag in ["1", "2"] {
-            let mut fields = fields.clone();
-            json_patch::merge(&mut fields, &limit);
-            // Of another version, that is what there is to say.
-            let expect = match tag {
-                "1" if expect != What::Deleting => What::Other {
-                    version: "version 1 (image init:1)".into(),
-                },
-                _ => expect.clone(),
-            };
-            let seen = seen([job_with(tag, &status, &fields)], None);
-            waits(&version_2(), &seen, &expect);
-        }
+    let queue = json!({"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "batch"}}});
+    let check = |words: &str, fields: &Value, expect: What| {
+        let mut fields = fields.clone();
+        json_patch::merge(&mut fields, &json!({"spec": {"backoffLimit": 3}}));
+        let of = |tag: &str| {
+            let words = format!("{tag} {words}");
+            seen([job_with(words.trim_end(), &fields)], None)
+        };
+        waits("web:2", &of("2"), &expect);
+        // Of another version, that is what there is to say.
+        let other = match expect {
+            What::Deleting => What::Deleting,
+            _ => What::Other {
+                version: "version 1 (image init:1)".into(),
+            },
+        };
+        waits("web:2", &of("1"), &other);
     };
     let none = json!({});
-    check(
-        json!({}),
-        &json!({"spec": {"suspend": true}}),
-        What::Suspended { queue: None },
-    );
-    check(
-        json!({}),
-        &json!({"spec": {"suspend": true},
-                "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "batch"}}}),
-        What::Suspended {
-            queue: Some("batch".into()),
-        },
-    );
-    check(json!({}), &none, What::NoPod);
-    check(
-        json!({"active": 1, "ready": 0}),
-        &none,
-        What::PodNotReady {
-            attempt: attempt(1),
-        },
-    );
-    check(
-        running(),
-        &none,
-        What::Running {
-            attempt: attempt(1),
-        },
-    );
-    check(
-        json!({"failed": 1}),
-        &none,
-        What::BetweenAttempts {
-            attempt: attempt(2),
-        },
-    );
-    check(json!({"active": 1}), &deleting(), What::Deleting);
+    check("suspended", &none, What::Suspended { queue: None });
+    let queued = Some("batch".into());
+    check("suspended", &queue, What::Suspended { queue: queued });
+    check("", &none, What::NoPod);
+    let (first, second) = (attempt(1), attempt(2));
+    check("starts", &none, What::PodNotReady { attempt: first });
+    check("runs", &none, What::Running { attempt: first });
+    let between = What::BetweenAttempts { attempt: second };
+    check("failed-once", &none, between);
+    check("starts deleting", &none, What::Deleting);
 }
 
 #[test]
 fn no_job_and_no_record() {
-    for wanted in [version_2(), mutable(), Wanted::Any] {
-        waits(&wanted, &seen([], None), &What::NoJob);
-        waits(&wanted, &seen([], Some(record(&[]))), &What::NoJob);
+    for wanted in ["web:2", "web", "any"] {
+        waits(wanted, &seen([], None), &What::NoJob);
+        waits(wanted, &seen([], Some(record(&[]))), &What::NoJob);
     }
 }
 
 #[test]
 fn job_deleted_while_waiting() {
-    for record in [None, Some(record(&["init:1"]))] {
-        let mut seen = seen([job("2", &running())], record);
-        seen.jobs[0].deleted(job("2", &running()), seconds(1));
-        waits(&version_2(), &seen, &What::Vanished);
+    for record in [None, Some("init:1")] {
+        let mut seen = see("2 runs", record);
+        seen.jobs[0].deleted(job("2 runs"), seconds(1));
+        waits("web:2", &seen, &What::Vanished);
         // It goes on with the new one.
-        let again = json!({"metadata": {"uid": "again"}});
-        let complete = job_with("2", &condition("Complete"), &again);
-        seen.jobs[0].changed(complete, seconds(2));
-        opens(&version_2(), &seen);
+        seen.jobs[0].changed(job("2 Complete again"), seconds(2));
+        opens("web:2", &seen);
     }
 }
 
 #[test]
 fn what_completed_in_the_moment_of_its_deletion_is_complete() {
-    let complete = || job("2", &condition("Complete"));
-    let mut deleted = seen([job("2", &running())], None);
-    deleted.jobs[0].deleted(complete(), seconds(1));
-    opens(&version_2(), &deleted);
+    let mut deleted = see("2 runs", None);
+    deleted.jobs[0].deleted(job("2 Complete"), seconds(1));
+    opens("web:2", &deleted);
     // Also where it was replaced, and only the second was heard of.
-    let mut replaced = seen([complete()], None);
-    let third = json!({"metadata": {"uid": "third"}});
-    replaced.jobs[0].changed(job_with("3", &running(), &third), seconds(1));
-    opens(&version_2(), &replaced);
+    let mut replaced = see("2 Complete", None);
+    replaced.jobs[0].changed(job("3 runs again"), seconds(1));
+    opens("web:2", &replaced);
     // Or the list after an outage lacks it.
-    let mut listed = seen([complete()], None);
+    let mut listed = see("2 Complete", None);
     listed.jobs[0].listed(0, Vec::new(), seconds(1));
-    opens(&version_2(), &listed);
+    opens("web:2", &listed);
     // The last event of an older Job of the name doesn't take the newer one away.
-    let mut late = seen([job_with("2", &running(), &third)], None);
-    late.jobs[0].deleted(job("2", &running()), seconds(1));
-    assert_eq!(late.job("j").map(|job| job.uid.as_str()), Some("third"));
+    let mut late = see("2 runs again", None);
+    late.jobs[0].deleted(job("2 runs"), seconds(1));
+    assert_eq!(late.job("j").map(|job| job.uid.as_str()), Some("again"));
 }
 
 #[test]
 fn success_criteria_met_or_failure_target_only() {
-    waits(
-        &version_2(),
-        &seen([job("2", &condition("SuccessCriteriaMet"))], None),
-        &What::Succeeding,
-    );
-    waits(
-        &version_2(),
-        &seen([job("2", &condition("FailureTarget"))], None),
-        &What::Failing,
-    );
+    let met = see("2 SuccessCriteriaMet", None);
+    waits("web:2", &met, &What::Succeeding);
+    waits("web:2", &see("2 FailureTarget", None), &What::Failing);
 }
 
 #[test]
 fn a_job_that_is_about_to_fail_is_known_before() {
-    let failing = seen([job("2", &condition("FailureTarget"))], None);
-    assert_eq!(failing.about_to_fail(&version_2()), Some("u"));
-    assert_eq!(failing.about_to_fail(&Wanted::Any), Some("u"));
-    assert_eq!(failing.about_to_fail(&mutable()), None);
-    for other in ["Failed", "SuccessCriteriaMet"] {
-        let seen = seen([job("2", &condition(other))], None);
-        assert_eq!(seen.about_to_fail(&version_2()), None);
+    let check = |words: &str, wanted: &str, expect: Option<&str>| {
+        assert_eq!(see(words, None).about_to_fail(&wanted.into()), expect);
+    };
+    check("2 FailureTarget", "web:2", Some("u"));
+    check("2 FailureTarget", "any", Some("u"));
+    check("2 FailureTarget", "web", None);
+    for other in ["Failed", "SuccessCriteriaMet", "FailureTarget deleting"] {
+        check(&format!("2 {other}"), "web:2", None);
     }
-    let deleting = job_with("2", &condition("FailureTarget"), &deleting());
-    assert_eq!(seen([deleting], None).about_to_fail(&version_2()), None);
 }
 
 #[test]
 fn not_permitted() {
     let mut denied = unseen();
     fails_since(&mut denied.jobs[0].watches[0], TroubleKind::Denied, 31);
-    let (waiting, until) = waiting_at(&version_2(), &denied, ASKED);
+    let (waiting, until) = waiting_at("web:2", &denied, ASKED);
     assert_eq!(waiting[0].trouble, Some(TroubleKind::Denied));
     assert_eq!(until, seconds(61));
     // Other trouble in between doesn't make it any better.
     let watch = &mut denied.jobs[0].watches[0];
-    *watch = Watch::default();
-    fails_since(watch, TroubleKind::Denied, 30);
+    only_fails_since(watch, TroubleKind::Denied, 30);
     for (kind, now) in [(TroubleKind::Unreachable, 40), (TroubleKind::Denied, 50)] {
         fails_since(watch, kind, now);
     }
@@ -687,29 +595,22 @@ fn not_permitted() {
         subject: JobName::Exact("j".into()),
         message: "no".into(),
     });
-    assert_eq!(
-        verdict(&denied, &version_2(), &LIMITS, now(ASKED)),
-        not_permitted
-    );
+    assert_eq!(decided("web:2", &denied, ASKED), not_permitted);
     // A waiter that was restarted stays until its time is over.
     denied.restarted = true;
-    assert_eq!(waiting_at(&version_2(), &denied, ASKED).1, LIMITS.timeout);
-    assert_eq!(
-        verdict(&denied, &version_2(), &LIMITS, now(600)),
-        not_permitted
-    );
+    waits_until("web:2", &denied, LIMITS.timeout.as_secs());
+    assert_eq!(decided("web:2", &denied, 600), not_permitted);
     // What the record says needs no right to see the Job.
     read(&mut denied, Some(record(&["init:2"])));
-    opens(&version_2(), &denied);
+    opens("web:2", &denied);
     // And what the Job says needs no right to see the record.
-    let mut no_record = unseen();
-    no_record.jobs[0].listed(0, vec![job("2", &condition("Complete"))], Duration::ZERO);
+    let mut no_record = unread("2 Complete");
     fails_since(&mut no_record.record.watch, TroubleKind::Denied, 1);
-    opens(&version_2(), &no_record);
+    opens("web:2", &no_record);
     no_record.jobs = unseen().jobs;
     no_record.jobs[0].listed(0, Vec::new(), Duration::ZERO);
-    waits(&version_2(), &no_record, &What::NoJob);
-    let unread = |seen: &Seen| waiting_at(&version_2(), seen, ASKED).0[0].record_unread;
+    waits("web:2", &no_record, &What::NoJob);
+    let unread = |seen: &Seen| waiting_at("web:2", seen, ASKED).0[0].record_unread;
     assert!(unread(&no_record));
     read(&mut no_record, None);
     assert!(!unread(&no_record));
@@ -717,47 +618,38 @@ fn not_permitted() {
 
 #[test]
 fn api_unreachable() {
-    let mut away = seen([job("2", &running())], None);
+    let mut away = see("2 runs", None);
     fails_since(&mut away.jobs[0].watches[0], TroubleKind::Unreachable, 1);
-    let (waiting, until) = waiting_at(&version_2(), &away, 599);
+    let (waiting, until) = waiting_at("web:2", &away, 599);
     assert_eq!(waiting[0].trouble, Some(TroubleKind::Unreachable));
     assert_eq!(until, seconds(600));
 }
 
 #[test]
 fn the_deadline() {
-    let old = seen([job("1", &condition("Complete"))], None);
-    let at = |elapsed| verdict(&old, &version_2(), &LIMITS, now(elapsed));
-    assert!(matches!(at(599), Verdict::Wait { until, .. } if until == seconds(600)));
-    match at(600) {
+    let old = see("1 Complete", None);
+    assert_eq!(waiting_at("web:2", &old, 599).1, seconds(600));
+    match decided("web:2", &old, 600) {
         Verdict::End(End::TimedOut(waiting)) => {
             assert!(matches!(waiting[0].what, What::OldComplete { .. }));
         }
         verdict => panic!("{verdict:?}"),
     }
     // What opens the gate at the last moment opens it.
-    let complete = seen([job("2", &condition("Complete"))], None);
-    let last = verdict(&complete, &version_2(), &LIMITS, now(600));
+    let last = decided("web:2", &see("2 Complete", None), 600);
     assert!(matches!(last, Verdict::End(End::Open(_))));
 }
 
 #[test]
 fn freshness_any() {
     for tag in ["1", "2", "latest"] {
-        let image = format!("init:{tag}");
-        opens(
-            &Wanted::Any,
-            &seen([job(tag, &condition("Complete"))], None),
-        );
-        fails(&Wanted::Any, &seen([job(tag, &condition("Failed"))], None));
-        opens(&Wanted::Any, &seen([], Some(record(&[&image]))));
+        opens("any", &see(&format!("{tag} Complete"), None));
+        fails("any", &see(&format!("{tag} Failed"), None));
+        opens("any", &see("", Some(&format!("init:{tag}"))));
     }
     // Otherwise the first completion would open the gate for ever.
-    waits(
-        &Wanted::Any,
-        &seen([job("3", &json!({}))], Some(record(&["init:1", "init:2"]))),
-        &What::NoPod,
-    );
+    let recorded = Some(record(&["init:1", "init:2"]));
+    waits("any", &seen([job("3")], recorded), &What::NoPod);
 }
 
 #[test]
@@ -767,7 +659,7 @@ fn every_wake_up_lies_ahead() {
     fails_since(&mut seen.jobs[0].watches[0], TroubleKind::Unreachable, 2);
     fails_since(&mut seen.record.watch, TroubleKind::Unreachable, 3);
     for at in [5, 6, 33, 34, 599] {
-        let (_, until) = waiting_at(&version_2(), &seen, at);
+        let (_, until) = waiting_at("web:2", &seen, at);
         assert!(until > seconds(at), "{at:?} {until:?}");
     }
 }
@@ -775,101 +667,59 @@ fn every_wake_up_lies_ahead() {
 /// A Job for each release, as Helm charts make them.
 #[test]
 fn of_several_jobs_the_newest_of_the_wanted_version_counts() {
-    let pattern = |jobs: Vec<Job>, record: Option<Record>| {
+    // Each second a Job is made, `j-1` and so on.
+    let pattern = |jobs: &[&str], recorded: Option<&str>| {
+        let made = jobs.iter().zip(1..).map(|(words, second)| {
+            let created = format!("2025-12-31T00:00:0{second}Z");
+            job_with(words, &named(&format!("j-{second}"), &created))
+        });
         let mut seen = several(&["j-*"]);
-        seen.jobs[0].listed(0, jobs, Duration::ZERO);
-        read(&mut seen, record);
+        seen.jobs[0].listed(0, made.collect(), Duration::ZERO);
+        read(&mut seen, recorded.map(|image| record(&[image])));
         seen
     };
-    let of = |name: &str, tag: &str, created: &str, status: &Value| {
-        job_with(tag, status, &named(name, created))
-    };
-    let (first, second) = ("2025-12-31T00:00:00Z", "2025-12-31T00:00:01Z");
-    let complete = condition("Complete");
-    let failed = condition("Failed");
     // Older siblings neither open nor close the gate of a newer version.
-    for old in [&complete, &failed, &running()] {
-        let old = || of("j-1", "1", first, old);
-        let new = |status: &Value| of("j-2", "2", second, status);
-        opens(&version_2(), &pattern(vec![old(), new(&complete)], None));
-        fails(&version_2(), &pattern(vec![old(), new(&failed)], None));
-        waits(
-            &version_2(),
-            &pattern(vec![old(), new(&json!({}))], None),
-            &What::NoPod,
-        );
-        opens(
-            &version_2(),
-            &pattern(vec![old()], Some(record(&["init:2"]))),
-        );
+    for old in ["1 Complete", "1 Failed", "1 runs"] {
+        opens("web:2", &pattern(&[old, "2 Complete"], None));
+        fails("web:2", &pattern(&[old, "2 Failed"], None));
+        waits("web:2", &pattern(&[old, "2"], None), &What::NoPod);
+        opens("web:2", &pattern(&[old], Some("init:2")));
     }
     // Nor do newer ones, after a rollback.
-    let newer = of("j-3", "3", second, &failed);
-    opens(
-        &version_2(),
-        &pattern(vec![of("j-2", "2", first, &complete), newer], None),
-    );
+    opens("web:2", &pattern(&["2 Complete", "3 Failed"], None));
     // Of two of one version, the newer one is at work: somebody migrates again.
-    let again = pattern(
-        vec![
-            of("j-2", "2", first, &complete),
-            of("j-3", "2", second, &running()),
-        ],
-        Some(record(&["init:2"])),
-    );
-    waits(
-        &version_2(),
-        &again,
-        &What::Running {
-            attempt: Some(Attempt { number: 1, of: 7 }),
-        },
-    );
+    let again = pattern(&["2 Complete", "2 runs"], Some("init:2"));
+    waits("web:2", &again, &first_attempt());
     // The one that completed opens, after the newer one has failed.
-    let both = pattern(
-        vec![
-            of("j-2", "2", first, &complete),
-            of("j-3", "2", second, &failed),
-        ],
-        None,
-    );
-    opens(&version_2(), &both);
+    opens("web:2", &pattern(&["2 Complete", "2 Failed"], None));
     // Under a tag that moves, the newest decides alone.
-    let moving = |new: &Value| {
-        pattern(
-            vec![
-                of("j-2", "main", first, &complete),
-                of("j-3", "main", second, new),
-            ],
-            Some(record(&["init:main"])),
-        )
-    };
-    fails(&wanted("web:main"), &moving(&failed));
-    waits(&wanted("web:main"), &moving(&json!({})), &What::NoPod);
+    let moving = |new| pattern(&["main Complete", new], Some("init:main"));
+    fails("web:main", &moving("main Failed"));
+    waits("web:main", &moving("main"), &What::NoPod);
     // A Job of another name is none of the gate's.
-    waits(&version_2(), &several(&["j-*"]), &What::NoJob);
+    waits("web:2", &several(&["j-*"]), &What::NoJob);
 }
 
 #[test]
 fn a_gate_with_several_jobs_opens_when_each_has_completed() {
     let mut seen = several(&["prepare", "migrate"]);
     let whats = |seen: &Seen| -> Vec<What> {
-        let waiting = waiting_at(&version_2(), seen, ASKED).0;
+        let waiting = waiting_at("web:2", seen, ASKED).0;
         waiting.into_iter().map(|waiting| waiting.what).collect()
     };
     assert_eq!(whats(&seen), [What::NoJob, What::NoJob]);
     let created = "2025-12-31T00:00:00Z";
-    let complete = |name: &str| job_with("2", &condition("Complete"), &named(name, created));
+    let complete = |name: &str| job_with("2 Complete", &named(name, created));
     seen.jobs[0].changed(complete("prepare"), seconds(1));
     assert_eq!(whats(&seen), [What::NoJob]);
     // What was seen complete and has gone stays done.
     seen.jobs[0].deleted(complete("prepare"), seconds(2));
     assert_eq!(whats(&seen), [What::NoJob]);
     let mut failed = seen.clone();
-    let no = job_with("2", &condition("Failed"), &named("migrate", created));
-    failed.jobs[1].changed(no, seconds(3));
-    fails(&version_2(), &failed);
+    failed.jobs[1].changed(job_with("2 Failed", &named("migrate", created)), seconds(3));
+    fails("web:2", &failed);
     seen.jobs[1].changed(complete("migrate"), seconds(3));
-    match verdict(&seen, &version_2(), &LIMITS, now(ASKED)) {
+    match decided("web:2", &seen, ASKED) {
         Verdict::End(End::Open(whys)) => assert_eq!(whys.len(), 2),
         verdict => panic!("{verdict:?}"),
     }
@@ -881,19 +731,18 @@ fn a_gate_with_several_jobs_opens_when_each_has_completed() {
 
 #[test]
 fn of_alternatives_one_is_enough_and_all_must_be_known() {
-    let created = "2025-12-31T00:00:00Z";
-    let complete = |name: &str| job_with("2", &condition("Complete"), &named(name, created));
     for name in ["install", "upgrade"] {
         let mut seen = several(&["install|upgrade"]);
-        seen.jobs[0].changed(complete(name), seconds(1));
-        opens(&version_2(), &seen);
+        let complete = job_with("2 Complete", &named(name, "2025-12-31T00:00:00Z"));
+        seen.jobs[0].changed(complete, seconds(1));
+        opens("web:2", &seen);
     }
     // As long as one of them may be running, no record speaks.
     let mut half = several(&["install|upgrade"]);
     read(&mut half, Some(record(&["init:2"])));
-    opens(&version_2(), &half);
+    opens("web:2", &half);
     half.jobs[0].watches[1] = Watch::default();
-    waits(&version_2(), &half, &What::Nothing);
+    waits("web:2", &half, &What::Nothing);
 }
 
 #[test]
@@ -907,30 +756,20 @@ fn what_was_forgotten_opens_nothing() {
             write => panic!("{write:?}"),
         }
     };
-    for (wanted, tag) in [
-        (version_2(), "2"),
-        (mutable(), "latest"),
-        (Wanted::Any, "2"),
-    ] {
-        let complete = || job(tag, &condition("Complete"));
-        waits(
-            &wanted,
-            &seen([complete()], Some(forgotten("u"))),
-            &What::Forgotten,
-        );
-        opens(&wanted, &seen([complete()], Some(forgotten("another"))));
-        // Also after it has gone.
-        let mut gone = seen([complete()], Some(forgotten("u")));
-        gone.jobs[0].deleted(complete(), seconds(1));
-        waits(&wanted, &gone, &What::Vanished);
-        // And what has gone may have been forgotten although nobody knew its uid.
-        let mut gone = seen([complete()], Some(forgotten("another")));
-        gone.jobs[0].deleted(complete(), seconds(1));
-        waits(&wanted, &gone, &What::Vanished);
+    for (wanted, tag) in [("web:2", "2"), ("web", "latest"), ("any", "2")] {
+        let complete = || job(&format!("{tag} Complete"));
+        let beside = |uid| seen([complete()], Some(forgotten(uid)));
+        waits(wanted, &beside("u"), &What::Forgotten);
+        opens(wanted, &beside("another"));
+        // Also after it has gone: what has gone may have been forgotten although nobody knew its uid.
+        for uid in ["u", "another"] {
+            let mut gone = beside(uid);
+            gone.jobs[0].deleted(complete(), seconds(1));
+            waits(wanted, &gone, &What::Vanished);
+        }
         // What runs anew counts.
-        let again = json!({"metadata": {"uid": "again"}});
-        let again = job_with(tag, &condition("Complete"), &again);
-        opens(&wanted, &seen([again], Some(forgotten("u"))));
+        let again = job(&format!("{tag} Complete again"));
+        opens(wanted, &seen([again], Some(forgotten("u"))));
     }
 }
 
@@ -939,43 +778,22 @@ fn what_was_forgotten_opens_nothing() {
 fn what_is_recorded_after_a_job_was_forgotten_opens_beside_it() {
     let mut after = record(&["init:main"]);
     after.forgotten = vec!["u".into()];
-    let complete = || job("main", &condition("Complete"));
-    let wanted = wanted("web:main");
-    opens(&wanted, &seen([complete()], Some(after.clone())));
-    let verdict = verdict(
-        &seen([complete()], Some(after.clone())),
-        &wanted,
-        &LIMITS,
-        now(4),
-    );
-    assert!(
-        matches!(verdict, Verdict::Wait { until, .. } if until == seconds(5)),
-        "{verdict:?}"
-    );
+    let beside = |words| seen([job(words)], Some(after.clone()));
+    opens("web:main", &beside("main Complete"));
+    let (_, until) = waiting_at("web:main", &beside("main Complete"), 4);
+    assert_eq!(until, seconds(5));
     // While it is replaced, it isn't known what comes.
-    let replaced = job_with("main", &condition("Complete"), &deleting());
-    waits(&wanted, &seen([replaced], Some(after)), &What::Forgotten);
+    let replaced = beside("main Complete deleting");
+    waits("web:main", &replaced, &What::Forgotten);
 }
 
 #[test]
 fn digests_decide_where_there_are_two() {
-    let of = |digest: &str, status: &Value| {
-        let image = format!("shop:main@sha256:{digest}");
-        let template = json!({"spec": {"template": {"spec": {
-            "containers": [{"name": "c", "image": image}],
-        }}}});
-        job_with("1", status, &template)
-    };
-    let wanted = wanted("shop:main@sha256:bb");
-    opens(&wanted, &seen([of("bb", &condition("Complete"))], None));
-    let old = of("aa", &condition("Complete"));
-    waits(
-        &wanted,
-        &seen([old], Some(record(&["shop:main@sha256:aa"]))),
-        &What::OldComplete {
-            version: "version main (image shop:main@sha256:aa)".into(),
-        },
-    );
+    let wanted = "shop:main@sha256:bb";
+    opens(wanted, &see("shop:main@sha256:bb Complete", None));
+    let aa = "shop:main@sha256:aa";
+    let old = old_complete("version main (image shop:main@sha256:aa)");
+    waits(wanted, &see(&format!("{aa} Complete"), Some(aa)), &old);
 }
 
 #[test]
@@ -984,21 +802,10 @@ fn a_label_tells_the_version() {
     let wanted = wanted_by(&json!({"version": {"label": "v"}}), &template);
     let of = |value: &str| {
         let labels = json!({"metadata": {"labels": {"v": value}}});
-        job_with("latest", &condition("Complete"), &labels)
+        seen([job_with("latest Complete", &labels)], None)
     };
-    opens(&wanted, &seen([of("7")], None));
-    waits(
-        &wanted,
-        &seen([of("6")], None),
-        &What::OldComplete {
-            version: "version 6 (label v)".into(),
-        },
-    );
-    waits(
-        &wanted,
-        &seen([job("7", &condition("Complete"))], None),
-        &What::OldComplete {
-            version: "no version (it has no label v)".into(),
-        },
-    );
+    opens(&wanted, &of("7"));
+    waits(&wanted, &of("6"), &old_complete("version 6 (label v)"));
+    let unlabelled = old_complete("no version (it has no label v)");
+    waits(&wanted, &see("7 Complete", None), &unlabelled);
 }
