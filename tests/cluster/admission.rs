@@ -10,6 +10,7 @@ use testkit::cluster::Cluster;
 use testkit::image::BUSYBOX;
 use testkit::kubectl::Kubectl;
 use testkit::poll::{Look, until};
+use testkit::process::says;
 use testkit::release::Release;
 
 testkit::tests! {
@@ -55,10 +56,7 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
     let _release = Release::install_one(cluster)?;
     let refusal =
         kubectl.apply_refused(&deployment("old", &format!("{FORBIDDEN}, {{name: A}}")))?;
-    ensure!(
-        refusal.contains("spec.template.spec.containers[0].env[0]"),
-        "{refusal}"
-    );
+    says(&refusal, &["spec.template.spec.containers[0].env[0]"])?;
     // What runs can be scaled, down and up; that its new pods are refused is another matter.
     for replicas in [0, 3] {
         kubectl.run(&format!("scale deployment/scaled --replicas={replicas}"))?;
@@ -92,23 +90,16 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
 /// To the letter, and for the API server: a new generation is a roll-out's beginning.
 fn untouched(kubectl: &Kubectl, since: &Value, what: &str) -> Result<()> {
     let now = kubectl.get("deployment piefed-web")?;
-    ensure!(
-        now["metadata"]["generation"] == since["metadata"]["generation"],
-        "{what}: {:#}\nbecame {:#}",
-        since["metadata"],
-        now["metadata"]
-    );
+    let (before, after) = (&since["metadata"], &now["metadata"]);
+    let same = before["generation"] == after["generation"];
+    ensure!(same, "{what}: {before:#}\nbecame {after:#}");
     unchanged(kubectl, since, what)
 }
 
 fn unchanged(kubectl: &Kubectl, since: &Value, what: &str) -> Result<()> {
     let now = kubectl.get("deployment piefed-web")?;
-    ensure!(
-        now["spec"] == since["spec"],
-        "{what}: {:#}\nbecame {:#}",
-        since["spec"],
-        now["spec"]
-    );
+    let (before, after) = (&since["spec"], &now["spec"]);
+    ensure!(before == after, "{what}: {before:#}\nbecame {after:#}");
     Ok(())
 }
 
@@ -121,36 +112,27 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
         "{name: piefed-web}\nspec",
         "{name: piefed-web, annotations: {deployment.kubernetes.io/revision: '1'}}\nspec",
     );
-    let apply = |options: &[&str]| {
-        kubectl
-            .output(
-                &[options, &["-f", "-"]].concat(),
-                &manifest,
-                Duration::from_secs(90),
-            )?
-            .success()
+    let apply = |options: &str| {
+        let options: Vec<&str> = options.split(' ').chain(["-f", "-"]).collect();
+        let applied = kubectl.output(&options, &manifest, Duration::from_secs(90));
+        applied?.success()
     };
-    apply(&["apply", "--server-side"])?;
+    apply("apply --server-side")?;
     kubectl.wait(
         "deployment/piefed-web",
         "jsonpath={.status.observedGeneration}=1",
         30,
     )?;
     let first = kubectl.get("deployment piefed-web")?;
-    let appliers: [&[&str]; 3] = [
-        &["apply", "--server-side"],
-        &[
-            "apply",
-            "--server-side",
-            "--field-manager=another",
-            "--force-conflicts",
-        ],
+    let appliers = [
+        "apply --server-side",
+        "apply --server-side --field-manager=another --force-conflicts",
         // A PUT of what the author wrote.
-        &["replace"],
+        "replace",
     ];
     for applier in appliers {
         apply(applier)?;
-        untouched(kubectl, &first, &format!("{applier:?}"))?;
+        untouched(kubectl, &first, applier)?;
     }
 
     // Another release wants another waiter; nobody touched the application.
@@ -160,7 +142,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     )?;
     for applier in appliers {
         apply(applier)?;
-        untouched(kubectl, &first, &format!("after an upgrade, {applier:?}"))?;
+        untouched(kubectl, &first, &format!("after an upgrade, {applier}"))?;
     }
     kubectl.run("annotate deployment/piefed-web note=x")?;
     unchanged(kubectl, &first, "annotate")?;
@@ -200,10 +182,7 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     let refusal = kubectl.refused(&format!(
         "{debug} --container=dirty --env=PIEFED_INIT_CONTAINER=true -- true"
     ))?;
-    ensure!(
-        refusal.contains("spec.ephemeralContainers[1].env[0]"),
-        "{refusal}"
-    );
+    says(&refusal, &["spec.ephemeralContainers[1].env[0]"])?;
 
     // A key that envFrom would turn into the variable, where a gate's pods could load it.
     let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: env}, data: {PIEFED_INIT_CONTAINER: 'true'}}";
@@ -235,10 +214,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
         .kubectl()
         .run("delete mutatingwebhookconfiguration migration-gate")?;
     let refusal = kubectl.apply_refused(&deployment("piefed-web", ""))?;
-    ensure!(
-        refusal.contains("spec.template.spec.initContainers: `wait-for-migrations` is missing"),
-        "{refusal}"
-    );
+    let part = "spec.template.spec.initContainers: `wait-for-migrations` is missing";
+    says(&refusal, &[part])?;
     kubectl.apply(&deployment("redis", ""))?;
     is_audited(cluster)
 }

@@ -47,16 +47,11 @@ fn waiting_pods(kubectl: &Kubectl) -> Result<Vec<String>> {
             &format!("jsonpath={{.status.replicas}}={replicas}"),
             30,
         )?;
-        let found = kubectl.get(&format!(
-            "pods --selector=app.kubernetes.io/name={deployment}"
-        ))?;
+        let selector = format!("--selector=app.kubernetes.io/name={deployment}");
+        let found = kubectl.get(&format!("pods {selector}"))?;
         for pod in found["items"].as_array().context("a list of pods")? {
-            pods.push(
-                pod["metadata"]["name"]
-                    .as_str()
-                    .context("a name")?
-                    .to_owned(),
-            );
+            let name = pod["metadata"]["name"].as_str().context("a name")?;
+            pods.push(name.to_owned());
         }
     }
     ensure!(pods.len() == 3, "{pods:?}");
@@ -168,44 +163,18 @@ fn the_old_setup_is_refused(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let _release = Release::install_with_certificate(cluster)?;
     let kubectl = &application.kubectl;
-    let forbidden = "{name: PIEFED_INIT_CONTAINER, value: 'true'}";
-    let pod_spec = format!(
-        "{{restartPolicy: Never, containers: [{{name: c, image: 'piefed/piefed:1.2.0', env: [{{name: A, value: b}}, {forbidden}]}}]}}"
-    );
-    let always = pod_spec.replace("Never", "Always");
-    let template = "metadata: {labels: {app: x}}";
-    for (kind, manifest, field) in [
-        (
-            "Deployment",
-            format!(
-                "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: x}}, spec: {{selector: {{matchLabels: {{app: x}}}}, template: {{{template}, spec: {always}}}}}}}"
-            ),
-            "spec.template.spec.containers[0].env[1]",
-        ),
-        (
-            "Pod",
-            format!("{{apiVersion: v1, kind: Pod, metadata: {{name: x}}, spec: {pod_spec}}}"),
-            "spec.containers[0].env[1]",
-        ),
-        (
-            "CronJob",
-            format!(
-                "{{apiVersion: batch/v1, kind: CronJob, metadata: {{name: x}}, spec: {{schedule: '0 * * * *', jobTemplate: {{spec: {{template: {{spec: {pod_spec}}}}}}}}}}}"
-            ),
-            "spec.jobTemplate.spec.template.spec.containers[0].env[1]",
-        ),
-    ] {
-        let refusal = kubectl.apply_refused(&manifest)?;
-        ensure!(
-            refusal.contains(&format!("{field}:")) && refusal.contains("PIEFED_INIT_CONTAINER"),
-            "{kind}: {refusal}"
-        );
-        ensure!(
-            kubectl
-                .run(&format!("get {kind} x --ignore-not-found"))?
-                .is_empty(),
-            "{kind} was stored"
-        );
+    let manifests = include_str!("first_deployment/offenders.yaml");
+    for (manifest, (kind, spec)) in manifests.split("---\n").zip([
+        ("Deployment", "spec.template.spec"),
+        ("Pod", "spec"),
+        ("CronJob", "spec.jobTemplate.spec.template.spec"),
+    ]) {
+        let refusal = kubectl.apply_refused(manifest)?;
+        let field = format!("{spec}.containers[0].env[1]:");
+        let named = refusal.contains(&field) && refusal.contains("PIEFED_INIT_CONTAINER");
+        ensure!(named, "{kind}: {refusal}");
+        let stored = kubectl.run(&format!("get {kind} x --ignore-not-found"))?;
+        ensure!(stored.is_empty(), "{kind} was stored");
     }
     let refusal = kubectl.refused(&format!("apply -k {}", example("piefed-old")))?;
     ensure!(refusal.contains("PIEFED_INIT_CONTAINER"), "{refusal}");
@@ -224,54 +193,19 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
             Duration::from_secs(90),
         )?
         .success()?;
-    ensure!(
-        shown.matches("name: wait-for-migrations").count() == 2,
-        "{shown}"
-    );
-    ensure!(
-        shown
-            .matches("serviceAccountName: piefed-init-checker")
-            .count()
-            == 2,
-        "{shown}"
-    );
+    for part in [
+        "name: wait-for-migrations",
+        "serviceAccountName: piefed-init-checker",
+    ] {
+        ensure!(shown.matches(part).count() == 2, "{shown}");
+    }
     let stored = kubectl.run("get deployments,jobs,pods --output=name")?;
     ensure!(stored.is_empty(), "{stored}");
     Ok(())
 }
 
 /// A Job and a Deployment whose own containers meet the `restricted` standard too.
-const RESTRICTED: &str = r"
-apiVersion: batch/v1
-kind: Job
-metadata: {name: piefed-db-init}
-spec:
-  template:
-    spec: &pod
-      restartPolicy: Never
-      automountServiceAccountToken: false
-      securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
-      containers:
-      - name: main
-        image: piefed/piefed:1.2.0
-        command: [flask, db, upgrade]
-        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: piefed-web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
-      containers:
-      - name: main
-        image: piefed/piefed:1.2.0
-        command: [flask, run]
-        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-";
+const RESTRICTED: &str = include_str!("first_deployment/restricted.yaml");
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {
     let stage = Stage::enter(cluster)?;
@@ -287,14 +221,8 @@ fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> 
     kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
     kubectl.exec("job/piefed-db-init", &["finish-migration", "success"])?;
     kubectl.wait("deployment/piefed-web", "condition=Available", 60)?;
-    let found = kubectl.exec(
-        "deployment/piefed-web",
-        &[
-            "sh",
-            "-c",
-            "ls -d /var/run/secrets/kubernetes.io/* 2>/dev/null; echo looked",
-        ],
-    )?;
+    let look = "ls -d /var/run/secrets/kubernetes.io/* 2>/dev/null; echo looked";
+    let found = kubectl.exec("deployment/piefed-web", &["sh", "-c", look])?;
     ensure!(found.trim() == "looked", "{found}");
     Ok(())
 }

@@ -303,12 +303,8 @@ impl Comparison<'_> {
                 kind.kind
             );
             for counts in [creates, updates] {
-                let sent = (counts.sent > 0) == concerned;
-                ensure!(
-                    sent && counts.spared > 0,
-                    "{asked:?} {}: {counts:?}",
-                    kind.kind
-                );
+                let both = (counts.sent > 0) == concerned && counts.spared > 0;
+                ensure!(both, "{asked:?} {}: {counts:?}", kind.kind);
             }
         }
         if asked == WebhookKind::ToValidate {
@@ -326,13 +322,8 @@ impl Comparison<'_> {
                 .new_tree(runner)
                 .map_err(anyhow::Error::msg)?;
             let pod = ["old", "old-free", "leaving"][index % 3];
-            let answer = self.compare(
-                WebhookKind::ToValidate,
-                kind,
-                &added.current(),
-                Put::Debug(pod),
-            )?;
-            counts.add(answer);
+            let (asked, put) = (WebhookKind::ToValidate, Put::Debug(pod));
+            counts.add(self.compare(asked, kind, &added.current(), put)?);
         }
         eprintln!("prefilter: ephemeral containers: {counts:?}");
         ensure!(counts.sent > 0 && counts.spared > 0, "{counts:?}");
@@ -369,19 +360,13 @@ impl Comparison<'_> {
         if answer == Effect::Invalid {
             return Ok(answer);
         }
+        let update = old.as_ref().map(|_| Operation::Update);
+        let debug = matches!(put, Put::Debug(_)).then_some("ephemeralcontainers");
         let request = Request {
-            operation: if old.is_some() {
-                Operation::Update
-            } else {
-                Operation::Create
-            },
+            operation: update.unwrap_or(Operation::Create),
             group: kind.group,
             kind: kind.kind,
-            subresource: if matches!(put, Put::Debug(_)) {
-                "ephemeralcontainers"
-            } else {
-                ""
-            },
+            subresource: debug.unwrap_or_default(),
             namespace: self.namespace,
             object: &object,
             old: old.as_ref(),

@@ -48,66 +48,13 @@ const CREATES: usize = 10_000;
 /// What `serve` needs to be allowed, and nothing else, bound to `subject`; and the configurations
 /// that call it.
 fn manifests(name: &str, client_config: &str, subject: &str) -> String {
-    let webhook = |path: &str| {
-        format!(
-            "
-- name: {path}.migration-gate.test
-  admissionReviewVersions: [v1]
-  sideEffects: None
-  timeoutSeconds: 5
-  namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}
-  clientConfig: {client_config}
-  rules: [{{apiGroups: [''], apiVersions: [v1], resources: [configmaps], operations: [CREATE]}}]
-"
-        )
-        .replace("PATH", path)
-    };
-    let (mutate, validate) = (webhook("mutate"), webhook("validate"));
-    format!(
-        "
-apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
-metadata: {{name: {name}}}
-webhooks:{mutate}
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingWebhookConfiguration
-metadata: {{name: {name}}}
-webhooks:{validate}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{name: serve, namespace: {name}}}
-rules:
-- {{apiGroups: [''], resources: [secrets], resourceNames: [certificate], verbs: [get, list, watch, patch]}}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{name: serve, namespace: {name}}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: serve}}
-subjects: [{subject}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{name: {name}}}
-rules:
-- apiGroups: [admissionregistration.k8s.io]
-  resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations]
-  resourceNames: [{name}]
-  verbs: [get, list, watch, patch]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{name: {name}}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}
-subjects: [{subject}]
----
-{EMPTY_SECRET}"
-    )
+    let client = |path| client_config.replace("PATH", path);
+    include_str!("serve/manifests.yaml")
+        .replace("NAME", name)
+        .replace("SUBJECT", subject)
+        .replace("CLIENT-mutate", &client("mutate"))
+        .replace("CLIENT-validate", &client("validate"))
 }
-
-/// As the chart makes it, so that the right to create Secrets isn't needed.
-const EMPTY_SECRET: &str = "{apiVersion: v1, kind: Secret, metadata: {name: certificate}}";
 
 /// The CA certificates that the API server was given, which must be the same for both webhooks.
 fn bundle(

@@ -13,6 +13,7 @@ use testkit::client::{block_on, client};
 use testkit::cluster::Cluster;
 use testkit::control_plane::{ControlPlane, PlaneSettings};
 use testkit::image::BUSYBOX;
+use testkit::process::says;
 use testkit::sandbox::Sandbox;
 
 testkit::tests! {
@@ -28,20 +29,8 @@ testkit::tests! {
 fn a_pod_runs_to_completion(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("pod")?;
     let kubectl = &namespace.kubectl;
-    kubectl.apply(&format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: greeter}}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: main
-    image: {BUSYBOX}
-    command: [sh, -c, 'echo hello; until [ -e /tmp/go ]; do sleep 0.05; done; echo goodbye']
-"
-    ))?;
+    let manifest = include_str!("smoke/greeter.yaml").replace("BUSYBOX", BUSYBOX);
+    kubectl.apply(&manifest)?;
     kubectl.wait("pod/greeter", "condition=Ready", 30)?;
     let said = namespace.says("greeter", "main", &["hello"])?;
     ensure!(said == "hello\n", "{said}");
@@ -55,23 +44,9 @@ fn a_pod_reaches_the_api_with_its_token(cluster: &Cluster) -> Result<()> {
     let programs = cluster.programs()?.display();
     let namespace = cluster.namespace("token")?;
     let kubectl = &namespace.kubectl;
-    kubectl.apply(&format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: caller}}
-spec:
-  restartPolicy: Never
-  volumes:
-  - {{name: programs, hostPath: {{path: {programs}}}}}
-  containers:
-  - name: main
-    image: {BUSYBOX}
-    command: [sh, -c, 'echo $KUBERNETES_SERVICE_HOST; /programs/kubectl auth whoami']
-    volumeMounts:
-    - {{name: programs, mountPath: /programs, readOnly: true}}
-"
-    ))?;
+    let manifest = include_str!("smoke/caller.yaml").replace("BUSYBOX", BUSYBOX);
+    let manifest = manifest.replace("PROGRAMS", &programs.to_string());
+    kubectl.apply(&manifest)?;
     kubectl.wait("pod/caller", "jsonpath={.status.phase}=Succeeded", 30)?;
     let logs = kubectl.logs("caller", "main")?;
     ensure!(logs.starts_with("10.96.0.1\n"), "{logs}");
@@ -152,36 +127,9 @@ fn a_webhook_is_dialled_through_its_service(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("webhook")?;
     let name = &namespace.name;
     let kubectl = &namespace.kubectl;
-    kubectl.apply(&format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: server, labels: {{app: server}}}}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: main
-    image: {BUSYBOX}
-    command: [httpd, -f, -p, '8080']
-    readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: server}}
-spec: {{selector: {{app: server}}, ports: [{{port: 443, targetPort: 8080}}]}}
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingWebhookConfiguration
-metadata: {{name: {name}}}
-webhooks:
-- name: refuses.migration-gate.test
-  admissionReviewVersions: [v1]
-  sideEffects: None
-  namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}
-  clientConfig: {{service: {{namespace: {name}, name: server}}}}
-  rules: [{{apiGroups: [''], apiVersions: [v1], resources: [secrets], operations: [CREATE]}}]
-"
-    ))?;
+    let manifests = include_str!("smoke/server.yaml").replace("BUSYBOX", BUSYBOX);
+    let manifests = manifests.replace("NAME", name);
+    kubectl.apply(&manifests)?;
     let outcome = (|| {
         kubectl.wait("pod/server", "condition=Ready", 30)?;
         let slice = kubectl.get("endpointslice --selector=kubernetes.io/service-name=server")?;
@@ -195,10 +143,7 @@ webhooks:
         .kubectl()
         .run(&format!("delete validatingwebhookconfiguration {name}"))?;
     let refusal = outcome?;
-    ensure!(
-        refusal.contains("server gave HTTP response to HTTPS client"),
-        "{refusal}"
-    );
+    says(&refusal, &["server gave HTTP response to HTTPS client"])?;
     ensure!(kubectl.helm("list --output=json")?.trim() == "[]");
     Ok(())
 }

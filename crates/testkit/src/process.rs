@@ -165,6 +165,12 @@ impl Finished {
     }
 }
 
+/// Checks that a text has these parts.
+pub fn says(text: &str, parts: &[&str]) -> Result<()> {
+    let missing = parts.iter().find(|part| !text.contains(**part));
+    missing.map_or(Ok(()), |part| Err(anyhow!("no `{part}` in\n{text}")))
+}
+
 /// Sets text off from the message that quotes it.
 pub fn indent(text: &str) -> String {
     text.lines().flat_map(|line| ["    ", line, "\n"]).collect()

@@ -15,7 +15,7 @@ use testkit::cluster::Cluster;
 use testkit::image::BUSYBOX;
 use testkit::kubectl::Kubectl;
 use testkit::namespace::Namespace;
-use testkit::process::{self, Finished};
+use testkit::process::{self, Finished, says};
 use testkit::release::Release;
 
 testkit::tests! {
@@ -124,10 +124,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
         .run("get configmap migration-gate -o=jsonpath={.data.config\\.yaml}")?;
     fs::write(&saved, config)?;
     let refusal = eject(cluster, &saved, &["--yes"])?.failure()?;
-    ensure!(
-        refusal.contains("would inject the waiters of gate web again"),
-        "{refusal}"
-    );
+    says(&refusal, &["would inject the waiters of gate web again"])?;
 
     // One gate goes, the release stays.
     release.helm(
@@ -138,14 +135,13 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     let refusal = eject(cluster, &saved, &["--gate=worker"])?.failure()?;
     ensure!(refusal.contains("gate worker"), "{refusal}");
     let shown = eject(cluster, &saved, &["--gate=web"])?.success()?;
-    for part in [
+    let parts = [
         "Deployment piefed-application/web: one roll-out",
         "ServiceAccount piefed-application/checker: kept, because Deployment piefed-application/worker names it",
         "Deployment piefed-application/worker: left alone, because its waiter is of gate worker",
         "Nothing was changed",
-    ] {
-        ensure!(shown.contains(part), "no `{part}` in\n{shown}");
-    }
+    ];
+    says(&shown, &parts)?;
     let eject_web = ["--gate=web", "--yes", "--timeout=170s"];
     std::thread::scope(|scope| -> Result<()> {
         let ejecting = scope.spawn(|| eject_unread(cluster, &saved, &eject_web));
@@ -163,23 +159,20 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
         "{before:#}\nbecame\n{after:#}"
     );
     let left = kubectl.run("get roles,rolebindings,serviceaccounts --output=name")?;
-    for name in [
+    let parts = [
         "role.rbac.authorization.k8s.io/migration-gate-worker-wait",
         "rolebinding.rbac.authorization.k8s.io/migration-gate-worker-wait",
         "serviceaccount/checker",
-    ] {
-        ensure!(left.contains(name), "no {name} in\n{left}");
-    }
+    ];
+    says(&left, &parts)?;
     ensure!(!left.contains("migration-gate-web"), "{left}");
 
     // The release goes, and the roll-out hangs: a second run is as patient as the first.
     release.uninstall()?;
     for _ in 0..2 {
         let said = eject(cluster, &saved, &["--yes", "--timeout=1s"])?.failure()?;
-        ensure!(
-            said.contains("nothing was deleted") && said.contains("Pod piefed-application/worker-"),
-            "{said}"
-        );
+        let parts = ["nothing was deleted", "Pod piefed-application/worker-"];
+        says(&said, &parts)?;
         kubectl.run("get role/migration-gate-worker-wait rolebinding/migration-gate-worker-wait serviceaccount/checker")?;
     }
     make_ready(cluster, &application, "worker")?;
@@ -214,20 +207,15 @@ fn an_account_that_is_needed_elsewhere_stays(cluster: &Cluster) -> Result<()> {
     kubectl.apply(&deployment("named", "serviceAccountName: checker,"))?;
     release.uninstall()?;
     let said = eject(cluster, &saved, &["--yes"])?.success()?;
-    ensure!(
-        said.contains("kept, because Deployment piefed-application/named names it"),
-        "{said}"
-    );
+    let part = "kept, because Deployment piefed-application/named names it";
+    says(&said, &[part])?;
     kubectl.run("get serviceaccount/checker")?;
     kubectl.run("delete deployment named")?;
     kubectl
         .apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: checker}}")
         .context("the application takes the account over")?;
     let said = eject(cluster, &saved, &["--yes"])?.success()?;
-    ensure!(
-        said.contains("kept, because somebody else has applied it"),
-        "{said}"
-    );
+    says(&said, &["kept, because somebody else has applied it"])?;
     kubectl.run("get serviceaccount/checker")?;
     Ok(())
 }

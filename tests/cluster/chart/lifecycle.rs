@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{APPLICATION, EXAMPLE, HELD};
 use testkit::cluster::Cluster;
 use testkit::kubectl::Kubectl;
-use testkit::process;
+use testkit::process::{self, says};
 use testkit::release::Release;
 
 testkit::tests! {
@@ -35,19 +35,13 @@ pub(super) fn helm_test(kubectl: &Kubectl) -> Result<String> {
 fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let release = Release::install(cluster)?;
-    let expect = |said: &str, parts: &[&str]| -> Result<()> {
-        for part in parts {
-            ensure!(said.contains(part), "no `{part}` in\n{said}");
-        }
-        Ok(())
-    };
     let good = [
         "held Deployment piefed-application/piefed-web: waits for Job piefed-db-init",
         "held Deployment piefed-application/piefed-worker: waits for Job piefed-db-init",
         "is refused, for spec.template.spec.containers[0].env[0]",
         "All is as it should be.",
     ];
-    expect(&helm_test(release.kubectl())?, &good)?;
+    says(&helm_test(release.kubectl())?, &good)?;
     // The rights end with the test.
     for kubectl in [release.kubectl(), &application.kubectl] {
         let left = kubectl.run(
@@ -61,15 +55,13 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
     // A Deployment that is there already is asked about as it is.
     application.kubectl.apply(HELD)?;
     let before = application.kubectl.get("deployment piefed-web")?;
-    expect(&helm_test(release.kubectl())?, &good)?;
+    says(&helm_test(release.kubectl())?, &good)?;
     let after = application.kubectl.get("deployment piefed-web")?;
     ensure!(before["metadata"]["generation"] == after["metadata"]["generation"]);
 
     release.helm("upgrade", "--wait --set=mode=warn")?;
-    expect(
-        &helm_test(release.kubectl())?,
-        &["is let through with a warning"],
-    )?;
+    let warned = helm_test(release.kubectl())?;
+    says(&warned, &["is let through with a warning"])?;
 
     application.kubectl.run("delete deployment piefed-web")?;
     cluster
@@ -80,12 +72,8 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
         .context("a test without a webhook succeeds")?;
     ensure!(said.to_string().contains("fail"), "{said:#}");
     let logs = release.kubectl().logs("migration-gate-test", "check")?;
-    expect(
-        &logs,
-        &[
-            "FAIL  gate piefed: held Deployment piefed-application/piefed-web: it would start without waiting for Job piefed-db-init",
-        ],
-    )?;
+    let part = "FAIL  gate piefed: held Deployment piefed-application/piefed-web: it would start without waiting for Job piefed-db-init";
+    says(&logs, &[part])?;
     release.kubectl().run("delete pod migration-gate-test")?;
     // The right to create Deployments, and so to run as any account there, ends with a failure too.
     for kubectl in [release.kubectl(), &application.kubectl] {

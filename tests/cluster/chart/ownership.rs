@@ -92,39 +92,27 @@ fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> 
     };
     its_own("there first")?;
     let found = kubectl.get(ACCOUNT)?;
-    ensure!(
-        found["metadata"]
-            .pointer("/annotations/meta.helm.sh~1release-name")
-            .is_none(),
-        "{found}"
-    );
+    let owner = "/annotations/meta.helm.sh~1release-name";
+    ensure!(found["metadata"].pointer(owner).is_none(), "{found}");
     release.uninstall()?;
     its_own("uninstalled")?;
 
     // It comes later, as Flux and as kubectl apply it.
-    let appliers: [&[&str]; 2] = [
-        &[
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--field-manager=kustomize-controller",
-            "-f",
-            "-",
-        ],
-        &["apply", "-f", "-"],
-    ];
-    for applier in appliers {
+    for applier in [
+        "apply --server-side --force-conflicts --field-manager=kustomize-controller -f -",
+        "apply -f -",
+    ] {
+        let words: Vec<&str> = applier.split(' ').collect();
         kubectl.run("delete serviceaccount piefed-init-checker")?;
         release.helm("install", "--wait")?;
-        kubectl
-            .output(applier, &rights()?, Duration::from_secs(90))?
-            .success()?;
+        let applied = kubectl.output(&words, &rights()?, Duration::from_secs(90));
+        applied?.success()?;
         for secret in ["one", "two"] {
             upgrade_the_account(&release, secret)?;
-            its_own(&applier.join(" "))?;
+            its_own(applier)?;
         }
         release.uninstall()?;
-        its_own(&applier.join(" "))?;
+        its_own(applier)?;
     }
     Ok(())
 }

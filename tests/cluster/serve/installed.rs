@@ -74,40 +74,11 @@ impl Installed {
             format!("{{service: {{name: serve, namespace: {name}, path: /PATH}}{bundle}}}");
         let subject = format!("{{kind: ServiceAccount, name: serve, namespace: {name}}}");
         kubectl.run("create serviceaccount serve")?;
-        kubectl.apply(&format!(
-            "
-apiVersion: v1
-kind: Service
-metadata: {{name: serve}}
-spec: {{selector: {{app: serve}}, ports: [{{port: 443, targetPort: 8443}}]}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: serve}}
-spec:
-  replicas: 2
-  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}
-  selector: {{matchLabels: {{app: serve}}}}
-  template:
-    metadata: {{labels: {{app: serve}}}}
-    spec:
-      serviceAccountName: serve
-      containers:
-      - name: serve
-        image: {}
-        # As the chart has them.
-        livenessProbe: {{httpGet: {{port: 8080, path: /livez}}}}
-        readinessProbe: {{httpGet: {{port: 8080, path: /readyz}}, periodSeconds: 2, failureThreshold: 1}}
-        args:
-        - serve
-        - --mutating-webhook-configuration={name}
-        - --validating-webhook-configuration={name}{}
----
-{}",
-            image::MIGRATION_GATE,
-            arguments.replace("NAME", name),
-            manifests(name, &client_config, &subject)
-        ))?;
+        let deployment = include_str!("deployment.yaml")
+            .replace("\nARGUMENTS", arguments)
+            .replace("NAME", name)
+            .replace("IMAGE", image::MIGRATION_GATE);
+        kubectl.apply(&(deployment + &manifests(name, &client_config, &subject)))?;
         kubectl.wait("deployment/serve", "condition=Available", 60)?;
         kubectl.run("rollout status deployment/serve --timeout=170s")?;
         Ok(this)

@@ -248,11 +248,8 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
         r#""record":"corrupt/migration-gate-g","key":"2","cause":"its image `init:1` is of version `1`""#,
         r#""record":"corrupt/migration-gate-g","key":"3","cause":"EOF while parsing"#,
     ] {
-        ensure!(
-            log.lines()
-                .any(|line| line.contains(part) && line.contains(r#""level":"ERROR""#)),
-            "no {part} in\n{log}"
-        );
+        let told = |line: &str| line.contains(part) && line.contains(r#""level":"ERROR""#);
+        ensure!(log.lines().any(told), "no {part} in\n{log}");
     }
 
     scene.create("2")?;

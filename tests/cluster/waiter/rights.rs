@@ -166,11 +166,8 @@ fn can_i(kubectl: &Kubectl, question: &str, answer: &str) -> Result<()> {
     let words = question.split(' ');
     let words: Vec<&str> = ["auth", "can-i"].into_iter().chain(words).collect();
     let output = kubectl.output(&words, "", std::time::Duration::from_mins(3))?;
-    ensure!(
-        output.stdout.trim() == answer,
-        "{question}: {}",
-        output.stdout
-    );
+    let found = output.stdout.trim();
+    ensure!(found == answer, "{question}: {found}");
     Ok(())
 }
 
@@ -216,13 +213,9 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     let ended = scene
         .waiter_as(&unknown, &[V2, "--permission-timeout=1s"])?
         .ends_with(5);
-    ensure!(
-        ended
-            .termination
-            .starts_with("not permitted to watch Job db-init for 1s: Unauthorized; "),
-        "{}",
-        ended.termination
-    );
+    let told = "not permitted to watch Job db-init for 1s: Unauthorized; ";
+    let message = &ended.termination;
+    ensure!(message.starts_with(told), "{message}");
     Ok(())
 }
 
@@ -251,12 +244,7 @@ fn without_the_right_to_read_the_record_the_job_decides(sandbox: &Sandbox) -> Re
     scene.create("2")?;
     scene.status(&failed())?;
     let ended = scene.waiter_as(&user, &[V2])?.ends_with(3);
-    ensure!(
-        ended
-            .output
-            .contains("not permitted to list the Job's pods: pods is forbidden: "),
-        "{}",
-        ended.output
-    );
+    let told = "not permitted to list the Job's pods: pods is forbidden: ";
+    ensure!(ended.output.contains(told), "{}", ended.output);
     Ok(())
 }
