@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use migration_gate::cli::config::parse;
 use migration_gate_core::gates::HeldKind;
 use serde_json::{Value, json};
 
 use super::{CHART, objects, template};
-use testkit::process;
+use testkit::process::{self, says};
 
 testkit::tests! {
     helm:
@@ -80,388 +80,55 @@ fn gate() -> Value {
     })
 }
 
-fn gate_with(key: &str, value: Value) -> Value {
-    let mut gate = gate();
-    gate[key] = value;
-    json!({"gates": [gate]})
+/// The border of what can be: `refused`, `refused-by-the-chart` and `taken`.
+fn border(list: &str) -> Result<Vec<Value>> {
+    let mut lists = objects(include_str!("values.yaml"))?.remove(0);
+    match lists[list].take() {
+        Value::Array(entries) => Ok(entries),
+        _ => bail!("values.yaml has no {list}"),
+    }
 }
 
-fn refused(helm: &Path, values: &Value, says: &str) -> Result<()> {
-    let refusal = template(helm, values)
-        .err()
-        .with_context(|| format!("the chart takes {values}"))?
-        .to_string();
-    ensure!(refusal.contains(says), "{values}: no `{says}` in {refusal}");
+/// Values in which each gate says only how it differs from one that can be.
+fn filled(mut values: Value) -> Value {
+    let gates = values.get_mut("gates").and_then(Value::as_array_mut);
+    for given in gates.into_iter().flatten() {
+        let mut gate = gate();
+        json_patch::merge(&mut gate, given);
+        *given = gate;
+    }
+    values
+}
+
+/// Checks that the chart refuses these, each with its words.
+fn refuses(helm: &Path, rows: Vec<Value>, config: impl Fn(&Value) -> Result<()>) -> Result<()> {
+    for row in rows {
+        let (says, values) = (row[0].as_str().context("words")?, filled(row[1].clone()));
+        config(&values)?;
+        let refusal = template(helm, &values)
+            .err()
+            .with_context(|| format!("the chart takes {values}"))?
+            .to_string();
+        ensure!(refusal.contains(says), "{values}: no `{says}` in {refusal}");
+    }
     Ok(())
 }
 
 fn values_that_cannot_be_are_refused(helm: &Path) -> Result<()> {
-    for (values, says) in [
-        (
-            gate_with("namespace", json!("migration-gate")),
-            "in a namespace of its own",
-        ),
-        (
-            gate_with("namespace", json!("kube-system")),
-            "can't block a node",
-        ),
-        (
-            gate_with("namespace", json!("kube-node-lease")),
-            "can't block a node",
-        ),
-        (gate_with("extraAccounts", json!(["A"])), "extraAccounts"),
-        (json!({"replicas": 0}), "replicas"),
-        (json!({"image": {"digest": "sha256:abc"}}), "digest"),
-        (
-            json!({"webhooks": {"timeoutSeconds": 31}}),
-            "timeoutSeconds",
-        ),
-        (
-            json!({"certificates": {"source": "existingSecret"}}),
-            "name the Secret",
-        ),
-        (
-            json!({"networkPolicy": {"apiServerPorts": []}}),
-            "apiServerPorts",
-        ),
-        (
-            json!({"waiter": {"resources": {"claims": [{"name": "x"}]}}}),
-            "claims",
-        ),
-        (json!({"unknown": true}), "unknown"),
-    ] {
-        refused(helm, &values, says)?;
-    }
-    Ok(())
-}
-
-fn expression(operator: &str, values: &Value) -> Value {
-    gate_with(
-        "selector",
-        json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}),
-    )
-}
-
-/// A gate with these instead of `job`.
-fn jobs(entries: Value) -> Value {
-    let mut gate = gate();
-    gate["jobs"] = entries;
-    if let Some(gate) = gate.as_object_mut() {
-        gate.remove("job");
-    }
-    json!({"gates": [gate]})
-}
-
-/// A gate with these instead of `deployments`.
-fn workloads(entries: Value) -> Value {
-    let mut gate = gate();
-    gate["workloads"] = entries;
-    if let Some(gate) = gate.as_object_mut() {
-        gate.remove("deployments");
-    }
-    json!({"gates": [gate]})
-}
-
-/// A gate with two keys more.
-fn beside(key: &str, value: Value, other: &str, by: Value) -> Value {
-    let mut values = gate_with(key, value);
-    values["gates"][0][other] = by;
-    values
-}
-
-/// A second gate in the namespace of the first.
-fn two_gates(entries: Value) -> Value {
-    let mut second = workloads(entries)["gates"][0].take();
-    second["name"] = json!("b");
-    json!({"gates": [gate(), second]})
-}
-
-/// Two gates of one namespace that hold the `CronJob`s of these names.
-fn patterns(first: &str, second: &str) -> Value {
-    let gate = |name: &str, pattern: &str| {
-        let mut gate = workloads(json!([{"kind": "CronJob", "name": pattern}]))["gates"][0].take();
-        gate["name"] = json!(name);
-        gate
-    };
-    json!({"gates": [gate("a", first), gate("b", second)]})
-}
-
-fn resources(requests: &Value, limits: &Value) -> Value {
-    json!({"waiter": {"resources": {"requests": requests, "limits": limits}}})
-}
-
-/// Values that program and chart refuse, each with a word of what the chart says.
-#[allow(clippy::too_many_lines, reason = "a table of cases")]
-fn impossible() -> Vec<(Value, &'static str)> {
-    vec![
-        (json!({"gates": []}), "/gates"),
-        (gate_with("typo", json!("x")), "typo"),
-        (gate_with("name", json!("A")), "name"),
-        (gate_with("name", json!("a".repeat(64))), "name"),
-        (gate_with("namespace", json!("a.b")), "namespace"),
-        (gate_with("job", json!("a..b")), "job"),
-        (gate_with("job", json!("a.".repeat(127) + "bc")), "job"),
-        (gate_with("serviceAccount", json!("-a")), "serviceAccount"),
-        (gate_with("deployments", json!([])), "gates"),
-        (gate_with("deployments", json!(["Web"])), "deployments"),
-        (gate_with("selector", json!({})), "selector"),
-        (
-            gate_with("selector", json!({"matchLabels": {}})),
-            "matchLabels",
-        ),
-        (
-            // Helm's validator names a wrong place for a wrong name.
-            gate_with("selector", json!({"matchLabels": {"a b": "c"}})),
-            "invalid propertyName 'a b'",
-        ),
-        (
-            gate_with("selector", json!({"matchLabels": {"-/a": "c"}})),
-            "invalid propertyName '-/a'",
-        ),
-        (
-            gate_with("selector", json!({"matchLabels": {"a": "c d"}})),
-            "matchLabels",
-        ),
-        (expression("In", &json!([])), "values"),
-        (expression("NotIn", &json!([])), "values"),
-        (expression("Exists", &json!(["x"])), "values"),
-        (expression("In", &json!(["a b"])), "values"),
-        (expression("Near", &json!(["x"])), "operator"),
-        (gate_with("timeout", json!("soon")), "timeout"),
-        (gate_with("timeout", json!("0s")), "out of range"),
-        (gate_with("timeout", json!("0h0m")), "out of range"),
-        (gate_with("timeout", json!("24h1s")), "out of range"),
-        (gate_with("timeout", json!("1h1h")), "timeout"),
-        (gate_with("timeout", json!("5")), "timeout"),
-        (gate_with("freshness", json!("new")), "freshness"),
-        (gate_with("mode", json!("audit")), "mode"),
-        (
-            gate_with("jobs", json!([{"name": "b"}])),
-            "short for one entry",
-        ),
-        (jobs(json!([])), "job"),
-        (jobs(json!([{}])), "missing property"),
-        (
-            jobs(json!([{"name": "a", "anyOf": [{"name": "b"}]}])),
-            "/jobs/0': maxProperties",
-        ),
-        (jobs(json!([{"nam": "a"}])), "nam"),
-        (jobs(json!([{"name": "a b"}])), "/jobs/0/name"),
-        (jobs(json!([{"name": "a-[0-9]"}])), "/jobs/0/name"),
-        (jobs(json!([{"name": "-*"}])), "/jobs/0/name"),
-        (jobs(json!([{"name": "**"}])), "would match every Job"),
-        (gate_with("job", json!("*")), "would match every Job"),
-        (gate_with("job", json!("a?")), "/job"),
-        (jobs(json!([{"selector": {}}])), "/jobs/0/selector"),
-        (
-            jobs(json!([{"selector": {"matchLabels": {"a": "b c"}}}])),
-            "matchLabels",
-        ),
-        (jobs(json!([{"anyOf": []}])), "/jobs/0/anyOf"),
-        (
-            jobs(json!([{"anyOf": [{"name": "a", "selector": {"matchLabels": {"a": "b"}}}]}])),
-            "/jobs/0/anyOf/0",
-        ),
-        (
-            jobs(json!([{"anyOf": [{"anyOf": [{"name": "a"}]}]}])),
-            "/jobs/0/anyOf/0",
-        ),
-        (
-            jobs(json!([{"anyOf": [{"name": "a"}, {"name": "*"}]}])),
-            "would match every Job",
-        ),
-        (
-            jobs(json!([{"name": "a"}, {"anyOf": [{"name": "a"}]}])),
-            "lists a twice",
-        ),
-        (
-            jobs(json!([
-                {"selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}},
-                {"selector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]}},
-            ])),
-            "lists label:a twice",
-        ),
-        (workloads(json!([])), "gates"),
-        (workloads(json!([{"name": "web"}])), "kind"),
-        (
-            workloads(json!([{"kind": "Deployment"}])),
-            "missing property",
-        ),
-        (
-            workloads(json!([{"kind": "Pod", "name": "web"}])),
-            "'StatefulSet'",
-        ),
-        (
-            workloads(json!([{"kind": "deployment", "name": "web"}])),
-            "'Deployment'",
-        ),
-        (
-            workloads(json!([{"kind": "DaemonSet", "name": "*"}])),
-            "would hold every DaemonSet",
-        ),
-        (
-            workloads(json!([{"kind": "DaemonSet", "name": "a_b"}])),
-            "/workloads/0/name",
-        ),
-        (
-            workloads(json!([{"kind": "CronJob", "selector": {}}])),
-            "/workloads/0/selector",
-        ),
-        (
-            workloads(
-                json!([{"kind": "CronJob", "name": "a", "selector": {"matchLabels": {"a": "b"}}}]),
-            ),
-            "/workloads/0': maxProperties",
-        ),
-        (gate_with("container", json!("Web")), "container"),
-        (gate_with("version", json!({})), "version"),
-        (
-            gate_with("version", json!({"label": "a", "annotation": "b"})),
-            "version",
-        ),
-        (
-            gate_with("version", json!({"label": "a b"})),
-            "/version/label",
-        ),
-        (gate_with("version", json!({"field": "a"})), "field"),
-        (gate_with("movingTags", json!([""])), "/movingTags/0"),
-        (gate_with("movingTags", json!(["-a"])), "/movingTags/0"),
-        (gate_with("movingTags", json!(["a/b"])), "/movingTags/0"),
-        (gate_with("movingTags", json!(["a[b"])), "/movingTags/0"),
-        (gate_with("movingTags", json!(["[]"])), "/movingTags/0"),
-        (gate_with("movingTags", json!(["[!]"])), "/movingTags/0"),
-        (
-            gate_with("movingTags", json!(["v[0-9][z-a]"])),
-            "swap its ends",
-        ),
-        (gate_with("movingTags", json!(["[!9-0]"])), "swap its ends"),
-        (
-            beside("container", json!("web"), "version", json!({"label": "a"})),
-            "no effect beside version",
-        ),
-        (
-            beside("container", json!("web"), "freshness", json!("any")),
-            "no effect beside freshness any",
-        ),
-        (
-            beside("version", json!({"label": "a"}), "freshness", json!("any")),
-            "no effect beside freshness any",
-        ),
-        (json!({"gates": [gate(), gate()]}), "used twice"),
-        (
-            two_gates(json!([{"kind": "Deployment", "name": "w*b"}])),
-            "held by gate a already",
-        ),
-        (
-            two_gates(
-                json!([{"kind": "StatefulSet", "name": "x"}, {"kind": "Deployment", "name": "web"}]),
-            ),
-            "Deployment one/web",
-        ),
-        (patterns("a*", "a-b"), "CronJob one/a-b"),
-        (patterns("a-b", "a*"), "CronJob one/a*"),
-        (patterns("shop-*", "*-web"), "CronJob one/*-web"),
-        (
-            patterns("sh*x*web", "shop-*y*-web"),
-            "CronJob one/shop-*y*-web",
-        ),
-        (
-            json!({"gates": [gate(), {
-                "name": "b", "namespace": "one", "job": "j", "serviceAccount": "s", "deployments": ["api", "web"],
-            }]}),
-            "held by gate a already",
-        ),
-        (json!({"mode": "audit"}), "mode"),
-        (json!({"forbiddenEnv": ["A=B"]}), "forbiddenEnv"),
-        (json!({"forbiddenEnv": [""]}), "forbiddenEnv"),
-        (json!({"waiter": {"image": "a b"}}), "image"),
-        (resources(&json!({"cpu": "much"}), &json!({})), "cpu"),
-        (resources(&json!({"cpu": "-1"}), &json!({})), "cpu"),
-        (resources(&json!({"cpu": -1}), &json!({})), "cpu"),
-        (resources(&json!({"memory": "16MiB"}), &json!({})), "memory"),
-        (resources(&json!({"memory": "1e3Mi"}), &json!({})), "memory"),
-        (
-            resources(&json!({"cpu": "1"}), &json!({"cpu": "100m"})),
-            "more than the limit",
-        ),
-        (
-            resources(&json!({"memory": "64Mi"}), &json!({"memory": "32Mi"})),
-            "more than the limit",
-        ),
-        (
-            resources(&json!({"memory": "40M"}), &json!({"memory": "32Mi"})),
-            "more than the limit",
-        ),
-        (
-            resources(&json!({"cpu": 2}), &json!({"cpu": "1e0"})),
-            "more than the limit",
-        ),
-    ]
+    refuses(helm, border("refused-by-the-chart")?, |_| Ok(()))
 }
 
 /// The server would start over and over.
 fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
-    for (values, says) in impossible() {
+    refuses(helm, border("refused")?, |values| {
         // The values have the configuration's own keys.
         let mut config = json!({"gates": [gate()]});
-        let (Some(keys), Some(given)) = (config.as_object_mut(), values.as_object()) else {
-            continue;
-        };
-        keys.extend(given.clone());
-        ensure!(
-            parse(&config.to_string(), "values").is_err(),
-            "the program takes {config}"
-        );
-        refused(helm, &values, says)?;
-    }
-    // What is close to those, and can be.
-    for values in [
-        gate_with("timeout", json!("24h")),
-        gate_with("timeout", json!("1s")),
-        gate_with("job", json!("a.b")),
-        gate_with("job", json!("*a*.*")),
-        gate_with("jobs", json!([])),
-        jobs(json!([{"name": "a"}, {"anyOf": [{"name": "a"}, {"name": "b"}]}])),
-        workloads(
-            json!([{"kind": "Deployment", "name": "a"}, {"kind": "Deployment", "name": "a"}]),
-        ),
-        two_gates(
-            json!([{"kind": "Deployment", "name": "we"}, {"kind": "StatefulSet", "name": "web"}]),
-        ),
-        two_gates(json!([{"kind": "Deployment", "selector": {"matchLabels": {"a": "b"}}}])),
-        patterns("shop-*", "sho-*"),
-        patterns("*-web", "*-api"),
-        patterns("shop-*-web", "shop-web"),
-        gate_with("movingTags", json!([])),
-        gate_with(
-            "movingTags",
-            json!([
-                "*",
-                "**?",
-                "[a-]",
-                "[]a]",
-                "[!!]",
-                "[!]]",
-                "[[a]",
-                "[,-.]",
-                "[\\a]",
-                "[-,]",
-                "[a-c-e]",
-                "[!,]",
-                "[^a]",
-                format!("{}**", "[,a]".repeat(128)),
-            ]),
-        ),
-        gate_with("version", json!({"annotation": "a.b/c"})),
-        gate_with("selector", json!({"matchLabels": {"a.b/C_d": ""}})),
-        expression("DoesNotExist", &json!([])),
-        resources(
-            &json!({"cpu": "100m", "memory": "32Mi"}),
-            &json!({"cpu": 0.1, "memory": "32Mi"}),
-        ),
-        resources(&json!({"memory": "32M"}), &json!({"memory": "32Mi"})),
-        resources(&json!({"cpu": "1e-1"}), &json!({"cpu": ".1"})),
-    ] {
+        json_patch::merge(&mut config, values);
+        let taken = parse(&config.to_string(), "values").is_ok();
+        ensure!(!taken, "the program takes {config}");
+        Ok(())
+    })?;
+    for values in border("taken")?.into_iter().map(filled) {
         let objects = objects(&template(helm, &values)?)?;
         super::render::configuration(&objects).with_context(|| values.to_string())?;
     }
@@ -556,10 +223,7 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
         ensure!(down.len() == alerts, "{rules:#?}");
         for rule in down {
             let expression = rule["expr"].as_str().context("an expression")?;
-            ensure!(
-                expression.contains("namespace=\"migration-gate\""),
-                "{expression}"
-            );
+            says(expression, &["namespace=\"migration-gate\""])?;
         }
         // A certificate of two days is renewed after 32 hours.
         let expires = of("MigrationGateCertificateExpires");
@@ -586,7 +250,7 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
             Value::Null,
         ),
     ] {
-        let objects = rendered(jobs(entries.clone()))?;
+        let objects = rendered(filled(json!({"gates": [{"job": null, "jobs": entries}]})))?;
         let mut found = 0;
         for end in ["-record", "-wait"] {
             let with_rules = objects.iter().filter(|object| {
@@ -613,7 +277,9 @@ fn the_tests_rights_are_for_the_kinds_that_are_held(helm: &Path) -> Result<()> {
         let entries = held
             .iter()
             .flat_map(|kind| ["a", "b"].map(|name| json!({"kind": kind.as_str(), "name": name})));
-        let objects = objects(&template(helm, &workloads(entries.collect()))?)?;
+        let gate = json!({"deployments": null, "workloads": entries.collect::<Value>()});
+        let values = filled(json!({"gates": [gate]}));
+        let objects = objects(&template(helm, &values)?)?;
         let role = objects.iter().find(|object| {
             object["kind"] == "Role" && object["metadata"]["name"] == "migration-gate-test"
         });
