@@ -7,26 +7,13 @@ use migration_gate_yaml::documents;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::loaded;
+use super::{DEPLOYMENT, loaded};
 use checks::manifests::{self, Shown};
 
 /// What holds for any text, as the fuzz target has it.
 fn check(text: &str) -> Shown {
     manifests::check(text.as_bytes())
 }
-
-const DEPLOYMENT: &str = "\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: piefed-web, namespace: piefed-application}
-spec:
-  template:
-    spec:
-      # The application.
-      containers:
-      - name: web
-        image: piefed/piefed:1.2.0 # pinned
-";
 
 #[test]
 fn block_yaml_is_edited_whatever_its_style() {
@@ -37,65 +24,43 @@ fn block_yaml_is_edited_whatever_its_style() {
     check(&format!(
         "# A comment.\n---\n{DEPLOYMENT}---\n# nothing\n---\n{DEPLOYMENT}"
     ));
-    check(&format!("{DEPLOYMENT}...\n"));
     check(&format!("\u{feff}{DEPLOYMENT}"));
-    check(&format!("{DEPLOYMENT}\n\n  # the end\n"));
-    check(&DEPLOYMENT.replace(
-        "      - name: web\n        image",
-        "        - name: web\n          image",
-    ));
-    check(&DEPLOYMENT.replace(
-        "      - name: web\n        image",
-        "      -  name: web\n         image",
-    ));
-    check(&format!(
-        "{DEPLOYMENT}        args:\n        - |\n          text\n\n          more\n"
-    ));
-    check(&format!(
-        "{DEPLOYMENT}      initContainers:\n      - name: other\n        image: o\n"
-    ));
-    check(&format!(
-        "{DEPLOYMENT}      initContainers:\n      # first\n      -   image: o\n          name: other\n"
-    ));
-    check(&format!("{DEPLOYMENT}      initContainers: []\n"));
-    check(&format!(
-        "{DEPLOYMENT}      initContainers:\n      volumes: ~\n"
-    ));
-    check(&format!(
-        "{DEPLOYMENT}      initContainers:\n      - name: wait-for-migrations\n        command: [sh]\n"
-    ));
-    check(&format!(
-        "{DEPLOYMENT}      volumes:\n      - name: data\n        emptyDir: {{}}\n"
-    ));
-    check(&format!(
-        "{DEPLOYMENT}      serviceAccountName: default # to be replaced\n"
-    ));
-    check(&format!("{DEPLOYMENT}      serviceAccount: ''\n"));
-    check(&format!(
-        "{DEPLOYMENT}      automountServiceAccountToken:\n  replicas: 2\n"
-    ));
+    let item = "      - name: web\n        image";
+    check(&DEPLOYMENT.replace(item, "        - name: web\n          image"));
+    check(&DEPLOYMENT.replace(item, "      -  name: web\n         image"));
+    for behind in [
+        "...\n",
+        "\n\n  # the end\n",
+        "        args:\n        - |\n          text\n\n          more\n",
+        "      initContainers:\n      - name: other\n        image: o\n",
+        "      initContainers:\n      # first\n      -   image: o\n          name: other\n",
+        "      initContainers: []\n",
+        "      initContainers:\n      volumes: ~\n",
+        "      initContainers:\n      - name: wait-for-migrations\n        command: [sh]\n",
+        "      volumes:\n      - name: data\n        emptyDir: {}\n",
+        "      serviceAccountName: default # to be replaced\n",
+        "      serviceAccount: ''\n",
+        "      automountServiceAccountToken:\n  replicas: 2\n",
+    ] {
+        check(&format!("{DEPLOYMENT}{behind}"));
+    }
 }
 
 #[test]
 fn what_has_no_lines_of_its_own_is_rendered() {
     let check = |text: &str| assert_eq!(check(text), Shown::Rendered, "{text}");
-    let object = documents(DEPLOYMENT)
-        .next()
-        .expect("one")
-        .expect("valid")
-        .value;
+    let document = documents(DEPLOYMENT).next().expect("one");
+    let object = document.expect("valid").value;
     check(&object.to_string());
     check(&serde_json::to_string_pretty(&object).expect("JSON"));
     check(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: piefed-web, namespace: piefed-application}\nspec: {template: {spec: {containers: [{name: a, image: b}]}}}\n",
     );
-    check(&format!(
-        "{DEPLOYMENT}      initContainers: [{{name: a, image: b}}]\n"
-    ));
+    let flow = "      initContainers: [{name: a, image: b}]\n";
+    check(&format!("{DEPLOYMENT}{flow}"));
     // What follows `|+` belongs to the text, so no line can be put after it.
-    check(&format!(
-        "{DEPLOYMENT}        args:\n        - |+\n          text\n\n"
-    ));
+    let kept = "        args:\n        - |+\n          text\n\n";
+    check(&format!("{DEPLOYMENT}{kept}"));
     let alias = DEPLOYMENT
         .replace("  template:", "  other: &t")
         .replace("DEPLOYMENT", "");
@@ -212,61 +177,14 @@ proptest! {
 }
 
 fn values() -> impl Strategy<Value = Value> {
-    let words = prop::sample::select(vec![
-        "y",
-        "no",
-        "on",
-        "~",
-        "null",
-        "true",
-        "0755",
-        "0o7",
-        "1e3",
-        "1_000",
-        ".5",
-        "-",
-        "- a",
-        "a: b",
-        "#c",
-        "a #c",
-        "'",
-        "\"",
-        "|",
-        ">",
-        "*a",
-        "&a",
-        "!a",
-        "%a",
-        "@a",
-        "`a`",
-        "{",
-        "[",
-        "<<",
-        "=",
-        "---",
-        "...",
-        "? a",
-        ": a",
-        " a",
-        "a ",
-        "a\nb",
-        "a\n",
-        "\n",
-        "\na",
-        "a\n\n",
-        "a\r\n",
-        "\t",
-        "a\tb",
-        "",
-        "\u{85}",
-        "\u{2028}",
-        "\u{feff}",
-        "\u{7f}",
-        "é",
-        "😀",
-        "2001-01-01",
-        "12:30",
-    ]);
+    // What reads as something else without quotes.
+    let words = r##"["y", "no", "on", "~", "null", "true", "0755", "0o7", "1e3", "1_000", ".5", "-",
+        "- a", "a: b", "#c", "a #c", "'", "\"", "|", ">", "*a", "&a", "!a", "%a", "@a",
+        "`a`", "{", "[", "<<", "=", "---", "...", "? a", ": a", " a", "a ", "a\nb", "a\n",
+        "\n", "\na", "a\n\n", "a\r\n", "\t", "a\tb", "", "\u0085", "\u2028", "\ufeff",
+        "\u007f", "é", "😀", "2001-01-01", "12:30"]"##;
+    let words: Vec<String> = serde_json::from_str(words).expect("JSON");
+    let words = prop::sample::select(words);
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

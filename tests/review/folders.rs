@@ -1,14 +1,12 @@
 //! A repository as it is: manifests beside patches, charts and values.
 
-use std::fs;
-
 use migration_gate::review::engine::review;
 use migration_gate::review::input::gather;
 use migration_gate::review::manifest::Loaded;
 use migration_gate_core::gates::Config;
-use tempfile::TempDir;
 
 use super::found;
+use super::inputs::folder;
 
 const WEB: &str = "\
 apiVersion: apps/v1
@@ -25,12 +23,7 @@ spec:
 /// What a review of a path in a folder of these files says of each file: the objects in it, those
 /// that are injected, and what was passed over or could not be reviewed.
 fn check(files: &[(&str, &str)], path: &str, expect: &[&str]) {
-    let folder = TempDir::new().expect("a folder");
-    for (name, text) in files {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-        fs::write(path, text).expect("a file");
-    }
+    let folder = folder(files);
     let (sources, _) = gather(&[folder.path().join(path)], std::io::empty());
     let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
     let report = review(&Config::default(), &loaded, None);

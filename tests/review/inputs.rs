@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use migration_gate::review::input::{MAX_INPUT, STDIN, gather};
 use tempfile::TempDir;
 
-fn folder(files: &[(&str, &str)]) -> TempDir {
+/// A folder with these files.
+pub(super) fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = TempDir::new().expect("a folder");
     for (name, text) in files {
         let path = folder.path().join(name);

@@ -23,7 +23,7 @@ struct KubectlAnswer {
 }
 
 /// How review may differ from `kubectl`. `docs/review.md` says so.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 enum Expect {
     /// The same objects, or both refuse the text.
     Same,
@@ -46,30 +46,34 @@ fn compact(name: &str) -> String {
     )
 }
 
+/// What texts are put together from. In a whole one, `POD` stands for the beginning of a Pod.
+#[derive(Deserialize)]
+struct Texts {
+    scalars: Vec<String>,
+    separators: Vec<String>,
+    starts: Vec<String>,
+    ends: Vec<String>,
+    whole: Vec<(String, Expect)>,
+}
+
 /// Every text, with what is expected of it.
 fn cases() -> BTreeMap<String, Expect> {
+    let texts = include_str!("kubectl-texts.json");
+    let texts: Texts = serde_json::from_str(texts).expect("texts");
     let mut cases = BTreeMap::new();
     let mut add = |text: String, expect: Expect| {
         cases.insert(text, expect);
     };
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n";
-    for scalar in SCALARS {
+    for scalar in &texts.scalars {
         add(format!("{pod}spec:\n  k: {scalar}\n"), Same);
         add(format!("{pod}spec:\n  - {scalar}\n  - x\n"), Same);
     }
-    for (text, expect) in WHOLE {
-        add(text.replace("POD\n", pod), expect);
+    for (text, expect) in &texts.whole {
+        add(text.replace("POD\n", pod), *expect);
     }
     // What separates documents of YAML, of JSON, and of both.
-    for separator in [
-        "---\n",
-        "--- # c\n",
-        "---   \n",
-        "\n---\n",
-        "---\n---\n",
-        "# c\n---\n# d\n",
-        "---\t\n",
-    ] {
+    for separator in &texts.separators {
         for (first, second) in [
             (yaml("a"), yaml("b")),
             (yaml("a"), compact("b")),
@@ -81,34 +85,17 @@ fn cases() -> BTreeMap<String, Expect> {
             add(text, Same);
         }
     }
-    for start in [
-        "",
-        "\u{feff}",
-        "# c\n",
-        "---\n",
-        "\n\n",
-        "  \n",
-        "\u{feff}---\n",
-        "\u{feff}# c\n---\n",
-    ] {
+    for start in &texts.starts {
         add(format!("{start}{}", yaml("a")), Same);
         add(
             format!("{start}{}---\n{}", yaml("a"), yaml("b")).replace('\n', "\r\n"),
             Same,
         );
+        let strict = start.contains(['#', '-']);
         let two = format!("{start}{}\n{}", compact("a"), compact("b"));
-        add(
-            two,
-            if start.contains(['#', '-']) {
-                Strict
-            } else {
-                Same
-            },
-        );
+        add(two, if strict { Strict } else { Same });
     }
-    for end in [
-        "", "\n\n", "# end", "---\n", "...\n", "\n...", "  \n", "---", "--- ",
-    ] {
+    for end in &texts.ends {
         add(yaml("a") + end, Same);
     }
     for between in ["", "\n", " ", "\n\n", " null ", "\r\n", "\t"] {
@@ -120,163 +107,6 @@ fn cases() -> BTreeMap<String, Expect> {
     }
     cases
 }
-
-const SCALARS: [&str; 58] = [
-    "y",
-    "yes",
-    "on",
-    "Off",
-    "NULL",
-    "~",
-    "''",
-    "0755",
-    "0o17",
-    "08",
-    "1_000",
-    "1e3",
-    "1E-2",
-    ".5",
-    "5.",
-    "0x1F",
-    "0b11",
-    "1:30",
-    "12:30:45",
-    "2001-01-01",
-    "2001-01-01T01:02:03Z",
-    "+1",
-    "-0",
-    "\"a\"",
-    "'it''s'",
-    "!!str 5",
-    "!!int \"5\"",
-    "!!float 5",
-    "!!bool yes",
-    "!!null x",
-    "\"\\u00e9\\x41\\t\"",
-    "a # c",
-    "a#c",
-    "1.0",
-    "1.10",
-    "|\n    a\n    b",
-    "|-\n    a\n\n",
-    ">-\n    a\n    b\n\n    c",
-    "|2\n      a",
-    "@x",
-    "`x",
-    "%x",
-    "-",
-    "{a: b}",
-    "[a, b]",
-    "[a, [b], {c: d}]",
-    "*nope",
-    "&a x",
-    "&a [*a]",
-    "=",
-    "a: b",
-    "\"a\n    b\"",
-    "é😀",
-    "12345678901234567890",
-    "\u{a0}x",
-    "\"a\u{2028}b\"",
-    "? a",
-    "[a\n   , b]",
-];
-
-const WHOLE: [(&str, Expect); 42] = [
-    ("", Same),
-    ("# c\n", Same),
-    ("null\n---\nPOD\n", Same),
-    ("hello\n---\nPOD\n", Same),
-    (
-        "apiVersion: v1\nkind: Pod\nmetadata: &m {name: a}\nspec: *m\n",
-        Same,
-    ),
-    ("x: &x {a: 1, b: 2}\nPOD\nspec:\n  <<: *x\n  b: 3\n", Same),
-    (
-        "x: &x {a: 1}\nw: &w {a: 2, c: 3}\nPOD\nspec:\n  <<: [*x, *w]\n",
-        Same,
-    ),
-    ("POD\nspec: {<<: {a: 1}}\n", Same),
-    (
-        "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a}}\n- {apiVersion: v1, kind: Pod, metadata: {name: b}}\n",
-        Same,
-    ),
-    ("apiVersion: v1\nkind: List\nitems: []\n", Same),
-    (
-        "apiVersion: v1\nkind: PodList\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a}}\n",
-        Same,
-    ),
-    ("apiVersion:\tv1\nkind:\tPod\nmetadata: {name:\ta}\n", Same),
-    ("apiVersion: v1\nkind: Pod\nmetadata:\n\tname: a\n", Same),
-    ("POD\nspec: {1: a, true: b, 1.5: c}\n", Same),
-    ("POD\nspec: {null: a}\n", Same),
-    (
-        "{apiVersion: v1,\nkind: Pod,\n metadata: {name: a},\n}\n",
-        Same,
-    ),
-    (
-        "\"apiVersion\": v1\n'kind': Pod\nmetadata: {\"name\":\"a\"}\n",
-        Same,
-    ),
-    (
-        "? apiVersion\n: v1\n? kind\n: Pod\nmetadata: {name: a}\n",
-        Same,
-    ),
-    (
-        "POD\nspec:\n  l:\n  # x\n  - a # y\n\n  # z\n  -   b\n  -\n",
-        Same,
-    ),
-    ("POD\nspec:\n  l:\n  - a: 1\n    b: 2\n  -   c: 3\n", Same),
-    ("POD\nspec:\n  l:\n  - - a\n    - b\n  - - c\n", Same),
-    (
-        "POD\nspec: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]\n",
-        Same,
-    ),
-    (
-        "POD\nspec:\n  script: |\n    ---\n    # no comment\n    a: b\n",
-        Same,
-    ),
-    ("POD\nspec:\n  script: >\n\n    a\n     b\n", Same),
-    ("POD\ndata: {k: !!binary aGk=}\n", Same),
-    (
-        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\"},\"spec\":{\"k\":\"\\u00e9\\/\\ud83d\\ude00\\n\"}}",
-        Same,
-    ),
-    (
-        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\"},}",
-        Same,
-    ),
-    (
-        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\"}}\nPOD\n",
-        Same,
-    ),
-    (
-        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\"}}\n,\n",
-        Same,
-    ),
-    ("POD\nspec: [\n", Same),
-    ("POD\nspec: {a: 1, a: 2}\n", Strict),
-    ("POD\nkind: Pod\n", Strict),
-    ("POD\nspec: {k: \"\\/\"}\n", Lenient),
-    (
-        "POD\nspec: {k: !!binary \"aGk\", l: !!binary '\u{e9}'}\n",
-        Same,
-    ),
-    ("%YAML 1.1\n---\nPOD\n", Lenient),
-    ("\t\nPOD\n", Lenient),
-    ("POD\n\t", Lenient),
-    (
-        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\"}}{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"b\"}}\n---\nPOD\n",
-        Lenient,
-    ),
-    (
-        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\"}}{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"b\"}}\n# c\n",
-        Lenient,
-    ),
-    ("---\n\u{feff}POD\n", Lenient),
-    ("# c\n\u{feff}POD\n", Lenient),
-    ("---\n# c\n\n\u{feff}# d\nPOD\n", Lenient),
-];
 
 /// What review makes of it.
 fn ours(text: &str) -> KubectlAnswer {

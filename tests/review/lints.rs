@@ -2,65 +2,18 @@
 
 use migration_gate::cli::config::parse;
 use migration_gate_core::gates::{Config, Freshness, Mode};
+use migration_gate_yaml::documents;
+use serde_json::json;
 
 use super::found;
 
-pub(super) const JOB: &str = "\
-apiVersion: batch/v1
-kind: Job
-metadata:
-  name: piefed-db-init
-  namespace: piefed-application
-  annotations:
-    kustomize.toolkit.fluxcd.io/force: enabled
-spec:
-  template:
-    spec:
-      containers:
-      - name: db-init
-        image: piefed/piefed:1.2.0
-        command: [flask, db, upgrade]
----
-";
+pub(super) const FORCE: &str = "kustomize.toolkit.fluxcd.io/force: enabled";
 
-pub(super) const WEB: &str = "\
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: piefed-web
-  namespace: piefed-application
-spec:
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - name: web
-        command: [flask, run]
-        image: piefed/piefed:1.2.0
----
-";
+pub(super) const JOB: &str = include_str!("setup/job.yaml");
 
-pub(super) const RBAC: &str = "\
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: piefed-init-checker, namespace: piefed-application}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: r, namespace: piefed-application}
-rules:
-- {apiGroups: [batch], resources: [jobs], resourceNames: [piefed-db-init], verbs: [get, list, watch]}
-- {apiGroups: [''], resources: [configmaps], resourceNames: [migration-gate-piefed], verbs: [get, list, watch]}
-- {apiGroups: [''], resources: [pods], verbs: [list]}
-- {apiGroups: [''], resources: [pods/log], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: b, namespace: piefed-application}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}
-subjects: [{kind: ServiceAccount, name: piefed-init-checker, namespace: piefed-application}]
----
-";
+pub(super) const WEB: &str = include_str!("setup/web.yaml");
+
+pub(super) const RBAC: &str = include_str!("setup/rbac.yaml");
 
 /// The codes that these manifests get, without the lines.
 pub(super) fn codes_with(config: &Config, parts: &[&str]) -> Vec<String> {
@@ -77,18 +30,27 @@ pub(super) fn check(parts: &[&str], expect: &[&str]) {
     assert_eq!(codes, expect, "{}", parts.concat());
 }
 
-/// One change to a manifest of the setup that gets no warning, and what it then gets.
-pub(super) fn changed(part: &str, from: &str, to: &str, expect: &[&str]) {
-    let parts = [JOB, WEB, RBAC].map(|one| {
-        if one == part {
-            assert!(one.contains(from), "{from}");
-            one.replace(from, to)
-        } else {
-            one.to_owned()
-        }
-    });
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    check(&parts, expect);
+/// The changes that `lints.yaml` has for a test, each to manifests that get no warning.
+pub(super) fn changes_of(manifests: &[&str], test: &str) {
+    let changes = documents(include_str!("lints.yaml")).next();
+    let changes = changes.expect("one").expect("valid").value;
+    for change in changes[test].as_array().expect(test) {
+        let field = |i: usize| change[i].as_str().expect("a text");
+        let kind = format!("kind: {}\n", field(0));
+        let parts = manifests.iter().map(|manifest| {
+            if !manifest.contains(&kind) {
+                return (*manifest).to_owned();
+            }
+            assert!(manifest.contains(field(1)), "{change}");
+            manifest.replace(field(1), field(2))
+        });
+        let codes = codes_with(&Config::default(), &[&parts.collect::<String>()]);
+        assert_eq!(json!(codes), change[3], "{change}");
+    }
+}
+
+pub(super) fn changes(test: &str) {
+    changes_of(&[JOB, WEB, RBAC], test);
 }
 
 #[test]
@@ -141,70 +103,25 @@ fn findings_stand_in_the_order_of_their_lines() {
 #[test]
 fn no_job() {
     check(&[WEB, RBAC], &["no-job"]);
-    changed(JOB, "name: piefed-db-init", "name: other", &["no-job"]);
-    changed(
-        JOB,
-        "  namespace: piefed-application",
-        "  namespace: other",
-        &["no-job"],
-    );
+    changes("no_job");
 }
 
 #[test]
 fn versions() {
-    changed(WEB, ":1.2.0", ":1.3.0", &["version-mismatch"]);
-    changed(
-        WEB,
-        "piefed/piefed:1.2.0",
-        "mirror:5000/piefed/web:1.2.0",
-        &[],
-    );
-    changed(WEB, ":1.2.0", "@sha256:ab", &["version-mismatch"]);
-    changed(WEB, ":1.2.0", "", &["mutable-tag", "version-mismatch"]);
-    changed(
-        WEB,
-        ":1.2.0",
-        ":latest",
-        &["mutable-tag", "version-mismatch"],
-    );
-    changed(WEB, ":1.2.0", ":latest@sha256:ab", &["version-mismatch"]);
+    changes("versions");
     let mut config = Config::default();
     config.gates[0].freshness = Freshness::Any;
     let other = WEB.replace(":1.2.0", "");
     assert_eq!(codes_with(&config, &[JOB, &other, RBAC]), ["freshness-any"]);
     assert!(codes_with(&config, &[JOB]).is_empty());
-    // The container that the waiter compares is the default one, wherever it stands.
-    changed(
-        WEB,
-        "    metadata: {labels: {app: web}}\n    spec:\n      containers:\n",
-        "    metadata: {annotations: {kubectl.kubernetes.io/default-container: web}}\n    spec:\n      containers:\n      - {name: proxy, image: proxy}\n",
-        &[],
-    );
 }
 
 #[test]
 fn a_job_that_an_applier_cannot_replace() {
-    let force = "kustomize.toolkit.fluxcd.io/force: enabled";
-    let with = |annotation: &str, expect: &[&str]| changed(JOB, force, annotation, expect);
-    with("a: b", &["job-not-replaceable"]);
-    with(
-        "kustomize.toolkit.fluxcd.io/force: disabled",
-        &["job-not-replaceable"],
-    );
-    with("kustomize.toolkit.fluxcd.io/force: Enabled", &[]);
-    with(
-        "argocd.argoproj.io/sync-options: Replace=true",
-        &["job-not-replaceable"],
-    );
-    with(
-        "argocd.argoproj.io/sync-options: Force=true,Replace=true",
-        &[],
-    );
-    with("argocd.argoproj.io/hook: Sync", &[]);
-    with("helm.sh/hook: pre-install,pre-upgrade", &[]);
+    changes("a_job_that_an_applier_cannot_replace");
     // Flux replaces it where its Kustomization says so.
     let flux = "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: apps, namespace: flux-system}\nspec: {path: ./apps, force: true}\n---\n";
-    let job = JOB.replace(force, "a: b");
+    let job = JOB.replace(FORCE, "a: b");
     check(&[&job, WEB, flux], &[]);
     let silent = flux.replace(", force: true", "");
     check(&[&job, WEB, &silent], &["job-not-replaceable"]);
@@ -216,18 +133,7 @@ fn a_job_that_an_applier_cannot_replace() {
 
 #[test]
 fn a_suspended_job() {
-    changed(
-        JOB,
-        "spec:\n  template",
-        "spec:\n  suspend: true\n  template",
-        &["job-suspended"],
-    );
-    changed(
-        JOB,
-        "spec:\n  template",
-        "spec:\n  suspend: false\n  template",
-        &[],
-    );
+    changes("a_suspended_job");
 }
 
 #[test]
@@ -237,100 +143,26 @@ fn rights_that_are_missing() {
         "    spec:\n      serviceAccountName: own\n      containers",
     );
     let rbac = RBAC.replace("piefed-init-checker", "own");
-    let changed = |from: &str, to: &str, expect: &[&str]| {
-        assert!(rbac.contains(from), "{from}");
-        check(&[JOB, &web, &rbac.replace(from, to)], expect);
-    };
     // With an account of its own that has every right, what the warning asks for is done.
     check(&[JOB, &web, &rbac], &[]);
     check(&[JOB, &web], &["account-kept", "missing-rbac"]);
-    let missing = &["account-kept", "missing-rbac"];
-    changed(
-        "[get, list, watch]}\n- {apiGroups: ['']",
-        "[get, list]}\n- {apiGroups: ['']",
-        missing,
-    );
-    changed(
-        "resourceNames: [migration-gate-piefed]",
-        "resourceNames: [other]",
-        missing,
-    );
-    changed("resources: [pods/log]", "resources: [pods]", missing);
-    changed(
-        "resources: [pods], verbs: [list]",
-        "resources: [pods], resourceNames: [a], verbs: [list]",
-        missing,
-    );
-    changed("apiGroups: [batch]", "apiGroups: [apps]", missing);
-    changed(
-        "resourceNames: [piefed-db-init], verbs: [get, list, watch]",
-        "verbs: ['*']",
-        &[],
-    );
-    let subject = "name: own, namespace: piefed-application}]";
-    changed(subject, "name: own}]", &[]);
-    changed(subject, "name: own, namespace: other}]", missing);
-    changed(
-        "{kind: ServiceAccount, name: own, namespace: piefed-application}]",
-        "{kind: Group, name: 'system:serviceaccounts:piefed-application'}]",
-        &[],
-    );
-    // A role that isn't there may grant everything, or nothing.
-    changed(
-        "kind: Role, name: r}",
-        "kind: ClusterRole, name: view}",
-        &["account-kept"],
-    );
-    changed(
-        "kind: ServiceAccount\nmetadata: {name: own",
-        "kind: ServiceAccount\nmetadata: {name: other",
-        &["no-account"],
-    );
+    changes_of(&[JOB, &web, &rbac], "rights_that_are_missing");
 }
 
 /// The chart gives the rights to the gate's own account.
 #[test]
 fn the_account_of_the_gate_needs_no_rights_of_its_own() {
     check(&[JOB, WEB], &[]);
-    changed(RBAC, "resources: [pods/log]", "resources: [pods]", &[]);
-    changed(
-        RBAC,
-        "kind: ServiceAccount\nmetadata: {name: piefed-init-checker",
-        "kind: ServiceAccount\nmetadata: {name: other",
-        &["no-account"],
-    );
+    changes("the_account_of_the_gate_needs_no_rights_of_its_own");
 }
 
 #[test]
 fn a_job_that_needs_what_waits_for_it() {
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: piefed-application}\nspec: {selector: {app: web}}\n---\n";
-    let with_service = |command: &str, expect: &[&str]| {
-        let job = JOB.replace("[flask, db, upgrade]", command);
-        check(&[&job, WEB, RBAC, service], expect);
-    };
-    with_service("[flask, db, upgrade]", &[]);
-    with_service(
-        "[sh, -c, 'until nc -z web 5000; do sleep 1; done']",
-        &["deadlock"],
+    changes_of(
+        &[JOB, WEB, RBAC, service],
+        "a_job_that_needs_what_waits_for_it",
     );
-    with_service("[curl, 'http://web:5000/health']", &["deadlock"]);
-    with_service(
-        "[curl, web.piefed-application.svc.cluster.local]",
-        &["deadlock"],
-    );
-    with_service("[curl, web.other.svc]", &[]);
-    with_service("[curl, website]", &[]);
-    with_service("[/usr/share/web/run]", &[]);
-    with_service(
-        "[a]\n        env: [{name: HOST, value: web}]",
-        &["deadlock"],
-    );
-    with_service("[a]\n        args: [--host=web]", &["deadlock"]);
-    with_service(
-        "[kubectl, rollout, status, deployment/piefed-web]",
-        &["deadlock"],
-    );
-    with_service("[kubectl, rollout, status, deployment/other]", &[]);
     let config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: piefed-application}\ndata: {URL: 'http://web/'}\n---\n";
     for from in [
         "envFrom: [{configMapRef: {name: c}}]",
@@ -348,21 +180,9 @@ fn a_job_that_needs_what_waits_for_it() {
 
 #[test]
 fn an_order_that_puts_the_job_last() {
-    let force = "kustomize.toolkit.fluxcd.io/force: enabled";
-    let with = |annotation: &str, expect: &[&str]| changed(JOB, force, annotation, expect);
-    with("helm.sh/hook: post-install, post-upgrade", &["deadlock"]);
-    with("argocd.argoproj.io/hook: PostSync", &["deadlock"]);
-    with("argocd.argoproj.io/hook: PreSync", &[]);
-    with(
-        "argocd.argoproj.io/hook: Sync\n    argocd.argoproj.io/sync-wave: '1'",
-        &["deadlock"],
-    );
-    with(
-        "argocd.argoproj.io/hook: Sync\n    argocd.argoproj.io/sync-wave: '-1'",
-        &[],
-    );
+    changes("an_order_that_puts_the_job_last");
     let job = JOB.replace(
-        force,
+        FORCE,
         "argocd.argoproj.io/hook: Sync\n    argocd.argoproj.io/sync-wave: '2'",
     );
     let web = WEB.replace(
@@ -491,22 +311,7 @@ fn gates_do_not_mix() {
         "f",
     )
     .expect("valid");
-    let text = "\
-apiVersion: batch/v1
-kind: Job
-metadata: {name: a, namespace: ns, annotations: {helm.sh/hook: 'pre-install,pre-upgrade'}}
-spec: {template: {spec: {containers: [{name: j, image: 'i:1'}]}}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, namespace: ns}
-spec: {template: {spec: {serviceAccountName: s, containers: [{name: w, image: 'i:1', command: [w]}]}}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: other, namespace: ns, labels: {held: 'yes'}}
-spec: {template: {spec: {serviceAccountName: t, containers: [{name: w, image: 'x:1'}]}}}
-";
+    let text = include_str!("setup/two-gates.yaml");
     let rbac = RBAC
         .replace("piefed-application", "ns")
         .replace("piefed-init-checker", "s")

@@ -2,29 +2,11 @@
 
 use migration_gate::cli::config::parse;
 
-use super::lints::{JOB, RBAC, WEB, changed, check, codes_with};
-
-const FORCE: &str = "kustomize.toolkit.fluxcd.io/force: enabled";
+use super::lints::{FORCE, JOB, RBAC, WEB, changes, check, codes_with};
 
 #[test]
 fn a_job_that_is_a_hook_of_one_phase() {
-    let with = |annotation: &str, expect: &[&str]| changed(JOB, FORCE, annotation, expect);
-    let one = &["hook-phase"];
-    with("helm.sh/hook: pre-upgrade", one);
-    with("helm.sh/hook: pre-install", one);
-    with("helm.sh/hook: 'pre-upgrade, pre-rollback'", one);
-    with("helm.sh/hook: test", one);
-    with("helm.sh/hook: post-upgrade", &["deadlock", "hook-phase"]);
-    with("helm.sh/hook: pre-install,pre-upgrade", &[]);
-    with("helm.sh/hook: 'pre-upgrade, pre-install'", &[]);
-    with("argocd.argoproj.io/hook: SyncFail", one);
-    with("argocd.argoproj.io/hook: PreSync", &[]);
-    // Argo CD's own hook overrules Helm's.
-    with(
-        "helm.sh/hook: pre-upgrade\n    argocd.argoproj.io/hook: Sync",
-        &[],
-    );
-    with(FORCE, &[]);
+    changes("a_job_that_is_a_hook_of_one_phase");
 }
 
 /// Each of the gate's requirements needs a Job in both phases.
@@ -52,13 +34,7 @@ fn jobs_that_are_hooks_of_two_phases() {
 
 #[test]
 fn a_job_that_is_gone_when_it_has_ended() {
-    let with = |ttl: &str, expect: &[&str]| {
-        let spec = format!("spec:\n  ttlSecondsAfterFinished: {ttl}\n  template");
-        changed(JOB, "spec:\n  template", &spec, expect);
-    };
-    with("0", &["job-deleted-at-once"]);
-    with("60", &[]);
-    with("null", &[]);
+    changes("a_job_that_is_gone_when_it_has_ended");
 }
 
 #[test]
@@ -86,52 +62,12 @@ fn a_deployment_that_is_called_failed_while_its_pods_wait() {
 
 #[test]
 fn a_roll_out_that_stops_old_pods_first() {
-    let with = |spec: &str, expect: &[&str]| {
-        let spec = format!("spec:\n  {spec}\n  template");
-        changed(WEB, "spec:\n  template", &spec, expect);
-    };
-    let early = &["recreate"];
-    with("strategy: {type: Recreate}", early);
-    with(
-        "strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}",
-        early,
-    );
-    with(
-        "strategy: {rollingUpdate: {maxSurge: 0%, maxUnavailable: 1}}",
-        early,
-    );
-    with(
-        "replicas: 1\n  strategy: {rollingUpdate: {maxUnavailable: 1}}",
-        early,
-    );
-    with("strategy: {rollingUpdate: {maxUnavailable: 100%}}", early);
-    with(
-        "strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}",
-        &[],
-    );
-    with(
-        "replicas: 3\n  strategy: {rollingUpdate: {maxUnavailable: 1}}",
-        &[],
-    );
-    with("strategy: {type: RollingUpdate}", &[]);
-    with("replicas: 0\n  strategy: {type: Recreate}", &[]);
+    changes("a_roll_out_that_stops_old_pods_first");
 }
 
 #[test]
 fn a_container_that_may_migrate_by_itself() {
-    let command = "        command: [flask, run]\n";
-    let own = &["migrates-itself"];
-    changed(WEB, command, "", own);
-    changed(WEB, command, "        command: []\n", own);
-    changed(WEB, command, "        args: [web]\n", own);
-    changed(WEB, command, command, &[]);
-    // A sidecar of another image has nothing to migrate with.
-    changed(
-        WEB,
-        "      - name: web",
-        "      - {name: redis, image: 'redis:7'}\n      - name: web",
-        &["which-container"],
-    );
+    changes("a_container_that_may_migrate_by_itself");
 }
 
 #[test]

@@ -15,6 +15,9 @@ use migration_gate::review::input::SourceText;
 use migration_gate::review::manifest::Loaded;
 use migration_gate_core::gates::Config;
 
+/// A Deployment that PieFed's gate holds.
+const DEPLOYMENT: &str = include_str!("setup/deployment.yaml");
+
 /// A text as the only source.
 fn loaded(text: &str) -> [Loaded; 1] {
     [Loaded::new(SourceText {

@@ -1,14 +1,14 @@
 //! What reaches the terminal, the pipe and GitHub.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use migration_gate::review::review_text;
 use migration_gate_core::gates::Config;
 use serde_json::{Value, json};
 
-fn run(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
+fn started(arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_migration-gate"))
         .args(["review", "-"])
         .args(arguments)
         .env_remove("NO_COLOR")
@@ -16,11 +16,18 @@ fn run(arguments: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("a run");
+        .expect("a run")
+}
+
+fn ended(mut child: Child, input: &str) -> Output {
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(input.as_bytes()).expect("it reads");
     drop(stdin);
     child.wait_with_output().expect("it ends")
+}
+
+fn run(arguments: &[&str], input: &str) -> Output {
+    ended(started(arguments), input)
 }
 
 /// A Pod that is refused, with this name.
@@ -56,25 +63,11 @@ fn findings_leave_standard_output_to_diffs_and_manifests() {
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let manifests =
         std::fs::read_to_string("examples/piefed/deployment-web.yaml").expect("example");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_migration-gate"))
-        .args(["review", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a run");
+    let mut child = started(&[]);
     drop(child.stdout.take());
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let input = format!("{manifests}---\n").repeat(100);
-    stdin.write_all(input.as_bytes()).expect("it reads");
-    drop(stdin);
-    let output = child.wait_with_output().expect("it ends");
+    let output = ended(child, &format!("{manifests}---\n").repeat(100));
     assert_eq!(output.status.code(), Some(0));
-    assert!(
-        output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]
