@@ -284,60 +284,44 @@ mod tests {
 
     #[test]
     fn the_state_is_the_condition_or_else_what_the_pods_do() {
-        let check = |spec: Value, status: Value, expect: JobState| {
-            assert_eq!(job(&spec, &status).state, expect, "{spec} {status}");
+        let check = |spec: &Value, status: &Value, expect: JobState| {
+            assert_eq!(job(spec, status).state, expect, "{spec} {status}");
         };
         let at: Option<Timestamp> = "2026-01-01T00:00:00Z".parse().ok();
         let with = |conditions: &[&str]| {
             let conditions: Vec<_> = conditions.iter().map(|kind| condition(kind)).collect();
             json!({"active": 1, "ready": 1, "conditions": conditions})
         };
-        check(json!({}), json!({}), JobState::NoPod);
-        check(
-            json!({"suspend": true}),
-            json!({}),
-            JobState::Suspended { queue: None },
-        );
-        check(
-            json!({"completions": 0}),
-            json!({"conditions": [condition("Complete")]}),
-            JobState::Empty,
-        );
-        check(json!({}), json!({"active": 1}), JobState::Running);
-        check(
-            json!({}),
-            json!({"active": 1, "ready": 1}),
-            JobState::Running,
-        );
-        check(
-            json!({}),
-            json!({"active": 1, "ready": 0}),
-            JobState::PodNotReady,
-        );
-        check(json!({}), json!({"failed": 1}), JobState::BetweenAttempts);
-        check(json!({}), json!({"succeeded": 1}), JobState::Running);
-        check(
-            json!({}),
-            with(&["SuccessCriteriaMet"]),
-            JobState::Succeeding,
-        );
-        check(json!({}), with(&["FailureTarget"]), JobState::Failing);
-        check(
-            json!({}),
-            with(&["SuccessCriteriaMet", "Complete"]),
-            JobState::Complete { at },
-        );
-        check(
-            json!({"suspend": true}),
-            with(&["FailureTarget", "Failed"]),
-            JobState::Failed {
-                reason: "R".into(),
-                message: "M".into(),
-            },
-        );
+        let (none, suspended) = (json!({}), json!({"suspend": true}));
+        let empty = json!({"completions": 0});
+        let failed = JobState::Failed {
+            reason: "R".into(),
+            message: "M".into(),
+        };
+        let complete = JobState::Complete { at };
+        for (spec, status, expect) in [
+            (&none, json!({}), JobState::NoPod),
+            (&suspended, json!({}), JobState::Suspended { queue: None }),
+            (&empty, with(&["Complete"]), JobState::Empty),
+            (&none, json!({"active": 1}), JobState::Running),
+            (&none, with(&[]), JobState::Running),
+            (
+                &none,
+                json!({"active": 1, "ready": 0}),
+                JobState::PodNotReady,
+            ),
+            (&none, json!({"failed": 1}), JobState::BetweenAttempts),
+            (&none, json!({"succeeded": 1}), JobState::Running),
+            (&none, with(&["SuccessCriteriaMet"]), JobState::Succeeding),
+            (&none, with(&["FailureTarget"]), JobState::Failing),
+            (&none, with(&["SuccessCriteriaMet", "Complete"]), complete),
+            (&suspended, with(&["FailureTarget", "Failed"]), failed),
+        ] {
+            check(spec, &status, expect);
+        }
         let mut retracted = with(&["Complete"]);
         retracted["conditions"][0]["status"] = json!("False");
-        check(json!({}), retracted, JobState::Running);
+        check(&none, &retracted, JobState::Running);
     }
 
     #[test]

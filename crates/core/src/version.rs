@@ -494,7 +494,7 @@ impl Containers {
 mod tests {
     use serde_json::json;
 
-    use super::Relation::{Different, Moving, Same};
+    use super::Relation::{Different, Same};
     use super::*;
 
     /// Containers as `name=image`, init containers after a `|`.
@@ -519,70 +519,44 @@ mod tests {
         serde_json::from_value(gate).unwrap()
     }
 
+    /// Compares by rows `pod / job: relation`, and comments, for a gate with these settings.
+    fn check(settings: &Value, rows: &str) {
+        let rows = rows.trim().lines().map(str::trim);
+        for row in rows.filter(|row| !row.starts_with('#')) {
+            let (images, expect) = row.rsplit_once(": ").unwrap();
+            let (pod, job) = images.split_once('/').unwrap();
+            let wanted = Wanted::of(&gate(settings), &template(pod)).unwrap();
+            let contents = Contents::of(&Value::Null, &template(job));
+            assert_eq!(format!("{:?}", wanted.relation(&contents)), expect, "{row}");
+        }
+    }
+
     #[test]
     fn images_are_compared_by_the_repositories_in_common() {
-        let check = |pod: &str, job: &str, expect: Relation| {
-            let wanted = Wanted::of(&gate(&json!({})), &template(pod)).unwrap();
-            let contents = Contents::of(&Value::Null, &template(job));
-            assert_eq!(wanted.relation(&contents), expect, "{pod} / {job}");
-        };
-        check("web=shop:2", "migrate=shop:2", Same);
-        check("web=shop:2", "migrate=shop:1", Different);
-        check("web=web:2", "migrate=job:2", Same);
-        check("web=web:2", "migrate=job:1", Different);
-        // A proxy in front, on one side or on both.
-        check("web=shop:2", "proxy=proxy:8 migrate=shop:2", Same);
-        check("nginx=nginx:1 web=shop:2", "migrate=shop:2", Same);
-        check(
-            "proxy=proxy:8 web=shop:2",
-            "proxy=proxy:8 migrate=shop:1",
-            Different,
-        );
-        check(
-            "proxy=proxy:8 web=shop:2",
-            "proxy=proxy:7 migrate=shop:2",
-            Different,
-        );
-        // A proxy or a helper in common doesn't speak for two applications.
-        check(
-            "proxy=proxy:8 web=web:2",
-            "proxy=proxy:8 migrate=job:1",
-            Different,
-        );
-        check(
-            "proxy=proxy:8 web=web:2",
-            "proxy=proxy:8 migrate=job:2",
-            Same,
-        );
-        check(
-            "web=web:2 | wait=busybox:1",
-            "migrate=job:1 | wait=busybox:1",
-            Different,
-        );
-        check(
-            "web=web:2 | wait=busybox:1",
-            "migrate=job:2 | wait=busybox:1",
-            Same,
-        );
-        check(
-            "web=shop:2 | wait=busybox:1",
-            "migrate=shop:2 | wait=pg:15",
-            Same,
-        );
-        // Of two that differ, one is enough.
-        check("web=shop:2 | assets=shop:1", "migrate=shop:2", Different);
-        check("web=shop:main", "migrate=shop:main", Moving);
-        check(
-            "proxy=proxy:8 web=shop:main",
-            "proxy=proxy:8 migrate=shop:main",
-            Moving,
-        );
-        check(
-            "proxy=proxy:8 web=shop:main",
-            "proxy=proxy:7 migrate=shop:main",
-            Different,
-        );
-        check("web=shop:2", "", Different);
+        let rows = "
+            web=shop:2 / migrate=shop:2: Same
+            web=shop:2 / migrate=shop:1: Different
+            web=web:2 / migrate=job:2: Same
+            web=web:2 / migrate=job:1: Different
+            # A proxy in front, on one side or on both.
+            web=shop:2 / proxy=proxy:8 migrate=shop:2: Same
+            nginx=nginx:1 web=shop:2 / migrate=shop:2: Same
+            proxy=proxy:8 web=shop:2 / proxy=proxy:8 migrate=shop:1: Different
+            proxy=proxy:8 web=shop:2 / proxy=proxy:7 migrate=shop:2: Different
+            # A proxy or a helper in common doesn't speak for two applications.
+            proxy=proxy:8 web=web:2 / proxy=proxy:8 migrate=job:1: Different
+            proxy=proxy:8 web=web:2 / proxy=proxy:8 migrate=job:2: Same
+            web=web:2 | wait=busybox:1 / migrate=job:1 | wait=busybox:1: Different
+            web=web:2 | wait=busybox:1 / migrate=job:2 | wait=busybox:1: Same
+            web=shop:2 | wait=busybox:1 / migrate=shop:2 | wait=pg:15: Same
+            # Of two that differ, one is enough.
+            web=shop:2 | assets=shop:1 / migrate=shop:2: Different
+            web=shop:main / migrate=shop:main: Moving
+            proxy=proxy:8 web=shop:main / proxy=proxy:8 migrate=shop:main: Moving
+            proxy=proxy:8 web=shop:main / proxy=proxy:7 migrate=shop:main: Different
+            web=shop:2 / : Different
+        ";
+        check(&json!({}), rows);
     }
 
     #[test]
@@ -595,19 +569,13 @@ mod tests {
 
     #[test]
     fn a_named_container_counts_alone() {
-        let check = |pod: &str, job: &str, expect: Relation| {
-            let wanted = Wanted::of(&gate(&json!({"container": "app"})), &template(pod)).unwrap();
-            let contents = Contents::of(&Value::Null, &template(job));
-            assert_eq!(wanted.relation(&contents), expect, "{pod} / {job}");
-        };
-        check("proxy=proxy:8 app=shop:2", "proxy=proxy:7 app=shop:2", Same);
-        check(
-            "proxy=proxy:8 app=shop:2",
-            "proxy=proxy:8 app=shop:1",
-            Different,
-        );
-        check("app=shop:2", "migrate=shop:2", Same);
-        check("app=shop:2", "migrate=shop:2 proxy=shop:2", Different);
+        let rows = "
+            proxy=proxy:8 app=shop:2 / proxy=proxy:7 app=shop:2: Same
+            proxy=proxy:8 app=shop:2 / proxy=proxy:8 app=shop:1: Different
+            app=shop:2 / migrate=shop:2: Same
+            app=shop:2 / migrate=shop:2 proxy=shop:2: Different
+        ";
+        check(&json!({"container": "app"}), rows);
         let missing = Wanted::of(&gate(&json!({"container": "app"})), &template("web=shop:2"));
         assert_eq!(missing, Err(NoVersion::NoContainer("app".into())));
     }

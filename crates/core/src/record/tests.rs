@@ -10,13 +10,21 @@ use crate::job::Job;
 /// What a Job with one container completed at that second.
 fn entry(image: &str, second: i64) -> Entry {
     let time = Timestamp::from_second(second).expect("a time");
-    let job: Job = serde_json::from_value(json!({
-        "metadata": {"name": "db-init", "uid": format!("u{second}")},
-        "spec": {"template": {"spec": {"containers": [{"name": "migrate", "image": image}]}}},
-        "status": complete(time),
-    }))
-    .expect("a Job");
+    let job = job(
+        &format!("u{second}"),
+        &format!("migrate={image}"),
+        &complete(time),
+    );
     Entry::of(&job, None, time).expect("an entry")
+}
+
+/// A Job `db-init` with containers `name=image`.
+fn job(uid: &str, containers: &str, status: &Value) -> Job {
+    serde_json::from_value(json!({
+        "metadata": {"name": "db-init", "uid": uid},
+        "spec": {"template": template(containers)}, "status": status,
+    }))
+    .expect("a Job")
 }
 
 fn complete(time: Timestamp) -> Value {
@@ -53,9 +61,28 @@ fn find<'r>(record: &'r Record, wanted: &Wanted) -> Option<(&'r Entry, Relation)
     record.find(wanted, &requirement(), false)
 }
 
+/// The version that a gate wants that goes by the label `v`.
+fn labelled(value: &str) -> Wanted {
+    let gate = gate(&json!({"version": {"label": "v"}}));
+    Wanted::of(&gate, &json!({"metadata": {"labels": {"v": value}}})).expect("a version")
+}
+
+fn relation(record: &Record, wanted: &Wanted) -> Option<Relation> {
+    find(record, wanted).map(|(_, relation)| relation)
+}
+
+fn read(object: &Value) -> Record {
+    serde_json::from_value(object.clone()).expect("a record")
+}
+
+/// A record, of which everything is obeyed.
+fn sound(record: Record) -> Record {
+    assert_eq!(record.corrupt, BTreeMap::new());
+    record
+}
+
 fn record(version: &str, data: &Value) -> Record {
-    serde_json::from_value(json!({"metadata": {"resourceVersion": version}, "data": data}))
-        .expect("a record")
+    read(&json!({"metadata": {"resourceVersion": version}, "data": data}))
 }
 
 fn of(entries: &[Entry]) -> Record {
@@ -68,6 +95,13 @@ fn of(entries: &[Entry]) -> Record {
 
 fn completed(entries: &[Entry]) -> BTreeMap<String, Entry> {
     entries.iter().map(|e| (e.key(), e.clone())).collect()
+}
+
+fn remove(keys: &[&str]) -> Write {
+    Write::Patch(RecordPatch::Remove {
+        keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        resource_version: "7".into(),
+    })
 }
 
 /// What the API server does with a write.
@@ -83,14 +117,7 @@ fn apply(data: &mut Value, write: &Write) {
 
 #[test]
 fn an_entry_is_what_a_complete_job_says() {
-    let job = |status: Value| -> Job {
-        serde_json::from_value(json!({
-            "metadata": {"name": "db-init", "uid": "u"},
-            "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "a/init:2"}]}}},
-            "status": status,
-        }))
-        .expect("a Job")
-    };
+    let job = |status: Value| job("u", "c=a/init:2", &status);
     let now = Timestamp::UNIX_EPOCH;
     let complete = json!({"conditions": [{"type": "Complete", "status": "True"}],
                           "startTime": "2026-01-02T03:03:00Z",
@@ -150,18 +177,15 @@ fn only_an_entry_that_agrees_with_its_key_is_obeyed() {
     check("2", &long, "bytes long");
     let record = record("7", &json!({"2": good}));
     assert_eq!(record.corrupt, BTreeMap::new());
-    assert_eq!(
-        find(&record, &wanted("web=web:2")),
-        Some((&entry("init:2", 1), Relation::Same))
-    );
+    let found = (&entry("init:2", 1), Relation::Same);
+    assert_eq!(find(&record, &wanted("web=web:2")), Some(found));
     assert_eq!(find(&record, &wanted("web=web:3")), None);
 }
 
 #[test]
 fn a_record_without_data_is_empty() {
     for object in [json!({}), json!({"data": null}), json!({"data": {}})] {
-        let record: Record = serde_json::from_value(object).expect("a record");
-        assert_eq!(record, Record::default());
+        assert_eq!(read(&object), Record::default());
     }
 }
 
@@ -174,20 +198,13 @@ fn what_is_missing_is_written_and_nothing_else() {
     let mut none = BTreeMap::new();
     assert_eq!(next_write(None, &mut none, 9), None);
     let mut both = completed(&[one.clone(), two.clone()]);
-    assert_eq!(
-        next_write(None, &mut both, 9),
-        Some(Write::Create(data(&[&one, &two])))
-    );
-    let known = of(std::slice::from_ref(&one));
-    assert_eq!(
-        next_write(Some(&known), &mut both, 9),
-        Some(Write::Patch(RecordPatch::Put(data(&[&two]))))
-    );
-    assert_eq!(
-        both,
-        completed(std::slice::from_ref(&two)),
-        "what is known is dropped"
-    );
+    let write = next_write(None, &mut both, 9);
+    assert_eq!(write, Some(Write::Create(data(&[&one, &two]))));
+    let write = next_write(Some(&of(std::slice::from_ref(&one))), &mut both, 9);
+    let put = RecordPatch::Put(data(&[&two]));
+    assert_eq!(write, Some(Write::Patch(put)));
+    let left = completed(std::slice::from_ref(&two));
+    assert_eq!(both, left, "what is known is dropped");
     assert_eq!(next_write(Some(&of(&[one, two])), &mut both, 9), None);
 }
 
@@ -206,21 +223,18 @@ fn a_newer_completion_of_the_version_takes_the_older_ones_place() {
 #[test]
 fn corrupt_entries_are_removed_before_anything_is_added() {
     // They may leave no room for it.
-    let known: Record = serde_json::from_value(json!({
+    let known = read(&json!({
         "metadata": {"resourceVersion": "7"},
         "data": {"1": "x", "2": "y", "4": entry("a:4", 1).to_value()},
         "binaryData": {"3": "eA=="},
-    }))
-    .expect("a record");
+    }));
     let mut one = completed(&[entry("a:1", 1)]);
     let Some(Write::Patch(write)) = next_write(Some(&known), &mut one, 9) else {
         panic!("no patch");
     };
     let keys = json!({"1": null, "2": null, "3": null});
-    assert_eq!(
-        write.body(),
-        json!({"metadata": {"resourceVersion": "7"}, "data": keys, "binaryData": keys})
-    );
+    let body = json!({"metadata": {"resourceVersion": "7"}, "data": keys, "binaryData": keys});
+    assert_eq!(write.body(), body);
     let known = of(&[entry("a:4", 1)]);
     let Some(Write::Patch(RecordPatch::Put(data))) = next_write(Some(&known), &mut one, 9) else {
         panic!("not replaced");
@@ -239,12 +253,7 @@ fn a_write_shows_or_does_not() {
     assert!(put(&[entry("a:1", 4)]).shows_in(&known), "something newer");
     assert!(!put(&[entry("a:1", 6)]).shows_in(&known));
     assert!(!put(&[entry("a:1", 5), entry("a:2", 5)]).shows_in(&known));
-    let remove = |key: &str| {
-        Write::Patch(RecordPatch::Remove {
-            keys: vec![key.to_owned()],
-            resource_version: "7".into(),
-        })
-    };
+    let remove = |key| remove(&[key]);
     let known = record("7", &json!({"1": entry("a:1", 1).to_value(), "2": "x"}));
     assert!(remove("3").shows_in(&known));
     assert!(!remove("1").shows_in(&known) && !remove("2").shows_in(&known));
@@ -252,25 +261,16 @@ fn a_write_shows_or_does_not() {
 
 #[test]
 fn an_immutable_record_says_so() {
-    let immutable = |object: Value| -> bool {
-        let record: Record = serde_json::from_value(object).expect("a record");
-        record.immutable
-    };
-    assert!(immutable(json!({"immutable": true})));
-    assert!(!immutable(json!({"immutable": null})));
+    assert!(read(&json!({"immutable": true})).immutable);
+    assert!(!read(&json!({"immutable": null})).immutable);
 }
 
 #[test]
 fn the_oldest_go_when_there_are_too_many() {
     let known = of(&[entry("a:1", 3), entry("a:2", 1), entry("a:3", 2)]);
     let mut none = BTreeMap::new();
-    assert_eq!(
-        next_write(Some(&known), &mut none, 1),
-        Some(Write::Patch(RecordPatch::Remove {
-            keys: vec!["2".into(), "3".into()],
-            resource_version: "7".into(),
-        }))
-    );
+    let write = next_write(Some(&known), &mut none, 1);
+    assert_eq!(write, Some(remove(&["2", "3"])));
     // A full record is not made to forget and relearn what is older than all of it.
     let mut ancient = completed(&[entry("a:4", 0)]);
     assert_eq!(next_write(Some(&known), &mut ancient, 3), None);
@@ -297,12 +297,7 @@ fn as_of_0_1(key: &str, value: &str) -> Option<String> {
 /// Replicas and waiters of the last release read what this one writes.
 #[test]
 fn what_is_written_is_read_by_the_last_release() {
-    for image in [
-        "a/init:2",
-        "a/init",
-        "a/init@sha256:ab",
-        "r:5000/a/init:1.2_x",
-    ] {
+    for image in "a/init:2 a/init a/init@sha256:ab r:5000/a/init:1.2_x".split(' ') {
         let entry = entry(image, 1);
         let read = as_of_0_1(&entry.key(), &entry.to_value());
         assert_eq!(read.as_deref(), Some(image));
@@ -324,10 +319,8 @@ fn what_is_written_is_read_by_the_last_release() {
         assert_eq!(known.entries.get(&entry.key()), Some(&entry));
     }
     let done = done("2");
-    assert_eq!(
-        as_of_0_1(&done.key(), &done.to_value()).as_deref(),
-        Some("by-hand:2")
-    );
+    let image = as_of_0_1(&done.key(), &done.to_value());
+    assert_eq!(image.as_deref(), Some("by-hand:2"));
     let write = forget(None, &BTreeSet::new(), &["u".to_owned()].into());
     let Some(Write::Create(data)) = write else {
         panic!("{write:?}");
@@ -339,10 +332,10 @@ fn what_is_written_is_read_by_the_last_release() {
 
 /// What a Job with these containers completed in 1970.
 fn of_containers(containers: &str, metadata: &Value) -> Entry {
-    let mut object = json!({"metadata": {"name": "db-init", "uid": "u"}, "spec": {}});
+    let mut object = json!({"metadata": {"name": "db-init", "uid": "u"}});
     object["spec"]["template"] = template(containers);
-    json_patch::merge(&mut object["metadata"], metadata);
     object["status"] = complete(Timestamp::UNIX_EPOCH);
+    json_patch::merge(&mut object["metadata"], metadata);
     let job: Job = serde_json::from_value(object).expect("a Job");
     let source = crate::gates::VersionSource::Label("v".into());
     Entry::of(&job, Some(&source), Timestamp::UNIX_EPOCH).expect("an entry")
@@ -366,16 +359,13 @@ fn legacy(image: &str) -> Record {
     let value = format!(
         r#"{{"image":"{image}","job":"db-init","uid":"u","completed":"2026-01-02T03:04:05Z"}}"#
     );
-    let record = record("7", &json!({ key.replace(':', "."): value }));
-    assert_eq!(record.corrupt, BTreeMap::new());
-    record
+    sound(record("7", &json!({ key.replace(':', "."): value })))
 }
 
 #[test]
 fn an_entry_of_the_last_release_opens_where_one_image_alone_can_count() {
     let check = |image: &str, wanted: &Wanted, expect: Option<Relation>| {
-        let record = legacy(image);
-        let found = find(&record, wanted).map(|(_, relation)| relation);
+        let found = relation(&legacy(image), wanted);
         assert_eq!(found, expect, "{image} {wanted:?}");
     };
     let (same, moving) = (Some(Relation::Same), Some(Relation::Moving));
@@ -402,19 +392,14 @@ fn an_entry_of_the_last_release_opens_where_one_image_alone_can_count() {
     check("proxy:8", &annotated, None);
     check("a/init:1", &Wanted::Any, moving);
     // It says nothing of labels.
-    let by_label = gate(&json!({"version": {"label": "v"}}));
-    let labelled = json!({"metadata": {"labels": {"v": "2"}}});
-    let by_label = Wanted::of(&by_label, &labelled).expect("a version");
-    check("a/init:2", &by_label, None);
+    check("a/init:2", &labelled("2"), None);
 }
 
 #[test]
 fn an_entry_says_everything_that_was_compared() {
     let opens = |entry: &Entry, pod: &str| {
-        let record = of(std::slice::from_ref(entry));
-        assert_eq!(record.corrupt, BTreeMap::new());
-        let relation = find(&record, &wanted(pod)).map(|(_, relation)| relation);
-        relation == Some(Relation::Same)
+        let record = sound(of(std::slice::from_ref(entry)));
+        relation(&record, &wanted(pod)) == Some(Relation::Same)
     };
     let entry = of_containers("proxy=proxy:8 migrate=shop:2", &json!({}));
     assert!(opens(&entry, "proxy=proxy:8 web=shop:2"));
@@ -428,25 +413,17 @@ fn an_entry_says_everything_that_was_compared() {
     assert!(opens(&pinned, "web=shop:main@sha256:ab"));
     assert!(!opens(&pinned, "web=shop:main@sha256:cd"));
     // A label's value, where the gate goes by it.
-    let labelled = of_containers("migrate=tool:1", &json!({"labels": {"v": "7", "w": "x"}}));
-    let by_label = gate(&json!({"version": {"label": "v"}}));
-    let check = |value: &str, expect: Option<Relation>| {
-        let pod = json!({"metadata": {"labels": {"v": value}}});
-        let wanted = Wanted::of(&by_label, &pod).expect("a version");
-        let record = of(std::slice::from_ref(&labelled));
-        let found = find(&record, &wanted).map(|(_, relation)| relation);
-        assert_eq!(found, expect, "{value}");
-    };
-    check("7", Some(Relation::Same));
-    check("8", None);
-    let written: Value = serde_json::from_str(&labelled.to_value()).expect("JSON");
+    let entry = of_containers("migrate=tool:1", &json!({"labels": {"v": "7", "w": "x"}}));
+    let record = of(std::slice::from_ref(&entry));
+    assert_eq!(relation(&record, &labelled("7")), Some(Relation::Same));
+    assert_eq!(relation(&record, &labelled("8")), None);
+    let written: Value = serde_json::from_str(&entry.to_value()).expect("JSON");
     assert_eq!(written["labels"], json!({"v": "7"}), "no other label");
 }
 
 #[test]
 fn what_was_done_by_hand_opens_for_every_job_of_the_gate() {
-    let record = of(&[done("2"), done("sha256:ab"), done("main")]);
-    assert_eq!(record.corrupt, BTreeMap::new());
+    let record = sound(of(&[done("2"), done("sha256:ab"), done("main")]));
     assert_eq!(record.entries.len(), 3);
     let check = |wanted: &Wanted, expect: Option<Relation>| {
         for (requirement, several) in [("db-init", false), ("another", true)] {
@@ -464,12 +441,9 @@ fn what_was_done_by_hand_opens_for_every_job_of_the_gate() {
     check(&wanted("web=web:main"), Some(Relation::Moving));
     // Today's `main` isn't the next one.
     check(&wanted("web=web:main@sha256:cd"), None);
-    let pinned = |image: &str| wanted(image).word().map(str::to_owned);
-    assert_eq!(
-        pinned("web=web:main@sha256:cd").as_deref(),
-        Some("sha256:cd")
-    );
-    assert_eq!(pinned("web=web:2@sha256:cd").as_deref(), Some("2"));
+    let pinned = wanted("web=web:main@sha256:cd");
+    assert_eq!(pinned.word(), Some("sha256:cd"));
+    assert_eq!(wanted("web=web:2@sha256:cd").word(), Some("2"));
     check(&Wanted::Any, Some(Relation::Moving));
     // The word may be a proxy's, of which nothing was said.
     for pod in ["proxy=proxy:2 web=shop:3", "web=shop:3 proxy=proxy:2"] {
@@ -477,9 +451,7 @@ fn what_was_done_by_hand_opens_for_every_job_of_the_gate() {
         assert_eq!(wanted(pod).word(), None);
     }
     assert_eq!(wanted("web=web:2 worker=worker:2").word(), Some("2"));
-    let by_label = gate(&json!({"version": {"label": "v"}}));
-    let labelled = json!({"metadata": {"labels": {"v": "2"}}});
-    check(&Wanted::of(&by_label, &labelled).expect("a version"), same);
+    check(&labelled("2"), same);
 }
 
 #[test]
@@ -534,10 +506,9 @@ fn what_is_forgotten_is_removed_and_stays_so() {
         "1": entry("a:1", 1).to_value(), "2": entry("a:2", 2).to_value(),
     }});
     apply(&mut object, &write);
-    let after: Record = serde_json::from_value(object.clone()).expect("a record");
+    let after = sound(read(&object));
     assert!(write.shows_in(&after));
     assert_eq!(after.entries.keys().collect::<Vec<_>>(), ["1"]);
-    assert_eq!(after.corrupt, BTreeMap::new());
     assert!(after.has_forgotten("u2") && after.has_forgotten("other"));
     // Its Job is still there, and complete: it isn't recorded again.
     let mut again = completed(&[entry("a:2", 2)]);
@@ -547,7 +518,7 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     let mut late = object.clone();
     let data = [("2".to_owned(), entry("a:2", 2).to_value())].into();
     apply(&mut late, &Write::Patch(RecordPatch::Put(data)));
-    let late: Record = serde_json::from_value(late).expect("a record");
+    let late = read(&late);
     assert_eq!(find(&late, &wanted("web=a:2")), None);
     let write = next_write(Some(&late), &mut BTreeMap::new(), 9);
     assert!(matches!(write, Some(Write::Patch(RecordPatch::Remove { keys, .. })) if keys == ["2"]));
@@ -555,7 +526,7 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     let mut later = completed(&[entry("a:2", 3)]);
     let write = next_write(Some(&after), &mut later, 9).expect("a write");
     apply(&mut object, &write);
-    let record: Record = serde_json::from_value(object).expect("a record");
+    let record = read(&object);
     assert!(find(&record, &wanted("web=a:2")).is_some());
     assert!(record.has_forgotten("u2"), "and the first stays forgotten");
 
@@ -563,7 +534,7 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     let write = forget(None, &keys(&[]), &keys(&["u"])).expect("a write");
     let mut object = Value::Null;
     apply(&mut object, &write);
-    let record: Record = serde_json::from_value(object).expect("a record");
+    let record = read(&object);
     assert!(record.has_forgotten("u") && record.corrupt.is_empty());
     assert!(write.shows_in(&record) && !write.shows_in(&Record::default()));
     // Not for ever: Jobs go, and there may be many.
@@ -643,7 +614,7 @@ proptest! {
         let all: Vec<_> = seconds.iter().map(|s| entry(&format!("a:{s}"), *s)).collect();
         let mut object = if garbage { json!({"data": {"999999": "?"}}) } else { Value::Null };
         let view = |object: &Value| -> Option<Record> {
-            (!object.is_null()).then(|| serde_json::from_value(object.clone()).expect("a record"))
+            (!object.is_null()).then(|| read(object))
         };
         let mut writers = [completed(&all), completed(&all)];
         let mut stale = view(&object);

@@ -37,32 +37,19 @@ fn the_waiter_is_injected_with_its_token_and_account() {
     assert_eq!(spec["serviceAccount"], "piefed-init-checker");
     assert_eq!(spec["automountServiceAccountToken"], false);
     assert_eq!(spec["volumes"][0]["name"], "migration-gate-token");
-    assert_eq!(
-        spec["containers"],
-        json!([{"name": "web", "image": "piefed/piefed:1.2.0"}])
-    );
+    let web = json!([{"name": "web", "image": "piefed/piefed:1.2.0"}]);
+    assert_eq!(spec["containers"], web);
     let waiter = waiter(&result);
-    assert_eq!(
-        waiter["args"],
-        json!([
-            "wait",
-            "--gate=piefed",
-            "--namespace=piefed-application",
-            "--job=piefed-db-init",
-            "--record=migration-gate-piefed",
-            "--image=piefed/piefed:1.2.0",
-            "--timeout=600s",
-            "--freshness=version",
-        ])
-    );
-    assert_eq!(
-        waiter["volumeMounts"],
-        json!([{
-            "name": "migration-gate-token",
-            "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-            "readOnly": true,
-        }])
-    );
+    let args = "wait --gate=piefed --namespace=piefed-application --job=piefed-db-init \
+                --record=migration-gate-piefed --image=piefed/piefed:1.2.0 --timeout=600s \
+                --freshness=version";
+    let args: Vec<&str> = args.split(' ').collect();
+    assert_eq!(waiter["args"], json!(args));
+    let mount = json!({
+        "name": "migration-gate-token",
+        "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true,
+    });
+    assert_eq!(waiter["volumeMounts"], json!([mount]));
     for resource in ["cpu", "memory"] {
         assert!(waiter["resources"]["requests"][resource].is_string());
         assert!(waiter["resources"]["limits"][resource].is_string());
@@ -101,18 +88,11 @@ fn the_waiter_comes_first_and_the_others_keep_their_order() {
         "volumes": [{"name": "media", "emptyDir": {}}],
     }));
     let result = admitted(&Config::default(), &object, None);
-    assert_eq!(
-        init_names(&result),
-        ["wait-for-migrations", "proxy", "assets"]
-    );
-    assert_eq!(
-        result["spec"]["template"]["spec"]["initContainers"][2],
-        object["spec"]["template"]["spec"]["initContainers"][1]
-    );
-    assert_eq!(
-        result["spec"]["template"]["spec"]["volumes"][1]["name"],
-        "media"
-    );
+    let names = ["wait-for-migrations", "proxy", "assets"];
+    assert_eq!(init_names(&result), names);
+    let [given, spec] = [&object, &result].map(|object| &object["spec"]["template"]["spec"]);
+    assert_eq!(spec["initContainers"][2], given["initContainers"][1]);
+    assert_eq!(spec["volumes"][1]["name"], "media");
 }
 
 #[test]
@@ -124,10 +104,9 @@ fn what_is_injected_already_is_left_alone() {
     assert_eq!(decision.outcome, Outcome::InPlace);
 
     // A mesh gave every container a variable.
-    pod_spec(&mut object)["initContainers"][0]["env"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"name": "MESH", "value": "1"}));
+    let env = &mut pod_spec(&mut object)["initContainers"][0]["env"];
+    let variable = json!({"name": "MESH", "value": "1"});
+    env.as_array_mut().unwrap().push(variable);
     let (_, decision) = mutated(&config, &object, None);
     assert_eq!(decision.patch, []);
 }
@@ -139,10 +118,9 @@ fn what_was_put_in_front_of_the_waiter_runs_behind_it() {
     let stored = admitted(&config, &deployment(json!({})), None);
     let early = |image: &str| {
         let mut object = stored.clone();
-        pod_spec(&mut object)["initContainers"]
-            .as_array_mut()
-            .unwrap()
-            .insert(0, json!({"name": "early", "image": image}));
+        let init = pod_spec(&mut object)["initContainers"].as_array_mut();
+        let first = json!({"name": "early", "image": image});
+        init.unwrap().insert(0, first);
         object
     };
     for image in ["piefed/piefed:1.2.0", "busybox:1"] {
@@ -154,14 +132,9 @@ fn what_was_put_in_front_of_the_waiter_runs_behind_it() {
     }
     // Where nothing else is to change, it is moved and nothing else.
     let (_, decision) = mutated(&config, &early("piefed/piefed:1.2.0"), Some(&stored));
-    assert_eq!(
-        json!(decision.patch),
-        json!([{
-            "op": "move",
-            "from": "/spec/template/spec/initContainers/1",
-            "path": "/spec/template/spec/initContainers/0",
-        }])
-    );
+    let init = "/spec/template/spec/initContainers";
+    let moved = json!({"op": "move", "from": format!("{init}/1"), "path": format!("{init}/0")});
+    assert_eq!(json!(decision.patch), json!([moved]));
 }
 
 /// Between two calls, other webhooks sent the images through a mirror, or pinned them.
@@ -218,13 +191,9 @@ fn a_hand_written_waiter_is_replaced_with_a_warning() {
     assert_eq!(init_names(&result), ["wait-for-migrations", "first"]);
     assert_eq!(waiter(&result)["command"], Value::Null);
     assert_eq!(decision.warnings.len(), 1);
-    assert!(
-        decision.warnings[0]
-            .to_string()
-            .starts_with("spec.template.spec.initContainers[1]: the hand-written"),
-        "{:?}",
-        decision.warnings
-    );
+    let warning = decision.warnings[0].to_string();
+    let at = "spec.template.spec.initContainers[1]: the hand-written";
+    assert!(warning.starts_with(at), "{warning}");
 }
 
 #[test]
@@ -247,84 +216,49 @@ fn names_that_the_waiter_needs_are_refused_where_they_stand() {
     ]}));
     let (result, decision) = mutated(&config, &container, None);
     assert_eq!(result, container);
-    assert_eq!(
-        decision.violations[0].field.to_string(),
-        "spec.template.spec.containers[1].name"
-    );
+    let field = decision.violations[0].field.to_string();
+    assert_eq!(field, "spec.template.spec.containers[1].name");
     let volume = deployment(json!({"volumes": [{"name": "migration-gate-token", "emptyDir": {}}]}));
-    assert_eq!(
-        refused(&config, &volume, None)[0],
-        "spec.template.spec.volumes[0].name"
-    );
+    let fields = refused(&config, &volume, None);
+    assert_eq!(fields[0], "spec.template.spec.volumes[0].name");
 }
 
 #[test]
 fn the_account_is_set_only_where_there_is_none() {
-    struct AccountCase {
-        given: Value,
-        account: &'static str,
-        automount: Value,
-        warned: bool,
-    }
-    let check = |case: AccountCase| {
-        let (result, decision) = mutated(&Config::default(), &deployment(case.given.clone()), None);
+    let check = |given: Value, account: &str, automount: Value, warned: bool| {
+        let (result, decision) = mutated(&Config::default(), &deployment(given.clone()), None);
         let spec = &result["spec"]["template"]["spec"];
         let effective = [&spec["serviceAccountName"], &spec["serviceAccount"]]
             .into_iter()
             .find(|v| v.as_str().is_some_and(|v| !v.is_empty()));
-        assert_eq!(effective.unwrap(), case.account, "{}", case.given);
-        assert_eq!(
-            spec["automountServiceAccountToken"], case.automount,
-            "{}",
-            case.given
-        );
-        assert_eq!(!decision.warnings.is_empty(), case.warned, "{}", case.given);
+        assert_eq!(effective.unwrap(), account, "{given}");
+        assert_eq!(spec["automountServiceAccountToken"], automount, "{given}");
+        assert_eq!(!decision.warnings.is_empty(), warned, "{given}");
     };
-    let injected = |given| AccountCase {
-        given,
-        account: "piefed-init-checker",
-        automount: json!(false),
-        warned: false,
-    };
-    let own = |given| AccountCase {
-        given,
-        account: "cloud",
-        automount: Value::Null,
-        warned: true,
-    };
-    check(injected(json!({})));
-    check(injected(
+    let gates_own = "piefed-init-checker";
+    for given in [
+        json!({}),
         json!({"serviceAccountName": null, "serviceAccount": ""}),
-    ));
-    check(injected(
         json!({"serviceAccountName": "default", "serviceAccount": "default"}),
-    ));
-    check(injected(
         json!({"serviceAccountName": "piefed-init-checker"}),
-    ));
-    // `serviceAccountName` wins over the deprecated field, as in the API server.
-    check(injected(
+        // `serviceAccountName` wins over the deprecated field, as in the API server.
         json!({"serviceAccountName": "default", "serviceAccount": "cloud"}),
-    ));
-    check(own(json!({"serviceAccountName": "cloud"})));
-    check(own(json!({"serviceAccount": "cloud"})));
-    check(own(
+        json!({"automountServiceAccountToken": null}),
+        json!({"automountServiceAccountToken": false}),
+    ] {
+        check(given, gates_own, json!(false), false);
+    }
+    for given in [
+        json!({"serviceAccountName": "cloud"}),
+        json!({"serviceAccount": "cloud"}),
         json!({"serviceAccountName": "cloud", "serviceAccount": "default"}),
-    ));
-    check(injected(json!({"automountServiceAccountToken": null})));
-    check(injected(json!({"automountServiceAccountToken": false})));
-    check(AccountCase {
-        given: json!({"automountServiceAccountToken": true}),
-        account: "piefed-init-checker",
-        automount: json!(true),
-        warned: true,
-    });
-    check(AccountCase {
-        given: json!({"serviceAccountName": "cloud", "automountServiceAccountToken": true}),
-        account: "cloud",
-        automount: json!(true),
-        warned: true,
-    });
+    ] {
+        check(given, "cloud", Value::Null, true);
+    }
+    let mounts = json!({"automountServiceAccountToken": true});
+    check(mounts, gates_own, json!(true), true);
+    let both = json!({"serviceAccountName": "cloud", "automountServiceAccountToken": true});
+    check(both, "cloud", json!(true), true);
 }
 
 #[test]
@@ -366,10 +300,8 @@ fn settings_of_the_pod_do_not_matter() {
     }
     let mut scaled_down = deployment(json!({}));
     scaled_down["spec"]["replicas"] = json!(0);
-    assert_eq!(
-        init_names(&admitted(&Config::default(), &scaled_down, None)),
-        ["wait-for-migrations"]
-    );
+    let result = admitted(&Config::default(), &scaled_down, None);
+    assert_eq!(init_names(&result), ["wait-for-migrations"]);
 }
 
 #[test]
@@ -435,12 +367,10 @@ fn a_gate_holds_by_label_too() {
         match_expressions: vec![],
     });
     let mut object = deployment(json!({}));
-    assert_eq!(
-        mutated(&config, &object, None).1.outcome,
-        Outcome::Untouched
-    );
+    let outcome = |object: &Value| mutated(&config, object, None).1.outcome;
+    assert_eq!(outcome(&object), Outcome::Untouched);
     object["metadata"]["labels"] = json!({"part-of": "piefed"});
-    assert_eq!(mutated(&config, &object, None).1.outcome, Outcome::Injected);
+    assert_eq!(outcome(&object), Outcome::Injected);
 }
 
 #[test]
@@ -455,12 +385,10 @@ fn a_selector_can_leave_out_what_the_job_needs() {
     .unwrap();
     let mut object = deployment(json!({}));
     object["metadata"]["labels"] = json!({"part-of": "piefed", "component": "redis"});
-    assert_eq!(
-        mutated(&config, &object, None).1.outcome,
-        Outcome::Untouched
-    );
+    let outcome = |object: &Value| mutated(&config, object, None).1.outcome;
+    assert_eq!(outcome(&object), Outcome::Untouched);
     object["metadata"]["labels"]["component"] = json!("web");
-    assert_eq!(mutated(&config, &object, None).1.outcome, Outcome::Injected);
+    assert_eq!(outcome(&object), Outcome::Injected);
 }
 
 /// An update by server-side apply carries what is stored; one by PUT, what the author wrote.
@@ -489,23 +417,18 @@ fn upgrading_this_program_restarts_nothing() {
 /// Releases up to 0.1 left the waiter where an apply had put it.
 #[test]
 fn what_is_kept_stays_in_its_place() {
-    let mut stored = admitted(
-        &other_release(),
-        &deployment(
-            json!({"initContainers": [{"name": "early", "image": "busybox:1"}],
-                           "volumes": [{"name": "media", "emptyDir": {}}]}),
-        ),
-        None,
-    );
+    let written = deployment(json!({
+        "initContainers": [{"name": "early", "image": "busybox:1"}],
+        "volumes": [{"name": "media", "emptyDir": {}}],
+    }));
+    let mut stored = admitted(&other_release(), &written, None);
     let mut put = stored.clone();
     for (field, own) in [
         ("initContainers", "wait-for-migrations"),
         ("volumes", "migration-gate-token"),
     ] {
-        pod_spec(&mut stored)[field]
-            .as_array_mut()
-            .unwrap()
-            .reverse();
+        let list = pod_spec(&mut stored)[field].as_array_mut();
+        list.unwrap().reverse();
         let list = pod_spec(&mut put)[field].as_array_mut().unwrap();
         list.retain(|element| element["name"] != own);
     }

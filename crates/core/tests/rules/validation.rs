@@ -1,42 +1,47 @@
 //! No pod spec sets a forbidden variable, and no held Deployment goes without its waiter.
 
-use migration_gate_core::decision::Outcome;
+use migration_gate_core::decision::{Decision, Outcome};
 use migration_gate_core::gates::{Config, Freshness, LogFormat, Mode};
 use migration_gate_core::glob::Glob;
-use migration_gate_core::podspec::POD_KINDS;
+use migration_gate_core::podspec::{POD_KINDS, PodKind, pod_kind};
 use migration_gate_core::request::Request;
 use migration_gate_core::validate::validate;
 use serde_json::{Value, json};
 
-use crate::fixtures::{admitted, deployment, mutated, other_release, pod_spec, refused, request};
+use crate::fixtures::{
+    admitted, deployment, merge, mutated, other_release, pod_spec, refused, request,
+};
 
 const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 
 /// An object of a kind around a pod spec.
-fn object(group: &str, kind: &str, path: &[&str], spec: &Value) -> Value {
-    let body = path
-        .iter()
-        .rev()
-        .fold(spec.clone(), |inner, field| json!({ *field: inner }));
-    let mut object = json!({
-        "apiVersion": if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") },
-        "kind": kind,
-        "metadata": {"name": "x", "namespace": "anywhere"},
+fn object(kind: &PodKind, spec: &Value) -> Value {
+    let path = kind.path.iter().rev();
+    let mut object = path.fold(spec.clone(), |inner, field| json!({ *field: inner }));
+    let members = json!({
+        "apiVersion": if kind.group.is_empty() { "v1".to_owned() } else { format!("{}/v1", kind.group) },
+        "kind": kind.kind, "metadata": {"name": "x", "namespace": "anywhere"},
     });
-    object
-        .as_object_mut()
-        .unwrap()
-        .extend(body.as_object().unwrap().clone());
+    merge(&mut object, members);
     object
 }
 
 fn pod(env: Value) -> Value {
-    object(
-        "",
-        "Pod",
-        &["spec"],
-        &json!({"containers": [{"name": "c", "image": "i", "env": env}]}),
-    )
+    let spec = json!({"containers": [{"name": "c", "image": "i", "env": env}]});
+    object(pod_kind("", "Pod").unwrap(), &spec)
+}
+
+/// What an object without a predecessor is refused for.
+fn refuses(object: &Value) -> Vec<String> {
+    refused(&Config::default(), object, None)
+}
+
+/// The fields of what is decided on, in their order.
+fn violations(decision: &Decision) -> Vec<String> {
+    let violations = decision.violations.iter();
+    violations
+        .map(|violation| violation.field.to_string())
+        .collect()
 }
 
 fn controlled(mut object: Value) -> Value {
@@ -58,10 +63,10 @@ fn every_kind_and_every_list_of_containers() {
             "containers": [{"name": "a"}, {"name": "b", "env": env}],
             "ephemeralContainers": [{"name": "e", "env": env}],
         });
-        let object = object(kind.group, kind.kind, kind.path, &spec);
+        let object = object(kind, &spec);
         let at = kind.path.join(".");
         assert_eq!(
-            refused(&Config::default(), &object, None),
+            refuses(&object),
             [
                 format!("{at}.initContainers[0].env[1]"),
                 format!("{at}.containers[1].env[1]"),
@@ -82,14 +87,11 @@ fn whatever_the_value() {
         json!({"name": FORBIDDEN, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
     ] {
         let object = pod(json!([variable]));
-        assert_eq!(
-            refused(&Config::default(), &object, None),
-            ["spec.containers[0].env[0]"]
-        );
+        assert_eq!(refuses(&object), ["spec.containers[0].env[0]"]);
     }
     let twice = pod(json!([{"name": FORBIDDEN}, {"name": FORBIDDEN, "value": "1"}]));
     assert_eq!(
-        refused(&Config::default(), &twice, None),
+        refuses(&twice),
         ["spec.containers[0].env[0]", "spec.containers[0].env[1]"]
     );
 }
@@ -137,7 +139,7 @@ fn the_name_elsewhere_is_no_offence() {
         FORBIDDEN: "true",
     });
     object["spec"]["containers"][0]["args"] = json!([FORBIDDEN]);
-    assert_eq!(refused(&Config::default(), &object, None), [""; 0]);
+    assert_eq!(refuses(&object), [""; 0]);
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn other_objects_and_malformed_ones_are_let_through() {
         json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": {"env": []}}}),
         json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [null, 1, {"env": "x"}, {"env": [null, FORBIDDEN]}]}}),
     ] {
-        assert_eq!(refused(&Config::default(), &odd, None), [""; 0]);
+        assert_eq!(refuses(&odd), [""; 0]);
     }
 }
 
@@ -181,13 +183,9 @@ fn a_config_map_in_a_gates_namespace_may_not_carry_the_key() {
             "binaryData": {FORBIDDEN: "dHJ1ZQ=="},
         })
     };
-    assert_eq!(
-        refused(&config, &map("piefed-application"), None),
-        [
-            "data.PIEFED_INIT_CONTAINER",
-            "binaryData.PIEFED_INIT_CONTAINER"
-        ]
-    );
+    let fields = refused(&config, &map("piefed-application"), None);
+    let both = ["data", "binaryData"].map(|field| format!("{field}.{FORBIDDEN}"));
+    assert_eq!(fields, both);
     assert_eq!(refused(&config, &map("elsewhere"), None), [""; 0]);
 }
 
@@ -220,17 +218,12 @@ fn a_controller_may_not_bring_the_variable() {
     assert_eq!(refused(&config, &controlled(offender()), None).len(), 1);
 
     let clean = controlled(pod(json!([])));
-    assert_eq!(
-        refused(&config, &controlled(offender()), Some(&clean)).len(),
-        1
-    );
+    let offender = controlled(offender());
+    assert_eq!(refused(&config, &offender, Some(&clean)).len(), 1);
 
-    let mut moved = controlled(offender());
+    let mut moved = offender.clone();
     moved["spec"]["containers"][0]["name"] = json!("another");
-    assert_eq!(
-        refused(&config, &moved, Some(&controlled(offender()))).len(),
-        1
-    );
+    assert_eq!(refused(&config, &moved, Some(&offender)).len(), 1);
 }
 
 #[test]
@@ -257,12 +250,7 @@ fn a_pod_that_sets_it_already_can_still_be_debugged() {
             subresource: "ephemeralcontainers",
             ..request(&new, Some(&old))
         };
-        let fields: Vec<String> = validate(&config, &request)
-            .violations
-            .iter()
-            .map(|violation| violation.field.to_string())
-            .collect();
-        assert_eq!(fields, expect);
+        assert_eq!(violations(&validate(&config, &request)), expect);
     };
     check(json!([]), &[]);
     check(
@@ -281,11 +269,8 @@ fn in_warn_mode_the_same_is_only_warned_of() {
     let decision = validate(&config, &request(&object, None));
     assert_eq!(decision.violations, []);
     assert_eq!(decision.outcome, Outcome::Warned);
-    assert!(
-        decision.warnings[0]
-            .to_string()
-            .starts_with("spec.containers[0].env[0]: ")
-    );
+    let warning = decision.warnings[0].to_string();
+    assert!(warning.starts_with("spec.containers[0].env[0]: "));
 }
 
 /// What another webhook may leave of the waiter.
@@ -293,11 +278,7 @@ fn tampered(change: impl Fn(&mut Value)) -> Vec<String> {
     let config = Config::default();
     let mut object = admitted(&config, &deployment(json!({})), None);
     change(pod_spec(&mut object));
-    validate(&config, &request(&object, None))
-        .violations
-        .iter()
-        .map(|violation| violation.field.to_string())
-        .collect()
+    violations(&validate(&config, &request(&object, None)))
 }
 
 #[test]
@@ -345,10 +326,8 @@ fn what_other_webhooks_may_rightly_do_is_let_through() {
 fn what_another_webhook_puts_in_front_of_the_waiter_is_refused() {
     let fields = tampered(|spec| {
         let first = json!({"name": "mesh-init", "image": "mesh:1"});
-        spec["initContainers"]
-            .as_array_mut()
-            .unwrap()
-            .insert(0, first);
+        let init = spec["initContainers"].as_array_mut().unwrap();
+        init.insert(0, first);
     });
     assert_eq!(fields, ["spec.template.spec.initContainers[1]"]);
 }
@@ -379,17 +358,11 @@ fn what_a_replica_of_another_release_injected_is_in_place() {
 fn a_kept_waiter_of_another_release_is_in_place() {
     let stored = admitted(&other_release(), &deployment(json!({})), None);
     let config = Config::default();
-    assert_eq!(
-        validate(&config, &request(&stored, Some(&stored))).violations,
-        []
-    );
+    let kept = validate(&config, &request(&stored, Some(&stored)));
+    assert_eq!(kept.violations, []);
     // But a new template must not leave with the old one.
     let mut next = stored.clone();
     pod_spec(&mut next)["containers"][0]["image"] = json!("piefed/piefed:1.3.0");
-    assert_eq!(
-        validate(&config, &request(&next, Some(&stored)))
-            .violations
-            .len(),
-        1
-    );
+    let left = validate(&config, &request(&next, Some(&stored)));
+    assert_eq!(left.violations.len(), 1);
 }

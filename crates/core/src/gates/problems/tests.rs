@@ -112,83 +112,81 @@ fn a_pattern_that_no_name_can_match() {
     }
 }
 
+/// Rows `key: words, of members`, the members as JSON.
+#[track_caller]
+fn check_all(rows: &str) {
+    for row in rows.lines().map(str::trim).filter(|row| !row.is_empty()) {
+        let (told, members) = row.split_once(", of ").expect(row);
+        let (key, words) = told.split_once(": ").expect(row);
+        check(&members.parse().expect(row), &[(key, words)]);
+    }
+}
+
 #[test]
 fn a_selector_that_selects_everything_or_nothing() {
-    let jobs = |selector: &Value| json!({"job": null, "jobs": [{"selector": selector}]});
-    check(
-        &jobs(&json!({})),
-        &[("jobs[0].selector", "empty and would match every Job")],
+    check_all(
+        r#"
+        workloads[0].selector: empty and would hold every DaemonSet, of {"workloads": [{"kind": "DaemonSet", "selector": {"matchLabels": {}}}]}
+        selector: empty and would hold every Deployment, of {"workloads": null, "selector": {}}
+        "#,
     );
-    check(
-        &json!({"workloads": [{"kind": "DaemonSet", "selector": {"matchLabels": {}}}]}),
-        &[(
-            "workloads[0].selector",
-            "empty and would hold every DaemonSet",
-        )],
-    );
-    check(
-        &json!({"workloads": null, "selector": {}}),
-        &[("selector", "empty and would hold every Deployment")],
-    );
-    check(
-        &jobs(&json!({"matchLabels": {"a b": "c"}})),
-        &[("jobs[0].selector.matchLabels.a b", "not a label's key")],
-    );
-    check(
-        &jobs(&json!({"matchLabels": {"a": "b c"}})),
-        &[("jobs[0].selector.matchLabels.a", "not a label's value")],
-    );
-    let expression = |operator: &str, values: &[&str]| {
-        jobs(&json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}))
+    let jobs = |selector: &str| {
+        let selector: Value = selector.parse().expect(selector);
+        json!({"job": null, "jobs": [{"selector": selector}]})
     };
+    for (key, words, selector) in [
+        ("", "empty and would match every Job", "{}"),
+        (
+            ".matchLabels.a b",
+            "not a label's key",
+            r#"{"matchLabels": {"a b": "c"}}"#,
+        ),
+        (
+            ".matchLabels.a",
+            "not a label's value",
+            r#"{"matchLabels": {"a": "b c"}}"#,
+        ),
+    ] {
+        check(
+            &jobs(selector),
+            &[(&format!("jobs[0].selector{key}"), words)],
+        );
+    }
     let at = "jobs[0].selector.matchExpressions[0].values";
-    check(&expression("In", &[]), &[(at, "needs at least one value")]);
-    check(
-        &expression("NotIn", &[]),
-        &[(at, "needs at least one value")],
-    );
-    check(&expression("Exists", &["x"]), &[(at, "needs no values")]);
-    check(&expression("In", &["x"]), &[]);
+    for (operator, values, words) in [
+        ("In", "[]", Some("needs at least one value")),
+        ("NotIn", "[]", Some("needs at least one value")),
+        ("Exists", r#"["x"]"#, Some("needs no values")),
+        ("In", r#"["x"]"#, None),
+    ] {
+        let expression = format!(
+            r#"{{"matchExpressions": [{{"key": "a", "operator": "{operator}", "values": {values}}}]}}"#
+        );
+        let expect: Vec<_> = words.map(|words| (at, words)).into_iter().collect();
+        check(&jobs(&expression), &expect);
+    }
 }
 
 #[test]
 fn an_entry_with_two_keys_or_none_is_no_entry() {
-    for (members, words) in [
-        (
-            json!({"jobs": [{"name": "a", "selector": {"matchLabels": {"a": "b"}}}]}),
-            "set only one of `name`, `selector` and `anyOf`",
-        ),
-        (
-            json!({"jobs": [{}]}),
-            "set one of `name`, `selector` and `anyOf`",
-        ),
-        (json!({"jobs": [{"anyOf": []}]}), "`anyOf` is empty"),
-        (
-            json!({"jobs": [{"anyOf": [{"anyOf": [{"name": "a"}]}]}]}),
-            "unknown field `anyOf`, expected `name` or `selector`",
-        ),
-        (json!({"jobs": [{"name": "[a"}]}), "`[a` is not a pattern"),
-        (
-            json!({"workloads": [{"kind": "CronJob"}]}),
-            "set one of `name` and `selector`",
-        ),
-        (
-            json!({"workloads": [{"kind": "CronJob", "name": "a", "selector": {}}]}),
-            "set only one of `name` and `selector`",
-        ),
-        (
-            json!({"version": {"label": "a", "annotation": "b"}}),
-            "expected",
-        ),
-        (
-            json!({"version": {"labels": "a"}}),
-            "unknown variant `labels`",
-        ),
-        (json!({"mode": "off"}), "unknown variant `off`"),
-        (json!({"movingTags": ["v[0-9"]}), "`v[0-9` is not a pattern"),
-    ] {
+    let rows = r#"
+        {"jobs": [{"name": "a", "selector": {"matchLabels": {"a": "b"}}}]}: set only one of `name`, `selector` and `anyOf`
+        {"jobs": [{}]}: set one of `name`, `selector` and `anyOf`
+        {"jobs": [{"anyOf": []}]}: `anyOf` is empty
+        {"jobs": [{"anyOf": [{"anyOf": [{"name": "a"}]}]}]}: unknown field `anyOf`, expected `name` or `selector`
+        {"jobs": [{"name": "[a"}]}: `[a` is not a pattern
+        {"workloads": [{"kind": "CronJob"}]}: set one of `name` and `selector`
+        {"workloads": [{"kind": "CronJob", "name": "a", "selector": {}}]}: set only one of `name` and `selector`
+        {"version": {"label": "a", "annotation": "b"}}: expected
+        {"version": {"labels": "a"}}: unknown variant `labels`
+        {"mode": "off"}: unknown variant `off`
+        {"movingTags": ["v[0-9"]}: `v[0-9` is not a pattern
+    "#;
+    for row in rows.trim().lines().map(str::trim) {
+        let (members, words) = row.rsplit_once("}: ").expect(row);
+        let members = format!("{members}}}").parse().expect(row);
         let error = read(&[gate(&members)]).expect_err("no configuration");
-        assert!(error.contains(words), "{members}: {error}");
+        assert!(error.contains(words), "{row}: {error}");
     }
 }
 
@@ -224,41 +222,25 @@ fn a_pattern_that_no_tag_can_match() {
 fn a_gate_waits_for_something_and_holds_something() {
     check(&json!({"job": null}), &[("", "it waits for no Job")]);
     check(&json!({"workloads": null}), &[("", "it holds nothing")]);
-    check(
-        &json!({"jobs": [{"name": "other"}]}),
-        &[("job", "short for one entry of `jobs`")],
-    );
-    check(
-        &json!({"job": null, "jobs": [{"name": "a"}, {"name": "a"}]}),
-        &[("jobs[1]", "listed twice")],
+    check_all(
+        r#"
+        job: short for one entry of `jobs`, of {"jobs": [{"name": "other"}]}
+        jobs[1]: listed twice, of {"job": null, "jobs": [{"name": "a"}, {"name": "a"}]}
+        "#,
     );
 }
 
 #[test]
 fn a_key_that_another_one_overrules() {
-    check(
-        &json!({"container": "web", "version": {"label": "v"}}),
-        &[("container", "no effect beside `version`")],
-    );
-    check(
-        &json!({"freshness": "any", "version": {"label": "v"}}),
-        &[("version", "no effect beside `freshness: any`")],
-    );
-    check(
-        &json!({"freshness": "any", "container": "web"}),
-        &[("container", "no effect beside `freshness: any`")],
-    );
-    check(
-        &json!({"container": "Web"}),
-        &[("container", "not a DNS label")],
-    );
-    check(
-        &json!({"version": {"label": "a b"}}),
-        &[("version", "not a label's key")],
-    );
-    check(
-        &json!({"extraAccounts": ["Web"]}),
-        &[("extraAccounts", "not an object's name")],
+    check_all(
+        r#"
+        container: no effect beside `version`, of {"container": "web", "version": {"label": "v"}}
+        version: no effect beside `freshness: any`, of {"freshness": "any", "version": {"label": "v"}}
+        container: no effect beside `freshness: any`, of {"freshness": "any", "container": "web"}
+        container: not a DNS label, of {"container": "Web"}
+        version: not a label's key, of {"version": {"label": "a b"}}
+        extraAccounts: not an object's name, of {"extraAccounts": ["Web"]}
+        "#,
     );
 }
 
@@ -274,31 +256,27 @@ fn two_gates_that_name_one_workload() {
             .collect::<Vec<_>>()
     };
     let of = |kind: &str, name: &str| json!({"workloads": [{"kind": kind, "name": name}]});
-    let check = |first: &Value, second: &Value, expect: &[&str]| {
+    let check = |first: &Value, second: &Value, expect: Option<(&str, &str)>| {
+        let expect = expect
+            .map(|(key, held)| format!("gates[1].{key}: {held} is held by gate `shop` already"));
+        let expect: Vec<_> = expect.into_iter().collect();
         assert_eq!(overlap(first, second), expect, "{first} {second}");
     };
-    check(
-        &of("Deployment", "web"),
-        &of("Deployment", "web"),
-        &["gates[1].workloads[0].name: Deployment shop/web is held by gate `shop` already"],
-    );
-    check(
-        &of("CronJob", "shop-*"),
-        &of("CronJob", "*-web"),
-        &["gates[1].workloads[0].name: CronJob shop/*-web is held by gate `shop` already"],
-    );
-    check(
-        &of("Deployment", "w*"),
-        &json!({"workloads": null, "deployments": ["api", "web"]}),
-        &["gates[1].deployments: Deployment shop/web is held by gate `shop` already"],
-    );
-    check(&of("Deployment", "web"), &of("StatefulSet", "web"), &[]);
-    check(&of("Deployment", "web-*"), &of("Deployment", "api-*"), &[]);
+    let name = "workloads[0].name";
+    let web = of("Deployment", "web");
+    check(&web, &web, Some((name, "Deployment shop/web")));
+    let (first, second) = (of("CronJob", "shop-*"), of("CronJob", "*-web"));
+    check(&first, &second, Some((name, "CronJob shop/*-web")));
+    let listed = json!({"workloads": null, "deployments": ["api", "web"]});
+    let held = Some(("deployments", "Deployment shop/web"));
+    check(&of("Deployment", "w*"), &listed, held);
+    check(&web, &of("StatefulSet", "web"), None);
+    check(&of("Deployment", "web-*"), &of("Deployment", "api-*"), None);
     // Labels may meet, or not: that shows with the objects alone.
     let labels =
         json!({"workloads": [{"kind": "Deployment", "selector": {"matchLabels": {"a": "b"}}}]});
-    check(&labels, &labels, &[]);
+    check(&labels, &labels, None);
     let elsewhere =
         json!({"namespace": "elsewhere", "workloads": [{"kind": "Deployment", "name": "web"}]});
-    check(&of("Deployment", "web"), &elsewhere, &[]);
+    check(&web, &elsewhere, None);
 }
