@@ -337,30 +337,20 @@ mod tests {
         check(b"[]", "admission.k8s.io/v1");
         check(b"{}", "got kind none of apiVersion none");
         check(br#"{"kind": 7}"#, "got kind 7");
-        check(
-            br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":7}}"#,
-            r#"apiVersion "admission.k8s.io/v1beta1""#,
-        );
-        check(
-            br#"{"apiVersion":"v1","kind":"Pod"}"#,
-            r#"kind "Pod" of apiVersion "v1""#,
-        );
-        check(
-            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"u"}}"#,
-            "with a request",
-        );
-        check(
-            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{}}"#,
-            "missing field `uid`",
-        );
-        check(
-            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"","kind":{"kind":"Pod"},"operation":"CREATE"}}"#,
-            "request.uid",
-        );
-        check(
-            br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"} trailing"#,
-            "trailing characters",
-        );
+        let pod = r#"{"apiVersion":"v1","kind":"Pod"}"#;
+        check(pod.as_bytes(), r#"kind "Pod" of apiVersion "v1""#);
+        let unnamed = r#","request":{"uid":"","kind":{"kind":"Pod"},"operation":"CREATE"}}"#;
+        let beta = r#"apiVersion "admission.k8s.io/v1beta1""#;
+        for (version, rest, expect) in [
+            ("v1beta1", r#","request":{"uid":7}}"#, beta),
+            ("v1", r#","response":{"uid":"u"}}"#, "with a request"),
+            ("v1", r#","request":{}}"#, "missing field `uid`"),
+            ("v1", unnamed, "request.uid"),
+            ("v1", "} trailing", "trailing characters"),
+        ] {
+            let start = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/"#;
+            check(format!("{start}{version}\"{rest}").as_bytes(), expect);
+        }
         check(b"{\"kind\":\"\xff\"}", "admission.k8s.io/v1");
         let review = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":"#;
         for flood in [

@@ -5,21 +5,25 @@ use std::time::Duration;
 
 use futures::stream;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Bytes, Frame};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http2;
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use migration_gate::serve::limits::ClientLimits;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::{
     PATIENCE, Running, SHORT, closed, default_limits, limits, pod_review, post, read, review, send1,
 };
+
+type SendRequest = http2::SendRequest<Full<Bytes>>;
+type Answered = hyper::Result<Response<Incoming>>;
 
 const NEVER: Duration = Duration::from_hours(1);
 
@@ -65,6 +69,23 @@ fn endless(sent: &'static [u8]) -> Request<BoxBody<Bytes, Infallible>> {
     let begin = stream::iter([Ok(Frame::data(Bytes::from_static(sent)))]);
     let body = stream::StreamExt::chain(begin, stream::pending());
     post(Bytes::new()).map(|_| StreamBody::new(body).boxed())
+}
+
+/// Reads until the server closes the connection, whose last answer has that status.
+async fn ended(stream: &mut (impl AsyncRead + Unpin), status: &str) -> String {
+    let answer = String::from_utf8(closed(stream).await).unwrap();
+    let expect = format!("HTTP/1.1 {status}");
+    assert!(answer.starts_with(&expect), "{answer}");
+    answer
+}
+
+/// A server that cuts a request after one time, and a slow body after the other.
+async fn patient(request: Duration, grace: Duration) -> Running {
+    let change = |limits: &mut ClientLimits| {
+        limits.request_timeout = request;
+        limits.body_grace = grace;
+    };
+    Running::start(limits(change)).await
 }
 
 /// An HTTP/2 connection for bodies of any kind.
@@ -154,14 +175,9 @@ async fn a_body_too_large_gets_413() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_too_large_gets_413_however_slow_it_is() {
     for (request, grace) in [(SHORT, NEVER), (NEVER, SHORT)] {
-        let server = Running::start(limits(|limits| {
-            limits.request_timeout = request;
-            limits.body_grace = grace;
-        }))
-        .await;
+        let server = patient(request, grace).await;
         let mut slow = begun(&server, 100_000_000, b"{").await;
-        let answer = String::from_utf8(closed(&mut slow).await).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        ended(&mut slow, "413").await;
     }
 }
 
@@ -185,14 +201,9 @@ async fn a_slow_body_gets_408() {
         (SHORT, NEVER, "--request-timeout"),
         (NEVER, SHORT, "--min-body-rate"),
     ] {
-        let server = Running::start(limits(|limits| {
-            limits.request_timeout = request;
-            limits.body_grace = grace;
-        }))
-        .await;
+        let server = patient(request, grace).await;
         let mut slow = begun(&server, 1000, b"{").await;
-        let answer = String::from_utf8(closed(&mut slow).await).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        let answer = ended(&mut slow, "408").await;
         assert!(answer.contains(named), "{answer}");
 
         let response = streams(&server).await.send_request(endless(b"{"));
@@ -206,11 +217,7 @@ async fn a_slow_body_gets_408() {
 /// A byte now and then is no progress either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dripping_body_is_cut() {
-    let server = Running::start(limits(|limits| {
-        limits.request_timeout = NEVER;
-        limits.body_grace = SHORT;
-    }))
-    .await;
+    let server = patient(NEVER, SHORT).await;
     let stream = begun(&server, 1_000_000, b"{").await;
     let (mut from, mut to) = tokio::io::split(stream);
     let drip = async {
@@ -218,21 +225,16 @@ async fn a_dripping_body_is_cut() {
             tokio::time::sleep(SHORT / 10).await;
         }
     };
-    let answer = tokio::select! {
+    tokio::select! {
         () = drip => panic!("it ends without an answer"),
-        answer = closed(&mut from) => String::from_utf8(answer).unwrap(),
-    };
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        _ = ended(&mut from, "408") => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn announced_and_dripping_bodies_keep_nobody_out() {
-    let server = Running::start(limits(|limits| {
-        // They stay as long as the test.
-        limits.request_timeout = NEVER;
-        limits.body_grace = NEVER;
-    }))
-    .await;
+    // They stay as long as the test.
+    let server = patient(NEVER, NEVER).await;
     let most = usize::try_from(default_limits().max_body).unwrap();
     let mut dripping = Vec::new();
     for sent in [&b""[..], b"{"].repeat(16) {
@@ -259,30 +261,49 @@ async fn announced_and_dripping_bodies_keep_nobody_out() {
     in_flight(&server, 64).await;
 }
 
+/// As large as a body may be, and a large part of it.
+const ALL: usize = 512 * 1024;
+const MOST: usize = 500 * 1024;
+
 fn narrow(limits: &mut ClientLimits) {
-    limits.max_body = 512 * 1024;
+    limits.max_body = ALL as u64;
     limits.max_in_flight = 1024 * 1024;
     limits.request_timeout = NEVER;
     limits.body_grace = NEVER;
+}
+
+/// A server with these limits, and a body that is begun and leaves no room for another such one.
+async fn filled(change: impl FnOnce(&mut ClientLimits)) -> (Running, TlsStream<TcpStream>) {
+    let server = Running::start(limits(change)).await;
+    let first = begun(&server, ALL, &vec![b' '; MOST]).await;
+    in_flight(&server, 1).await;
+    (server, first)
+}
+
+/// Sends so many reviews that wait for room.
+async fn wait_for_room(client: &mut SendRequest, count: usize) -> JoinSet<Answered> {
+    let mut waiting = JoinSet::new();
+    for _ in 0..count {
+        client.ready().await.unwrap();
+        waiting.spawn(client.send_request(post(update(ALL))));
+    }
+    waiting
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
     // With seconds between what must be in order.
     let time = SHORT * 25;
-    let server = Running::start(limits(|limits| {
+    let (server, first) = filled(|limits| {
         narrow(limits);
         limits.request_timeout = time;
-    }))
+    })
     .await;
-    let all = 512 * 1024;
-    let first = begun(&server, all, &vec![b' '; 500 * 1024]).await;
-    in_flight(&server, 1).await;
     tokio::time::sleep(time / 2).await;
     // Two of them are more than there is room for.
     let mut client = server.http1().await;
     client.ready().await.unwrap();
-    let second = tokio::spawn(client.send_request(post(update(all))));
+    let second = tokio::spawn(client.send_request(post(update(ALL))));
     in_flight(&server, 2).await;
     tokio::time::sleep(time / 10).await;
     assert!(server.answers().await);
@@ -293,47 +314,36 @@ async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["retry-after"], "1");
     for mut cut in [first, smaller] {
-        let answer = String::from_utf8(closed(&mut cut).await).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        ended(&mut cut, "408").await;
     }
-    let (status, _) = send1(&mut server.http1().await, update(all)).await;
+    let (status, _) = send1(&mut server.http1().await, update(ALL)).await;
     assert_eq!(status, StatusCode::OK);
 }
 
 /// As long as nobody else needs its room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_body_makes_room_for_others() {
-    let server = Running::start(limits(|limits| {
+    // Fast enough by itself: what was sent has earned it two minutes.
+    let (server, mut slow) = filled(|limits| {
         narrow(limits);
         limits.body_grace = SHORT * 2;
         limits.min_body_rate = 4096;
-    }))
+    })
     .await;
-    // Fast enough by itself: what was sent has earned it two minutes.
-    let all = 512 * 1024;
-    let mut slow = begun(&server, all, &vec![b' '; 500 * 1024]).await;
     tokio::time::sleep(SHORT * 5).await;
     in_flight(&server, 1).await;
     let mut other = server.http1().await;
-    let answer = timeout(PATIENCE, send1(&mut other, update(all))).await;
+    let answer = timeout(PATIENCE, send1(&mut other, update(ALL))).await;
     assert_eq!(answer.expect("it waits").0, StatusCode::OK);
-    let answer = String::from_utf8(closed(&mut slow).await).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    ended(&mut slow, "408").await;
 }
 
 /// On the same connection, too, as an API server sends them.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_wait_hold_up_no_small_one() {
-    let server = Running::start(limits(narrow)).await;
-    let all = 512 * 1024;
-    let _first = begun(&server, all, &vec![b' '; 500 * 1024]).await;
-    in_flight(&server, 1).await;
+    let (server, _first) = filled(narrow).await;
     let mut client = server.http2().await;
-    let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..15 {
-        client.ready().await.unwrap();
-        waiting.spawn(client.send_request(post(update(all))));
-    }
+    let mut waiting = wait_for_room(&mut client, 15).await;
     in_flight(&server, 16).await;
     tokio::time::sleep(SHORT).await;
     let small = client.send_request(post(update(8 * 1024)));
@@ -345,16 +355,9 @@ async fn bodies_that_wait_hold_up_no_small_one() {
 /// For longer than a second, which is all that they had once.
 #[tokio::test(flavor = "multi_thread")]
 async fn reviews_wait_for_their_turn_and_are_not_refused() {
-    let server = Running::start(limits(narrow)).await;
-    let all = 512 * 1024;
-    let first = begun(&server, all, &vec![b' '; 500 * 1024]).await;
-    in_flight(&server, 1).await;
+    let (server, first) = filled(narrow).await;
     let mut client = server.http2().await;
-    let mut reviews = tokio::task::JoinSet::new();
-    for _ in 0..16 {
-        client.ready().await.unwrap();
-        reviews.spawn(client.send_request(post(update(all))));
-    }
+    let reviews = wait_for_room(&mut client, 16).await;
     in_flight(&server, 17).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     drop(first);
@@ -365,26 +368,17 @@ async fn reviews_wait_for_their_turn_and_are_not_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_waits_for_room() {
-    let server = Running::start(limits(|limits| {
-        narrow(limits);
-    }))
-    .await;
-    let (all, most) = (512 * 1024, vec![b' '; 500 * 1024]);
-    let mut first = begun(&server, all, &most).await;
-    in_flight(&server, 1).await;
+    let (server, mut first) = filled(narrow).await;
     let mut client = server.http1().await;
     client.ready().await.unwrap();
-    let mut second = Box::pin(client.send_request(post(update(all))));
+    let mut second = Box::pin(client.send_request(post(update(ALL))));
     tokio::select! {
         _ = &mut second => panic!("the second is served although the first holds too much"),
         () = in_flight(&server, 2) => {}
     }
-    first
-        .write_all(&vec![b' '; all - most.len()])
-        .await
-        .unwrap();
-    let answer = String::from_utf8(closed(&mut first).await).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let rest = vec![b' '; ALL - MOST];
+    first.write_all(&rest).await.unwrap();
+    ended(&mut first, "400").await;
     let response = timeout(PATIENCE, second).await.unwrap().unwrap();
     assert_eq!(read(response).await.0, StatusCode::OK);
 }
@@ -392,26 +386,20 @@ async fn a_body_waits_for_room() {
 /// Each has a part of what it needs, and none waits for what another holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_bodies_that_come_at_one_time_get_their_turns() {
-    let server = Running::start(limits(|limits| {
-        narrow(limits);
-    }))
-    .await;
-    let all = 512 * 1024;
+    let server = Running::start(limits(narrow)).await;
     let mut begun_ones = Vec::new();
     for _ in 0..8 {
-        begun_ones.push(begun(&server, all, &vec![b' '; 200 * 1024]).await);
+        begun_ones.push(begun(&server, ALL, &vec![b' '; 200 * 1024]).await);
     }
     in_flight(&server, 8).await;
-    let mut rest = tokio::task::JoinSet::new();
+    let mut rest = JoinSet::new();
     for mut stream in begun_ones {
         rest.spawn(async move {
             stream.write_all(&vec![b' '; 312 * 1024]).await.unwrap();
-            String::from_utf8(closed(&mut stream).await).unwrap()
+            ended(&mut stream, "400").await;
         });
     }
-    for answer in rest.join_all().await {
-        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-    }
+    rest.join_all().await;
 }
 
 /// A body that is larger than everything that may be held gets its turn, alone.

@@ -9,12 +9,13 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use migration_gate::serve::certificates::trust::{Callers, CallersWriter, ConfigurationName};
-use serde_json::json;
+use serde::Deserialize as _;
+use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::replicas::{
     MUTATING, Replica, SECRET, SECRETS, VALIDATING, bundle, cluster, configuration, empty_secret,
-    settings, until,
+    settings, until, until_that,
 };
 use crate::support::{Authority, PATIENCE};
 use testkit::fake::FakeApi;
@@ -86,34 +87,19 @@ async fn ready_is_only_who_the_api_server_accepts() {
         webhook["clientConfig"]["caBundle"] = json!(STANDARD.encode(&pem));
     }
     api.put(VALIDATING, foreign);
-    until("unreadiness", || {
-        let why = replica.why_not_ready();
-        why.contains("ValidatingWebhookConfiguration gate: the caBundle of webhook w0")
-            .then_some(())
-    })
-    .await;
+    let why = "ValidatingWebhookConfiguration gate: the caBundle of webhook w0";
+    until_that("unreadiness", || replica.why_not_ready().contains(why)).await;
     api.heal();
-    until("readiness", || {
-        replica.why_not_ready().is_empty().then_some(())
-    })
-    .await;
+    until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
     // An applier that leaves the bundle out takes it away only for a moment.
     api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
     until("the bundle's return", || bundle(&api)).await;
-    until("readiness", || {
-        replica.why_not_ready().is_empty().then_some(())
-    })
-    .await;
+    until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
     api.delete(MUTATING);
-    until("unreadiness", || {
-        replica
-            .why_not_ready()
-            .contains("is not there")
-            .then_some(())
-    })
-    .await;
+    let why = "is not there";
+    until_that("unreadiness", || replica.why_not_ready().contains(why)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,26 +107,21 @@ async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
     let api = cluster();
     let replica = Replica::start(&api, settings());
     let mut previous = replica.serves(None).await;
-    let spoil: [fn(&FakeApi); 4] = [
-        |api| api.delete(SECRET),
-        |api| {
-            let mut secret = api.get(SECRET).unwrap();
-            secret["data"]["tls.crt"] = json!(STANDARD.encode("garbage"));
-            api.put(SECRET, secret);
-        },
-        |api| {
-            let mut secret = api.get(SECRET).unwrap();
-            secret["data"]["ca.crt"] = secret["data"]["tls.crt"].clone();
-            api.put(SECRET, secret);
-        },
-        |api| {
-            let mut secret = api.get(SECRET).unwrap();
-            secret["data"].as_object_mut().unwrap().remove("tls.key");
-            api.put(SECRET, secret);
-        },
+    let spoil: [fn(&mut Map<String, Value>); 4] = [
+        |data| data.clear(),
+        |data| data["tls.crt"] = json!(STANDARD.encode("garbage")),
+        |data| data["ca.crt"] = data["tls.crt"].clone(),
+        |data| drop(data.remove("tls.key")),
     ];
     for spoil in spoil {
-        spoil(&api);
+        let mut secret = api.get(SECRET).unwrap();
+        let data = secret["data"].as_object_mut().unwrap();
+        spoil(data);
+        if data.is_empty() {
+            api.delete(SECRET);
+        } else {
+            api.put(SECRET, secret);
+        }
         let next = replica.serves(Some(&previous)).await;
         assert_eq!(replica.why_not_ready(), "");
         previous = next;
@@ -181,16 +162,10 @@ async fn a_write_that_is_refused_holds_up_nothing_else() {
         let bundle = STANDARD.decode(webhook["clientConfig"]["caBundle"].as_str().unwrap());
         pem::parse_many(bundle.unwrap()).unwrap().len()
     };
-    until("the bundle that may be written", || {
-        (size(VALIDATING) == 1).then_some(())
-    })
-    .await;
+    until_that("the bundle that may be written", || size(VALIDATING) == 1).await;
     assert_eq!(size(MUTATING), 2);
     api.heal();
-    until("the other, once it may be written", || {
-        (size(MUTATING) == 1).then_some(())
-    })
-    .await;
+    until_that("the other", || size(MUTATING) == 1).await;
 
     // So it is when the Secret is due, and may not be written.
     drop(second);
@@ -228,15 +203,8 @@ async fn its_expiry_is_shown() {
             "migration_gate_certificate_expiry_timestamp_seconds {}\n",
             identity.not_after().as_second()
         );
-        let shown = || {
-            replica
-                .metrics
-                .encode()
-                .unwrap()
-                .contains(&line)
-                .then_some(())
-        };
-        until("its expiry", shown).await;
+        let metrics = || replica.metrics.encode().unwrap();
+        until_that("its expiry", || metrics().contains(&line)).await;
         api.delete(SECRET);
         previous = Some(identity);
     }
@@ -352,11 +320,10 @@ fn callers(api: &FakeApi, at: Instant) -> Callers {
     let mutating = ConfigurationName::Mutating("gate".to_owned());
     let validating = ConfigurationName::Validating("gate".to_owned());
     let mut callers = CallersWriter::new([mutating.clone(), validating.clone()]);
-    let object = api.get_as_of(MUTATING, at).unwrap();
-    let object: MutatingWebhookConfiguration = serde_json::from_value(object).unwrap();
+    let seen = |path| api.get_as_of(path, at).unwrap();
+    let object = MutatingWebhookConfiguration::deserialize(seen(MUTATING)).unwrap();
     callers.see(&mutating, Some(object.into()));
-    let object = api.get_as_of(VALIDATING, at).unwrap();
-    let object: ValidatingWebhookConfiguration = serde_json::from_value(object).unwrap();
+    let object = ValidatingWebhookConfiguration::deserialize(seen(VALIDATING)).unwrap();
     callers.see(&validating, Some(object.into()));
     callers.callers()
 }

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, PREFACE, Running, SHORT, closed, default_limits, limits, loud, pod_review, post,
-    read, send1,
+    PATIENCE, PREFACE, Running, SHORT, closed, default_limits, gone, limits, loud, pod_review,
+    post, read, send1,
 };
 
 /// Sends a byte at a time until the server doesn't want any more.
@@ -79,13 +79,8 @@ async fn an_idle_connection_is_closed() {
     let mut client = server.http2().await;
     let response = client.send_request(post(pod_review("u"))).await.unwrap();
     assert_eq!(read(response).await.0, StatusCode::OK);
-    timeout(PATIENCE, async {
-        while client.ready().await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("an idle HTTP/2 connection stays");
+    let idle = "an idle HTTP/2 connection";
+    gone(idle, async || client.ready().await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,10 +111,16 @@ async fn garbage_before_tls_is_refused() {
     assert!(server.answers().await);
 }
 
+/// The answer to a request over HTTP/1, on a connection of its own.
+async fn status1(server: &Running, request: Request<Full<Bytes>>) -> StatusCode {
+    let mut client = server.http1().await;
+    client.ready().await.unwrap();
+    client.send_request(request).await.unwrap().status()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_too_large_gets_431() {
     let server = Running::start(default_limits()).await;
-    let mut client = server.http1().await;
     let request = |count: usize, value: String| {
         let mut request = Request::post("/validate").header("host", "localhost");
         for i in 0..count {
@@ -127,19 +128,13 @@ async fn a_head_too_large_gets_431() {
         }
         request.body(Full::<Bytes>::default()).unwrap()
     };
-    client.ready().await.unwrap();
-    let response = client.send_request(request(1, "x".repeat(64 * 1024))).await;
-    assert_eq!(
-        response.unwrap().status(),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-    );
-    let mut client = server.http1().await;
-    client.ready().await.unwrap();
-    let response = client.send_request(request(200, "x".to_owned())).await;
-    assert_eq!(
-        response.unwrap().status(),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-    );
+    let refused = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    for request in [
+        request(1, "x".repeat(64 * 1024)),
+        request(200, "x".to_owned()),
+    ] {
+        assert_eq!(status1(&server, request).await, refused);
+    }
     let mut client = server.http2().await;
     let response = client.send_request(request(1, "x".repeat(64 * 1024))).await;
     assert!(response.is_err() || response.unwrap().status().is_client_error());
@@ -149,15 +144,10 @@ async fn a_head_too_large_gets_431() {
     for (most, fits, too_large) in [(16, 12, 20), (128, 100, 140)] {
         let server = Running::start(limits(|limits| limits.max_header = most * 1024)).await;
         let request = |kib: usize| request(1, "x".repeat(kib * 1024));
-        let mut client = server.http1().await;
-        client.ready().await.unwrap();
-        let response = client.send_request(request(fits)).await.unwrap();
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{fits} KiB");
-        let mut client = server.http1().await;
-        client.ready().await.unwrap();
-        let response = client.send_request(request(too_large)).await.unwrap();
-        let refused = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        assert_eq!(response.status(), refused, "{too_large} KiB");
+        for (kib, expect) in [(fits, StatusCode::BAD_REQUEST), (too_large, refused)] {
+            let status = status1(&server, request(kib)).await;
+            assert_eq!(status, expect, "{kib} KiB");
+        }
         let mut client = server.http2().await;
         let response = client.send_request(request(fits)).await.unwrap();
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{fits} KiB");
@@ -279,13 +269,8 @@ async fn an_answer_that_is_not_taken_costs_the_connection() {
     for window in [0, 1, length - 1] {
         let mut client = with_window(&server, window).await;
         let response = client.send_request(post(loud(200))).await.unwrap();
-        let gone = async {
-            while client.ready().await.is_ok() {
-                tokio::time::sleep(SHORT / 10).await;
-            }
-        };
-        let gone = timeout(PATIENCE, gone).await;
-        gone.unwrap_or_else(|_| panic!("with a window of {window}, it stays"));
+        let what = format!("a connection with a window of {window}");
+        gone(&what, async || client.ready().await.is_ok()).await;
         drop(response);
     }
 
@@ -344,10 +329,8 @@ async fn a_head_of_too_many_fields_gets_431() {
     let refused = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     // The client adds a content-length.
     for (fields, expect) in [(63, StatusCode::OK), (64, refused)] {
-        let mut client = server.http1().await;
-        client.ready().await.unwrap();
-        let response = client.send_request(request(fields)).await.unwrap();
-        assert_eq!(response.status(), expect, "{fields} fields over HTTP/1");
+        let status = status1(&server, request(fields)).await;
+        assert_eq!(status, expect, "{fields} fields over HTTP/1");
         let mut client = server.http2().await;
         let response = client.send_request(request(fields)).await.unwrap();
         assert_eq!(response.status(), expect, "{fields} fields over HTTP/2");

@@ -32,94 +32,58 @@ async fn what_can_t_work_is_said_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let (certificate, key) = write(folder.path(), authority.issue());
-    let check = async |arguments: &[&str], expect: &[&str]| {
-        let text = fails(arguments).await;
+    let check = async |arguments: &str, expect: &[&str]| {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let text = fails(&arguments).await;
         for expect in expect {
-            assert!(
-                text.contains(expect),
-                "{arguments:?}: {text:?} lacks {expect:?}"
-            );
+            let told = text.contains(expect);
+            assert!(told, "{arguments:?}: {text:?} lacks {expect:?}");
         }
     };
-    check(&[], &["there is no certificate", "--tls-cert", "--secret"]).await;
-    check(
-        &["--tls-cert=/nowhere/tls.crt", &format!("--tls-key={key}")],
-        &["/nowhere/tls.crt", "No such file"],
-    )
-    .await;
-    check(
-        &[&format!("--tls-cert={key}"), &format!("--tls-key={key}")],
-        &["tls.key", "BEGIN CERTIFICATE"],
-    )
-    .await;
-    check(
-        &[
-            &format!("--tls-cert={certificate}"),
-            &format!("--tls-key={certificate}"),
-        ],
-        &["tls.crt", "private key"],
-    )
-    .await;
+    let pair = |certificate: &str, key: &str| format!("--tls-cert={certificate} --tls-key={key}");
+    check("", &["there is no certificate", "--tls-cert", "--secret"]).await;
+    let missing = "/nowhere/tls.crt";
+    check(&pair(missing, &key), &[missing, "No such file"]).await;
+    check(&pair(&key, &key), &["tls.key", "BEGIN CERTIFICATE"]).await;
+    let certificates = pair(&certificate, &certificate);
+    check(&certificates, &["tls.crt", "private key"]).await;
     let other = folder.path().join("other");
     fs::create_dir(&other).unwrap();
     let (_, other_key) = write(&other, authority.issue());
-    check(
-        &[
-            &format!("--tls-cert={certificate}"),
-            &format!("--tls-key={other_key}"),
-        ],
-        &["doesn't belong"],
-    )
-    .await;
+    check(&pair(&certificate, &other_key), &["doesn't belong"]).await;
 
-    let pair = [
-        format!("--tls-cert={certificate}"),
-        format!("--tls-key={key}"),
-    ];
-    let with = |more: &str| vec![pair[0].clone(), pair[1].clone(), more.to_owned()];
-    let check_with = async |more: &str, expect: &[&str]| {
-        let arguments = with(more);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        check(&arguments, expect).await;
-    };
+    let pair = pair(&certificate, &key);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap();
-    check_with(
-        &format!("--listen={address}"),
-        &["in use", "--listen", &address.to_string()],
-    )
-    .await;
-    check_with("--listen=localhost", &["--listen", "localhost"]).await;
-    check_with("--config=/nowhere/config.yaml", &["/nowhere/config.yaml"]).await;
-    check_with("--request-timeout=soon", &["soon", "500ms"]).await;
-    check_with("--log=a=b=c", &["--log"]).await;
-    // A cluster is needed for this one, and there is none here.
-    check_with(
-        "--mutating-webhook-configuration=m",
-        &["cannot find a cluster"],
-    )
-    .await;
-    check(&["--secret=s"], &["--server-name"]).await;
-    check(
-        &["--secret=s", "--server-name=a.b.svc"],
-        &["--mutating-webhook-configuration"],
-    )
-    .await;
-    check(
-        &[
-            "--secret=s",
-            "--server-name=a.b.svc",
-            "--mutating-webhook-configuration=m",
-            "--certificate-lifetime=5s",
-        ],
-        &["--certificate-lifetime", "--propagation-delay"],
-    )
-    .await;
-    check(
-        &["--secret=s", "--server-name=a.b.svc", &pair[0]],
-        &["cannot be used with"],
-    )
-    .await;
+    let address = taken.local_addr().unwrap().to_string();
+    let listen = format!("--listen={address}");
+    let cluster = "--mutating-webhook-configuration=m";
+    for (more, expect) in [
+        (&*listen, &["in use", "--listen", &address][..]),
+        ("--listen=localhost", &["--listen", "localhost"]),
+        ("--config=/nowhere/config.yaml", &["/nowhere/config.yaml"]),
+        ("--request-timeout=soon", &["soon", "500ms"]),
+        ("--log=a=b=c", &["--log"]),
+        // A cluster is needed for this one, and there is none here.
+        (cluster, &["cannot find a cluster"]),
+    ] {
+        check(&format!("{pair} {more}"), expect).await;
+    }
+    check("--secret=s", &["--server-name"]).await;
+    let named = "--secret=s --server-name=a.b.svc";
+    check(named, &["--mutating-webhook-configuration"]).await;
+    let short = format!("{named} {cluster} --certificate-lifetime=5s");
+    let told = ["--certificate-lifetime", "--propagation-delay"];
+    check(&short, &told).await;
+    let both = format!("{named} --tls-cert={certificate}");
+    check(&both, &["cannot be used with"]).await;
+}
+
+/// The line of a review has these fields, and nothing of the object's content.
+fn logged(reviewed: &Value, expected: &Value, content: &str) {
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&reviewed[field], value, "{field} of {reviewed}");
+    }
+    assert!(!reviewed.to_string().contains(content), "{reviewed}");
 }
 
 #[tokio::test]
@@ -129,23 +93,15 @@ async fn it_serves_says_so_and_stops_when_asked() {
     let (certificate, key) = write(folder.path(), authority.issue());
     let mut serve = Serve::start(&certificate, &key, &["--drain-delay=1h"]).await;
     assert_eq!(serve.get("/livez").await.0, StatusCode::OK);
-    assert_eq!(
-        serve.get("/readyz").await,
-        (StatusCode::OK, "ok\n".to_owned())
-    );
+    let ready = (StatusCode::OK, "ok\n".to_owned());
+    assert_eq!(serve.get("/readyz").await, ready);
     assert!(serve.answers(&authority, "mine").await);
     let reviewed = line(&mut serve.log, "reviewed").await;
     let expected = json!({
         "webhook": "validate", "uid": "mine", "operation": "CREATE", "kind": "Pod",
         "namespace": "default", "dry_run": false, "decision": "untouched",
     });
-    for (field, value) in expected.as_object().unwrap() {
-        assert_eq!(&reviewed[field], value, "{field} of {reviewed}");
-    }
-    assert!(
-        !reviewed.to_string().contains("i:1"),
-        "the object's content is logged"
-    );
+    logged(&reviewed, &expected, "i:1");
     let denied = review(json!({
         "uid": "theirs",
         "kind": {"group": "apps", "version": "v1", "kind": "Deployment"},
@@ -164,13 +120,7 @@ async fn it_serves_says_so_and_stops_when_asked() {
         "name": "piefed-web", "user": "flux", "dry_run": true, "decision": "denied",
         "gate": "piefed", "patches": 0, "refused_fields": 2,
     });
-    for (field, value) in expected.as_object().unwrap() {
-        assert_eq!(&reviewed[field], value, "{field} of {reviewed}");
-    }
-    assert!(
-        !reviewed.to_string().contains("hush"),
-        "a variable's value is logged"
-    );
+    logged(&reviewed, &expected, "hush");
     let (_, metrics) = serve.get("/metrics").await;
     assert!(
         metrics.contains("migration_gate_reviews_total{"),
@@ -183,11 +133,8 @@ async fn it_serves_says_so_and_stops_when_asked() {
 
     serve.signal(Signal::TERM);
     line(&mut serve.log, "asked to stop").await;
-    let (status, why) = serve.get("/readyz").await;
-    assert_eq!(
-        (status, &*why),
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-    );
+    let stopping = (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    assert_eq!(serve.get("/readyz").await, stopping);
     assert_eq!(serve.get("/livez").await.0, StatusCode::OK);
     assert!(serve.answers(&authority, "late").await);
     // The second signal doesn't wait out the hour.
@@ -249,14 +196,8 @@ async fn a_clean_stop_is_a_success() {
         serve.signal(signal);
         assert_eq!(serve.ends().await.code(), Some(0));
         let mut out = String::new();
-        serve
-            .child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut out)
-            .await
-            .unwrap();
+        let mut stdout = serve.child.stdout.take().unwrap();
+        stdout.read_to_string(&mut out).await.unwrap();
         assert_eq!(out, "");
     }
 }
@@ -270,11 +211,8 @@ async fn a_swapped_volume_is_picked_up() {
         fs::create_dir(&version).unwrap();
         write(&version, pair);
         symlink(name, volume.path().join("..data_tmp")).unwrap();
-        fs::rename(
-            volume.path().join("..data_tmp"),
-            volume.path().join("..data"),
-        )
-        .unwrap();
+        let [new, link] = ["..data_tmp", "..data"].map(|name| volume.path().join(name));
+        fs::rename(new, link).unwrap();
     };
     let (old, new) = (Authority::new(), Authority::new());
     swap("..1", old.issue());
@@ -287,11 +225,8 @@ async fn a_swapped_volume_is_picked_up() {
 
     // What can't be served isn't.
     swap("..2", (new.issue().0, old.issue().1));
-    line(
-        &mut serve.log,
-        "the certificate can't be reloaded; the previous one is served on",
-    )
-    .await;
+    let kept = "the certificate can't be reloaded; the previous one is served on";
+    line(&mut serve.log, kept).await;
     assert!(serve.answers(&old, "u").await);
     assert_eq!(serve.get("/readyz").await.0, StatusCode::OK);
 

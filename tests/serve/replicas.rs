@@ -138,6 +138,10 @@ pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         .unwrap_or_else(|_| panic!("there never is {what}"))
 }
 
+pub async fn until_that(what: &str, mut holds: impl FnMut() -> bool) {
+    until(what, || holds().then_some(())).await;
+}
+
 /// The CA bundles of all webhooks, which must be the same.
 pub fn bundle(api: &FakeApi) -> Option<Vec<CertificateDer<'static>>> {
     let mut bundles = Vec::new();

@@ -9,11 +9,12 @@ use hyper::StatusCode;
 use migration_gate::serve::limits::ClientLimits;
 use migration_gate::serve::metrics::Metrics;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, PREFACE, Running, SHORT, default_limits, limits, pod_review, post, read, send1,
+    PATIENCE, PREFACE, Running, SHORT, default_limits, gone, limits, pod_review, post, read, send1,
 };
 
 const LONG: Duration = Duration::from_hours(1);
@@ -58,16 +59,8 @@ async fn while_it_stops_it_serves_and_sends_its_clients_elsewhere() {
         .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["connection"], "close");
-    timeout(PATIENCE, async { while http1.ready().await.is_ok() {} })
-        .await
-        .unwrap();
-    timeout(PATIENCE, async {
-        while http2.ready().await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("there is no GOAWAY");
+    gone("HTTP/1", async || http1.ready().await.is_ok()).await;
+    gone("HTTP/2", async || http2.ready().await.is_ok()).await;
 
     // Who comes all the same is served.
     assert!(server.answers().await);
@@ -89,20 +82,9 @@ async fn what_is_in_flight_is_finished() {
     let stop = server.stop.clone();
     tokio::spawn(async move { stop.run(Duration::ZERO, LONG, std::future::pending()).await });
     // The idle connection is closed, and none is taken any more.
-    timeout(PATIENCE, async {
-        while idle.ready().await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("the idle connection stays");
-    timeout(PATIENCE, async {
-        while tokio::net::TcpStream::connect(server.address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("the port stays open");
+    gone("an idle one", async || idle.ready().await.is_ok()).await;
+    let connects = async || TcpStream::connect(server.address).await.is_ok();
+    gone("the port", connects).await;
     assert!(!server.task.is_finished());
 
     go.notify_one();
@@ -113,10 +95,8 @@ async fn what_is_in_flight_is_finished() {
         let response = timeout(PATIENCE, answer).await.unwrap().unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     }
-    timeout(PATIENCE, server.task)
-        .await
-        .expect("it doesn't end")
-        .unwrap();
+    let ended = timeout(PATIENCE, server.task).await;
+    ended.expect("it doesn't end").unwrap();
 }
 
 /// The type of the next frame of HTTP/2, none at the end.
@@ -172,9 +152,7 @@ async fn who_is_in_a_hurry_cuts_what_is_in_flight() {
     let request = tokio::spawn(async move { client.send_request(post("{}")).await });
     begun.notified().await;
     server.stop.run(LONG, LONG, async { "SIGINT" }).await;
-    timeout(PATIENCE, server.task)
-        .await
-        .expect("it doesn't end")
-        .unwrap();
+    let ended = timeout(PATIENCE, server.task).await;
+    ended.expect("it doesn't end").unwrap();
     assert!(request.await.unwrap().is_err());
 }

@@ -230,6 +230,17 @@ pub async fn handshake(
         .await
 }
 
+/// Waits until a client's connection is closed. `ready` asks the client for its next request's turn.
+pub async fn gone(what: &str, mut ready: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while ready().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let gone = tokio::time::timeout(PATIENCE, wait).await;
+    gone.unwrap_or_else(|_| panic!("{what} stays"));
+}
+
 pub fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     Request::post("https://localhost/validate")
         .header("host", "localhost")

@@ -72,6 +72,11 @@ fn actions(step: &Agenda) -> Vec<String> {
     serve.chain(step.actions.iter().map(short)).collect()
 }
 
+#[track_caller]
+fn does(state: &mut State, callers: &Callers, now: u64, expect: &[&str]) {
+    assert_eq!(actions(&state.step(callers, at(now))), expect);
+}
+
 #[test]
 fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
     let old = material(at(0), &[]);
@@ -92,16 +97,9 @@ fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
     check(60, [&bundle, &extra], &["serve", validating]);
     check(60, [&bundle, b""], &[validating]);
     check(60, [b"", b""], &[mutating, validating]);
-    check(
-        renewal,
-        [&bundle, &bundle],
-        &["serve", "issue over 7, keeping 1"],
-    );
-    check(
-        renewal,
-        [&extra, &bundle],
-        &["serve", "issue over 7, keeping 1", mutating],
-    );
+    let issue = "issue over 7, keeping 1";
+    check(renewal, [&bundle, &bundle], &["serve", issue]);
+    check(renewal, [&extra, &bundle], &["serve", issue, mutating]);
 }
 
 #[test]
@@ -111,10 +109,10 @@ fn what_is_not_served_yet_is_said_again() {
     let callers = callers([&bundle, &bundle]);
     let mut state = seen(&material);
     for _ in 0..2 {
-        assert_eq!(actions(&state.step(&callers, at(60))), ["serve"]);
+        does(&mut state, &callers, 60, &["serve"]);
     }
     state.see_served(Arc::new(material.identity().unwrap()));
-    assert_eq!(actions(&state.step(&callers, at(60))), [""; 0]);
+    does(&mut state, &callers, 60, &[]);
 }
 
 #[test]
@@ -127,8 +125,8 @@ fn what_is_new_is_served_once_every_api_server_knows_it() {
     assert_eq!((actions(&step), step.wake), (vec![], Some(at(2))));
     // Taken back in between, it counts anew.
     state.step(&callers([&bundle, b""]), at(1));
-    assert_eq!(actions(&state.step(&trusted, at(2))), [""; 0]);
-    assert_eq!(actions(&state.step(&trusted, at(4))), ["serve"]);
+    does(&mut state, &trusted, 2, &[]);
+    does(&mut state, &trusted, 4, &["serve"]);
 }
 
 /// Its age is its own, whatever lifetime this replica would give it.
@@ -158,34 +156,24 @@ fn a_lost_secret_costs_nobody_the_trust_in_what_is_served() {
     let mut state = state();
     state.see_secret(None);
     let both = callers([&bundle, &served.bundle_pem()]);
-    assert_eq!(
-        actions(&state.step(&both, at(60))),
-        ["issue over nothing, keeping 1"]
-    );
+    does(&mut state, &both, 60, &["issue over nothing, keeping 1"]);
     state.see_secret(spoilt());
-    assert_eq!(
-        actions(&state.step(&both, at(60))),
-        ["issue over 7, keeping 1"]
-    );
+    does(&mut state, &both, 60, &["issue over 7, keeping 1"]);
 
     // Until it has seen them, it can't know.
     let mut unseen = CallersWriter::new([name(true), name(false)]);
-    assert_eq!(actions(&state.step(&unseen.callers(), at(60))), [""; 0]);
+    does(&mut state, &unseen.callers(), 60, &[]);
     unseen.see(&name(true), Some(configuration(&bundle)));
-    assert_eq!(actions(&state.step(&unseen.callers(), at(60))), [""; 0]);
+    does(&mut state, &unseen.callers(), 60, &[]);
     unseen.see(&name(false), None);
-    assert_eq!(
-        actions(&state.step(&unseen.callers(), at(60))),
-        ["issue over 7, keeping 1"]
-    );
+    let spoilt = "issue over 7, keeping 1";
+    does(&mut state, &unseen.callers(), 60, &[spoilt]);
 
     // One that has read the Secret before knows from that, too.
     let mut state = seen(&served);
     state.see_secret(None);
-    assert_eq!(
-        actions(&state.step(&callers([b"", b"garbage"]), at(60))),
-        ["issue over nothing, keeping 1"]
-    );
+    let callers = callers([b"", b"garbage"]);
+    does(&mut state, &callers, 60, &["issue over nothing, keeping 1"]);
 }
 
 #[test]
@@ -194,10 +182,8 @@ fn an_expired_ca_is_dropped() {
     let new = material(at(60), &old.bundle);
     let bundle = new.bundle_pem();
     let step = seen(&new).step(&callers([&bundle, &bundle]), at(80));
-    assert_eq!(
-        (actions(&step), step.wake),
-        (vec!["serve".to_owned()], Some(at(90)))
-    );
+    assert_eq!(actions(&step), ["serve"]);
+    assert_eq!(step.wake, Some(at(90)));
     let step = seen(&new).step(&callers([&bundle, &bundle]), at(90));
     assert_eq!(actions(&step), ["serve", "prune to 1"]);
 }
