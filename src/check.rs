@@ -401,32 +401,29 @@ mod tests {
     #[test]
     fn every_refusal_has_a_next_step() {
         let gate = &Config::default().gates[0];
-        for (code, message, step) in [
+        let others = "what else the cluster enforces";
+        for (code, step, message) in [
             (
                 500,
-                "Internal error occurred: failed calling webhook \"x\"",
                 "no replica answered",
+                r#"Internal error occurred: failed calling webhook "x""#,
             ),
             (
                 404,
-                "namespaces \"x\" not found",
                 "kubectl create namespace",
+                r#"namespaces "x" not found"#,
             ),
             (
                 403,
-                "deployments.apps is forbidden: User \"x\" cannot create resource",
                 "auth can-i",
+                r#"deployments.apps is forbidden: User "x" cannot create resource"#,
             ),
-            (403, "exceeded quota", "what else the cluster enforces"),
+            (403, others, "exceeded quota"),
+            (403, others, r#"admission webhook "y" denied the request"#),
             (
                 403,
-                "admission webhook \"y\" denied the request",
-                "what else the cluster enforces",
-            ),
-            (
-                403,
-                "admission webhook \"forbidden-env.migration-gate.io\" denied the request: spec.x: `V`",
                 "correct its manifest",
+                r#"admission webhook "forbidden-env.migration-gate.io" denied the request: spec.x: `V`"#,
             ),
         ] {
             let refused = answer(code, json!({"message": message}), &[]);

@@ -12,27 +12,14 @@ fn what_the_command_line_prints() {
         .case("docs/review.md");
 }
 
-const WAIT: &[&str] = &[
-    "wait",
-    "--gate=g",
-    "--namespace=n",
-    "--job=j",
-    "--image=web:1",
-    "--timeout=1s",
-];
-const SERVE: &[&str] = &[
-    "serve",
-    "--listen=127.0.0.1:0",
-    "--health-listen=127.0.0.1:0",
-    "--secret=n/s",
-    "--server-name=a.n.svc",
-    "--mutating-webhook-configuration=w",
-];
-const REVIEW: &[&str] = &["review", "--live"];
-const EJECT: &[&str] = &["eject"];
-const CHECK: &[&str] = &["check", "--timeout=1s"];
-const VERSION: &[&str] = &["version"];
-const RECORD: &[&str] = &["record", "list"];
+const WAIT: &str = "wait --gate=g --namespace=n --job=j --image=web:1 --timeout=1s";
+const SERVE: &str = "serve --listen=127.0.0.1:0 --health-listen=127.0.0.1:0 --secret=n/s \
+                     --server-name=a.n.svc --mutating-webhook-configuration=w";
+const REVIEW: &str = "review --live";
+const EJECT: &str = "eject";
+const CHECK: &str = "check --timeout=1s";
+const VERSION: &str = "version";
+const RECORD: &str = "record list";
 
 /// A kubeconfig whose server is a port of this machine that nobody listens on.
 fn kubeconfig(port: u16, user: &str) -> String {
@@ -42,6 +29,10 @@ fn kubeconfig(port: u16, user: &str) -> String {
          users: [{{name: u{port}, user: {{{user}}}}}]\n\
          contexts: [{{name: c{port}, context: {{cluster: c{port}, user: u{port}}}}}]\n"
     )
+}
+
+fn words(subcommand: &str) -> Vec<&str> {
+    subcommand.split_whitespace().collect()
 }
 
 fn migration_gate(arguments: &[&str]) -> Command {
@@ -103,9 +94,9 @@ fn no_cause_is_printed_twice() {
     check(&connected, &cluster(Some(&closed), "Connection refused"));
 }
 
-fn check(subcommands: &[&[&str]], trouble: &Provoked<'_>) {
+fn check(subcommands: &[&str], trouble: &Provoked<'_>) {
     for subcommand in subcommands {
-        let mut command = migration_gate(subcommand);
+        let mut command = migration_gate(&words(subcommand));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(config) = trouble.config {
             command.arg("--config").arg(config);
@@ -120,7 +111,7 @@ fn check(subcommands: &[&[&str]], trouble: &Provoked<'_>) {
             printed += &line;
             printed.push('\n');
             // A server goes on without a cluster.
-            if subcommand[0] == "serve" && line.contains(trouble.cause) {
+            if *subcommand == SERVE && line.contains(trouble.cause) {
                 process.kill().expect("the end of the server");
             }
         }
@@ -131,10 +122,8 @@ fn check(subcommands: &[&[&str]], trouble: &Provoked<'_>) {
         for line in printed.lines() {
             let mut told = BTreeSet::new();
             for cause in line.split(": ").flat_map(|part| part.split("; ")) {
-                assert!(
-                    told.insert(cause),
-                    "{subcommand:?}: {cause} twice in {line}"
-                );
+                let new = told.insert(cause);
+                assert!(new, "{subcommand:?}: {cause} twice in {line}");
             }
             assert!(!line.contains(": error: "), "{subcommand:?}: {line}");
         }
@@ -147,12 +136,10 @@ fn a_server_that_does_not_answer_takes_one_line_with_its_address() {
     let closed = folder.path().join("closed");
     std::fs::write(&closed, kubeconfig(1, "")).expect("a file");
     for subcommand in [REVIEW, EJECT, CHECK] {
-        let text = printed(migration_gate(subcommand).env("KUBECONFIG", &closed));
+        let text = printed(migration_gate(&words(subcommand)).env("KUBECONFIG", &closed));
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(
-            text.contains("cannot connect to http://127.0.0.1:1: "),
-            "{text}"
-        );
+        let told = text.contains("cannot connect to http://127.0.0.1:1: ");
+        assert!(told, "{text}");
     }
 }
 
@@ -202,10 +189,7 @@ fn subcommands() -> Vec<String> {
 #[test]
 fn help_fits_80_columns() {
     let subcommands = subcommands();
-    assert!(
-        subcommands.iter().any(|name| name == "serve"),
-        "{subcommands:?}"
-    );
+    assert!(subcommands.contains(&"serve".into()), "{subcommands:?}");
     let nested = ["list", "done", "forget"].map(|name| vec!["record", name]);
     let all = subcommands.iter().map(|name| vec![name.as_str()]);
     for subcommand in all.chain(nested) {
@@ -213,10 +197,8 @@ fn help_fits_80_columns() {
             let help = printed(migration_gate(&subcommand).arg(option));
             assert!(help.contains("Usage: migration-gate"), "{help}");
             for line in help.lines() {
-                assert!(
-                    line.chars().count() <= 80,
-                    "{subcommand:?} {option}: {line}"
-                );
+                let fits = line.chars().count() <= 80;
+                assert!(fits, "{subcommand:?} {option}: {line}");
             }
         }
     }
@@ -239,10 +221,8 @@ fn shells_and_man_know_every_subcommand() {
         let page = std::fs::read_to_string(&page).unwrap_or_default();
         assert!(page.contains(".SH SYNOPSIS"), "{subcommand}: {page}");
         for script in &scripts {
-            assert!(
-                script.contains(subcommand.as_str()),
-                "{subcommand}: {script}"
-            );
+            let known = script.contains(subcommand.as_str());
+            assert!(known, "{subcommand}: {script}");
         }
     }
 }
@@ -253,8 +233,6 @@ fn as_a_plugin_of_kubectl_it_has_its_name() {
     let plugin = folder.path().join("kubectl-migration_gate");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_migration-gate"), &plugin).expect("a link");
     let help = printed(Command::new(&plugin).args(["eject", "--help"]));
-    assert!(
-        help.contains("Usage: kubectl migration-gate eject"),
-        "{help}"
-    );
+    let usage = "Usage: kubectl migration-gate eject";
+    assert!(help.contains(usage), "{help}");
 }

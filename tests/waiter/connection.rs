@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::{start, start_with};
+use crate::{beside_a_running_job, completes, start, start_with};
 use testkit::fake::FakeApi;
 use testkit::gate::{JOB, JOB_PATH, RECORD_PATH, complete, failed, job, record, running};
-use testkit::waiter::Waiter;
+use testkit::waiter::{Ended, Waiter};
 
 #[test]
 fn a_completion_takes_four_requests() {
@@ -19,8 +19,7 @@ fn a_completion_takes_four_requests() {
     let mut waiter = start_with(&api, &["--image=web:2", "--timeout=1h"]);
     waiter.says("is running");
     api.await_watches(2);
-    api.put(JOB_PATH, job("2", complete()));
-    waiter.ends_with(0);
+    completes(&api, waiter);
     let requests = api.requests();
     assert_eq!(requests.len(), 4, "{requests:#?}");
     // However long it would have taken.
@@ -33,11 +32,7 @@ fn a_completion_takes_four_requests() {
 
 #[test]
 fn a_completion_during_the_cut_is_seen_although_the_job_is_gone_again() {
-    let mut api = FakeApi::start();
-    api.put(JOB_PATH, job("2", running()));
-    let mut waiter = start(&api);
-    waiter.says("is running");
-    api.await_watches(2);
+    let (mut api, waiter) = beside_a_running_job();
     api.stop();
     api.put(JOB_PATH, job("2", complete()));
     api.delete(JOB_PATH);
@@ -59,24 +54,18 @@ fn watches_that_end_at_once_are_asked_for_again_with_pauses() {
     api.end_watches_at_once(10);
     let waiter = start(&api);
     api.await_watches(2);
-    api.put(JOB_PATH, job("2", complete()));
-    waiter.ends_with(0);
+    completes(&api, waiter);
 }
 
 #[test]
 fn an_api_server_that_is_away_for_a_while_is_waited_for() {
-    let mut api = FakeApi::start();
-    api.put(JOB_PATH, job("2", running()));
-    let mut waiter = start(&api);
-    waiter.says("is running");
-    api.await_watches(2);
+    let (mut api, mut waiter) = beside_a_running_job();
     api.stop();
     waiter.says("the API server does not answer");
     api.compact(false, |_| {});
     api.resume();
     waiter.says("waiting: Job db-init is running");
-    api.put(JOB_PATH, job("2", complete()));
-    waiter.ends_with(0);
+    completes(&api, waiter);
 }
 
 #[test]
@@ -84,12 +73,8 @@ fn an_api_server_that_never_comes_is_waited_for_until_the_deadline() {
     let mut api = FakeApi::start();
     api.stop();
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
-    assert!(
-        ended.termination.contains("did not answer at the end: ")
-            && ended.termination.contains("Connection refused"),
-        "{}",
-        ended.termination
-    );
+    let start = "gave up after 1s: the API server did not answer at the end: ";
+    terminated(&ended, start, "Connection refused");
 }
 
 #[test]
@@ -102,30 +87,22 @@ fn answers_that_are_slow_are_waited_for() {
     let mut waiter = start(&api);
     waiter.says("waiting: Job db-init is running");
     api.await_watches(2);
-    api.put(JOB_PATH, job("2", complete()));
-    let ended = waiter.ends_with(0);
+    let ended = completes(&api, waiter);
     assert_eq!(ended.output.lines().count(), 2, "{}", ended.output);
 }
 
 #[test]
 fn a_version_that_is_gone_is_listed_anew() {
     for as_status in [false, true] {
-        let api = FakeApi::start();
-        api.put(JOB_PATH, job("2", running()));
-        let mut waiter = start(&api);
-        waiter.says("is running");
-        api.await_watches(2);
+        let (api, waiter) = beside_a_running_job();
         api.compact(as_status, |change| {
             change.put(JOB_PATH, job("2", complete()));
         });
         api.cut();
         waiter.ends_with(0);
-        let lists = api
-            .requests()
-            .iter()
-            .filter(|line| line.starts_with("list jobs"))
-            .count();
-        assert_eq!(lists, 2);
+        let requests = api.requests();
+        let lists = requests.iter().filter(|line| line.starts_with("list jobs"));
+        assert_eq!(lists.count(), 2);
     }
 }
 
@@ -139,8 +116,7 @@ fn rights_that_come_late_are_waited_for() {
         waiter.says("waiting: not permitted to watch Job db-init: jobs is forbidden");
         api.heal();
         waiter.says("waiting: Job db-init is running");
-        api.put(JOB_PATH, job("2", complete()));
-        waiter.ends_with(0);
+        completes(&api, waiter);
     }
 }
 
@@ -170,8 +146,7 @@ fn without_the_right_to_read_the_record_the_job_decides() {
     api.put(RECORD_PATH, record(&["2"]));
     let mut waiter = start(&api);
     waiter.says("not permitted to read the record, going on with the Job alone");
-    api.put(JOB_PATH, job("2", complete()));
-    waiter.ends_with(0);
+    completes(&api, waiter);
 
     let api = FakeApi::start();
     api.deny("list", "configmaps");
@@ -210,16 +185,8 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
     let api = FakeApi::start();
     api.deny("list", "jobs");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
-    assert!(
-        ended
-            .termination
-            .starts_with("gave up after 1s: not permitted to watch Job db-init: ")
-            && ended
-                .termination
-                .ends_with("--as=system:serviceaccount:ns:sa -n ns"),
-        "{}",
-        ended.termination
-    );
+    let start = "gave up after 1s: not permitted to watch Job db-init: ";
+    terminated(&ended, start, "--as=system:serviceaccount:ns:sa -n ns");
 }
 
 #[test]
@@ -228,6 +195,15 @@ fn a_record_opens_although_the_job_may_not_be_seen() {
     api.deny("list", "jobs");
     api.put(RECORD_PATH, record(&["2"]));
     start(&api).ends_with(0);
+}
+
+#[track_caller]
+fn terminated(ended: &Ended, start: &str, part: &str) {
+    let message = &ended.termination;
+    assert!(
+        message.starts_with(start) && message.contains(part),
+        "{message}"
+    );
 }
 
 /// A server that takes connections and never says a word, and a kubeconfig that names it.
@@ -290,14 +266,8 @@ fn a_signal_ends_the_wait_although_nothing_is_ever_answered() {
 fn without_a_cluster_there_is_nothing_to_wait_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let ended = Waiter::spawn(&folder.path().join("none"), folder.path(), REQUIRED).ends_with(1);
-    assert!(
-        ended
-            .termination
-            .starts_with("cannot wait: cannot use the kubeconfig: ")
-            && ended.termination.contains("set KUBECONFIG"),
-        "{}",
-        ended.termination
-    );
+    let start = "cannot wait: cannot use the kubeconfig: ";
+    terminated(&ended, start, "set KUBECONFIG");
     assert_eq!(ended.output, ended.termination);
 }
 

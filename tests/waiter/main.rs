@@ -8,8 +8,8 @@ mod recorder;
 mod watch;
 
 use testkit::fake::FakeApi;
-use testkit::gate::{JOB, V2};
-use testkit::waiter::Waiter;
+use testkit::gate::{JOB, JOB_PATH, V2, complete, job, running};
+use testkit::waiter::{Ended, Waiter};
 
 /// A waiter on behalf of an image of version 2.
 fn start(api: &FakeApi) -> Waiter {
@@ -22,6 +22,22 @@ fn start_with(api: &FakeApi, args: &[&str]) -> Waiter {
         .into_iter()
         .chain(args.iter().copied());
     Waiter::spawn(&api.kubeconfig(), api.folder(), args)
+}
+
+/// An API server with a running Job of that version, and a waiter that has seen it.
+fn beside_a_running_job() -> (FakeApi, Waiter) {
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
+    let mut waiter = start(&api);
+    waiter.says("is running");
+    api.await_watches(2);
+    (api, waiter)
+}
+
+/// The Job completes, and the waiter opens.
+fn completes(api: &FakeApi, waiter: Waiter) -> Ended {
+    api.put(JOB_PATH, job("2", complete()));
+    waiter.ends_with(0)
 }
 
 /// A client as the program makes one, over loopback.

@@ -288,6 +288,8 @@ mod tests {
 
     #[test]
     fn a_run_ends_as_its_container_says() {
+        let killed = "OOMKilled, exit code 137, after 2 restarts";
+        let pulled = "not started (ImagePullBackOff)";
         let init = json!([{"name": "init", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]);
         check(
             &json!({
@@ -298,13 +300,7 @@ mod tests {
             }),
             &[
                 ("init", "exit code 0", false, true, Blame::None),
-                (
-                    "main",
-                    "OOMKilled, exit code 137, after 2 restarts",
-                    false,
-                    true,
-                    Blame::All,
-                ),
+                ("main", killed, false, true, Blame::All),
                 ("debug", "it was running", false, true, Blame::Some),
             ],
         );
@@ -315,13 +311,7 @@ mod tests {
             }),
             &[
                 ("init", "exit code 0", false, true, Blame::None),
-                (
-                    "main",
-                    "not started (ImagePullBackOff)",
-                    false,
-                    false,
-                    Blame::None,
-                ),
+                ("main", pulled, false, false, Blame::None),
                 ("debug", "its end is not known", false, true, Blame::Some),
             ],
         );
@@ -330,19 +320,15 @@ mod tests {
     #[test]
     fn a_container_that_was_restarted_in_place_has_failed_before() {
         let failed = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        let again = "exit code 1, after 1 restart";
+        let then = "exit code 1, then restarted";
         let unknown = |name| (name, "its end is not known", false, true, Blame::Some);
         check(
             &json!({"containerStatuses": [{"name": "main", "restartCount": 1, "lastState": failed,
                 "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
             &[
                 unknown("init"),
-                (
-                    "main",
-                    "exit code 1, after 1 restart",
-                    true,
-                    true,
-                    Blame::All,
-                ),
+                ("main", again, true, true, Blame::All),
                 unknown("debug"),
             ],
         );
@@ -351,13 +337,7 @@ mod tests {
                 "state": {"running": {}}}]}),
             &[
                 unknown("init"),
-                (
-                    "main",
-                    "exit code 1, then restarted",
-                    true,
-                    true,
-                    Blame::All,
-                ),
+                ("main", then, true, true, Blame::All),
                 ("main", "it was running", false, true, Blame::Some),
                 unknown("debug"),
             ],
@@ -366,19 +346,13 @@ mod tests {
 
     #[test]
     fn a_pod_may_fail_as_a_whole() {
-        let reason = |status: Value| {
+        let check = |status: Value, expect: Option<&str>| {
             let pod: Pod = serde_json::from_value(json!({ "status": status })).expect("a pod");
-            pod.reason()
+            assert_eq!(pod.reason().as_deref(), expect);
         };
-        assert_eq!(
-            reason(json!({"reason": "Evicted", "message": "The node was low on memory."}))
-                .as_deref(),
-            Some("Evicted: The node was low on memory.")
-        );
-        assert_eq!(
-            reason(json!({"reason": "Evicted"})).as_deref(),
-            Some("Evicted")
-        );
-        assert_eq!(reason(json!({})), None);
+        let evicted = json!({"reason": "Evicted", "message": "The node was low on memory."});
+        check(evicted, Some("Evicted: The node was low on memory."));
+        check(json!({"reason": "Evicted"}), Some("Evicted"));
+        check(json!({}), None);
     }
 }
