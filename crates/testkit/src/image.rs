@@ -78,6 +78,13 @@ pub fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
     for program in ["gunicorn", "celery"] {
         symlink("flask", programs.join(program))?;
     }
+    // What the example's manifests run.
+    let entrypoints = rootfs.join("app/k8s");
+    fs::create_dir_all(&entrypoints)?;
+    for task in ["init", "web", "worker", "notifs", "maintenance"] {
+        let entrypoint = entrypoints.join(format!("entrypoint-{task}.sh"));
+        symlink("/usr/local/bin/flask", entrypoint)?;
+    }
     for version in PIEFED_VERSIONS {
         // As their originals would, two versions differ in what they hold.
         fs::write(rootfs.join("version"), version)?;

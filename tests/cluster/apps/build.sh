@@ -26,7 +26,8 @@ roots_key=$({ echo "$release $(uname -m)" && cat "$here"/{build.sh,requirements.
 images_key=$({
     echo "$roots_key"
     cat "$repository/build/oci-archive.sh" "$here/releases"
-    cd "$here" && find piefed services -type f ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 sha256sum
+    cd "$here" && find piefed services ../../../examples/piefed/image -type f ! -path '*/__pycache__/*' -print0 | sort -z |
+        xargs -0 sha256sum
 } | hash)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/migration-gate
 roots=$cache/roots-$roots_key
@@ -72,7 +73,7 @@ debian() { # FOLDER PACKAGE...
     rm -rf "$debs"
     # A shell for scripts and for `kubectl exec`.
     mkdir -p "$folder"/{bin,tmp,etc}
-    for name in sh cat sleep; do ln -sf busybox "$folder/bin/$name"; done
+    for name in sh cat sleep dirname id mkdir; do ln -sf busybox "$folder/bin/$name"; done
     chmod 1777 "$folder/tmp"
     printf 'root:x:0:0::/:/bin/sh\nservice:x:999:999::/tmp:/bin/sh\n' >"$folder/etc/passwd"
     printf 'root:x:0:\nservice:x:999:\n' >"$folder/etc/group"
@@ -139,7 +140,10 @@ while read -r tag migrations; do
     case $tag in "" | "#"*) continue ;; esac
     layer=$work/layers/$tag
     mkdir -p "$layer/usr/local/bin" "$layer/app/migrations/versions"
-    install -m 0755 "$here/services/flask" "$layer/usr/local/bin/"
+    install -m 0755 "$here"/services/{flask,gunicorn,celery,uvicorn} "$layer/usr/local/bin/"
+    # As examples/piefed/image/Containerfile puts them on PieFed's image.
+    mkdir -p "$layer/app/k8s"
+    install -m 0755 "$repository"/examples/piefed/image/{entrypoint-*.sh,await-services.py} "$layer/app/k8s/"
     cp -r "$here"/piefed/{pyfedi.py,app} "$layer/app/"
     cp "$here"/piefed/migrations/{env.py,alembic.ini} "$layer/app/migrations/"
     for migration in $migrations; do

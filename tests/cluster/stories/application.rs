@@ -38,12 +38,17 @@ impl Application {
     pub(crate) fn new(cluster: &Cluster, namespace: Namespace) -> Result<Self> {
         provide(cluster)?;
         let source = tempfile::tempdir()?;
-        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/apps/manifests");
-        let mut copy = std::process::Command::new("cp");
-        copy.arg("-r")
-            .arg(manifests)
-            .arg(source.path().join("base"));
-        process::run(&mut copy, "", Duration::from_secs(10))?.success()?;
+        for (folder, name) in [
+            ("tests/cluster/apps/manifests", "base"),
+            ("examples/piefed", "example"),
+            ("tests/cluster/example/without-media", "without-media"),
+        ] {
+            let mut copy = std::process::Command::new("cp");
+            copy.arg("-r")
+                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
+                .arg(source.path().join(name));
+            process::run(&mut copy, "", Duration::from_secs(10))?.success()?;
+        }
         Ok(Self {
             namespace,
             client: cluster.client(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::application::{Application, JOB, WEB, WORKER, patch};
+use super::application::{Application, JOB, PATIENCE, WEB, WORKER, patch};
 use super::stage::Stage;
 use super::traffic::Traffic;
 use crate::flux::Flux;
@@ -79,11 +79,57 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let healed = without_the_job(footprint(&application)?);
     ensure!(healed == after, "{after:#}\nbecame\n{healed:#}");
 
+    the_entrypoints_do_their_tasks(&application)?;
     let seen = traffic.stop()?;
     ensure!(seen.unmigrated == 0 && seen.outages == 0, "{seen}");
     application.met_no_unmigrated_schema()?;
     let pods = kubectl.run("get pods")?;
     ensure!(!pods.contains("Init"), "{pods}");
+    Ok(())
+}
+
+/// The example's other processes run by its own scripts, and the one that migrates names the service
+/// that is missing.
+fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
+    let kubectl = application.kubectl();
+    let migrated = kubectl.run(&format!("logs job/{JOB}"))?;
+    for part in [
+        "PostgreSQL (DATABASE_URL) answers",
+        "Redis (CELERY_BROKER_URL) answers",
+        "the schema is migrated",
+    ] {
+        ensure!(migrated.contains(part), "no `{part}` in\n{migrated}");
+    }
+    let missing =
+        "WAIT_SECONDS=0 CELERY_BROKER_URL=redis://redis:1 python3 /app/k8s/await-services.py";
+    let said = kubectl
+        .output(
+            &["exec", "deployment/piefed-web", "--", "sh", "-c", missing],
+            "",
+            PATIENCE,
+        )?
+        .failure()?;
+    ensure!(
+        said.contains("Redis (CELERY_BROKER_URL) does not answer within 0 s: "),
+        "{said}"
+    );
+
+    kubectl.run("scale deployment piefed-notifs --replicas=1")?;
+    let tasks = [
+        ("daily", "daily-maintenance-celery 1.0.0"),
+        ("send-queue", "send-queue 1.0.0"),
+        ("email", "clean_up_old_activities 1.0.0"),
+        ("orphans", "remove_orphan_files 1.0.0"),
+    ];
+    for (name, _) in tasks {
+        kubectl.run(&format!("create job {name} --from=cronjob/piefed-{name}"))?;
+    }
+    for (name, last) in tasks {
+        kubectl.wait(&format!("job/{name}"), "condition=Complete", 60)?;
+        let said = kubectl.run(&format!("logs job/{name}"))?;
+        ensure!(said.contains(last), "{name}: {said}");
+    }
+    kubectl.run("rollout status deployment/piefed-notifs --timeout=170s")?;
     Ok(())
 }
 

@@ -20,6 +20,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.schema import Unmigrated, head, read
 
 VERSION = os.environ["PIEFED_VERSION"]  # the image sets it to its own tag
+MAINTENANCE = (
+    "daily-maintenance-celery",
+    "send-queue",
+    "send_missed_notifs",
+    "process_email_bounces",
+    "clean_up_old_activities",
+    "remove_orphan_files",
+)
 
 database = SQLAlchemy()
 migrate = Migrate()
@@ -35,7 +43,7 @@ def create_app() -> Flask:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
     app = Flask("piefed")
-    app.config["SQLALCHEMY_DATABASE_URI"] = database_url()
+    app.config["SQLALCHEMY_DATABASE_URI"] = os.environ["DATABASE_URL"]
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
     database.init_app(app)
     migrate.init_app(app, database)
@@ -77,12 +85,22 @@ def create_app() -> Flask:
             finally:
                 database.session.remove()
 
+    for name in MAINTENANCE:
+        app.cli.command(name)(maintenance(name))
+
     return app
 
 
-def database_url() -> str:
-    """DATABASE_URL as PieFed's users write it, with the driver that is installed here."""
-    return os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
+def maintenance(name):
+    """A command of PieFed's cron, as far as it reads the database."""
+
+    def run() -> None:
+        try:
+            log.info("%s %s: %s communities", name, VERSION, read(database.session))
+        except Unmigrated as error:
+            raise SystemExit(f"UNMIGRATED {name} {VERSION}: {error}") from error
+
+    return run
 
 
 def first_line(error: Exception) -> str:
