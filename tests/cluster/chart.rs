@@ -4,10 +4,13 @@ mod accepted;
 mod certificates;
 mod ejecting;
 mod guard;
+mod install;
 mod lifecycle;
 mod notes;
 mod ownership;
 mod packaging;
+mod platforms;
+mod preflight;
 mod readme;
 mod render;
 mod upgrading;
@@ -35,9 +38,12 @@ pub(crate) fn tests() -> Vec<Test> {
         notes::tests(),
         readme::tests(),
         packaging::tests(),
+        platforms::tests(),
+        preflight::tests(),
         lifecycle::tests(),
         ownership::tests(),
         guard::tests(),
+        install::tests(),
         certificates::tests(),
         upgrading::tests(),
         ejecting::tests(),
@@ -49,7 +55,8 @@ pub(crate) fn tests() -> Vec<Test> {
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate");
 
 const APPLICATION: &str = "piefed-application";
-const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/piefed");
+/// `examples/piefed` on a node that has no storage.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/example");
 
 /// A Deployment that the built-in gate holds.
 const HELD: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: piefed-web}, spec: {selector: {matchLabels: {app: web}}, \

@@ -39,11 +39,77 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $resources := .Values.waiter.resources | default dict -}}
+{{- include "migration-gate.checkResources" (list "waiter.resources" .Values.waiter.resources) -}}
+{{- include "migration-gate.checkServer" . -}}
+{{- end -}}
+
+{{- define "migration-gate.checkResources" -}}
+{{- $path := index . 0 -}}
+{{- $resources := index . 1 | default dict -}}
 {{- range $resource, $request := $resources.requests | default dict -}}
 {{- $limit := get ($resources.limits | default dict) $resource -}}
 {{- if and (hasKey ($resources.limits | default dict) $resource) (gt (include "migration-gate.quantity" $request | float64) (include "migration-gate.quantity" $limit | float64)) -}}
-{{- fail (printf "waiter.resources.requests.%s: %v is more than the limit, %v" $resource $request $limit) -}}
+{{- fail (printf "%s.requests.%s: %v is more than the limit, %v" $path $resource $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What keeps the server's pods from being created or from starting. */}}
+{{- define "migration-gate.checkServer" -}}
+{{- include "migration-gate.checkResources" (list "resources" .Values.resources) -}}
+{{- $own := include "migration-gate.ownLabels" . | fromYaml -}}
+{{- range $key, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "webhooks.labels" .Values.webhooks.labels -}}
+{{- range $label, $_ := $labels -}}
+{{- if hasKey $own $label -}}
+{{- fail (printf "%s: the chart sets the label %s itself; remove it" $key $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $port := int .Values.webhooks.port -}}
+{{- if eq $port (int .Values.health.port) -}}
+{{- fail (printf "webhooks.port and health.port are both %d; give them different ports" $port) -}}
+{{- end -}}
+{{- if and .Values.hostNetwork (eq $port 10250) -}}
+{{- fail "hostNetwork: the kubelet has port 10250 of every node; set webhooks.port to a free one, for example 10260" -}}
+{{- end -}}
+{{- include "migration-gate.checkArguments" . -}}
+{{- include "migration-gate.checkCertificates" . -}}
+{{- end -}}
+
+{{- define "migration-gate.checkArguments" -}}
+{{- range $argument := .Values.extraArgs -}}
+{{- range $flag, $value := dict "--listen" "webhooks.port" "--health-listen" "health.port" -}}
+{{- if eq $flag (splitList "=" $argument | first) -}}
+{{- fail (printf "extraArgs: the chart sets %s itself; set %s instead" $flag $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "migration-gate.checkCertificates" -}}
+{{- $certificates := .Values.certificates -}}
+{{- $manager := $certificates.certManager -}}
+{{- if and (eq $certificates.source "selfManaged") (not (join " " .Values.extraArgs | contains "--propagation-delay")) -}}
+{{- if le (include "migration-gate.seconds" $certificates.lifetime | atoi) 12 -}}
+{{- fail (printf "certificates.lifetime: %s leaves no time to rotate; make it more than 12s" $certificates.lifetime) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq $certificates.source "certManager" -}}
+{{- $duration := include "migration-gate.seconds" ($manager.duration | default "2160h") | atoi -}}
+{{- $before := include "migration-gate.seconds" ($manager.renewBefore | default "5m") | atoi -}}
+{{- if lt $duration 3600 -}}
+{{- fail (printf "certificates.certManager.duration: %s is too short for cert-manager; make it 1h at least" $manager.duration) -}}
+{{- end -}}
+{{- if or (lt $before 300) (ge $before $duration) -}}
+{{- fail (printf "certificates.certManager.renewBefore: %s must be 5m at least and less than the duration" $manager.renewBefore) -}}
+{{- end -}}
+{{- end -}}
+{{- if or $certificates.injectCaFrom $certificates.injectCaFromSecret -}}
+{{- if ne $certificates.source "existingSecret" -}}
+{{- fail "certificates.injectCaFrom and injectCaFromSecret are for the source existingSecret; remove them" -}}
+{{- end -}}
+{{- if and $certificates.injectCaFrom $certificates.injectCaFromSecret -}}
+{{- fail "certificates.injectCaFrom and injectCaFromSecret exclude each other; remove one of them" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,29 +1,47 @@
 {{- define "migration-gate.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride }}
+{{- else if contains $name .Release.Name -}}
 {{ .Release.Name | trunc 52 | trimSuffix "-" }}
 {{- else -}}
-{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}
+{{ printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
 {{- end -}}
 {{- end -}}
 
+{{/* The name is the chart's whatever the overrides say, since `eject`, `status` and `version` look for it. */}}
 {{- define "migration-gate.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{- define "migration-gate.labels" -}}
+{{- define "migration-gate.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "migration-gate.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
-{{/* Not the server's selector labels: the test's pod must get no webhook calls, and no disruption budget. */}}
+{{- define "migration-gate.labels" -}}
+{{ include "migration-gate.labelsAnd" (list . dict) }}
+{{- end -}}
+
+{{/* The chart's labels, `commonLabels` and further ones, of which the last win. */}}
+{{- define "migration-gate.labelsAnd" -}}
+{{- $root := index . 0 -}}
+{{- $own := include "migration-gate.ownLabels" $root | fromYaml -}}
+{{- mergeOverwrite $own ($root.Values.commonLabels | default dict) (index . 1 | default dict) | toYaml -}}
+{{- end -}}
+
+{{/* Not the server's selector labels: the pods of hooks must get no webhook calls, and no disruption budget. */}}
+{{- define "migration-gate.hookLabels" -}}
+{{- $root := index . 0 -}}
+{{- $own := dict "app.kubernetes.io/name" (printf "%s-%s" $root.Chart.Name (index . 1)) -}}
+{{- include "migration-gate.labelsAnd" (list $root (merge $own (index . 2 | default dict))) -}}
+{{- end -}}
+
 {{- define "migration-gate.testLabels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-app.kubernetes.io/name: {{ .Chart.Name }}-test
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "migration-gate.hookLabels" (list . "test" dict) }}
 {{- end -}}
 
 {{- define "migration-gate.testRights" -}}
@@ -32,16 +50,72 @@ helm.sh/hook-weight: "-1"
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
+{{/* What waiters need outlives the release. Argo CD heeds Helm's annotation when the Application is deleted, and not when
+     a gate is taken out of it. */}}
+{{- define "migration-gate.keep" -}}
+helm.sh/resource-policy: keep
+argocd.argoproj.io/sync-options: Prune=false
+{{- end -}}
+
 {{- define "migration-gate.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{ include "migration-gate.reference" (list . .Values.image) }}
+{{- end -}}
+
+{{/* The waiter's image, which is the server's but for what `waiter.image` says. */}}
+{{- define "migration-gate.waiterImage" -}}
+{{- $own := .Values.waiter.image | default dict -}}
+{{- if kindIs "string" $own -}}
+{{ $own }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- $image := .Values.image -}}
+{{- if or $own.tag $own.digest }}{{ $image = omit $image "tag" "digest" }}{{ end -}}
+{{- range $key, $value := $own }}{{ if $value }}{{ $image = merge (dict $key $value) $image }}{{ end }}{{ end -}}
+{{ include "migration-gate.reference" (list . $image) }}
 {{- end -}}
 {{- end -}}
 
-{{- define "migration-gate.waiterImage" -}}
-{{ .Values.waiter.image | default (include "migration-gate.image" .) }}
+{{/* An image reference. A repository whose first part has a dot or a colon names its registry by itself. */}}
+{{- define "migration-gate.reference" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $registry := dig "imageRegistry" "" ($root.Values.global | default dict) | default $image.registry -}}
+{{- if and $registry (not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $image.repository)) -}}
+{{ $registry }}/
+{{- end -}}
+{{ $image.repository }}
+{{- $digest := $image.digest -}}
+{{- if not (or $digest $image.tag) -}}
+{{- $digest = index ($root.Chart.Annotations | default dict) "migration-gate.io/image-digest" -}}
+{{- end -}}
+{{- if $image.tag }}:{{ $image.tag }}{{ else if not $digest }}:{{ $root.Chart.AppVersion }}{{ end -}}
+{{- if $digest }}@{{ $digest }}{{ end -}}
+{{- end -}}
+
+{{/* Pull secrets and those of `global`, which other charts write as names. */}}
+{{- define "migration-gate.pullSecrets" -}}
+{{- $secrets := index . 1 | default list -}}
+{{- range dig "imagePullSecrets" list ((index . 0).Values.global | default dict) -}}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with $secrets | uniq -}}
+imagePullSecrets: {{- toYaml . | nindent 0 }}
+{{- end -}}
+{{- end -}}
+
+{{/* Where the pods of hooks run, which is where the server's do. */}}
+{{- define "migration-gate.scheduling" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* The program's own configuration file. */}}

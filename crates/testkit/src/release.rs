@@ -96,14 +96,15 @@ impl Release {
         }
     }
 
-    /// `helm install` or `helm upgrade` of the chart, with the image of this working tree.
+    /// `helm install` or `helm upgrade` of the chart, with the image of this working tree. Without
+    /// the preflight: what it does is a test of its own, and here it would cost a pod each time.
     pub fn helm(&self, verb: &str, options: &str) -> Result<String> {
         let (repository, tag) = image::MIGRATION_GATE
             .rsplit_once(':')
             .context("the image has a tag")?;
         let replicas = self.replicas.map(|count| format!(",replicas={count}"));
         self.kubectl.helm(&format!(
-            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag}{} --timeout=170s {options}",
+            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag}{} --no-hooks --timeout=170s {options}",
             chart().display(),
             replicas.unwrap_or_default(),
         ))

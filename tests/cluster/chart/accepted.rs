@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use super::platforms::platforms;
 use super::render::{matrix, page};
 use super::values::everything;
 use super::{APPLICATION, template};
@@ -25,10 +26,23 @@ fn options() -> Vec<Value> {
         json!({"networkPolicy": {"enabled": true, "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, "dashboard": {"enabled": true}}),
         json!({"certificates": {"source": "existingSecret", "existingSecret": "tls"}, "mode": "warn"}),
         json!({"certificates": {"source": "certManager", "certManager": {"issuerRef": {"kind": "ClusterIssuer", "name": "x"}}}}),
-        everything(),
         json!({"certificates": {"source": "certManager"}}),
         json!({"rbac": {"gates": false, "accounts": false}}),
-        json!({"prometheusRule": {"enabled": true}, "serviceMonitor": {"enabled": true}}),
+        json!({
+            "prometheusRule": {
+                "enabled": true, "namespace": "default", "annotations": {"a": "b"}, "labels": {"c": "d"},
+                "alertLabels": {"team": "x"}, "alertAnnotations": {"runbook_url": "https://example.org"},
+            },
+            "serviceMonitor": {
+                "enabled": true, "namespace": "default", "annotations": {"a": "b"}, "scrapeTimeout": "10s",
+                "relabelings": [{"targetLabel": "cluster", "replacement": "x"}],
+                "metricRelabelings": [{"action": "drop", "sourceLabels": ["code"], "regex": "400"}],
+            },
+            "certificates": {
+                "source": "certManager", "certManager": {"duration": "720h", "renewBefore": "240h"},
+            },
+        }),
+        json!({"certificates": {"source": "existingSecret", "existingSecret": "tls", "injectCaFrom": "a/b"}}),
     ]
 }
 
@@ -36,16 +50,19 @@ fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
     let all: Vec<Value> = matrix()
         .into_iter()
         .chain(options())
-        .chain([page()?])
+        .chain([page()?, everything()?])
+        .chain(platforms()?.into_iter().map(|platform| platform.values))
         .collect();
     let _namespaces = namespaces(&all)
         .iter()
         .map(|name| cluster.namespace_named(name))
         .collect::<Result<Vec<_>>>()?;
     // A hook's pod is admitted only once its account is there, which a dry run doesn't make.
-    cluster
-        .kubectl()
-        .run("create serviceaccount migration-gate-test --namespace=migration-gate")?;
+    for name in ["migration-gate", "migration-gate-door"] {
+        cluster.kubectl().run(&format!(
+            "create serviceaccount {name}-test --namespace=migration-gate"
+        ))?;
+    }
     define_other_operators_kinds(cluster)?;
     let mut kinds = BTreeSet::new();
     for values in all {

@@ -52,7 +52,19 @@ fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
         "helm uninstall migration-gate --namespace migration-gate --wait",
         "migration-gate eject --config gates.yaml",
     ];
-    let cases: [(Value, &[&str], &[&str]); 5] = [
+    let shared =
+        "Gate b gives the waiter's rights to the account default, and so to every pod of two";
+    let mut of_default = selected.clone();
+    of_default["serviceAccount"] = json!("default");
+    let cases: [(Value, &[&str], &[&str]); 7] = [
+        (json!({"gates": [of_default]}), &[shared], &[]),
+        (
+            json!({"certificates": {
+                "source": "existingSecret", "existingSecret": "tls", "injectCaFrom": "a/b",
+            }}),
+            &[],
+            &[trust, shared],
+        ),
         (
             json!({}),
             &[

@@ -69,8 +69,9 @@ fn pull_secrets(kubectl: &Kubectl) -> Result<Value> {
 
 /// What the repository says of the rights for the waiter, the account among them.
 fn rights() -> Result<String> {
-    Ok(fs::read_to_string(format!(
-        "{EXAMPLE}/rbac-init-checker.yaml"
+    Ok(fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/examples/piefed/rbac-init-checker.yaml"
     ))?)
 }
 

@@ -210,16 +210,26 @@ const GOLDEN_VALUES: &str = concat!(
 /// `GENERATE=1` writes the files.
 fn the_defaults_are_as_they_were(helm: &Path) -> Result<()> {
     let operators = json!({
-        "certificates": {"source": "certManager"},
-        "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
-        "prometheusRule": {"enabled": true},
+        "certificates": {
+            "source": "certManager", "certManager": {"duration": "720h", "renewBefore": "240h"},
+        },
+        "serviceMonitor": {
+            "enabled": true, "labels": {"release": "prometheus"}, "namespace": "monitoring",
+            "annotations": {"a": "b"}, "scrapeTimeout": "10s",
+            "relabelings": [{"targetLabel": "cluster", "replacement": "x"}],
+            "metricRelabelings": [{"action": "drop", "sourceLabels": ["code"], "regex": "400"}],
+        },
+        "prometheusRule": {
+            "enabled": true, "namespace": "monitoring", "annotations": {"a": "b"},
+            "alertLabels": {"team": "x"}, "alertAnnotations": {"runbook_url": "https://example.org"},
+        },
         "dashboard": {"enabled": true},
         "networkPolicy": {"enabled": true},
     });
     for (path, values) in [
         (GOLDEN, json!({})),
         (GOLDEN_OPERATORS, operators),
-        (GOLDEN_VALUES, everything()),
+        (GOLDEN_VALUES, everything()?),
     ] {
         let rendered = template(helm, &values)?;
         if std::env::var_os("GENERATE").is_some() {

@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Applies a held Deployment over and over until `work` is done, as Flux does: on the server.
 /// `each` sees what comes of it.
-fn applying<T: Send>(
+pub(super) fn applying<T: Send>(
     application: &Api<Deployment>,
     parameters: &PatchParams,
     work: impl FnOnce() -> Result<T> + Send,
@@ -69,7 +69,7 @@ fn held() -> Result<Value> {
     held.pop().context("a held Deployment")
 }
 
-fn has_waiter(deployment: &Deployment) -> bool {
+pub(super) fn has_waiter(deployment: &Deployment) -> bool {
     let template = deployment.spec.as_ref().map(|spec| &spec.template);
     let pod = template.and_then(|template| template.spec.as_ref());
     pod.into_iter()
@@ -97,8 +97,9 @@ fn guarded<T: Send>(
     Ok(done)
 }
 
-/// The chart as it was a release ago, as far as there is one: another version, another image, an
-/// object that the present one has no more, and one that it doesn't have yet.
+/// The chart as it was a release ago, as far as there is one: another version, another image, the
+/// port that it had then, an object that the present one has no more, and one that it doesn't have
+/// yet.
 fn previous(folder: &Path) -> Result<String> {
     let chart = folder.join("migration-gate");
     let mut copy = Command::new("cp");
@@ -111,6 +112,12 @@ fn previous(folder: &Path) -> Result<String> {
         .collect();
     lines.extend(["version: 0.0.9", "appVersion: \"0.0.9\""]);
     fs::write(chart.join("Chart.yaml"), lines.join("\n"))?;
+    let values = fs::read_to_string(chart.join("values.yaml"))?;
+    ensure!(values.contains("port: 10250"), "{values}");
+    fs::write(
+        chart.join("values.yaml"),
+        values.replace("port: 10250", "port: 8443"),
+    )?;
     fs::remove_file(chart.join("templates/poddisruptionbudget.yaml"))?;
     fs::write(
         chart.join("templates/old.yaml"),
@@ -172,6 +179,8 @@ fn interrupt(kubectl: &Kubectl, arguments: &[&str], what: &str, condition: &str)
             CHART,
             "--namespace=migration-gate",
             "--wait",
+            // The preflight would end it before anything is changed.
+            "--no-hooks",
         ])
         .args(["--set=image.repository=example.invalid/none"])
         .env("KUBECONFIG", &kubectl.kubeconfig)
@@ -234,7 +243,7 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
     // One that gave up by itself is simply run again.
     kubectl.helm("uninstall migration-gate --wait")?;
     let gave_up = kubectl.helm(&format!(
-        "install migration-gate {CHART} --wait --timeout=3s --set=image.repository=example.invalid/none"
+        "install migration-gate {CHART} --wait --no-hooks --timeout=3s --set=image.repository=example.invalid/none"
     ));
     ensure!(gave_up.is_err(), "an image that nobody has was installed");
     applied_at_last(&application, || release.helm("upgrade", "--install --wait"))?;

@@ -18,60 +18,16 @@ testkit::tests! {
         values_that_cannot_be_are_refused,
         what_the_program_refuses_the_chart_refuses,
         an_older_kubernetes_is_refused,
+        an_image_is_put_together,
+        a_user_is_named_only_where_the_values_name_one,
         values_have_their_effect,
         the_tests_rights_are_for_the_kinds_that_are_held;
 }
 
 /// A value of its own for everything that is rendered as it was given.
-pub(super) fn everything() -> Value {
-    let anywhere =
-        json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]});
-    json!({
-        "gates": [{
-            "name": "shop", "namespace": "one", "job": "shop-migrate", "deployments": ["web"],
-            "serviceAccount": "shop-checker", "extraAccounts": ["web"], "timeout": "1h30m", "freshness": "any",
-            "mode": "enforce",
-        }, {
-            "name": "forum", "namespace": "one", "jobs": [{"name": "forum-migrate-*"}],
-            "workloads": [{"kind": "StatefulSet", "name": "forum"}], "serviceAccount": "forum-waits",
-            "version": {"label": "app.kubernetes.io/version"}, "movingTags": ["nightly"],
-        }],
-        "forbiddenEnv": ["MIGRATE"],
-        "mode": "warn",
-        "replicas": 1,
-        "image": {
-            "repository": "mirror.example/migration-gate",
-            "digest": format!("sha256:{}", "0".repeat(64)), "pullPolicy": "Always",
-        },
-        "imagePullSecrets": [{"name": "registry"}],
-        "waiter": {
-            "image": "mirror.example/migration-gate:1",
-            "resources": {"requests": {"cpu": 0.1}, "limits": {"memory": "64Mi"}},
-            "securityContext": {"runAsUser": 1000, "seccompProfile": null},
-        },
-        "webhooks": {
-            "failurePolicy": "Ignore", "timeoutSeconds": 30,
-            "namespaceSelector": {
-                "matchLabels": {"team": "x"},
-                "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}],
-            },
-        },
-        "certificates": {"lifetime": "48h"},
-        "rbac": {"imagePullSecrets": [{"name": "applications"}]},
-        "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
-        "nodeSelector": {"a": "b"},
-        "tolerations": [{"key": "a", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": anywhere}},
-        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
-        "priorityClassName": "system-cluster-critical",
-        "podAnnotations": {"a": "1"}, "podLabels": {"c": "d"}, "extraArgs": ["--log=debug"],
-        "podDisruptionBudget": {"enabled": false},
-        "prometheusRule": {"enabled": false},
-        "networkPolicy": {
-            "enabled": true, "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "apiServerPorts": [8443],
-        },
-        "dashboard": {"enabled": true, "labels": {"team": "x"}},
-    })
+pub(super) fn everything() -> Result<Value> {
+    let mut values = objects(include_str!("everything.yaml"))?;
+    values.pop().context("values")
 }
 
 fn gate() -> Value {
@@ -155,6 +111,98 @@ fn an_older_kubernetes_is_refused(helm: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The server's and the waiter's image of `image`, `waiter.image` and the mirror of `global`.
+fn an_image_is_put_together(helm: &Path) -> Result<()> {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let pinned = format!("a/b@{digest}");
+    let both = format!("a/b:2@{digest}");
+    let mirrored = format!("mirror:5000/a/b@{digest}");
+    for (image, waiter, registry, server, injected) in [
+        (
+            json!({}),
+            json!({}),
+            "",
+            "migration-gate/migration-gate:0.1.0",
+            "migration-gate/migration-gate:0.1.0",
+        ),
+        (
+            json!({"registry": "r.example", "repository": "a/b", "tag": "2"}),
+            json!({}),
+            "",
+            "r.example/a/b:2",
+            "r.example/a/b:2",
+        ),
+        // A waiter of its own place still follows the chart's version, and its digest.
+        (
+            json!({"repository": "a/b"}),
+            json!({"repository": "c"}),
+            "",
+            "a/b:0.1.0",
+            "c:0.1.0",
+        ),
+        (
+            json!({"repository": "a/b", "digest": digest}),
+            json!({"tag": "3"}),
+            "",
+            &pinned,
+            "a/b:3",
+        ),
+        (
+            json!({"repository": "a/b", "digest": digest, "tag": "2"}),
+            json!({}),
+            "",
+            &both,
+            &both,
+        ),
+        (
+            json!({"repository": "a/b", "digest": digest}),
+            json!({}),
+            "mirror:5000",
+            &mirrored,
+            &mirrored,
+        ),
+        // What names its registry by itself, and what is a whole reference.
+        (
+            json!({"repository": "r.example/a/b"}),
+            json!("s.example/c:4"),
+            "mirror:5000",
+            "r.example/a/b:0.1.0",
+            "s.example/c:4",
+        ),
+    ] {
+        let values = json!({"image": image, "waiter": {"image": waiter}, "global": {"imageRegistry": registry}});
+        let objects = objects(&template(helm, &values)?)?;
+        let found = super::render::configuration(&objects)?.waiter.image;
+        ensure!(found == injected, "{values}: {found}, not {injected}");
+        let images = objects.iter().flat_map(|object| {
+            let pod = object.pointer("/spec/template/spec").or(object.get("spec"));
+            pod.and_then(|pod| pod["containers"].as_array())
+                .into_iter()
+                .flatten()
+        });
+        let images: Vec<&Value> = images.map(|container| &container["image"]).collect();
+        ensure!(images == [server; 3], "{values}: {images:?}, not {server}");
+    }
+    Ok(())
+}
+
+/// Every pod runs as the image or the platform says.
+fn a_user_is_named_only_where_the_values_name_one(helm: &Path) -> Result<()> {
+    let users = |values: Value| -> Result<Vec<String>> {
+        let rendered = template(helm, &values)?;
+        let named = rendered.lines().map(str::trim).filter(|line| {
+            line.contains("runAsUser") || line.contains("runAsGroup") || line.contains("fsGroup")
+        });
+        Ok(named.map(str::to_owned).collect())
+    };
+    let found = users(json!({"certificates": {"source": "certManager"}}))?;
+    ensure!(found.is_empty(), "{found:?}");
+    let found = users(json!({"podSecurityContext": {"runAsUser": 7}}))?;
+    // The server's, and those of both hooks.
+    ensure!(found == ["runAsUser: 7"; 3], "{found:?}");
+    Ok(())
+}
+
 fn values_have_their_effect(helm: &Path) -> Result<()> {
     let rendered = |values: Value| objects(&template(helm, &values)?);
     let of_kind = |objects: &[Value], kind: &str| -> Vec<Value> {
@@ -203,6 +251,16 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
         .find(|account| account["metadata"]["name"] == "piefed-init-checker")
         .context("the gate's account")?;
     ensure!(account["imagePullSecrets"] == secrets, "{account}");
+
+    // Kubernetes itself makes an account of that name in every namespace.
+    let objects = rendered(filled(json!({"gates": [{"serviceAccount": "default"}]})))?;
+    let accounts = of_kind(&objects, "ServiceAccount");
+    ensure!(
+        accounts
+            .iter()
+            .all(|account| account["metadata"]["name"] != "default"),
+        "{accounts:#?}"
+    );
 
     // Without a scrape the alert for a server that is down would never end.
     for (monitored, alerts) in [(false, 0), (true, 1)] {
