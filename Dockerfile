@@ -4,8 +4,7 @@
 #   docker buildx build --platform linux/amd64,linux/arm64 -t migration-gate .
 #
 # The build stage always runs on the builder's own processor and cross-compiles, since emulation takes an hour.
-ARG RUST_VERSION=1.95
-FROM --platform=$BUILDPLATFORM rust:${RUST_VERSION}-slim AS build
+FROM --platform=$BUILDPLATFORM rust:1.95-slim@sha256:e14e87345b4d5964ddcc3491d27ee046a0f23820f340c3c1e24da6880141f7c0 AS build
 ARG BUILDARCH
 ARG TARGETARCH
 WORKDIR /src
@@ -24,7 +23,8 @@ RUN case $TARGETARCH in \
         echo "export $linker=$machine-linux-gnu-gcc CC_${machine}_unknown_linux_gnu=$machine-linux-gnu-gcc" >/environment; \
     fi; \
     echo "export TARGET=$machine-unknown-linux-gnu" >>/environment
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock LICENSE ./
+COPY build build
 COPY crates crates
 COPY src src
 # The image holds no libc, so the binary must bring its own.
@@ -32,9 +32,13 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     source /environment; \
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package migration-gate --target "$TARGET"; \
-    install -m 0755 "target/$TARGET/release/migration-gate" /migration-gate
+    install -m 0755 "target/$TARGET/release/migration-gate" /migration-gate; \
+    mkdir /licenses; \
+    install -m 0644 LICENSE /licenses; \
+    build/licences.sh "$TARGET" | gzip -9 --no-name >/licenses/THIRD-PARTY.gz
 
 FROM scratch
+COPY --from=build /licenses /licenses
 COPY --from=build /migration-gate /migration-gate
 USER 65532:65532
 ENTRYPOINT ["/migration-gate"]

@@ -112,6 +112,16 @@ image: packages ## The container image, without a container engine: target/image
 	$(call say,container image (a static release binary: some minutes at first))
 	build/image.sh
 
+.PHONY: reproducible
+reproducible: packages ## Whether the image has the same bytes, built in two folders
+	$(call say,two images$(comma) built from scratch in two folders (some 10 minutes on two cores))
+	build/reproducible.sh
+
+.PHONY: archive
+archive: packages ## The program with its licences$(comma) man pages and completions$(comma) for this machine: target/archive
+	$(call say,archive (a static release binary: some minutes at first))
+	build/archive.sh
+
 .PHONY: cluster-assets
 cluster-assets: ## The control plane, kubelet, containerd, Helm, Flux and an application to run there (cached)
 ifeq ($(KUBECONFIG),)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds migration-gate as it is released: one static binary for the machine's own processor. Standard output is its
-# path.
+# path; beside it is THIRD-PARTY.gz, the licence texts of what is linked.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,6 +20,8 @@ esac
 target=${CARGO_TARGET_DIR:-target}
 flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 flags="${RUSTFLAGS-} $flags"
+# Messages of panics name source files. Where these lie on this machine must not change the binary, nor be in it.
+remap="--remap-path-prefix=$PWD=/migration-gate"$'\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 
 # To link takes minutes, and cargo would do it again for each fresh clone, whose path and times are new. What was linked
 # from the same sources by the same compiler is the same.
@@ -31,11 +33,13 @@ key=$({
     rustc -vV
     echo "$flags"
     env | sed -n '/^CARGO_\(PROFILE\|BUILD\)_/p' | sort
-    find Cargo.toml Cargo.lock build/binary.sh crates src -not -path "crates/checks/*" -not -path "crates/testkit/*" -type f -print0 | sort -z | xargs -0 sha256sum
+    find Cargo.toml Cargo.lock build/binary.sh build/licences.sh crates src -not -path "crates/checks/*" -not -path "crates/testkit/*" -type f -print0 | sort -z | xargs -0 sha256sum
 } | sha256sum)
 if [ "$(cat "$kept/key" 2>/dev/null)" != "$key" ]; then
     rm -f "$kept/key"
-    RUSTFLAGS=$flags cargo build --release --locked --package migration-gate --target "$host" >&2
+    encoded=$(echo $flags | tr ' ' '\037')
+    CARGO_ENCODED_RUSTFLAGS=$encoded$'\x1f'$remap cargo build --release --locked --package migration-gate --target "$host" >&2
+    build/licences.sh "$host" | gzip -9 --no-name >"$kept/THIRD-PARTY.gz"
     install -m 0755 "$target/$host/release/migration-gate" "$kept/migration-gate"
     echo "$key" >"$kept/key"
 fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds migration-gate's container image, without a container engine: one static binary in an otherwise empty image.
+# Builds migration-gate's container image, without a container engine: one static binary and the licences of
+# what is in it.
 #
 #   build/image.sh [OUTPUT [REFERENCE]]      default: target/image/migration-gate.tar docker.io/library/migration-gate:dev
 #
@@ -16,6 +17,8 @@ rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs"' EXIT
 chmod 0755 "$rootfs" # mktemp makes it the owner's alone, and the image's user is another
 install -m 0755 "$binary" "$rootfs/migration-gate"
+mkdir -m 0755 "$rootfs/licenses"
+install -m 0644 LICENSE "${binary%/*}/THIRD-PARTY.gz" "$rootfs/licenses"
 
 mkdir -p "$(dirname "$output")"
 build/oci-archive.sh "$rootfs" "$output" "$reference" '{"User":"65532:65532","Entrypoint":["/migration-gate"]}'

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -50,6 +51,188 @@ fn the_release_is_built_of_its_own_package_alone() {
             "{file} builds more than the program"
         );
     }
+}
+
+/// A tag can be moved to another commit, a hash can't. The comment is for people and for the bot.
+#[test]
+fn actions_and_base_images_are_pinned() {
+    let workflows = repository().join(".github/workflows");
+    let mut pinned = 0;
+    for workflow in fs::read_dir(workflows).unwrap() {
+        let path = workflow.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        for line in text.lines().filter(|line| line.contains("uses: ")) {
+            let uses = line.split_once("uses: ").unwrap().1;
+            let hash = uses
+                .split_once('@')
+                .and_then(|(_, rest)| rest.split_once(" # v"));
+            let good = hash.is_some_and(|(hash, _)| {
+                hash.len() == 40 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            });
+            assert!(good, "{}: {uses} is not pinned by its hash", path.display());
+            pinned += 1;
+        }
+    }
+    assert!(pinned > 20, "only {pinned} actions were looked at");
+    let dockerfile = read("Dockerfile");
+    for arguments in instructions(&dockerfile, "FROM") {
+        let image = arguments
+            .iter()
+            .find(|word| !word.starts_with("--"))
+            .unwrap();
+        assert!(
+            *image == "scratch" || image.contains("@sha256:"),
+            "the Dockerfile takes {image} by its tag"
+        );
+    }
+    let manifest = read("Cargo.toml");
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "));
+    let image = format!("rust:{}-slim@", version.unwrap().trim_matches('"'));
+    assert!(
+        dockerfile.contains(&image),
+        "the Dockerfile is not of {image}"
+    );
+}
+
+/// The package is read where the repository isn't: on Artifact Hub, or unpacked.
+#[test]
+fn the_chart_stands_alone() {
+    let chart = "charts/migration-gate";
+    assert_eq!(read(&format!("{chart}/LICENSE")), read("LICENSE"));
+    for file in ["README.md", "Chart.yaml"] {
+        let text = read(&format!("{chart}/{file}"));
+        let relative = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'));
+        for (link, _) in relative {
+            assert!(
+                link.starts_with("https://") || link.starts_with('#'),
+                "{file}: {link}"
+            );
+        }
+        // What they name in the repository exists there.
+        let root = "https://github.com/migration-gate/migration-gate/blob/main/";
+        let mut count = 0;
+        for rest in text.split(root).skip(1) {
+            let path = rest
+                .split(|end: char| end.is_whitespace() || "#)".contains(end))
+                .next()
+                .unwrap();
+            assert!(
+                repository().join(path).is_file(),
+                "{file}: there is no {path}"
+            );
+            count += 1;
+        }
+        assert!(count > 2, "{file}: {count} links");
+    }
+    let description = read(&format!("{chart}/Chart.yaml"));
+    let icon = description
+        .lines()
+        .find_map(|line| line.strip_prefix("icon: "))
+        .unwrap();
+    let icon = icon.split_once("/main/").unwrap().1;
+    assert!(read(icon).starts_with("<svg "), "{icon}");
+}
+
+#[test]
+fn krews_manifest_is_filled_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let sums = folder.path().join("SHA256SUMS");
+    let line = |digit: &str, platform: &str| {
+        format!(
+            "{}  migration-gate-1.2.3-{platform}.tar.gz\n",
+            digit.repeat(64)
+        )
+    };
+    let all = [
+        line("a", "linux-amd64"),
+        line("b", "linux-arm64"),
+        line("c", "darwin-arm64"),
+    ];
+    let run = |sums_of: &str| {
+        fs::write(&sums, sums_of).unwrap();
+        let mut krew = Command::new(repository().join("build/krew.sh"));
+        krew.args(["1.2.3", "https://example.org/x"])
+            .arg(&sums)
+            .output()
+            .unwrap()
+    };
+    let manifest = succeeded(&run(&all.concat()));
+    for (digit, platform) in [
+        ("a", "linux-amd64"),
+        ("b", "linux-arm64"),
+        ("c", "darwin-arm64"),
+    ] {
+        let wanted = format!(
+            "    uri: https://example.org/x/releases/download/v1.2.3/migration-gate-1.2.3-{platform}.tar.gz\n    sha256: {}\n",
+            digit.repeat(64)
+        );
+        assert!(manifest.contains(&wanted), "{manifest}");
+    }
+    assert!(
+        !manifest.contains("VERSION") && !manifest.contains("SOURCE"),
+        "{manifest}"
+    );
+    // An archive that is missing is no release.
+    let refused = run(&all[..2].concat());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("darwin-arm64"),
+        "{said}"
+    );
+}
+
+/// What `build-all.sh` asks of the container engine, and what it prints.
+#[test]
+fn the_examples_image_is_built_and_pushed() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = folder.path().join("asked");
+    let engine = folder.path().join("engine");
+    fs::write(
+        &engine,
+        format!("#!/bin/sh\necho \"$@\" >>{}\n", asked.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut build = Command::new(repository().join("examples/piefed/image/build-all.sh"));
+    build
+        .args(["registry.example/piefed", "1.2.0"])
+        .env("ENGINE", &engine)
+        .env("STOCK", "stock.example/piefed:1.2.0");
+    let said = succeeded(&build.output().unwrap());
+    assert!(
+        said.contains("kustomize edit set image piefed/piefed=registry.example/piefed:1.2.0"),
+        "{said}"
+    );
+    assert_eq!(
+        fs::read_to_string(asked).unwrap(),
+        "build --build-arg STOCK=stock.example/piefed:1.2.0 --file Containerfile --tag registry.example/piefed:1.2.0 .\n\
+         push registry.example/piefed:1.2.0\n"
+    );
+    // What the image holds is what the manifests run.
+    let copied = read("examples/piefed/image/Containerfile");
+    assert!(copied.contains("COPY --chmod=0755 entrypoint-*.sh await-services.py /app/k8s/"));
+    let mut run = 0;
+    for manifest in fs::read_dir(repository().join("examples/piefed")).unwrap() {
+        let path = manifest.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let Some((_, script)) = line.split_once("command: [\"/app/k8s/") else {
+                continue;
+            };
+            let script = script.split('"').next().unwrap();
+            let file = repository().join("examples/piefed/image").join(script);
+            assert!(file.is_file(), "{} runs {script}", path.display());
+            run += 1;
+        }
+    }
+    assert_eq!(run, 8, "the manifests run {run} entrypoints");
 }
 
 /// Whether `.dockerignore` lets a path of the repository's root into the build context. The last line that matches wins.

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use testkit::process;
 
 testkit::tests! {
-    helm: the_image_is_one_binary_and_the_dockerfiles;
+    helm:
+        the_image_is_one_binary_and_the_dockerfiles,
+        the_published_chart_names_the_published_image;
 }
 
 /// What an image may weigh, unpacked: 10 MiB. A registry sends less than half of that.
@@ -39,6 +41,46 @@ fn instruction<'d>(dockerfile: &'d str, kind: &str) -> Result<&'d str> {
         .with_context(|| format!("the Dockerfile has no {kind}"))
 }
 
+/// Each crate is listed, and the text that most of their licences ask for is there.
+fn licences_are_those_of_what_is_linked(layer: &Path) -> Result<()> {
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            r#"tar --extract --to-stdout --file "$0" ./licenses/THIRD-PARTY.gz | gzip -d"#,
+        ])
+        .arg(layer);
+    let text = process::run(&mut command, "", Duration::from_mins(1))?.success()?;
+    for part in [
+        "\nrustls 0.23.",
+        "\nkube-client 5.",
+        "Permission is hereby granted, free of charge",
+        "Copyright 2015-2025 Brian Smith.",
+    ] {
+        ensure!(text.contains(part), "no `{part}` in the licence texts");
+    }
+    ensure!(
+        !text.contains("\nmigration-gate"),
+        "its own crates are listed as somebody else's"
+    );
+    Ok(())
+}
+
+/// A path of the machine in the binary would also make it another binary on another machine.
+fn nothing_tells_where_it_was_built(layer: &Path) -> Result<()> {
+    let content = fs::read(layer)?;
+    for place in [
+        "/.cargo/registry/",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/"),
+    ] {
+        let found = content
+            .windows(place.len())
+            .any(|window| window == place.as_bytes());
+        ensure!(!found, "the binary names {place}");
+    }
+    Ok(())
+}
+
 fn the_image_is_one_binary_and_the_dockerfiles(_: &Path) -> Result<()> {
     let archive = std::env::var_os("MIGRATION_GATE_CLUSTER_IMAGE").context("an image")?;
     let archive = Path::new(&archive);
@@ -62,12 +104,21 @@ fn the_image_is_one_binary_and_the_dockerfiles(_: &Path) -> Result<()> {
         .lines()
         .filter(|line| !line.starts_with('d'))
         .collect();
+    let files = [
+        ("-rw-r--r--", " ./licenses/LICENSE"),
+        ("-rw-r--r--", " ./licenses/THIRD-PARTY.gz"),
+        ("-rwxr-xr-x", " ./migration-gate"),
+    ];
     ensure!(
-        held.len() == 1
-            && held[0].ends_with(" ./migration-gate")
-            && held[0].starts_with("-rwxr-xr-x"),
+        held.len() == files.len()
+            && files
+                .iter()
+                .zip(&held)
+                .all(|((mode, name), line)| { line.starts_with(mode) && line.ends_with(name) }),
         "{listed}"
     );
+    licences_are_those_of_what_is_linked(&layer)?;
+    nothing_tells_where_it_was_built(&layer)?;
 
     let dockerfile = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Dockerfile"))?;
     ensure!(instruction(&dockerfile, "FROM")? == "scratch");
@@ -77,6 +128,65 @@ fn the_image_is_one_binary_and_the_dockerfiles(_: &Path) -> Result<()> {
     ensure!(
         config == wanted,
         "{config} is not the Dockerfile's {wanted}"
+    );
+    Ok(())
+}
+
+/// By its digest, until somebody wants another tag.
+fn the_published_chart_names_the_published_image(helm: &Path) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let digest = format!("sha256:{}", "1".repeat(64));
+    let source = "https://example.org/owner/gate";
+    let mut pack = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/build/chart.sh"));
+    pack.arg(folder.path())
+        .args(["registry.example", "owner/gate", &digest, source])
+        .env("HELM", helm);
+    let package = process::run(&mut pack, "", Duration::from_mins(1))?.success()?;
+    let package = Path::new(package.trim_end());
+    let images = |options: &[&str]| -> Result<Vec<String>> {
+        let mut template = Command::new(helm);
+        template
+            .args(["template", "gate"])
+            .arg(package)
+            .arg("--kube-version=1.36.3")
+            .args(options);
+        let rendered = process::run(&mut template, "", Duration::from_mins(1))?.success()?;
+        let images = rendered
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("image: "));
+        Ok(images.map(str::to_owned).collect())
+    };
+    let published = format!("registry.example/owner/gate@{digest}");
+    for (options, wanted) in [
+        (&[][..], published.as_str()),
+        (&["--set=image.tag=v2"], "registry.example/owner/gate:v2"),
+        (
+            &["--set=global.imageRegistry=mirror"],
+            &published.replace("registry.example", "mirror"),
+        ),
+    ] {
+        let found = images(options)?;
+        ensure!(found == [wanted; 4], "{options:?}: {found:?}, not {wanted}");
+    }
+    let shown = process::run(
+        Command::new(helm).args(["show", "chart"]).arg(package),
+        "",
+        Duration::from_mins(1),
+    )?
+    .success()?;
+    ensure!(
+        shown.contains(source) && shown.contains(&format!("owner/gate:0.1.0@{digest}")),
+        "{shown}"
+    );
+    let readme = process::run(
+        Command::new(helm).args(["show", "readme"]).arg(package),
+        "",
+        Duration::from_mins(1),
+    )?
+    .success()?;
+    ensure!(
+        readme.contains(&format!("{source}/blob/main/docs/install.md")),
+        "{readme}"
     );
     Ok(())
 }
