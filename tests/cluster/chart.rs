@@ -51,6 +51,11 @@ pub(crate) fn tests() -> Vec<Test> {
     .concat()
 }
 
+/// The long forms.
+pub(crate) fn soaks() -> Vec<Test> {
+    packaging::soaks()
+}
+
 /// Where the chart is.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate");
 

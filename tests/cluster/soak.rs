@@ -3,9 +3,9 @@
 
 use testkit::suite::Test;
 
-use crate::waiter;
+use crate::{chart, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
-    [waiter::soaks()].concat()
+    [waiter::soaks(), chart::soaks()].concat()
 }

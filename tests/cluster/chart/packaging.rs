@@ -16,6 +16,10 @@ testkit::tests! {
         the_published_chart_names_the_published_image;
 }
 
+testkit::soaks! {
+    helm: the_image_has_the_same_bytes_from_two_folders;
+}
+
 /// What an image may weigh, unpacked: 10 MiB. A registry sends less than half of that.
 const LIMIT: u64 = 10 << 20;
 
@@ -129,6 +133,17 @@ fn the_image_is_one_binary_and_the_dockerfiles(_: &Path) -> Result<()> {
         config == wanted,
         "{config} is not the Dockerfile's {wanted}"
     );
+    Ok(())
+}
+
+/// Both are built from nothing, as `make reproducible` does.
+fn the_image_has_the_same_bytes_from_two_folders(_: &Path) -> Result<()> {
+    let mut build = Command::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/build/reproducible.sh"
+    ));
+    let said = process::run(&mut build, "", Duration::from_hours(1))?.success()?;
+    ensure!(said.ends_with("the same bytes\n"), "{said}");
     Ok(())
 }
 
