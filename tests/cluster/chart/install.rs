@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::APPLICATION;
+use testkit::assets::repository;
 use testkit::cluster::Cluster;
-use testkit::image::{MIGRATION_GATE, repository};
+use testkit::image::MIGRATION_GATE;
 use testkit::process;
 
 testkit::tests! {
