@@ -196,8 +196,8 @@ fn close_match(message: &str) -> Option<&str> {
     }
     let mut words = message.split('`').skip(1).step_by(2);
     let given = words.next()?;
-    let expected: Vec<&str> = words.collect();
-    similar::get_close_matches(given, &expected, 1, 0.6)
-        .first()
-        .copied()
+    // As clap decides it.
+    let likeness = |word: &str| strsim::jaro(given, word);
+    let likely = words.filter(|word| likeness(word) > 0.7);
+    likely.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
