@@ -33,12 +33,16 @@ key=$({
     rustc -vV
     echo "$flags"
     env | sed -n '/^CARGO_\(PROFILE\|BUILD\)_/p' | sort
-    find Cargo.toml Cargo.lock build/binary.sh build/licences.sh crates src -not -path "crates/checks/*" -not -path "crates/testkit/*" -type f -print0 | sort -z | xargs -0 sha256sum
+    find Cargo.toml Cargo.lock build/binary.sh build/licences.sh build/seldom.ld crates src -not -path "crates/checks/*" -not -path "crates/testkit/*" -type f -print0 | sort -z | xargs -0 sha256sum
 } | sha256sum)
 if [ "$(cat "$kept/key" 2>/dev/null)" != "$key" ]; then
     rm -f "$kept/key"
     encoded=$(echo $flags | tr ' ' '\037')
-    CARGO_ENCODED_RUSTFLAGS=$encoded$'\x1f'$remap cargo build --release --locked --package migration-gate --target "$host" >&2
+    # What a waiter never runs stays out of its memory. Cargo sees the linker script's name alone, so a flag tells its
+    # content: a name with a path of this machine would change the binary's bytes.
+    CARGO_ENCODED_RUSTFLAGS=$encoded$'\x1f'$remap cargo rustc --release --locked --package migration-gate \
+        --bin migration-gate --target "$host" -- -C link-arg=-Wl,-T,build/seldom.ld \
+        --cfg "seldom_$(sha256sum build/seldom.ld | cut -c-16)" >&2
     build/licences.sh "$host" | gzip -9 --no-name >"$kept/THIRD-PARTY.gz"
     install -m 0755 "$target/$host/release/migration-gate" "$kept/migration-gate"
     echo "$key" >"$kept/key"

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use migration_gate::cli::generate::{self, CompletionsArgs, ManArgs};
 use migration_gate::{check, eject, record, review, serve, version, wait};
 
@@ -31,14 +31,27 @@ enum Command {
     Man(ManArgs),
 }
 
+/// The same for a waiter alone. To define the other subcommands takes a megabyte of memory, which each
+/// waiting pod would pay for.
+#[derive(Parser)]
+#[command(version, max_term_width = 80)]
+struct WaiterCli {
+    #[command(subcommand)]
+    command: WaiterCommand,
+}
+
+#[derive(Subcommand)]
+enum WaiterCommand {
+    Wait(Box<wait::WaitArgs>),
+}
+
 /// The definitions, under the name that the program was called by: kubectl runs
 /// `kubectl-migration_gate` for `kubectl migration-gate`.
-fn definitions() -> clap::Command {
+fn definitions(command: clap::Command) -> clap::Command {
     let program = std::env::args_os().next().unwrap_or_default();
     let plugin = Path::new(&program)
         .file_stem()
         .is_some_and(|name| name == "kubectl-migration_gate");
-    let command = Cli::command();
     if plugin {
         command.bin_name("kubectl migration-gate")
     } else {
@@ -47,16 +60,14 @@ fn definitions() -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    let cli = definitions()
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .unwrap_or_else(|error| {
-            if error.use_stderr() {
-                wait::misused(std::env::args_os(), &error.to_string());
-            }
-            error.exit()
-        });
-    match cli.command {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "wait")
+    {
+        let WaiterCommand::Wait(args) = parse::<WaiterCli>().command;
+        return wait::main(&args);
+    }
+    match parse::<Cli>().command {
         Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),
@@ -67,4 +78,17 @@ fn main() -> ExitCode {
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
     }
+}
+
+/// Reads the command line, or ends with what is wrong with it.
+fn parse<C: Parser>() -> C {
+    definitions(C::command())
+        .try_get_matches()
+        .and_then(|matches| C::from_arg_matches(&matches))
+        .unwrap_or_else(|error| {
+            if error.use_stderr() {
+                wait::misused(std::env::args_os(), &error.to_string());
+            }
+            error.exit()
+        })
 }

@@ -178,29 +178,44 @@ pub fn observe_jobs(
     source: &JobSource,
     pacing: Pacing,
 ) -> impl Stream<Item = Delta<Job>> + Send + use<> {
-    let selection = match (source.exact_name(), source) {
-        (Some(name), _) => Selectors::named(name),
-        (None, JobSource::Labels(labels)) => Selectors::labelled(labels),
-        (None, JobSource::Name(_)) => Selectors::default(),
-    };
+    let selection = selection(source);
     let source = source.clone();
     let deltas = deltas::<Job>(objects, selection, pacing);
     deltas.filter_map(move |delta| {
-        let meant = |job: &Job| match &source {
-            JobSource::Name(pattern) => pattern.matches(&job.name),
-            JobSource::Labels(_) => true,
-        };
         let delta = match delta {
             Delta::Listed(mut jobs) => {
-                jobs.retain(meant);
+                jobs.retain(|job| is_meant(job, &source));
                 Some(Delta::Listed(jobs))
             }
-            Delta::Present(job) => meant(&job).then_some(Delta::Present(job)),
-            Delta::Deleted(job) => meant(&job).then_some(Delta::Deleted(job)),
+            Delta::Present(job) => is_meant(&job, &source).then_some(Delta::Present(job)),
+            Delta::Deleted(job) => is_meant(&job, &source).then_some(Delta::Deleted(job)),
             delta => Some(delta),
         };
         std::future::ready(delta)
     })
+}
+
+/// The Jobs that a gate looks for in one way, as they are now.
+pub async fn list_jobs(objects: &Objects, source: &JobSource) -> Result<Vec<Job>, ApiError> {
+    let mut jobs: Vec<Job> = objects.list(&selection(source).params()).await?;
+    jobs.retain(|job| is_meant(job, source));
+    Ok(jobs)
+}
+
+fn selection(source: &JobSource) -> Selectors {
+    match (source.exact_name(), source) {
+        (Some(name), _) => Selectors::named(name),
+        (None, JobSource::Labels(labels)) => Selectors::labelled(labels),
+        (None, JobSource::Name(_)) => Selectors::default(),
+    }
+}
+
+/// Whether it is one of those that were selected for this.
+fn is_meant(job: &Job, source: &JobSource) -> bool {
+    match source {
+        JobSource::Name(pattern) => pattern.matches(&job.name),
+        JobSource::Labels(_) => true,
+    }
 }
 
 fn deltas<T: Object>(

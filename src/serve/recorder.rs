@@ -121,6 +121,10 @@ struct Recorder {
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
     record: Stored,
+    /// The API server has refused to create the record: rights are missing, or the namespace goes away.
+    /// Until a write succeeds, only Jobs that are there are recorded: what completed in a namespace
+    /// that was deleted says nothing of one that is created in its place.
+    refused: bool,
     /// Set after a failed write.
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
     pauses: ExponentialBackoff,
@@ -146,6 +150,7 @@ impl Recorder {
             failing: BTreeSet::new(),
             completed: BTreeMap::new(),
             record: Stored::Unknown,
+            refused: false,
             pause: None,
             pauses: backoff(Pacing::default()),
             problems: BTreeMap::new(),

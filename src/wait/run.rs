@@ -15,15 +15,16 @@ use super::logs::{Kept, LogReader};
 use super::output::{Output, Severity};
 use super::own_pod::was_restarted;
 use super::told::Told;
-use crate::api::Objects;
-use crate::api::observe::{Delta, Pacing, Update, WatchError, observe, observe_jobs};
+use crate::api::observe::{Delta, Pacing, Update, WatchError, list_jobs, observe, observe_jobs};
+use crate::api::{ApiError, Objects, TIMEOUT};
 use crate::cli::{self, Exit};
 use migration_gate_core::explain;
 use migration_gate_core::gates::Requirement;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
 use migration_gate_core::verdict::{
-    End, Failure, Jobs, Now, RecordSeen, Seen, TroubleKind, Verdict, Waiting, Watch, What, verdict,
+    End, Failure, Jobs, Now, RecordSeen, Seen, TroubleKind, Verdict, Waiting, Watch, What,
+    opens_by_silence, verdict,
 };
 
 /// Waits, and stops at once at a signal.
@@ -69,6 +70,9 @@ fn stopped() -> std::io::Result<impl Future<Output = (&'static str, Exit)>> {
     })
 }
 
+/// The pause after a look that wasn't answered.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How much longer than the wait its watches may last, so that it is the wait that ends.
 const WATCH_MARGIN: Duration = Duration::from_mins(1);
 
@@ -102,6 +106,7 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
         logs: Logs::default(),
     };
     let mut restart_is_known = false;
+    let mut confirmed = false;
     loop {
         let now = start.elapsed();
         let until = match wait.verdict(now) {
@@ -114,8 +119,14 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
                 wait.seen.restarted = was_restarted(&client, &subject.namespace).await;
                 continue;
             }
+            Verdict::End(End::Open(_)) if !confirmed && wait.opens_by_silence(now) => {
+                confirmed = wait.looks_again(&objects, start).await;
+                wait.seen.unconfirmed = !confirmed;
+                continue;
+            }
             Verdict::End(end) => return wait.finish(end, output).await,
         };
+        confirmed = false;
         tokio::select! {
             Some((requirement, alternative, delta)) = jobs.next() => {
                 let jobs = &mut wait.seen.jobs[requirement];
@@ -125,6 +136,9 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
                 take_in_record(&mut wait.seen.record, update, start.elapsed());
             }
             () = tokio::time::sleep_until(start + until) => {}
+            () = tokio::time::sleep(LOOK_AGAIN), if wait.seen.unconfirmed => {
+                wait.seen.unconfirmed = false;
+            }
             () = wait.logs.read() => {}
         }
     }
@@ -234,6 +248,13 @@ impl Logs {
     }
 }
 
+fn at(elapsed: Duration) -> Now {
+    Now {
+        elapsed,
+        clock: Timestamp::now(),
+    }
+}
+
 /// A wait that is under way.
 struct Wait<'p> {
     plan: &'p Plan,
@@ -245,16 +266,29 @@ struct Wait<'p> {
 
 impl Wait<'_> {
     fn verdict(&self, elapsed: Duration) -> Verdict {
-        let now = Now {
-            elapsed,
-            clock: Timestamp::now(),
+        let plan = self.plan;
+        verdict(&self.seen, &plan.subject.wanted, &plan.limits, at(elapsed))
+    }
+
+    fn opens_by_silence(&self, elapsed: Duration) -> bool {
+        let plan = self.plan;
+        opens_by_silence(&self.seen, &plan.subject.wanted, &plan.limits, at(elapsed))
+    }
+
+    /// Asks which Jobs there are now, and whether that was answered.
+    async fn looks_again(&mut self, objects: &Objects, start: Instant) -> bool {
+        let left = self.plan.limits.timeout.saturating_sub(start.elapsed());
+        let look = async {
+            for (requirement, jobs) in self.plan.jobs.iter().zip(&mut self.seen.jobs) {
+                for (alternative, source) in requirement.any_of.iter().enumerate() {
+                    let listed = list_jobs(objects, source).await?;
+                    jobs.listed(alternative, listed, start.elapsed());
+                }
+            }
+            Ok::<_, ApiError>(())
         };
-        verdict(
-            &self.seen,
-            &self.plan.subject.wanted,
-            &self.plan.limits,
-            now,
-        )
+        let patience = left.clamp(LOOK_AGAIN, TIMEOUT);
+        matches!(tokio::time::timeout(patience, look).await, Ok(Ok(())))
     }
 
     async fn says(&mut self, waiting: Vec<Waiting>, now: Duration, output: &mut Output) {

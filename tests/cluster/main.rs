@@ -9,6 +9,7 @@ mod chart;
 mod first_deployment;
 mod flux;
 mod machine;
+mod orders;
 mod prefilter;
 mod serve;
 mod smoke;
@@ -23,6 +24,7 @@ fn main() -> std::process::ExitCode {
     // alone. Those that mostly wait come after those that keep a processor busy.
     let tests = [
         stories::tests(),
+        orders::tests(),
         serve::tests(),
         first_deployment::tests(),
         waiter::tests(),

@@ -3,9 +3,9 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, waiter};
+use crate::{chart, orders, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
-    [waiter::soaks(), chart::soaks()].concat()
+    [orders::soaks(), waiter::soaks(), chart::soaks()].concat()
 }

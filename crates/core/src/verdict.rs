@@ -236,6 +236,20 @@ pub fn verdict(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> Verdi
     }
 }
 
+/// Whether the gate opens only because nothing was heard of the Jobs for a time. A watch that is cut
+/// off hears nothing either, and doesn't know it at once.
+pub fn opens_by_silence(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> bool {
+    let opens = |seen: &Seen| {
+        let verdict = verdict(seen, wanted, limits, now);
+        matches!(verdict, Verdict::End(End::Open(_)))
+    };
+    let unconfirmed = Seen {
+        unconfirmed: true,
+        ..seen.clone()
+    };
+    opens(seen) && !opens(&unconfirmed)
+}
+
 impl Seen {
     /// The uid of a Job that is sure to fail, in a way that the waiter will have to tell of. The Job
     /// controller deletes the pods that still run before it says that the Job has failed, so this is

@@ -1,6 +1,7 @@
 //! etcd and an API server, and the controllers that a node needs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -206,6 +207,26 @@ impl ControlPlane {
             .filter(|line| line.contains(word))
             .map(|line| serde_json::from_str(line).map_err(|error| anyhow!("{error} in {line}")))
             .collect()
+    }
+
+    /// How long the log of audit events is, in bytes.
+    pub fn audit_size(&self) -> Result<u64> {
+        let path = self.audit_log();
+        let log = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(log.len())
+    }
+
+    /// The events with this word that stand in the log behind a place, and the place to go on from.
+    pub fn audit_events_from(&self, from: u64, word: &str) -> Result<(Vec<Value>, u64)> {
+        let mut log = File::open(self.audit_log())?;
+        log.seek(SeekFrom::Start(from))?;
+        let mut text = String::new();
+        log.read_to_string(&mut text)?;
+        // The last line may be half written; and so may be one that a server was killed at.
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        let lines = whole.lines().filter(|line| line.contains(word));
+        let events = lines.filter_map(|line| serde_json::from_str(line).ok());
+        Ok((events.collect(), from + u64::try_from(whole.len())?))
     }
 
     fn audit_log(&self) -> PathBuf {

@@ -29,6 +29,7 @@ rows![
     a_record_of_the_version_opens_unless_a_first_attempt_runs,
     a_record_of_a_digest_opens,
     a_record_of_a_mutable_tag_opens_only_without_a_job,
+    a_record_of_a_mutable_tag_does_not_open_what_cannot_be_looked_at,
     a_corrupt_entry_of_the_record_is_told_and_not_obeyed,
     a_complete_job_of_another_version_is_waited_out,
     a_failed_job_of_the_version_ends_the_wait,
@@ -173,6 +174,26 @@ fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn WaiterWorld) -
         patient,
         "open: Job db-init is complete, of version latest (image init:latest)",
     )?;
+    Ok(())
+}
+
+/// Nothing is heard of a Job that is created anew behind a connection that is dead.
+fn a_record_of_a_mutable_tag_does_not_open_what_cannot_be_looked_at(
+    world: &dyn WaiterWorld,
+) -> Result<()> {
+    let scene = world.scene();
+    scene.record(&["latest"])?;
+    scene.create("latest")?;
+    scene.status(&running())?;
+    let mut waiter = scene.waiter(&["--image=web", "--settle=1s", "--timeout=3s"])?;
+    waiter.says("waiting: Job db-init is running");
+    world.await_watches(1)?;
+    scene.delete()?;
+    waiter.says("waiting: Job db-init was deleted");
+    world.hold();
+    world.cut();
+    scene.create("latest")?;
+    waiter.ends_with(4);
     Ok(())
 }
 

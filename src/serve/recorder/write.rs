@@ -22,6 +22,15 @@ impl Recorder {
                 let known = self.completed.entry(entry.key());
                 known.or_insert_with(|| entry.clone());
             }
+            if self.refused {
+                if !self.failing.is_empty() {
+                    // Which Jobs are there isn't known. A watch that works again tells.
+                    return;
+                }
+                let tracked = || self.jobs.values().flat_map(|tracked| &tracked.entry);
+                self.completed
+                    .retain(|_, entry| tracked().any(|there| there.uid == entry.uid));
+            }
             let Some(write) = next_write(record, &mut self.completed, HISTORY) else {
                 return;
             };
@@ -34,13 +43,18 @@ impl Recorder {
                     if write.shows_in(&record) {
                         self.log(&write);
                         self.report_solved("write");
+                        self.refused = false;
                         self.pauses = backoff(Pacing::default());
                     } else {
                         self.on_lost_write();
                     }
                     self.remember(Stored::Present(record));
                 }
-                Err(error) => self.on_failed_write(&error),
+                Err(error) => {
+                    let creates = matches!(write, Write::Create(_));
+                    self.refused |= creates && matches!(error.code(), Some(403 | 404));
+                    self.on_failed_write(&error);
+                }
             }
         }
     }

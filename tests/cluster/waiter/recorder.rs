@@ -27,7 +27,8 @@ testkit::tests! {
         two_replicas_killed_at_random_miss_none_of_200_completions,
         a_corrupt_record_is_reported_and_replaced_and_not_obeyed,
         what_completed_while_serve_was_down_is_recorded_when_it_is_back,
-        an_immutable_record_is_told_with_the_command_that_mends_it;
+        an_immutable_record_is_told_with_the_command_that_mends_it,
+        a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded;
 }
 
 testkit::soaks! {
@@ -319,6 +320,49 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
     kubectl.run(command.trim_start_matches("kubectl "))?;
     // With what the old one said.
     await_record(&replicas, &scene, &["1", "2"])
+}
+
+/// Its contents are deleted one by one, and the record may be before the Job.
+fn a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded(
+    sandbox: &Sandbox,
+) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "anew")?;
+    let gates = [gate("g", &scene.namespace, JOB)];
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-anew", 18640, 1, &gates)?;
+    scene.create("1")?;
+    scene.status(&complete())?;
+    replicas.revive()?;
+    await_record(&replicas, &scene, &["1"])?;
+
+    let kubectl = plane.kubectl.in_namespace(&scene.namespace);
+    kubectl.run("delete namespace anew --wait=false")?;
+    kubectl.run(&format!("delete configmap {RECORD}"))?;
+    let log = || {
+        replicas.check()?;
+        replicas.log(0)
+    };
+    let refusal = |log: &String| log.contains("because it is being terminated");
+    until_is("a refusal", PATIENCE, log, refusal)?;
+    scene.delete()?;
+    // There is no controller here that does it.
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "anew"}, "spec": {},
+    });
+    let finalize = [
+        "replace",
+        "--raw=/api/v1/namespaces/anew/finalize",
+        "-f",
+        "-",
+    ];
+    kubectl
+        .output(&finalize, &namespace.to_string(), PATIENCE)?
+        .success()?;
+    kubectl.run("create namespace anew")?;
+
+    scene.create("2")?;
+    scene.status(&complete())?;
+    await_record(&replicas, &scene, &["2"])
 }
 
 /// Waits until the record has these versions, and no other.

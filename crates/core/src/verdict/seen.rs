@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::gates::Requirement;
-use crate::job::{Job, JobState};
+use crate::job::Job;
 use crate::record::Record;
 
 /// Why an object can't be watched at the moment.
@@ -94,7 +94,7 @@ pub struct Jobs {
     pub watches: Vec<Watch>,
     /// The Jobs that are there, by name.
     pub(super) present: BTreeMap<String, Job>,
-    /// Jobs that were seen complete and have been deleted since.
+    /// Jobs that were seen and have been deleted since.
     pub(super) gone: Vec<Job>,
     /// When a Job was last seen to vanish.
     pub(super) vanished: Option<Duration>,
@@ -159,9 +159,7 @@ impl Jobs {
 
     fn vanishes(&mut self, last: Job, now: Duration) {
         self.vanished = Some(now);
-        if matches!(last.state, JobState::Complete { .. }) {
-            self.gone.push(last);
-        }
+        self.gone.push(last);
     }
 
     /// Since when it has been known which Jobs there are; `None` while it isn't.
@@ -202,4 +200,7 @@ pub struct Seen {
     /// The waiter has ended before in this pod and was started again, so its reason was told where
     /// people look. It stays from then on, since each further start would come later.
     pub restarted: bool,
+    /// Nothing was heard of the Jobs for a time, and it isn't sure that there was nothing to hear. What
+    /// opens only with time doesn't then.
+    pub unconfirmed: bool,
 }

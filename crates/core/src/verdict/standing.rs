@@ -169,12 +169,14 @@ impl<'a> Case<'a> {
         }
         let (entry, _) = recorded?;
         let quiet = self.quiet_since()?;
-        (self.now.elapsed >= quiet + self.limits.settle).then(|| by_record(entry))
+        let settled = self.now.elapsed >= quiet + self.limits.settle;
+        (settled && !self.seen.unconfirmed).then(|| by_record(entry))
     }
 
     /// Whether a Job keeps the gate closed, whatever is recorded.
     fn holds(&self, job: &Job) -> bool {
         let late = job.state == JobState::NoPod
+            && !self.seen.unconfirmed
             && self
                 .pod_is_due(job)
                 .is_none_or(|due| self.now.elapsed >= due);
@@ -198,13 +200,19 @@ impl<'a> Case<'a> {
     }
 
     /// The Jobs that may be of the wanted version, the newest first. Those that were seen complete
-    /// and have gone are among them, but for what was replaced under a tag that moves.
+    /// and have gone are among them, but for what was replaced under a tag that moves, or is about to
+    /// be.
     fn counting(&self) -> impl Iterator<Item = &'a Job> {
         // A completion that was forgotten may have been of a Job that has gone, and whose uid nobody knew.
         let nothing_forgotten = |record: &Record| record.forgotten.is_empty();
         let counts = self.record().is_none_or(nothing_forgotten);
-        let gone = self.jobs.gone.iter().filter(move |_| counts);
-        let gone = gone.filter(|job| self.relation(job) == Relation::Same || !job.deleting);
+        let gone = self.jobs.gone.iter().enumerate().filter(move |_| counts);
+        let gone = gone.filter(|(index, job)| {
+            matches!(job.state, JobState::Complete { .. })
+                && (self.relation(job) == Relation::Same
+                    || !(job.deleting || self.is_followed(*index, job)))
+        });
+        let gone = gone.map(|(_, job)| job);
         let present = self.jobs.present.values();
         let mut jobs: Vec<&Job> = present
             .chain(gone)
@@ -212,6 +220,14 @@ impl<'a> Case<'a> {
             .collect();
         jobs.sort_by_key(|job| Reverse(job.age()));
         jobs.into_iter()
+    }
+
+    /// Whether a newer Job was seen that may be of the wanted version, whatever became of it. A Job
+    /// that was created anew may be as old, by the API server's seconds.
+    fn is_followed(&self, index: usize, job: &Job) -> bool {
+        let later = self.jobs.gone.iter().skip(index + 1);
+        let mut others = self.jobs.present.values().chain(later);
+        others.any(|other| other.age() >= job.age() && self.relation(other) != Relation::Different)
     }
 
     /// The newest of them. Where tags move, one that is being deleted is about to be replaced.

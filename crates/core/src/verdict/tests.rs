@@ -411,6 +411,54 @@ fn a_mutable_job_that_is_being_deleted_does_not_count() {
 }
 
 #[test]
+fn what_opens_with_time_is_told_and_can_be_held_back() {
+    let mut settled = seen([], Some(record(&["init:latest", "init:2"])));
+    settled.jobs[0].vanished = Some(seconds(50));
+    let late = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}});
+    let late = seen([job_with("2", &late)], Some(record(&["init:2"])));
+    for (wanted, seen, by_silence) in [
+        ("web", &settled, true),
+        ("web:2", &settled, false),
+        ("web:2", &late, true),
+        ("web", &see("latest Complete", None), false),
+    ] {
+        opens(wanted, seen);
+        let told = opens_by_silence(seen, &wanted.into(), &LIMITS, now(ASKED));
+        assert_eq!(told, by_silence, "{seen:?}");
+        let unconfirmed = Seen {
+            unconfirmed: true,
+            ..seen.clone()
+        };
+        let verdict = decided(wanted, &unconfirmed, ASKED);
+        let waits = matches!(verdict, Verdict::Wait { .. });
+        assert_eq!(waits, by_silence, "{verdict:?}");
+    }
+}
+
+/// Whatever became of the newer one: it is about to be replaced, or somebody has withdrawn it.
+#[test]
+fn a_mutable_job_that_has_gone_does_not_count_after_a_newer_one() {
+    let at = |name: &str, second: u32| named(name, &format!("2026-01-01T00:00:0{second}Z"));
+    let old = || job_with("latest Complete", &at("a", 1));
+    for newer in [at("b", 2), at("a", 2), at("a", 1)] {
+        for wanted in ["web", "any"] {
+            let mut gone = seen([old()], None);
+            gone.jobs[0].deleted(old(), seconds(1));
+            opens(wanted, &gone);
+            let newer = || {
+                let mut newer = job_with("latest runs", &newer);
+                newer.uid = "newer".to_owned();
+                newer
+            };
+            gone.jobs[0].changed(newer(), seconds(2));
+            waits(wanted, &gone, &first_attempt());
+            gone.jobs[0].deleted(newer(), seconds(3));
+            waits(wanted, &gone, &What::Vanished);
+        }
+    }
+}
+
+#[test]
 fn job_complete_of_another_version_and_no_record_of_the_wanted_one() {
     let old = old_complete("version 1 (image init:1)");
     for record in [None, Some("init:1")] {

@@ -1,0 +1,295 @@
+//! Random orders of all that happens to a gate, on a real API server, with real waiters and real
+//! recorders: apply, delete, create anew, run, fail, complete, forget, mark as done; cut connections,
+//! killed recorders, an API server that is started anew.
+//!
+//! No waiter may open before its version was migrated, and none may wait for ever. What was done is
+//! the judge ([`history`]), not the product. The model in `crates/core/tests/model` looks at every
+//! order of few events; here are few orders of many events, with everything real but kubelet and the
+//! Job controller.
+//!
+//! A failure prints the order's steps and the seed. With `MIGRATION_GATE_TEST_SEED` set to it, the same
+//! steps come again; what meets them in which moment is up to the machine.
+
+mod history;
+mod losses;
+mod order;
+mod recorders;
+mod waiter;
+mod watchers;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::json;
+
+use self::losses::the_record_loses_none_of_10_000_completions;
+use self::order::{Counts, Order, Setting, Shared};
+use self::recorders::{Recorders, Settings};
+use self::watchers::Watchers;
+use testkit::client::block_on;
+use testkit::image;
+use testkit::poll::until_is;
+use testkit::process;
+use testkit::proxy::Proxy;
+use testkit::random::Random;
+use testkit::sandbox::Sandbox;
+use testkit::scene::Plane;
+
+testkit::tests! {
+    standalone: no_waiter_opens_early_or_waits_for_ever_in_40_orders;
+}
+
+testkit::soaks! {
+    standalone:
+        no_waiter_opens_early_or_waits_for_ever_in_1_000_orders,
+        the_record_loses_none_of_10_000_completions;
+}
+
+/// How many orders share two recorders.
+const BATCH: usize = 40;
+/// How many of them go on at the same time.
+const SIDE_BY_SIDE: usize = 12;
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+fn no_waiter_opens_early_or_waits_for_ever_in_40_orders(sandbox: &Sandbox) -> Result<()> {
+    orders(sandbox, 1, 1)
+}
+
+fn no_waiter_opens_early_or_waits_for_ever_in_1_000_orders(sandbox: &Sandbox) -> Result<()> {
+    orders(sandbox, 25, 3)
+}
+
+/// So many batches; in one of so many the API server is started anew.
+fn orders(sandbox: &Sandbox, batches: usize, restarts: usize) -> Result<()> {
+    let random = Random::seeded("random orders")?;
+    let mut plane = Plane::start(sandbox, "orders", 8)?;
+    let began = Instant::now();
+    let counts = Counts::default();
+    let (mut kills, mut started_anew) = (0, 0);
+    for batch in 0..batches {
+        let restart = batch.is_multiple_of(restarts);
+        started_anew += usize::from(restart);
+        kills += Batch::new(sandbox, batch)?.run(&mut plane, &random, restart, &counts)?;
+    }
+    eprintln!(
+        "cluster: {} orders in {} s: {counts}; {kills} recorders killed, the API server started anew {started_anew} times",
+        batches * BATCH,
+        began.elapsed().as_secs(),
+    );
+    Ok(())
+}
+
+/// Orders that share two recorders.
+struct Batch {
+    number: usize,
+    settings: Vec<Setting>,
+    logs: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Batch {
+    fn new(sandbox: &Sandbox, number: usize) -> Result<Self> {
+        let orders = number * BATCH..(number + 1) * BATCH;
+        Ok(Self {
+            number,
+            settings: orders.map(Setting::of).collect(),
+            logs: sandbox.logs("orders-recorders")?,
+            folder: tempfile::tempdir()?,
+        })
+    }
+
+    /// How many recorders were killed.
+    fn run(
+        &self,
+        plane: &mut Plane,
+        random: &Random,
+        restart: bool,
+        counts: &Counts,
+    ) -> Result<usize> {
+        let config = self.folder.path().join("config.yaml");
+        let gates: Vec<_> = self
+            .settings
+            .iter()
+            .map(|setting| setting.config())
+            .collect();
+        fs::write(&config, json!({ "gates": gates }).to_string())?;
+        self.creates_namespaces(plane)?;
+        let program = image::released_binary().unwrap_or_else(|_| process::program());
+        let shaky = self.folder.path().join("kubeconfig");
+        let proxy = Proxy::start(plane.server.admin(), &shaky)?;
+        let shared = Shared {
+            client: plane.client.clone(),
+            program: program.clone(),
+            kubeconfig: plane.server.admin().to_owned(),
+            shaky,
+            config: config.clone(),
+            folder: self.folder.path(),
+            watchers: Watchers::default(),
+            calm: RwLock::new(()),
+            counts,
+        };
+        let certificate = plane
+            .server
+            .authority()
+            .server("orders", &["localhost"], &[])?;
+        let mut faults = Faults {
+            random: random.part(u64::MAX - u64::try_from(self.number)?),
+            shared: &shared,
+            proxy: &proxy,
+            recorders: Recorders::new(
+                Settings {
+                    program: &program,
+                    config: &config,
+                    logs: &self.logs,
+                    certificate: &certificate,
+                    port: 18700,
+                    namespaces: self.settings.len(),
+                },
+                plane,
+            )?,
+            restart,
+        };
+        faults.begin(plane)?;
+        let next = AtomicUsize::new(0);
+        let failed = Mutex::new(Vec::new());
+        let over = AtomicBool::new(false);
+        let faults = thread::scope(|scope| {
+            let threads: Vec<_> = (0..SIDE_BY_SIDE)
+                .map(|_| scope.spawn(|| self.takes_turns(&shared, random, &next, &failed)))
+                .collect();
+            let over = &over;
+            let disturbed = scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    faults.happen(plane)?;
+                }
+                anyhow::Ok(faults.recorders.kills)
+            });
+            for thread in threads {
+                let _ = thread.join();
+            }
+            over.store(true, Ordering::Relaxed);
+            disturbed
+                .join()
+                .map_err(|_| anyhow!("the faults panicked"))?
+        });
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match failed.into_iter().next() {
+            Some(error) => Err(error),
+            None => faults,
+        }
+    }
+
+    fn creates_namespaces(&self, plane: &Plane) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(plane.client.clone());
+        for setting in &self.settings {
+            let object = json!({"metadata": {"name": setting.namespace()}});
+            let object = serde_json::from_value(object)?;
+            block_on(namespaces.create(&PostParams::default(), &object))?;
+        }
+        Ok(())
+    }
+
+    /// Takes one order after the other, until there is none left or one has failed.
+    fn takes_turns(
+        &self,
+        shared: &Shared<'_>,
+        random: &Random,
+        next: &AtomicUsize,
+        failed: &Mutex<Vec<anyhow::Error>>,
+    ) {
+        let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+        while failed().is_empty()
+            && let Some(setting) = self.settings.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            if let Err(error) = Order::new(shared, *setting, random).run() {
+                failed().push(error);
+            }
+        }
+    }
+}
+
+/// What goes wrong around the orders.
+struct Faults<'a> {
+    random: Random,
+    shared: &'a Shared<'a>,
+    proxy: &'a Proxy,
+    recorders: Recorders<'a>,
+    /// The API server is still to be started anew.
+    restart: bool,
+}
+
+impl Faults<'_> {
+    /// Everything is in order at first.
+    fn begin(&mut self, plane: &Plane) -> Result<()> {
+        let watchers = &self.shared.watchers;
+        self.recorders.revive(plane, watchers)?;
+        let look = || {
+            self.recorders.look(plane, watchers)?;
+            Ok(self.recorders.ready())
+        };
+        until_is("the recorders to watch", PATIENCE, look, |ready| *ready)
+    }
+
+    /// One thing goes wrong, and is over again.
+    fn happen(&mut self, plane: &mut Plane) -> Result<()> {
+        let watchers = &self.shared.watchers;
+        self.rests(plane, 100..700)?;
+        match self.random.below(8) {
+            0..=2 => {
+                let index = self.random.below(2);
+                {
+                    let _calm = self.shared.calm.write();
+                    self.recorders.kill(index, watchers);
+                }
+                self.rests(plane, 0..300)?;
+                self.recorders.revive(plane, watchers)?;
+            }
+            3..=4 => self.proxy.cut(),
+            5 => {
+                self.proxy.hold();
+                self.proxy.cut();
+                self.rests(plane, 100..8000)?;
+                self.proxy.release();
+            }
+            6 => {
+                // What neither has heard of, both hear of afterwards.
+                let cut = [self.random.one_in(2), true];
+                let cut = || (0..cut.len()).filter(|index| cut[*index]);
+                cut().for_each(|index| self.recorders.cut_off(index));
+                self.rests(plane, 100..8000)?;
+                cut().for_each(|index| self.recorders.reconnect(index));
+            }
+            _ if std::mem::take(&mut self.restart) => {
+                let _calm = self.shared.calm.write();
+                plane.server.kill_api_server()?;
+                plane.server.start_api_server()?;
+                self.recorders.server_restarts(plane, watchers)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// For a time, in which it looks after the recorders.
+    fn rests(&mut self, plane: &Plane, milliseconds: std::ops::Range<usize>) -> Result<()> {
+        let time = self.random.within(milliseconds);
+        let until = Instant::now() + Duration::from_millis(u64::try_from(time)?);
+        loop {
+            self.recorders.look(plane, &self.shared.watchers)?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(Duration::from_millis(100)));
+        }
+    }
+}
