@@ -17,5 +17,6 @@ pub mod eject;
 pub mod record;
 pub mod review;
 pub mod serve;
+pub mod status;
 pub mod version;
 pub mod wait;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use migration_gate::cli::generate::{self, CompletionsArgs, ManArgs};
-use migration_gate::{check, eject, record, review, serve, version, wait};
+use migration_gate::{check, eject, record, review, serve, status, version, wait};
 
 /// Makes a Kubernetes cluster enforce migration ordering.
 #[derive(Parser)]
@@ -22,6 +22,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Wait(Box<wait::WaitArgs>),
     Review(review::ReviewArgs),
+    Status(status::StatusArgs),
     Eject(eject::EjectArgs),
     Check(check::CheckArgs),
     Record(record::RecordArgs),
@@ -48,14 +49,19 @@ enum WaiterCommand {
 /// The definitions, under the name that the program was called by: kubectl runs
 /// `kubectl-migration_gate` for `kubectl migration-gate`.
 fn definitions(command: clap::Command) -> clap::Command {
+    command.bin_name(program())
+}
+
+/// How this program is called.
+fn program() -> &'static str {
     let program = std::env::args_os().next().unwrap_or_default();
     let plugin = Path::new(&program)
         .file_stem()
         .is_some_and(|name| name == "kubectl-migration_gate");
     if plugin {
-        command.bin_name("kubectl migration-gate")
+        "kubectl migration-gate"
     } else {
-        command
+        "migration-gate"
     }
 }
 
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::main(*args),
         Command::Wait(args) => wait::main(&args),
         Command::Review(args) => review::main(args),
+        Command::Status(args) => status::main(&args, program()),
         Command::Eject(args) => eject::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Record(args) => record::main(&args),

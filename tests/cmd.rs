@@ -20,6 +20,7 @@ const EJECT: &str = "eject";
 const CHECK: &str = "check --timeout=1s";
 const VERSION: &str = "version";
 const RECORD: &str = "record list";
+const STATUS: &str = "status";
 
 /// A kubeconfig whose server is a port of this machine that nobody listens on.
 fn kubeconfig(port: u16, user: &str) -> String {
@@ -73,8 +74,8 @@ fn no_cause_is_printed_twice() {
     let no_key = file("no-key", &kubeconfig(1, "client-certificate: /nonexistent"));
     let closed = file("closed", &kubeconfig(1, ""));
 
-    let configured = [SERVE, REVIEW, EJECT, CHECK, RECORD];
-    let connected = [SERVE, REVIEW, EJECT, CHECK, RECORD, WAIT, VERSION];
+    let configured = [SERVE, REVIEW, EJECT, CHECK, RECORD, STATUS];
+    let connected = [SERVE, REVIEW, EJECT, CHECK, RECORD, WAIT, VERSION, STATUS];
     let config = |config, cause| Provoked {
         config: Some(config),
         kubeconfig: None,
@@ -135,7 +136,7 @@ fn a_server_that_does_not_answer_takes_one_line_with_its_address() {
     let folder = tempfile::tempdir().expect("a folder");
     let closed = folder.path().join("closed");
     std::fs::write(&closed, kubeconfig(1, "")).expect("a file");
-    for subcommand in [REVIEW, EJECT, CHECK] {
+    for subcommand in [REVIEW, EJECT, CHECK, STATUS] {
         let text = printed(migration_gate(&words(subcommand)).env("KUBECONFIG", &closed));
         assert_eq!(text.lines().count(), 1, "{text}");
         let told = text.contains("cannot connect to http://127.0.0.1:1: ");
@@ -235,4 +236,74 @@ fn as_a_plugin_of_kubectl_it_has_its_name() {
     let help = printed(Command::new(&plugin).args(["eject", "--help"]));
     let usage = "Usage: kubectl migration-gate eject";
     assert!(help.contains(usage), "{help}");
+}
+
+/// The command lines of this program in a page: those after a prompt, and those between backticks.
+fn documented(page: &str) -> Vec<Vec<String>> {
+    let prompts = page.lines().filter_map(|line| line.strip_prefix("$ "));
+    // A name alone is a mention.
+    let is_command = |line: &&str| line.split_whitespace().count() > 2;
+    let quoted = page.split('`').skip(1).step_by(2).filter(is_command);
+    let lines = prompts.chain(quoted).flat_map(|line| line.split('|'));
+    lines
+        .filter_map(|line| line.trim().strip_prefix("migration-gate "))
+        .map(|line| line.split(['>', '#']).next().unwrap_or_default())
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect()
+}
+
+#[test]
+fn the_documentation_has_no_command_that_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let closed = folder.path().join("closed");
+    std::fs::write(&closed, kubeconfig(1, "")).expect("a file");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<PathBuf> = std::fs::read_dir(root.join("docs"))
+        .expect("docs")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    pages.extend(
+        [
+            "README.md",
+            "SECURITY.md",
+            "charts/migration-gate/README.md",
+        ]
+        .map(|p| root.join(p)),
+    );
+    let mut tried = 0;
+    for path in pages {
+        let page = std::fs::read_to_string(&path).expect("a page");
+        for arguments in documented(&page) {
+            // These don't end, try for long, or write where the reader's shell says.
+            let first = arguments.first().map(String::as_str);
+            if matches!(first, None | Some("serve" | "wait" | "check" | "man")) {
+                continue;
+            }
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let mut command = migration_gate(&arguments);
+            let command = command
+                .current_dir(folder.path())
+                .env("KUBECONFIG", &closed);
+            let text = printed(command);
+            assert!(
+                !text.contains("Usage: "),
+                "{}: {arguments:?}: {text}",
+                path.display()
+            );
+            tried += 1;
+        }
+        // Without `--prefix` or with the name of a workload, kubectl shows one pod of several.
+        for line in page
+            .lines()
+            .filter(|line| line.starts_with("$ kubectl") && line.contains(" logs "))
+        {
+            assert!(
+                line.contains("--prefix") && !line.contains("deployment/"),
+                "{}: {line}",
+                path.display()
+            );
+        }
+    }
+    assert!(tried > 20, "{tried}");
 }

@@ -32,7 +32,7 @@ const FLOORS: &[&[&str]] = &[
     &["cli"],
     &["admission"],
     &[
-        "check", "eject", "record", "review", "serve", "version", "wait",
+        "check", "eject", "record", "review", "serve", "status", "version", "wait",
     ],
     &["main"],
 ];

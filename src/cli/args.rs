@@ -77,6 +77,16 @@ pub struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// The kubeconfig, if one is named.
+    pub fn kubeconfig(&self) -> Option<&PathBuf> {
+        self.kubeconfig.as_ref()
+    }
+
+    /// The context, if one is named.
+    pub fn context(&self) -> Option<&str> {
+        self.context.as_deref()
+    }
+
     /// Sets up a connection to the cluster.
     pub async fn connect(&self) -> Result<ClusterAccess, ClusterError> {
         client::connect(&Selection {
@@ -100,6 +110,11 @@ pub struct ScopeArgs {
 }
 
 impl ScopeArgs {
+    /// The namespace, if one is named.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// The gates that are meant.
     pub fn gates<'c>(&self, config: &'c Config) -> anyhow::Result<Vec<&'c Gate>> {
         let Some(namespace) = &self.namespace else {

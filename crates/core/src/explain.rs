@@ -233,7 +233,8 @@ fn name(job: &JobName) -> String {
     }
 }
 
-fn sentence(subject: &Subject, waiting: &Waiting) -> String {
+/// What is seen, in a sentence without an end.
+pub fn sentence(subject: &Subject, waiting: &Waiting) -> String {
     let job = name(&waiting.job);
     let namespace = &subject.namespace;
     let wanted = subject.wanted.version();

@@ -20,6 +20,7 @@ pub mod podspec;
 pub mod prefilter;
 pub mod record;
 pub mod request;
+pub mod status;
 pub mod text;
 pub mod validate;
 pub mod verdict;

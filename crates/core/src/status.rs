@@ -1,0 +1,233 @@
+//! The state of gates and what is wrong with them, as a function of what was read of a cluster.
+//!
+//! [`overview`] is the whole of it. It asks of each held workload what the waiter would decide now,
+//! by the same function. What could not be read is not judged.
+
+mod commands;
+mod diagnosis;
+mod grants;
+mod installation;
+mod jobs;
+mod passage;
+mod records;
+mod seen;
+#[cfg(test)]
+mod tests;
+mod workloads;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+pub use commands::Flags;
+pub use diagnosis::{Diagnosis, Grade, Remedy, TroubleCode};
+pub use grants::{Grants, Right};
+pub use records::doubtful_rights;
+pub use seen::{
+    Applier, Calling, Certificate, CertificateMaker, Installation, JobSeen, Lean, NamespaceSeen,
+    PodSeen, Reduction, Server, Snapshot, Webhooks, WorkloadSeen,
+};
+
+use crate::gates::Gate;
+use passage::View;
+
+/// The state of gates. Its JSON is a stable interface: fields may be added.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    /// The installed release.
+    pub release: Option<InstallationLine>,
+    /// The gates, in the order of the configuration.
+    pub gates: Vec<GateLine>,
+    /// What is wrong, the worst first.
+    pub troubles: Vec<Diagnosis>,
+}
+
+impl Overview {
+    /// Whether something is wrong.
+    pub fn is_wrong(&self) -> bool {
+        self.troubles.iter().any(|t| t.level == Grade::Error)
+    }
+
+    /// Whether no gate holds anything back.
+    pub fn is_open(&self) -> bool {
+        let mut gates = self.gates.iter();
+        gates.all(|gate| matches!(gate.state, Passage::Open | Passage::Unused))
+    }
+}
+
+/// An installed release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallationLine {
+    /// The name of its objects.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its version.
+    pub version: Option<String>,
+    /// How many replicas there are to be.
+    pub replicas: Option<u64>,
+    /// How many are ready.
+    pub ready: Option<u64>,
+    /// Whether the webhooks answer, if that could be tried.
+    pub answers: Option<bool>,
+    /// When the certificate expires.
+    pub certificate_expires: Option<Timestamp>,
+}
+
+/// Whether pods of a gate may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Passage {
+    /// The versions of all held workloads are migrated.
+    Open,
+    /// New pods of some workload wait.
+    Waiting,
+    /// They wait, and the Job has failed.
+    Failed,
+    /// The gate holds nothing that is there.
+    Unused,
+    /// Jobs or workloads could not be read.
+    Unknown,
+}
+
+impl Passage {
+    /// The word for people and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+            Self::Unused => "unused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GateLine {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Whether its pods may start.
+    pub state: Passage,
+    /// Its Jobs, those that are missing too.
+    pub jobs: Vec<JobLine>,
+    /// Its record; `None` if there is none, or it could not be read.
+    pub record: Option<RecordLine>,
+    /// What it holds.
+    pub workloads: Vec<WorkloadLine>,
+    /// The pods that wait.
+    pub pods: Vec<PodLine>,
+}
+
+/// A Job of a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobLine {
+    /// Its name, or how the gate asks for it where there is none.
+    pub name: String,
+    /// What it is doing.
+    pub state: &'static str,
+    /// What it migrates for, in a word.
+    pub version: Option<String>,
+    /// Which attempt this is.
+    pub attempt: Option<u32>,
+    /// How many there can be.
+    pub attempts: Option<u32>,
+    /// How long it has been running, or ran.
+    pub seconds: Option<u64>,
+    /// How long the last recorded migration took.
+    pub last_seconds: Option<u64>,
+}
+
+/// The record of a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordLine {
+    /// How many versions it has.
+    pub versions: usize,
+    /// The last one.
+    pub last: Option<String>,
+    /// When that was completed.
+    pub completed: Option<Timestamp>,
+}
+
+/// A held workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadLine {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The version that it wants, in a word.
+    pub wants: Option<String>,
+    /// The versions that its ready pods run, where that is known.
+    pub runs: Vec<String>,
+    /// How many pods it is to have.
+    pub replicas: u64,
+    /// How many are ready.
+    pub ready: u64,
+    /// How its waiter stands.
+    pub waiter: &'static str,
+    /// Whether its new pods start; `None` if that can't be told.
+    pub open: Option<bool>,
+    /// Why they do, or what they wait for.
+    pub why: Vec<String>,
+}
+
+/// A pod that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodLine {
+    /// Its name.
+    pub name: String,
+    /// The version that it wants, in a word.
+    pub wants: Option<String>,
+    /// For how long it has been waiting.
+    pub seconds: Option<u64>,
+    /// When its waiter gives up, in seconds from now.
+    pub gives_up_in: Option<u64>,
+    /// How often its waiter was started again.
+    pub restarts: u64,
+    /// What it waits for.
+    pub why: Vec<String>,
+}
+
+/// The state of the gates that a snapshot asks about, at a time.
+pub fn overview(snapshot: &Snapshot<'_>, now: Timestamp) -> Overview {
+    let mut troubles = installation::diagnose(snapshot, now);
+    troubles.extend(records::namespaces(snapshot));
+    let gates = snapshot.gates.iter().map(|gate| {
+        let view = View::new(snapshot, gate, now);
+        jobs::diagnose(&view, &mut troubles);
+        records::diagnose(&view, &mut troubles);
+        workloads::diagnose(&view, &mut troubles);
+        view.line()
+    });
+    let gates = gates.collect();
+    workloads::unkept(snapshot, &mut troubles);
+    troubles.sort_by(|a, b| {
+        let key = |t: &Diagnosis| (t.level, t.gate.is_some());
+        key(a).cmp(&key(b))
+    });
+    Overview {
+        release: snapshot.release.as_ref().map(installation::line),
+        gates,
+        troubles,
+    }
+}
+
+/// The gates among those of a configuration that have this name, if one is given, and are in this
+/// namespace, if one is given.
+pub fn chosen<'c>(gates: &'c [Gate], name: Option<&str>, namespace: Option<&str>) -> Vec<&'c Gate> {
+    let meant = |gate: &&Gate| {
+        name.is_none_or(|name| gate.name == name)
+            && namespace.is_none_or(|namespace| gate.namespace == namespace)
+    };
+    gates.iter().filter(meant).collect()
+}

@@ -1,0 +1,113 @@
+//! Commands for people, complete enough to be run as they are printed.
+
+/// What has to stand in a command so that it reaches the cluster that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flags {
+    /// How this program is called: `migration-gate` or `kubectl migration-gate`.
+    pub program: String,
+    /// The kubeconfig, where one was named.
+    pub kubeconfig: Option<String>,
+    /// The context, where one was named.
+    pub context: Option<String>,
+    /// The configuration file, where one was named.
+    pub config: Option<String>,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self {
+            program: "migration-gate".to_owned(),
+            kubeconfig: None,
+            context: None,
+            config: None,
+        }
+    }
+}
+
+impl Flags {
+    /// A command of kubectl in a namespace.
+    pub fn kubectl(&self, namespace: &str, rest: &str) -> String {
+        let cluster = self.cluster("--context");
+        format!("kubectl{cluster} -n {} {rest}", quoted(namespace))
+    }
+
+    /// A command of kubectl that needs no namespace.
+    pub fn kubectl_alone(&self, rest: &str) -> String {
+        format!("kubectl{} {rest}", self.cluster("--context"))
+    }
+
+    /// A command of this program about a gate.
+    pub fn own(&self, rest: &str, gate: &str) -> String {
+        let config = option("--config", self.config.as_ref());
+        let cluster = self.cluster("--context");
+        format!(
+            "{} {rest} --gate {}{config}{cluster}",
+            self.program,
+            quoted(gate)
+        )
+    }
+
+    /// The command that applies again all that a release of Helm consists of. Of what is there
+    /// nothing changes.
+    pub fn reapply(&self, release: &str, namespace: &str) -> String {
+        let cluster = self.cluster("--kube-context");
+        format!(
+            "helm{cluster} -n {} get manifest {} | {}",
+            quoted(namespace),
+            quoted(release),
+            self.kubectl_alone("apply -f -")
+        )
+    }
+
+    fn cluster(&self, context: &str) -> String {
+        option("--kubeconfig", self.kubeconfig.as_ref()) + &option(context, self.context.as_ref())
+    }
+}
+
+fn option(name: &str, value: Option<&String>) -> String {
+    value.map_or_else(String::new, |value| format!(" {name} {}", quoted(value)))
+}
+
+/// A word as a shell takes it.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_reaches_the_cluster_that_was_looked_at() {
+        let plain = Flags::default();
+        assert_eq!(
+            plain.kubectl("shop", "get pods"),
+            "kubectl -n shop get pods"
+        );
+        let named = Flags {
+            program: "kubectl migration-gate".to_owned(),
+            kubeconfig: Some("/my files/config".to_owned()),
+            context: Some("arn:aws:eks:x/y".to_owned()),
+            config: Some("gates.yaml".to_owned()),
+        };
+        assert_eq!(
+            named.kubectl_alone("get nodes"),
+            "kubectl --kubeconfig '/my files/config' --context arn:aws:eks:x/y get nodes"
+        );
+        assert_eq!(
+            named.own("record list", "shop"),
+            "kubectl migration-gate record list --gate shop --config gates.yaml \
+             --kubeconfig '/my files/config' --context arn:aws:eks:x/y"
+        );
+        assert_eq!(
+            plain.reapply("gate", "ops"),
+            "helm -n ops get manifest gate | kubectl apply -f -"
+        );
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,192 @@
+//! What is wrong, why, and the commands that mend it.
+
+use serde::{Serialize, Serializer};
+
+/// Something that is wrong, or that will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Diagnosis {
+    /// What kind it is.
+    pub code: TroubleCode,
+    /// How bad it is.
+    pub level: Grade,
+    /// The gate; `None` for what concerns all of them.
+    pub gate: Option<String>,
+    /// The namespace of the object; `None` for an object without one.
+    pub namespace: Option<String>,
+    /// The object, such as `Job migrate`.
+    pub object: String,
+    /// What is wrong, in a sentence or two.
+    pub cause: String,
+    /// Lines from elsewhere that show it, such as the end of a log. Cleaned and masked.
+    pub details: Vec<String>,
+    /// What to do, the likeliest first.
+    pub remedies: Vec<Remedy>,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remedy {
+    /// In words.
+    pub text: String,
+    /// As a command to run as it stands.
+    pub command: Option<String>,
+}
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// Pods don't start, start too early, or would when the next one is created.
+    Error,
+    /// It will do harm later, or does some now that ends by itself.
+    Warning,
+}
+
+impl Grade {
+    /// The word for people and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// Defines the codes with what each means, as the documentation lists them.
+macro_rules! codes {
+    ($($variant:ident $code:literal $means:literal,)+) => {
+        /// The kinds of trouble. Their words are stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum TroubleCode {
+            $(#[doc = $means] $variant,)+
+        }
+
+        impl TroubleCode {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $code,)+
+                }
+            }
+
+            /// What it means.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $means,)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    JobFailed "job-failed" "The Job of the wanted version has failed, and nothing is recorded.",
+    JobMissing "job-missing" "There is no Job of the gate, and no record of the wanted version.",
+    JobOfAnotherVersion "job-of-another-version" "The Job is for another version than the workload wants.",
+    JobSuspended "job-suspended" "The Job is suspended.",
+    JobQueued "job-queued" "The Job is suspended until its queue admits it.",
+    JobNoPod "job-no-pod" "The Job has had no pod for 10 seconds: a quota, an admission webhook, a missing account.",
+    JobPodBlocked "job-pod-blocked" "The Job's pod can't start: its image, a volume, no room on a node.",
+    JobSlow "job-slow" "The Job runs for far longer than the last one did, or longer than the gate's timeout.",
+    JobEmpty "job-empty" "The Job is complete, but asked for no completions.",
+    JobForgotten "job-forgotten" "The Job is complete, but its completion was forgotten by hand.",
+    JobDeleting "job-deleting" "The Job has been on its way out for a minute.",
+    RecordCorrupt "record-corrupt" "Entries of the record can't be read.",
+    RecordImmutable "record-immutable" "The record's ConfigMap is immutable, so nothing can be added.",
+    RecordIncomplete "record-incomplete" "A completed Job is not in the record.",
+    ServerRights "server-rights" "The server may not watch the Jobs or write the record.",
+    WaiterRights "waiter-rights" "The waiter's account may not watch the Job or the record.",
+    AccountMissing "account-missing" "The ServiceAccount of the held pods is not there.",
+    NamespaceMissing "namespace-missing" "The gate's namespace is not there.",
+    NamespaceNew "namespace-new" "The gate's namespace is younger than the release, and lacks what the chart made there.",
+    WaiterMissing "waiter-missing" "A held workload has no waiter yet.",
+    WaiterStale "waiter-stale" "A held workload has a waiter that waits for something else.",
+    WaiterNotFirst "waiter-not-first" "A held workload has another init container in front of the waiter.",
+    WaiterUnkept "waiter-unkept" "A workload has a waiter, but no gate holds it.",
+    VersionUnknown "version-unknown" "The workload's pod template doesn't say its version.",
+    TwoGates "two-gates" "Several gates hold the workload, and it waits for the first alone.",
+    Offender "offender" "A workload sets a forbidden variable.",
+    ProgressDeadline "progress-deadline" "The workload's progressDeadlineSeconds have passed.",
+    PodsRefused "pods-refused" "The workload's pods can't be created.",
+    PodBlocked "pod-blocked" "A waiter can't start: its image, a volume, no room on a node.",
+    PodBackOff "pod-back-off" "The gate is open, but the waiter's next start is minutes away.",
+    NotInstalled "not-installed" "No release is installed.",
+    ServerMissing "server-missing" "The server's Deployment is not there.",
+    ServerNotReady "server-not-ready" "No replica of the server is ready.",
+    WebhookMissing "webhook-missing" "A webhook configuration is not there.",
+    WebhookUntrusted "webhook-untrusted" "A webhook configuration doesn't trust the server's certificate.",
+    WebhookNotAnswering "webhook-not-answering" "The API server can't call the webhooks.",
+    WebhookNotCalled "webhook-not-called" "The API server doesn't call the webhooks for a held workload.",
+    CertificateExpiring "certificate-expiring" "The server's certificate expires soon, or has expired.",
+}
+
+impl Serialize for TroubleCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl Diagnosis {
+    /// One of an object in a gate's namespace.
+    pub(super) fn new(
+        code: TroubleCode,
+        object: impl Into<String>,
+        cause: impl Into<String>,
+    ) -> Self {
+        Self {
+            code,
+            level: Grade::Error,
+            gate: None,
+            namespace: None,
+            object: object.into(),
+            cause: cause.into(),
+            details: Vec::new(),
+            remedies: Vec::new(),
+        }
+    }
+
+    pub(super) fn of_gate(mut self, gate: &str) -> Self {
+        self.gate = Some(gate.to_owned());
+        self
+    }
+
+    pub(super) fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// Only a warning, if that holds.
+    pub(super) fn milder_if(mut self, mild: bool) -> Self {
+        if mild {
+            self.level = Grade::Warning;
+        }
+        self
+    }
+
+    pub(super) fn with(mut self, details: &[String]) -> Self {
+        self.details.extend_from_slice(details);
+        self
+    }
+
+    /// One more remedy, with its command.
+    pub(super) fn mend(mut self, text: impl Into<String>, command: impl Into<String>) -> Self {
+        self.remedies.push(Remedy {
+            text: text.into(),
+            command: Some(command.into()),
+        });
+        self
+    }
+
+    /// One more remedy that no command can be given for.
+    pub(super) fn advise(mut self, text: impl Into<String>) -> Self {
+        self.remedies.push(Remedy {
+            text: text.into(),
+            command: None,
+        });
+        self
+    }
+}

@@ -1,0 +1,265 @@
+//! What is wrong with the installed release.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::InstallationLine;
+use super::commands::quoted;
+use super::diagnosis::{Diagnosis, TroubleCode as Code};
+use super::records::mend_by_chart;
+use super::seen::{
+    Calling, Certificate, CertificateMaker, Installation, Server, Snapshot, Webhooks,
+};
+use crate::explain;
+
+/// A certificate is renewed with a third of its life left; this part of it is late. At most a week.
+const LATE: i64 = 4;
+
+pub(super) fn line(release: &Installation) -> InstallationLine {
+    let (replicas, ready) = match &release.server {
+        Some(Server::Present {
+            replicas, ready, ..
+        }) => (Some(*replicas), Some(*ready)),
+        _ => (None, None),
+    };
+    InstallationLine {
+        name: release.name.clone(),
+        namespace: release.namespace.clone(),
+        version: release.version.clone(),
+        replicas,
+        ready,
+        answers: release
+            .answer
+            .as_ref()
+            .map(|answer| *answer == Calling::Good),
+        certificate_expires: release.certificate.as_ref().and_then(|c| c.not_after),
+    }
+}
+
+pub(super) fn diagnose(snapshot: &Snapshot<'_>, now: Timestamp) -> Vec<Diagnosis> {
+    let Some(release) = &snapshot.release else {
+        let cause = "No release of migration-gate is installed, so nothing is held.";
+        return vec![
+            Diagnosis::new(Code::NotInstalled, "The release", cause)
+                .advise("Install the chart; its README has the command."),
+        ];
+    };
+    let case = InstallationCase {
+        snapshot,
+        release,
+        now,
+    };
+    let mut troubles: Vec<Diagnosis> = case.server().into_iter().collect();
+    troubles.extend(case.webhooks());
+    troubles.extend(case.certificate());
+    // What is found by itself says why they don't answer.
+    if troubles.is_empty() {
+        troubles.extend(case.answer());
+    }
+    troubles
+}
+
+struct InstallationCase<'a> {
+    snapshot: &'a Snapshot<'a>,
+    release: &'a Installation,
+    now: Timestamp,
+}
+
+impl InstallationCase<'_> {
+    fn kubectl(&self, rest: &str) -> String {
+        self.snapshot.flags.kubectl(&self.release.namespace, rest)
+    }
+
+    fn start(&self, code: Code, object: String, cause: impl Into<String>) -> Diagnosis {
+        Diagnosis::new(code, object, cause).within(&self.release.namespace)
+    }
+
+    fn server(&self) -> Option<Diagnosis> {
+        let name = &self.release.name;
+        let object = format!("Deployment {name}");
+        let refused =
+            "so held workloads can't be created, and their pod templates can't be changed";
+        match self.release.server.as_ref()? {
+            Server::Missing => {
+                let cause = format!("The server is not there, {refused}.");
+                let start = self.start(Code::ServerMissing, object, cause);
+                Some(mend_by_chart(self.snapshot, start))
+            }
+            Server::Present { replicas: 0, .. } => {
+                let cause = format!("It has no replicas, {refused}.");
+                let start = self.start(Code::ServerNotReady, object, cause);
+                let scale = format!("scale deployment {} --replicas=2", quoted(name));
+                Some(start.mend("Start some:", self.kubectl(&scale)))
+            }
+            Server::Present {
+                ready: 0, replicas, ..
+            } => {
+                let cause = format!("None of its {replicas} replicas is ready, {refused}.");
+                let start = self.start(Code::ServerNotReady, object, cause);
+                let logs = "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20";
+                let pods = "describe pods -l app.kubernetes.io/name=migration-gate";
+                Some(
+                    start
+                        .mend("See why they don't start:", self.kubectl(pods))
+                        .mend("See what they say:", self.kubectl(logs)),
+                )
+            }
+            Server::Present { .. } => None,
+        }
+    }
+
+    fn webhooks(&self) -> Vec<Diagnosis> {
+        let found = self.release.webhooks.iter();
+        found
+            .filter_map(|(kind, found)| self.webhook(kind, found.as_ref()))
+            .collect()
+    }
+
+    fn webhook(&self, kind: &str, found: Option<&Webhooks>) -> Option<Diagnosis> {
+        let name = &self.release.name;
+        let object = format!("{kind} {name}");
+        let Some(found) = found else {
+            let cause = match kind {
+                "MutatingWebhookConfiguration" => {
+                    "It is not there, so held workloads get no waiter."
+                }
+                _ => "It is not there, so nothing is refused.",
+            };
+            let mut start = Diagnosis::new(Code::WebhookMissing, object, cause);
+            start.namespace = None;
+            return Some(mend_by_chart(self.snapshot, start));
+        };
+        let certificate = self.release.certificate.as_ref();
+        let authorities = certificate
+            .map(|c| c.authorities.as_str())
+            .unwrap_or_default();
+        let trusts = |bundle: &String| {
+            !bundle.trim().is_empty()
+                && (authorities.is_empty() || blocks(authorities).any(|ca| bundle.contains(ca)))
+        };
+        if found.bundles.iter().all(trusts) {
+            return None;
+        }
+        let cause = "Its caBundle doesn't trust the server's certificate, so what it is asked about \
+                     is refused.";
+        let start = Diagnosis::new(Code::WebhookUntrusted, object, cause);
+        let source = certificate.map_or(CertificateMaker::SelfManaged, |c| c.source);
+        Some(match source {
+            CertificateMaker::SelfManaged => start.mend(
+                "A server that runs corrects it within seconds. If this one doesn't, restart it:",
+                self.kubectl(&format!("rollout restart deployment {}", quoted(name))),
+            ),
+            CertificateMaker::CertManager => start.mend(
+                "cert-manager's cainjector writes it; see whether that runs:",
+                self.snapshot
+                    .flags
+                    .kubectl_alone("get pods -A -l app.kubernetes.io/component=cainjector"),
+            ),
+            CertificateMaker::Files => self.bundle_by_hand(start, kind, found, certificate),
+        })
+    }
+
+    fn bundle_by_hand(
+        &self,
+        start: Diagnosis,
+        kind: &str,
+        found: &Webhooks,
+        certificate: Option<&Certificate>,
+    ) -> Diagnosis {
+        let secret = certificate.map(|c| c.secret.as_str()).unwrap_or_default();
+        let indices: Vec<String> = (0..found.bundles.len()).map(|i| i.to_string()).collect();
+        let get = self.kubectl(&format!(
+            r"get secret {} -o jsonpath='{{.data.ca\.crt}}'",
+            quoted(secret)
+        ));
+        let patch = self.snapshot.flags.kubectl_alone(&format!(
+            r#"patch {} {} --type=json -p "[$(for i in {}; do printf '{{"op":"add","path":"/webhooks/%s/clientConfig/caBundle","value":"%s"}},' $i "$CA"; done | sed 's/,$//')]""#,
+            kind.to_lowercase(),
+            quoted(&self.release.name),
+            indices.join(" ")
+        ));
+        start.mend(
+            format!("Write the CA of Secret {secret} into it, if the Secret has one as ca.crt:"),
+            format!("CA=\"$({get})\"; {patch}"),
+        )
+    }
+
+    fn certificate(&self) -> Option<Diagnosis> {
+        let certificate = self.release.certificate.as_ref()?;
+        let ends = certificate.not_after?;
+        let left = ends.duration_since(self.now);
+        let week = SignedDuration::from_hours(24 * 7);
+        let late = match certificate.not_before {
+            Some(begins) => {
+                let life = ends.duration_since(begins).as_secs();
+                week.min(SignedDuration::from_secs(life / LATE))
+            }
+            None => week,
+        };
+        if left > late {
+            return None;
+        }
+        let secret = &certificate.secret;
+        let object = format!("Secret {secret}");
+        let cause = if left.is_negative() {
+            format!("The server's certificate expired on {ends}, so the API server can't call it.")
+        } else {
+            let left = explain::duration(left.unsigned_abs());
+            format!("The server's certificate expires in {left}, on {ends}.")
+        };
+        let start = self
+            .start(Code::CertificateExpiring, object, cause)
+            .milder_if(!left.is_negative());
+        let name = quoted(&self.release.name);
+        Some(match certificate.source {
+            CertificateMaker::SelfManaged => start.mend(
+                "The server renews it at two thirds of its life. If it doesn't, see what it says:",
+                self.kubectl("logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20"),
+            ),
+            CertificateMaker::CertManager => start.mend(
+                "See why cert-manager doesn't renew it:",
+                self.kubectl(&format!("describe certificate {name}")),
+            ),
+            CertificateMaker::Files => {
+                start.advise(format!("Put a new certificate into Secret {secret}."))
+            }
+        })
+    }
+
+    fn answer(&self) -> Option<Diagnosis> {
+        match self.release.answer.as_ref()? {
+            Calling::Good => None,
+            Calling::Failed(message) => {
+                let object = format!("Service {}", self.release.name);
+                let cause = "The API server can't call the webhooks, so held workloads can't be \
+                             created, and their pod templates can't be changed.";
+                let start = self.start(Code::WebhookNotAnswering, object, cause);
+                let start = start.with(&[explain::quoted(message)]);
+                let look = self.kubectl("get pods,services,endpointslices,networkpolicies");
+                Some(mend_by_chart(self.snapshot, start).mend(
+                    "If all of it is there, see what keeps the API server away:",
+                    look,
+                ))
+            }
+            Calling::NotCalled(workload) => {
+                let cause = format!(
+                    "A change of {workload} would not reach the webhooks, so it gets no waiter."
+                );
+                let object = format!("MutatingWebhookConfiguration {}", self.release.name);
+                let start = Diagnosis::new(Code::WebhookNotCalled, object, cause);
+                let start = start.advise(
+                    "See its namespaceSelector and the labels of the gate's namespace, and whether \
+                     the installed configuration is the one that was asked about.",
+                );
+                Some(mend_by_chart(self.snapshot, start))
+            }
+        }
+    }
+}
+
+/// The certificates of a PEM file, each as its text.
+fn blocks(pem: &str) -> impl Iterator<Item = &str> {
+    const END: &str = "-----END CERTIFICATE-----";
+    pem.split_inclusive(END)
+        .map(str::trim)
+        .filter(|block| block.ends_with(END))
+}

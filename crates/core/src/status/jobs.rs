@@ -1,0 +1,320 @@
+//! What is wrong with a gate's Jobs, as far as workloads wait for them.
+
+use super::commands::quoted;
+use super::diagnosis::{Diagnosis, TroubleCode as Code};
+use super::passage::{Decided, View};
+use super::seen::{Applier, JobSeen, WorkloadSeen};
+use crate::explain::{self, duration};
+use crate::verdict::{JobName, Waiting, What};
+use crate::version::Wanted;
+
+/// After how long a Job that is being deleted is stuck, in seconds.
+const STUCK: u64 = 60;
+
+/// How long a Job may be without a pod, in seconds.
+const AWAITED: u64 = 10;
+
+/// By how much the last migration's time is to be exceeded before that is told.
+const SLOWER: u64 = 3;
+
+pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
+    let mut found: Vec<Diagnosis> = Vec::new();
+    for (workload, decided) in &view.held {
+        let (Some(Ok(wanted)), Some(Decided::Waits(waiting))) = (&workload.wanted, decided) else {
+            continue;
+        };
+        for waiting in waiting {
+            let Some(diagnosis) = of_waiting(view, workload, wanted, waiting) else {
+                continue;
+            };
+            // Two workloads of one version wait for the same.
+            let same = |known: &&mut Diagnosis| {
+                known.code == diagnosis.code
+                    && known.object == diagnosis.object
+                    && known.remedies == diagnosis.remedies
+            };
+            match found.iter_mut().find(same) {
+                Some(known) => {
+                    known.cause = format!("{} So does {}.", known.cause, workload.shown());
+                }
+                None => found.push(diagnosis),
+            }
+        }
+    }
+    troubles.append(&mut found);
+}
+
+fn of_waiting(
+    view: &View<'_>,
+    workload: &WorkloadSeen,
+    wanted: &Wanted,
+    waiting: &Waiting,
+) -> Option<Diagnosis> {
+    let seen = match &waiting.job {
+        JobName::Exact(name) => view.job(name),
+        JobName::Any(_) => None,
+    };
+    let case = JobCase {
+        view,
+        workload,
+        wanted,
+        waiting,
+        seen,
+    };
+    let diagnosis = match &waiting.what {
+        What::Failed { .. } | What::FailedUnlessRecorded => case.failed(),
+        What::NoJob | What::Vanished => case.missing(),
+        What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => case.other(),
+        What::Suspended { queue } => case.suspended(queue.as_deref()),
+        What::NoPod => case.no_pod()?,
+        What::PodNotReady { .. } => case.pod_blocked().or_else(|| case.slow())?,
+        What::Running { .. } | What::BetweenAttempts { .. } | What::Succeeding | What::Failing => {
+            case.slow()?
+        }
+        What::Empty => case.again(
+            Code::JobEmpty,
+            "Set spec.completions to 1, or leave it out.",
+        ),
+        What::Forgotten => case.again(Code::JobForgotten, "It has to run again."),
+        What::Deleting => case.deleting()?,
+        What::Nothing | What::Settling { .. } => return None,
+    };
+    Some(diagnosis)
+}
+
+struct JobCase<'a> {
+    view: &'a View<'a>,
+    workload: &'a WorkloadSeen,
+    wanted: &'a Wanted,
+    waiting: &'a Waiting,
+    seen: Option<&'a JobSeen>,
+}
+
+impl JobCase<'_> {
+    fn namespace(&self) -> &str {
+        &self.view.gate.namespace
+    }
+
+    fn job(&self) -> String {
+        match &self.waiting.job {
+            JobName::Exact(name) | JobName::Any(name) => name.clone(),
+        }
+    }
+
+    fn kubectl(&self, rest: &str) -> String {
+        self.view.snapshot.flags.kubectl(self.namespace(), rest)
+    }
+
+    /// In the waiter's words, with who waits.
+    fn start(&self, code: Code) -> Diagnosis {
+        let subject = self.view.subject(self.wanted);
+        let sentence = explain::sentence(&subject, self.waiting);
+        let cause = format!(
+            "{}. {} waits for it.",
+            capital(&sentence),
+            self.workload.shown()
+        );
+        Diagnosis::new(code, format!("Job {}", self.job()), cause)
+            .of_gate(&self.view.gate.name)
+            .within(self.namespace())
+            // Without a pod that waits, it is the next one that will.
+            .milder_if(!self.view.holds_pods())
+    }
+
+    fn failed(&self) -> Diagnosis {
+        let details = self
+            .seen
+            .map(|seen| seen.log.as_slice())
+            .unwrap_or_default();
+        let start = self.start(Code::JobFailed).with(details);
+        let start = start.advise("Correct what made it fail; the end of its log says more:");
+        self.rerun(start)
+    }
+
+    fn missing(&self) -> Diagnosis {
+        let word = self.wanted.word();
+        let done = match word {
+            Some(word) => format!("record done {} --yes", quoted(word)),
+            None => "record done --running --yes".to_owned(),
+        };
+        let gate = &self.view.gate.name;
+        self.start(Code::JobMissing)
+            .advise("Apply the migration Job.")
+            .mend(
+                format!("If {} was migrated already, say so:", self.wanted.version()),
+                self.view.snapshot.flags.own(&done, gate),
+            )
+    }
+
+    fn other(&self) -> Diagnosis {
+        let job = quoted(&self.job());
+        let start = self.start(Code::JobOfAnotherVersion);
+        let text = "A Job's template can't be changed, so the Job has to be made anew. Delete it";
+        let delete = self.kubectl(&format!("delete job {job}"));
+        match self.seen.map(|seen| &seen.applier) {
+            Some(Applier::Flux { namespace, name }) => start.mend(
+                format!("{text}, and let Flux apply it again:"),
+                format!("{delete} && {}", self.reconcile(namespace, name)),
+            ),
+            Some(Applier::Helm { release }) => start.mend(
+                format!("{text}, and upgrade release {release} again:"),
+                delete,
+            ),
+            _ => start.mend(format!("{text}, and apply the new one:"), delete),
+        }
+    }
+
+    fn suspended(&self, queue: Option<&str>) -> Diagnosis {
+        match queue {
+            Some(queue) => self.start(Code::JobQueued).mend(
+                format!("See why queue {queue} does not admit it:"),
+                self.kubectl("get workloads.kueue.x-k8s.io,localqueues.kueue.x-k8s.io"),
+            ),
+            None => self.start(Code::JobSuspended).mend(
+                "Resume it:",
+                self.kubectl(&format!(
+                    r#"patch job {} --type=merge -p '{{"spec":{{"suspend":false}}}}'"#,
+                    quoted(&self.job())
+                )),
+            ),
+        }
+    }
+
+    fn no_pod(&self) -> Option<Diagnosis> {
+        let seen = self.seen?;
+        let age = self.view.seconds_since(seen.job.created)?;
+        (age >= AWAITED).then(|| self.without_pod(seen))
+    }
+
+    fn without_pod(&self, seen: &JobSeen) -> Diagnosis {
+        let job = quoted(&self.job());
+        let start = self.start(Code::JobNoPod);
+        let Some(refusal) = seen.refusal.as_deref() else {
+            let look = self.kubectl(&format!("describe job {job}"));
+            return start.mend("See what its controller says:", look);
+        };
+        let start = start.with(&[explain::quoted(refusal)]);
+        if refusal.contains("exceeded quota") {
+            let look = self.kubectl("describe resourcequotas");
+            return start.mend("Raise the quota, or free some of it:", look);
+        }
+        let look = self.kubectl(&format!("describe job {job}"));
+        start.mend("Mend that; the controller tries again by itself:", look)
+    }
+
+    fn pod_blocked(&self) -> Option<Diagnosis> {
+        let job = self.job();
+        let mut pods = self.view.namespace.pods.iter().flatten();
+        let pod = pods.find(|pod| pod.job.as_ref() == Some(&job) && pod.blocked.is_some())?;
+        let message = pod.blocked.as_deref().unwrap_or_default();
+        let start = self.start(Code::JobPodBlocked);
+        let start = start.with(&[format!("Pod {}: {}", pod.name, explain::quoted(message))]);
+        Some(if message.contains("persistentvolumeclaim") {
+            let look = self.kubectl("get persistentvolumeclaims");
+            start.mend("Create the claim, or see why it is not bound:", look)
+        } else if message.contains("Image") {
+            let start = start.advise("Push the image, or correct its name or the pull secret.");
+            self.rerun(start)
+        } else {
+            let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
+            start.mend("Mend that; it starts by itself then:", look)
+        })
+    }
+
+    fn slow(&self) -> Option<Diagnosis> {
+        let seen = self.seen?;
+        let seconds = self.view.seconds_since(seen.job.started)?;
+        let last = self.view.last_took();
+        let limit = self.view.gate.timeout.as_secs();
+        let than = match last {
+            Some(last) if seconds > last * SLOWER && seconds > last + STUCK => {
+                format!("the last one took {}", words(last))
+            }
+            _ if seconds > limit => format!(
+                "longer than the gate's timeout of {}, after which waiters start over",
+                words(limit)
+            ),
+            _ => return None,
+        };
+        let job = self.job();
+        let cause = format!(
+            "Job {job} has been running for {}; {than}. {} waits for it.",
+            words(seconds),
+            self.workload.shown()
+        );
+        let mut diagnosis = self.start(Code::JobSlow).milder_if(true);
+        diagnosis.cause = cause;
+        Some(diagnosis.mend(
+            "See what it does; a lock in the database is the usual cause:",
+            self.kubectl(&format!(
+                "logs -l batch.kubernetes.io/job-name={job} --all-containers --prefix --tail=20"
+            )),
+        ))
+    }
+
+    fn deleting(&self) -> Option<Diagnosis> {
+        let seen = self.seen?;
+        let seconds = self.view.seconds_since(seen.deleted)?;
+        (seconds >= STUCK).then(|| {
+            let job = quoted(&self.job());
+            self.start(Code::JobDeleting).mend(
+                "See which finalizers or pods hold it back:",
+                self.kubectl(&format!(
+                    "get job {job} -o jsonpath='{{.metadata.finalizers}}'"
+                )),
+            )
+        })
+    }
+
+    fn again(&self, code: Code, text: &str) -> Diagnosis {
+        let start = self.start(code).advise(text);
+        self.rerun(start)
+    }
+
+    /// With what makes the Job anew as it is.
+    fn rerun(&self, start: Diagnosis) -> Diagnosis {
+        let job = quoted(&self.job());
+        let delete = self.kubectl(&format!("delete job {job}"));
+        match self.seen.map(|seen| &seen.applier) {
+            Some(Applier::Kubectl) => {
+                let manifest = format!("apply view-last-applied job {job} -o json");
+                let replace = self.kubectl("replace --force -f -");
+                start.mend(
+                    "Then run it again, as it was applied last:",
+                    format!("{} | {replace}", self.kubectl(&manifest)),
+                )
+            }
+            Some(Applier::Flux { namespace, name }) => start.mend(
+                "Then delete it, and let Flux apply it again:",
+                format!("{delete} && {}", self.reconcile(namespace, name)),
+            ),
+            Some(Applier::Helm { release }) => start.mend(
+                format!("Then delete it, and upgrade release {release} again:"),
+                delete,
+            ),
+            _ => start.mend("Then delete it, and apply it again:", delete),
+        }
+    }
+
+    /// What makes Flux reconcile a Kustomization now.
+    fn reconcile(&self, namespace: &str, name: &str) -> String {
+        self.view.snapshot.flags.kubectl(
+            namespace,
+            &format!(
+                "annotate kustomizations.kustomize.toolkit.fluxcd.io {} --overwrite \
+                 reconcile.fluxcd.io/requestedAt=\"$(date +%s)\"",
+                quoted(name)
+            ),
+        )
+    }
+}
+
+fn words(seconds: u64) -> String {
+    duration(std::time::Duration::from_secs(seconds))
+}
+
+fn capital(sentence: &str) -> String {
+    let mut rest = sentence.chars();
+    let first = rest.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(rest).collect()
+}

@@ -1,0 +1,651 @@
+//! What was read of a cluster, reduced to what a report needs as soon as it is read: a cluster may
+//! hold thousands of pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::commands::Flags;
+use super::grants::{Grants, Right};
+use crate::decision::Rule;
+use crate::eject::gate_of;
+use crate::gates::{Config, Gate, HeldKind, Mode, parse_duration};
+use crate::image::Reference;
+use crate::injection::{Injection, account, is_ours, named, waiter_of, weakness};
+use crate::job::Job;
+use crate::names::{TOKEN_VOLUME, WAITER_CONTAINER};
+use crate::podspec::list;
+use crate::record::Record;
+use crate::request::{Operation, Request};
+use crate::validate::validate;
+use crate::version::{NoVersion, Wanted};
+
+/// Everything that was read. What is `None` could not be.
+pub struct Snapshot<'c> {
+    /// The configuration.
+    pub config: &'c Config,
+    /// The gates that are asked about.
+    pub gates: Vec<&'c Gate>,
+    /// What commands are to name.
+    pub flags: Flags,
+    /// The release, if one is installed.
+    pub release: Option<Installation>,
+    /// The gates' namespaces by their names.
+    pub namespaces: BTreeMap<String, NamespaceSeen>,
+    /// What the API server says about rights that no Role was seen to give.
+    pub answers: BTreeMap<Right, bool>,
+}
+
+/// A namespace of some gates.
+#[derive(Debug, Default)]
+pub struct NamespaceSeen {
+    /// It is not there.
+    pub absent: bool,
+    /// When it was created, where that was read.
+    pub created: Option<Timestamp>,
+    /// Its Jobs.
+    pub jobs: Option<Vec<JobSeen>>,
+    /// Its workloads that concern a gate.
+    pub workloads: Option<Vec<WorkloadSeen>>,
+    /// Its pods that wait.
+    pub pods: Option<Vec<PodSeen>>,
+    /// The names of its accounts.
+    pub accounts: Option<BTreeSet<String>>,
+    /// What its Roles give.
+    pub grants: Grants,
+    /// The records by the names of their gates; one that could not be read is missing here.
+    pub records: BTreeMap<String, Option<Record>>,
+}
+
+/// An object as the API server writes it, without `managedFields`, which are much of it and which
+/// nothing here looks at.
+#[derive(Debug, Deserialize)]
+#[serde(from = "LeanWire")]
+pub struct Lean(pub Value);
+
+#[derive(Deserialize)]
+struct LeanWire {
+    #[serde(default)]
+    metadata: LeanMeta,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LeanMeta {
+    name: String,
+    namespace: String,
+    uid: String,
+    generation: Value,
+    creation_timestamp: Value,
+    deletion_timestamp: Value,
+    labels: Value,
+    annotations: Value,
+    owner_references: Value,
+}
+
+impl From<LeanWire> for Lean {
+    fn from(wire: LeanWire) -> Self {
+        let of = wire.metadata;
+        let mut metadata = json!({
+            "name": of.name, "namespace": of.namespace, "uid": of.uid,
+            "generation": of.generation, "creationTimestamp": of.creation_timestamp,
+            "labels": of.labels, "annotations": of.annotations,
+            "ownerReferences": of.owner_references,
+        });
+        if !of.deletion_timestamp.is_null() {
+            metadata["deletionTimestamp"] = of.deletion_timestamp;
+        }
+        let mut object = wire.rest;
+        object.insert("metadata".to_owned(), metadata);
+        Self(Value::Object(object))
+    }
+}
+
+/// A Job.
+#[derive(Debug)]
+pub struct JobSeen {
+    /// What the waiter sees of it.
+    pub job: Job,
+    /// Its namespace.
+    pub namespace: String,
+    /// Who put it there.
+    pub applier: Applier,
+    /// When somebody deleted it.
+    pub deleted: Option<Timestamp>,
+    /// When it ended, or, if it did not say, when it last changed its condition.
+    pub ended: Option<Timestamp>,
+    /// The end of its last pod's log, if that was read.
+    pub log: Vec<String>,
+    /// What its controller says about pods that it can't create.
+    pub refusal: Option<String>,
+}
+
+/// Who put an object there, and so who can put it there again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applier {
+    /// `kubectl apply`, which leaves the manifest in an annotation.
+    Kubectl,
+    /// A Kustomization of Flux.
+    Flux {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// A release of Helm.
+    Helm {
+        /// Its name.
+        release: String,
+    },
+    /// Unknown.
+    Unknown,
+}
+
+impl Applier {
+    fn of(metadata: &Value) -> Self {
+        let text = |field: &str, key: &str| metadata[field][key].as_str().map(str::to_owned);
+        let flux = |part: &str| text("labels", &format!("kustomize.toolkit.fluxcd.io/{part}"));
+        if let (Some(namespace), Some(name)) = (flux("namespace"), flux("name")) {
+            return Self::Flux { namespace, name };
+        }
+        if let Some(release) = text("annotations", "meta.helm.sh/release-name") {
+            return Self::Helm { release };
+        }
+        match metadata["annotations"].get("kubectl.kubernetes.io/last-applied-configuration") {
+            Some(_) => Self::Kubectl,
+            None => Self::Unknown,
+        }
+    }
+}
+
+impl JobSeen {
+    /// From a Job as it was read; `None` for something else.
+    pub fn of(object: &Value) -> Option<Self> {
+        let metadata = &object["metadata"];
+        let time = |value: &Value| value.as_str()?.parse().ok();
+        let conditions = list(&object["status"], "conditions").iter();
+        let last = conditions.filter_map(|c| time(&c["lastTransitionTime"]));
+        Some(Self {
+            job: Job::deserialize(object).ok()?,
+            namespace: text(&metadata["namespace"]),
+            applier: Applier::of(metadata),
+            deleted: time(&metadata["deletionTimestamp"]),
+            ended: time(&object["status"]["completionTime"]).or(last.max()),
+            log: Vec::new(),
+            refusal: None,
+        })
+    }
+}
+
+/// A workload that a gate holds, that carries a waiter, or that sets a forbidden variable.
+#[derive(Debug)]
+pub struct WorkloadSeen {
+    /// Its kind.
+    pub kind: HeldKind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The gates that hold it; it waits for the first.
+    pub gates: Vec<String>,
+    /// The version that its pod template wants, by the first gate.
+    pub wanted: Option<Result<Wanted, NoVersion>>,
+    /// The waiter in its pod template.
+    pub waiter: WaiterPlace,
+    /// The gate that the waiter is of.
+    pub waiter_gate: Option<String>,
+    /// The account of its pods, unless it is `default`.
+    pub account: Option<String>,
+    /// The fields that set a forbidden variable, and the variables.
+    pub offences: Vec<(String, String)>,
+    /// How many pods it is to have.
+    pub replicas: u64,
+    /// How many are ready.
+    pub ready: u64,
+    /// All its pods are of its template.
+    pub rolled_out: bool,
+    /// The versions that its ready pods run, where that is known.
+    pub runs: Vec<String>,
+    /// What its controller says about a roll-out that takes too long.
+    pub overdue: Option<String>,
+    /// What its controller says about pods that it can't create.
+    pub refusal: Option<String>,
+    /// Its own `progressDeadlineSeconds`.
+    pub deadline: Option<u64>,
+    /// The JSON Patch that takes the waiter out, where no gate holds it.
+    pub removal: Option<String>,
+}
+
+/// How a waiter stands in a pod template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaiterPlace {
+    /// The pods run Windows, where it can't.
+    Windows,
+    /// There is none.
+    Missing,
+    /// One that somebody wrote by hand.
+    HandWritten,
+    /// One that doesn't wait for what is wanted, and why.
+    Stale(String),
+    /// Others are in front of it.
+    NotFirst,
+    /// As wanted.
+    InPlace,
+}
+
+impl WaiterPlace {
+    /// The word for people and in JSON.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Windows => "windows",
+            Self::Missing => "missing",
+            Self::HandWritten => "hand-written",
+            Self::Stale(_) => "stale",
+            Self::NotFirst => "not-first",
+            Self::InPlace => "in-place",
+        }
+    }
+}
+
+/// Reduces what was read to what concerns the gates of a configuration.
+pub struct Reduction<'c> {
+    config: &'c Config,
+    /// Without gates, so that violations are looked for in the same way everywhere.
+    bare: Config,
+    /// By namespace and name.
+    gates: BTreeMap<(&'c str, &'c str), &'c Gate>,
+}
+
+impl<'c> Reduction<'c> {
+    /// For these gates.
+    pub fn new(config: &'c Config) -> Self {
+        let key = |gate: &'c Gate| ((gate.namespace.as_str(), gate.name.as_str()), gate);
+        Self {
+            config,
+            bare: Config {
+                gates: Vec::new(),
+                mode: Mode::Enforce,
+                ..config.clone()
+            },
+            gates: config.gates.iter().map(key).collect(),
+        }
+    }
+
+    /// A workload as it was read; `None` for one that concerns no gate.
+    pub fn workload(&self, kind: HeldKind, object: &Value) -> Option<WorkloadSeen> {
+        let config = self.config;
+        let pods = kind.pod_kind();
+        let metadata = &object["metadata"];
+        let namespace = text(&metadata["namespace"]);
+        let template = pods.template(object)?;
+        let spec = &template["spec"];
+        let request = Request {
+            operation: Operation::Create,
+            group: pods.group,
+            kind: pods.kind,
+            subresource: "",
+            namespace: &namespace,
+            object,
+            old: None,
+        };
+        let holding: Vec<&Gate> = crate::held::holding(config, &request)
+            .map(|(gate, _)| gate)
+            .collect();
+        let gate = holding.first().copied();
+        let waiter_gate = gate_of(spec).map(str::to_owned);
+        let offences = self.offences(&request);
+        if gate.is_none() && waiter_gate.is_none() && offences.is_empty() {
+            return None;
+        }
+        let status = &object["status"];
+        let replicas = replicas(kind, object);
+        let ready = match kind {
+            HeldKind::DaemonSet => &status["numberReady"],
+            _ => &status["readyReplicas"],
+        };
+        let held = crate::held::held(config, &request);
+        Some(WorkloadSeen {
+            kind,
+            name: text(&metadata["name"]),
+            uid: text(&metadata["uid"]),
+            gates: holding.iter().map(|gate| gate.name.clone()).collect(),
+            wanted: gate.map(|gate| Wanted::of(gate, template)),
+            waiter: match gate {
+                Some(_) if held.is_some_and(|held| held.is_windows()) => WaiterPlace::Windows,
+                Some(gate) => place(config, gate, template),
+                None => WaiterPlace::Missing,
+            },
+            removal: (gate.is_none() && waiter_gate.is_some()).then(|| removal(kind, spec)),
+            waiter_gate,
+            account: account(spec).map(str::to_owned),
+            offences,
+            replicas,
+            ready: ready.as_u64().unwrap_or_default(),
+            rolled_out: is_rolled_out(kind, object, replicas),
+            runs: Vec::new(),
+            overdue: condition(
+                status,
+                "Progressing",
+                "False",
+                Some("ProgressDeadlineExceeded"),
+            ),
+            refusal: condition(status, "ReplicaFailure", "True", None),
+            deadline: object["spec"]["progressDeadlineSeconds"].as_u64(),
+            namespace,
+        })
+    }
+
+    /// The fields that set a forbidden variable, and the variables.
+    fn offences(&self, request: &Request<'_>) -> Vec<(String, String)> {
+        let found = validate(&self.bare, request).violations;
+        let found = found.iter().filter(|v| v.rule == Rule::ForbiddenEnv);
+        found
+            .map(|violation| {
+                let pointer = violation.field.pointer();
+                let variable = request.object.pointer(pointer.as_str());
+                let name = variable.map(|variable| text(&variable["name"]));
+                (violation.field.to_string(), name.unwrap_or_default())
+            })
+            .collect()
+    }
+
+    /// A pod that has not started; `None` for one that concerns no gate.
+    pub fn pod(&self, object: &Value) -> Option<PodSeen> {
+        let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
+        let namespace = text(&metadata["namespace"]);
+        let job = &metadata["labels"]["batch.kubernetes.io/job-name"];
+        let waiters = list(status, "initContainerStatuses");
+        let waiter = named(waiters, WAITER_CONTAINER).map(|(_, waiter)| waiter);
+        if status["phase"] != "Pending" {
+            return None;
+        }
+        let over = waiter.is_some_and(|waiter| waiter["state"]["terminated"]["exitCode"] == 0);
+        let gate = gate_of(spec)
+            .filter(|_| !over)
+            .and_then(|name| self.gates.get(&(namespace.as_str(), name)).copied());
+        if (gate.is_none() && job.is_null()) || metadata.get("deletionTimestamp").is_some() {
+            return None;
+        }
+        let state = |field: &str| waiter.map_or(&Value::Null, |waiter| &waiter["state"][field]);
+        let last = waiter.map_or(&Value::Null, |waiter| &waiter["lastState"]["terminated"]);
+        let ended = [last, state("terminated")]
+            .into_iter()
+            .find_map(|ended| Some((ended["exitCode"].as_i64()?, text(&ended["message"]))));
+        let since = state("running")["startedAt"].as_str();
+        let since = since.or_else(|| metadata["creationTimestamp"].as_str());
+        let reason = &state("waiting")["reason"];
+        Some(PodSeen {
+            name: text(&metadata["name"]),
+            gate: gate.map(|gate| gate.name.clone()),
+            job: job.as_str().map(str::to_owned),
+            wanted: gate.and_then(|gate| Wanted::of(gate, object).ok()),
+            since: since.and_then(|since| since.parse().ok()),
+            timeout: gate.and_then(|_| timeout(spec)),
+            restarts: waiter
+                .and_then(|waiter| waiter["restartCount"].as_u64())
+                .unwrap_or_default(),
+            backs_off: reason == "CrashLoopBackOff",
+            ended,
+            blocked: blocked(status, gate.is_some()),
+            namespace,
+        })
+    }
+
+    /// The version that a workload's pods run by a gate, in a word.
+    pub fn version(&self, namespace: &str, gate: &str, template: &Value) -> Option<String> {
+        let gate = self.gates.get(&(namespace, gate))?;
+        Some(word(&Wanted::of(gate, template).ok()?))
+    }
+}
+
+impl WorkloadSeen {
+    /// As people name it: `Deployment web`.
+    pub fn shown(&self) -> String {
+        format!("{} {}", self.kind.as_str(), self.name)
+    }
+
+    /// As kubectl names it: `deployment/web`.
+    pub fn resource(&self) -> String {
+        let kind = match self.kind {
+            HeldKind::Rollout => "rollouts.argoproj.io".to_owned(),
+            kind => kind.as_str().to_lowercase(),
+        };
+        format!("{kind}/{}", self.name)
+    }
+}
+
+fn place(config: &Config, gate: &Gate, template: &Value) -> WaiterPlace {
+    let Some((index, container)) = waiter_of(&template["spec"]) else {
+        return WaiterPlace::Missing;
+    };
+    if !is_ours(container) {
+        return WaiterPlace::HandWritten;
+    }
+    let wanted = Injection::wanted(gate, &config.waiter, template);
+    // A waiter of another release may come from another repository, and waits all the same.
+    let mut wanted = wanted.container;
+    wanted["image"] = container["image"].clone();
+    match weakness(container, &wanted) {
+        Some((field, cause)) => WaiterPlace::Stale(format!("its {field}: {cause}")),
+        None if index > 0 => WaiterPlace::NotFirst,
+        None => WaiterPlace::InPlace,
+    }
+}
+
+/// The JSON Patch that takes a waiter out and leaves the account, which still serves the pods.
+fn removal(kind: HeldKind, spec: &Value) -> String {
+    let at = kind.pod_kind().field();
+    let remove = |field: &str, found: Option<(usize, &Value)>| {
+        let (index, _) = found?;
+        let path = at.clone().key(field);
+        let path = match list(spec, field).len() {
+            1 => path,
+            _ => path.index(index),
+        };
+        Some(json!({"op": "remove", "path": path.pointer().to_string()}))
+    };
+    let volume = named(list(spec, "volumes"), TOKEN_VOLUME);
+    let patch: Vec<Value> = [
+        remove("initContainers", waiter_of(spec)),
+        remove("volumes", volume),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    Value::from(patch).to_string()
+}
+
+fn replicas(kind: HeldKind, object: &Value) -> u64 {
+    let wanted = match kind {
+        HeldKind::DaemonSet => &object["status"]["desiredNumberScheduled"],
+        _ => &object["spec"]["replicas"],
+    };
+    match kind {
+        HeldKind::CronJob => 0,
+        _ => wanted.as_u64().unwrap_or(1),
+    }
+}
+
+fn is_rolled_out(kind: HeldKind, object: &Value, replicas: u64) -> bool {
+    let status = &object["status"];
+    let count = |field: &str| status[field].as_u64().unwrap_or_default();
+    match kind {
+        HeldKind::Deployment | HeldKind::Rollout => {
+            count("updatedReplicas") >= replicas && count("replicas") <= count("updatedReplicas")
+        }
+        HeldKind::StatefulSet => status["currentRevision"] == status["updateRevision"],
+        HeldKind::DaemonSet => count("updatedNumberScheduled") >= replicas,
+        HeldKind::CronJob => true,
+    }
+}
+
+/// The message of a condition that has this status, and this reason if one is given.
+fn condition(status: &Value, kind: &str, is: &str, reason: Option<&str>) -> Option<String> {
+    list(status, "conditions")
+        .iter()
+        .find(|c| {
+            c["type"] == kind
+                && c["status"] == is
+                && reason.is_none_or(|reason| c["reason"] == reason)
+        })
+        .map(|c| text(&c["message"]))
+}
+
+/// A version in one word.
+pub fn word(wanted: &Wanted) -> String {
+    match wanted {
+        Wanted::Any => "any".to_owned(),
+        Wanted::Metadata { value, .. } => value.clone(),
+        Wanted::Images { images, .. } => Reference::of(&images.default).version().to_owned(),
+    }
+}
+
+/// A pod that has not started: one that waits at a gate, or one of a Job.
+#[derive(Debug)]
+pub struct PodSeen {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The gate whose waiter it carries.
+    pub gate: Option<String>,
+    /// The Job that it is of.
+    pub job: Option<String>,
+    /// What it is to run, by its gate.
+    pub wanted: Option<Wanted>,
+    /// Since when its waiter has been running, or else the pod's creation.
+    pub since: Option<Timestamp>,
+    /// How long its waiter waits in all.
+    pub timeout: Option<Duration>,
+    /// How often its waiter has been started again.
+    pub restarts: u64,
+    /// Its waiter is not running, because the next start is put off.
+    pub backs_off: bool,
+    /// The waiter's last end: its exit code, and what it said.
+    pub ended: Option<(i64, String)>,
+    /// Why it can't start at all.
+    pub blocked: Option<String>,
+}
+
+fn timeout(spec: &Value) -> Option<Duration> {
+    let (_, waiter) = waiter_of(spec)?;
+    let mut args = list(waiter, "args").iter().filter_map(Value::as_str);
+    parse_duration(args.find_map(|arg| arg.strip_prefix("--timeout="))?).ok()
+}
+
+/// Why a pod can't start: no node has room for it, or an image, a volume or a setting of its first
+/// container is missing.
+fn blocked(status: &Value, of_waiter: bool) -> Option<String> {
+    if let Some(message) = condition(status, "PodScheduled", "False", None) {
+        return Some(message);
+    }
+    let ordinary = ["PodInitializing", "ContainerCreating", "CrashLoopBackOff"];
+    let statuses = ["initContainerStatuses", "containerStatuses"];
+    let mut containers = statuses.iter().flat_map(|field| list(status, field));
+    containers.find_map(|container| {
+        let waiting = &container["state"]["waiting"];
+        let reason = waiting["reason"].as_str()?;
+        let counts =
+            !ordinary.contains(&reason) && (!of_waiter || container["name"] == WAITER_CONTAINER);
+        counts.then(|| match waiting["message"].as_str() {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason.to_owned(),
+        })
+    })
+}
+
+/// An installed release.
+#[derive(Debug, Default)]
+pub struct Installation {
+    /// The name of its objects.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name for Helm, if Helm installed it.
+    pub helm: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// When its configuration was created.
+    pub created: Option<Timestamp>,
+    /// The server, if that could be read.
+    pub server: Option<Server>,
+    /// The webhook configurations by their kinds, if they could be read; `None` for one that is
+    /// not there.
+    pub webhooks: BTreeMap<String, Option<Webhooks>>,
+    /// The certificate, if it could be read.
+    pub certificate: Option<Certificate>,
+    /// What came of calling the webhooks, if that could be tried.
+    pub answer: Option<Calling>,
+}
+
+/// The server's Deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// It is not there.
+    Missing,
+    /// It is.
+    Present {
+        /// How many replicas there are to be.
+        replicas: u64,
+        /// How many are ready.
+        ready: u64,
+        /// The ServiceAccount.
+        account: String,
+    },
+}
+
+/// A webhook configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Webhooks {
+    /// The `caBundle` of each of its webhooks, PEM; empty for one that has none.
+    pub bundles: Vec<String>,
+}
+
+/// The serving certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// The Secret's name.
+    pub secret: String,
+    /// Who makes it.
+    pub source: CertificateMaker,
+    /// From when it is valid.
+    pub not_before: Option<Timestamp>,
+    /// Until when it is valid.
+    pub not_after: Option<Timestamp>,
+    /// The CA certificates beside it, PEM; empty where there are none.
+    pub authorities: String,
+}
+
+/// Who makes the serving certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CertificateMaker {
+    /// The server itself.
+    #[default]
+    SelfManaged,
+    /// cert-manager.
+    CertManager,
+    /// Somebody else.
+    Files,
+}
+
+/// What came of a dry run of a held workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Calling {
+    /// The webhooks were called, and answered.
+    Good,
+    /// They were not called for this workload.
+    NotCalled(String),
+    /// The API server could not call them, and says why.
+    Failed(String),
+}
+
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,299 @@
+//! What is wrong with workloads and their pods.
+
+use super::commands::quoted;
+use super::diagnosis::{Diagnosis, TroubleCode as Code};
+use super::passage::{Decided, View};
+use super::seen::{PodSeen, Snapshot, WaiterPlace, WorkloadSeen};
+use crate::explain;
+
+pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
+    for (workload, decided) in &view.held {
+        let case = WorkloadCase {
+            view,
+            workload,
+            opens: matches!(decided, Some(Decided::Opens(_))),
+        };
+        troubles.extend(case.waiter());
+        troubles.extend(case.version());
+        troubles.extend(case.gates());
+        troubles.extend(case.overdue());
+        troubles.extend(case.refused());
+    }
+    pods(view, troubles);
+}
+
+struct WorkloadCase<'a> {
+    view: &'a View<'a>,
+    workload: &'a WorkloadSeen,
+    opens: bool,
+}
+
+impl WorkloadCase<'_> {
+    fn start(&self, code: Code, cause: impl Into<String>) -> Diagnosis {
+        Diagnosis::new(code, self.workload.shown(), cause)
+            .of_gate(&self.view.gate.name)
+            .within(&self.workload.namespace)
+    }
+
+    fn kubectl(&self, rest: &str) -> String {
+        let namespace = &self.workload.namespace;
+        self.view.snapshot.flags.kubectl(namespace, rest)
+    }
+
+    /// What lets the webhook put the waiter right.
+    fn restart(&self) -> String {
+        use crate::gates::HeldKind;
+        let resource = quoted(&self.workload.resource());
+        match self.workload.kind {
+            HeldKind::Deployment | HeldKind::StatefulSet | HeldKind::DaemonSet => {
+                self.kubectl(&format!("rollout restart {resource}"))
+            }
+            // kubectl can't restart these; any change of the template will do.
+            HeldKind::CronJob => self.annotate(
+                &resource,
+                r#"{"spec":{"jobTemplate":{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}}}"#,
+            ),
+            HeldKind::Rollout => self.annotate(
+                &resource,
+                r#"{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}"#,
+            ),
+        }
+    }
+
+    fn annotate(&self, resource: &str, patch: &str) -> String {
+        let now = self.view.now.as_second().to_string();
+        let patch = patch.replace("NOW", &now);
+        self.kubectl(&format!("patch {resource} --type=merge -p '{patch}'"))
+    }
+
+    fn waiter(&self) -> Option<Diagnosis> {
+        let at_next = "A roll-out puts it right:";
+        Some(match &self.workload.waiter {
+            WaiterPlace::InPlace | WaiterPlace::Windows => return None,
+            WaiterPlace::Missing => self
+                .start(
+                    Code::WaiterMissing,
+                    "It has no waiter. It gets one with the next change of its pod template; until \
+                     then nothing new of it starts that has not started before.",
+                )
+                .milder_if(true)
+                .mend("A roll-out now:", self.restart()),
+            WaiterPlace::HandWritten => self
+                .start(Code::WaiterStale, "It has a hand-written init container of the waiter's name.")
+                .mend(at_next, self.restart()),
+            WaiterPlace::Stale(cause) => self
+                .start(
+                    Code::WaiterStale,
+                    format!("Its waiter waits for something else: {}.", explain::quoted(cause)),
+                )
+                .mend(at_next, self.restart()),
+            WaiterPlace::NotFirst => self
+                .start(
+                    Code::WaiterNotFirst,
+                    "Another init container is in front of the waiter, and runs before the migration.",
+                )
+                .mend(at_next, self.restart()),
+        })
+    }
+
+    fn version(&self) -> Option<Diagnosis> {
+        let error = self.workload.wanted.as_ref()?.as_ref().err()?;
+        let cause = format!("Its version can't be told: {error}. Its new pods wait for good.");
+        let resource = quoted(&self.workload.resource());
+        Some(self.start(Code::VersionUnknown, cause).mend(
+            "Correct the template, or `container` or `version` of the gate:",
+            self.kubectl(&format!("edit {resource}")),
+        ))
+    }
+
+    fn gates(&self) -> Option<Diagnosis> {
+        let (first, others) = self.workload.gates.split_first()?;
+        if others.is_empty() {
+            return None;
+        }
+        let cause = format!(
+            "It waits for gate {first} alone, although gate {} holds it too.",
+            others.join(" and gate ")
+        );
+        let start = self.start(Code::TwoGates, cause);
+        let text = "List the Jobs of both in one gate, or narrow `workloads` and `selector`";
+        Some(match self.view.snapshot.release.as_ref() {
+            Some(release) => start.mend(
+                format!("{text}; the configuration is here:"),
+                self.view.snapshot.flags.kubectl(
+                    &release.namespace,
+                    &format!("get configmap {} -o yaml", quoted(&release.name)),
+                ),
+            ),
+            None => start.advise(format!("{text}.")),
+        })
+    }
+
+    fn overdue(&self) -> Option<Diagnosis> {
+        let message = self.workload.overdue.as_ref()?;
+        let cause = format!(
+            "Its roll-out takes longer than its progressDeadlineSeconds, so appliers report a \
+             failure: {}",
+            explain::quoted(message)
+        );
+        let longer = self.view.gate.timeout.as_secs() * 2;
+        let resource = quoted(&self.workload.resource());
+        let start = self.start(Code::ProgressDeadline, cause).milder_if(true);
+        let start = start.advise("It ends as soon as the roll-out does.");
+        Some(
+            if self
+                .workload
+                .deadline
+                .is_some_and(|deadline| deadline < longer)
+            {
+                start.mend(
+                "For the next time:",
+                self.kubectl(&format!(
+                    r#"patch {resource} --type=merge -p '{{"spec":{{"progressDeadlineSeconds":{longer}}}}}'"#
+                )),
+            )
+            } else {
+                start
+            },
+        )
+    }
+
+    fn refused(&self) -> Option<Diagnosis> {
+        let message = self.workload.refusal.as_ref()?;
+        // That has a diagnosis of its own, with a better remedy.
+        let known = self
+            .view
+            .namespace
+            .accounts
+            .as_ref()
+            .is_some_and(|accounts| {
+                let account = self.workload.account.as_deref().unwrap_or("default");
+                !accounts.contains(account)
+            });
+        if known {
+            return None;
+        }
+        let start = self.start(Code::PodsRefused, "Its pods can't be created.");
+        let start = start.with(&[explain::quoted(message)]);
+        Some(if message.contains("exceeded quota") {
+            let look = self.kubectl("describe resourcequotas");
+            start.mend("Raise the quota, or free some of it:", look)
+        } else if !self.workload.offences.is_empty() && self.opens {
+            start.advise("See the forbidden variable that it sets.")
+        } else {
+            let look = self.kubectl(&format!("describe {}", quoted(&self.workload.resource())));
+            start.mend("Mend that; the controller tries again by itself:", look)
+        })
+    }
+}
+
+fn pods(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
+    let namespace = &view.gate.namespace;
+    let kubectl = |rest: &str| view.snapshot.flags.kubectl(namespace, rest);
+    let start = |code, pods: &[&PodSeen], cause: String| {
+        let object = match pods {
+            [one] => format!("Pod {}", one.name),
+            [one, others @ ..] => format!("Pod {} and {} more", one.name, others.len()),
+            [] => String::new(),
+        };
+        Diagnosis::new(code, object, cause)
+            .of_gate(&view.gate.name)
+            .within(namespace)
+    };
+    let blocked: Vec<&PodSeen> = view.pods().filter(|pod| pod.blocked.is_some()).collect();
+    if let Some(message) = blocked.first().and_then(|pod| pod.blocked.as_deref()) {
+        let cause = "Its waiter can't start.".to_owned();
+        troubles.push(
+            start(Code::PodBlocked, &blocked, cause)
+                .with(&[explain::quoted(message)])
+                .mend(
+                    "Mend that; it starts by itself then:",
+                    kubectl(&format!("describe pod {}", quoted(&blocked[0].name))),
+                ),
+        );
+    }
+    let opens = |pod: &&PodSeen| {
+        let decided = pod.wanted.as_ref().and_then(|wanted| view.decide(wanted));
+        pod.backs_off && matches!(decided, Some(Decided::Opens(_)))
+    };
+    let late: Vec<&PodSeen> = view.pods().filter(opens).collect();
+    if !late.is_empty() {
+        let names: Vec<String> = late.iter().map(|pod| quoted(&pod.name)).collect();
+        let cause = "The gate is open, but the waiter ended before it opened, and its next start \
+                     is put off by up to five minutes."
+            .to_owned();
+        troubles.push(start(Code::PodBackOff, &late, cause).mend(
+            "Let other pods take the place of these:",
+            kubectl(&format!("delete pod {}", names.join(" "))),
+        ));
+    }
+}
+
+/// What is wrong with workloads whether a gate holds them or not.
+pub(super) fn unkept(snapshot: &Snapshot<'_>, troubles: &mut Vec<Diagnosis>) {
+    let meant = |gate: &str, namespace: &str| {
+        let mut gates = snapshot.gates.iter();
+        gates.any(|one| one.name == gate && one.namespace == namespace)
+    };
+    // Where a single gate is asked about, what belongs to no gate is not.
+    let all = snapshot.gates.len() == snapshot.config.gates.len();
+    for (name, namespace) in &snapshot.namespaces {
+        for workload in namespace.workloads.iter().flatten() {
+            let kubectl = |rest: &str| snapshot.flags.kubectl(name, rest);
+            let resource = quoted(&workload.resource());
+            let of_gate = workload.gates.first().or(workload.waiter_gate.as_ref());
+            let asked = all || of_gate.is_some_and(|gate| meant(gate, name));
+            if !asked {
+                continue;
+            }
+            if let (Some(patch), Some(gate)) = (&workload.removal, &workload.waiter_gate) {
+                let cause = format!(
+                    "It has a waiter of gate {gate}, but no gate holds it, so the waiter stays as it \
+                     is when the version changes: it opens by an old record, or waits for good."
+                );
+                troubles.push(
+                    Diagnosis::new(Code::WaiterUnkept, workload.shown(), cause)
+                        .within(name)
+                        .mend(
+                            "Take the waiter out, or add the workload to a gate:",
+                            kubectl(&format!("patch {resource} --type=json -p '{patch}'")),
+                        ),
+                );
+            }
+            if !workload.offences.is_empty() {
+                troubles.push(offender(workload, &kubectl, &resource));
+            }
+        }
+    }
+}
+
+fn offender(
+    workload: &WorkloadSeen,
+    kubectl: &impl Fn(&str) -> String,
+    resource: &str,
+) -> Diagnosis {
+    let fields: Vec<&str> = workload
+        .offences
+        .iter()
+        .map(|(field, _)| field.as_str())
+        .collect();
+    let mut variables: Vec<&str> = workload.offences.iter().map(|(_, v)| v.as_str()).collect();
+    variables.sort_unstable();
+    variables.dedup();
+    let cause = format!(
+        "It sets {}, which is forbidden: its pods run the migrations by themselves, and new ones \
+         are refused ({}).",
+        variables.join(", "),
+        fields.join(", ")
+    );
+    let unset: Vec<String> = variables
+        .iter()
+        .map(|variable| format!("{variable}-"))
+        .collect();
+    Diagnosis::new(Code::Offender, workload.shown(), cause)
+        .within(&workload.namespace)
+        .mend(
+            "Take it out of the manifest too:",
+            kubectl(&format!("set env {resource} {}", unset.join(" "))),
+        )
+}

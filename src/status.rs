@@ -1,0 +1,197 @@
+//! The subcommand `status`: how the gates stand, what is wrong, and the command that mends it.
+//!
+//! `reading` fetches with few requests what `migration_gate_core::status` judges, `human`, `changes`
+//! and `json` print it.
+
+mod changes;
+mod closer;
+mod found;
+mod human;
+mod installation;
+mod json;
+mod reading;
+mod screen;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use jiff::Timestamp;
+
+use self::changes::Changes;
+use self::found::{StatusReport, Unread};
+use self::reading::Reading;
+use self::screen::Screen;
+use crate::api::client::ClusterAccess;
+use crate::cli::say::say;
+use crate::cli::{self, ClusterArgs, Exit, ScopeArgs, config};
+use migration_gate_core::gates::{Config, Gate, parse_duration};
+use migration_gate_core::status::{Flags, Installation, chosen, overview};
+
+/// Between two looks of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Shows how the gates stand, what is wrong, and the command that mends it
+///
+/// Reads the gates of the installed release. Changes nothing. Exit code 0 if nothing
+/// is wrong, 1 if something is, 2 if the cluster can't be asked.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Only this gate
+    #[arg(value_name = "GATE")]
+    gate: Option<String>,
+    /// The form of the report
+    #[arg(long, short, value_enum, default_value_t)]
+    output: ReportForm,
+    /// Look again every two seconds until every gate is open
+    #[arg(long, short)]
+    watch: bool,
+    /// With --watch, how long at most [default: for ever]
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// The configuration file; without it, what the installed release has
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    scope: ScopeArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum ReportForm {
+    /// A table and sentences for people
+    #[default]
+    Human,
+    /// A JSON object; with --watch one a line for each change
+    Json,
+}
+
+/// Runs `migration-gate status`, called by this name, and answers with its exit code.
+pub fn main(args: &StatusArgs, program: &str) -> ExitCode {
+    let ended = cli::block_on(run(args, program));
+    cli::finish(ended, Exit::BadInput)
+}
+
+async fn run(args: &StatusArgs, program: &str) -> anyhow::Result<Exit> {
+    let own = args.config.as_deref().map(config::load).transpose()?;
+    let cluster = args.cluster.connect().await?;
+    let flags = flags(args, program);
+    let begun = Instant::now();
+    let mut printer = StatusPrinter::new(args, cluster.clone());
+    loop {
+        let (config, release, unread) = installation::find(&cluster.client, own.clone()).await?;
+        let gates = meant(args, &config)?;
+        let report = Box::pin(report(&cluster, &config, gates, release, unread, &flags)).await;
+        let timed_out = args
+            .timeout
+            .is_some_and(|limit| begun.elapsed() + INTERVAL > limit);
+        let is_last = !args.watch || report.overview.is_open() || timed_out;
+        printer.print(&report, is_last);
+        if is_last {
+            let waits = args.watch && !report.overview.is_open();
+            return Ok(if report.overview.is_wrong() || waits {
+                Exit::Failure
+            } else {
+                Exit::Success
+            });
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// What commands are to name, as this one named it.
+fn flags(args: &StatusArgs, program: &str) -> Flags {
+    let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
+    Flags {
+        program: program.to_owned(),
+        kubeconfig: path(args.cluster.kubeconfig()),
+        context: args.cluster.context().map(str::to_owned),
+        config: path(args.config.as_ref()),
+    }
+}
+
+/// The gates that are asked about.
+fn meant<'c>(args: &StatusArgs, config: &'c Config) -> anyhow::Result<Vec<&'c Gate>> {
+    args.scope.gates(config)?;
+    let gates = chosen(&config.gates, args.gate.as_deref(), args.scope.namespace());
+    if let Some(name) = &args.gate {
+        let known: Vec<&str> = config.gates.iter().map(|gate| gate.name.as_str()).collect();
+        ensure!(
+            !gates.is_empty(),
+            "there is no gate {name}, only {}; correct it, or name the file with --config",
+            known.join(", ")
+        );
+    }
+    if gates.is_empty() {
+        bail!("the configuration has no gates");
+    }
+    Ok(gates)
+}
+
+async fn report(
+    cluster: &ClusterAccess,
+    config: &Config,
+    gates: Vec<&Gate>,
+    release: Option<Installation>,
+    mut unread: Vec<Unread>,
+    flags: &Flags,
+) -> StatusReport {
+    let reading = Reading::new(&cluster.client, config);
+    let mut snapshot = Box::pin(reading.snapshot(gates, release, flags.clone())).await;
+    Box::pin(closer::look(&cluster.client, &mut snapshot)).await;
+    unread.extend(reading.unread());
+    let at = Timestamp::now();
+    StatusReport {
+        overview: overview(&snapshot, at),
+        unread,
+        at,
+    }
+}
+
+/// Prints one report after the other.
+struct StatusPrinter {
+    form: ReportForm,
+    watch: bool,
+    /// Whether a single gate was asked for, and so all about it is shown.
+    detailed: bool,
+    cluster: ClusterAccess,
+    screen: Screen,
+    changes: Changes,
+}
+
+impl StatusPrinter {
+    fn new(args: &StatusArgs, cluster: ClusterAccess) -> Self {
+        Self {
+            form: args.output,
+            watch: args.watch,
+            detailed: args.gate.is_some(),
+            cluster,
+            screen: Screen::of_standard_output(),
+            changes: Changes::default(),
+        }
+    }
+
+    fn print(&mut self, report: &StatusReport, is_last: bool) {
+        match self.form {
+            ReportForm::Json if self.watch => {
+                if self.changes.any(report) {
+                    say(json::value(report, &self.cluster));
+                }
+            }
+            ReportForm::Json => say(format_args!("{:#}", json::value(report, &self.cluster))),
+            ReportForm::Human if self.watch && !self.screen.is_terminal() => {
+                self.changes.lines(report).iter().for_each(say);
+            }
+            ReportForm::Human => {
+                let lines = human::lines(report, &self.cluster, self.detailed, &self.screen);
+                if self.watch {
+                    self.screen.redraw(&lines, is_last);
+                } else {
+                    lines.iter().for_each(say);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What has changed since the last look, where there is no screen to redraw.
+
+use std::collections::BTreeSet;
+
+use super::found::{StatusReport, place};
+use migration_gate_core::status::{Diagnosis, GateLine};
+
+/// Remembers what was printed.
+#[derive(Default)]
+pub(super) struct Changes {
+    told: BTreeSet<String>,
+}
+
+impl Changes {
+    /// The lines that are new, and those that were taken back.
+    pub(super) fn lines(&mut self, report: &StatusReport) -> Vec<String> {
+        let now: Vec<String> = lines(report);
+        let mut changed: Vec<String> = Vec::new();
+        let gone = |line: &&String| line.starts_with(TROUBLES) && !now.contains(line);
+        let mended = self.told.iter().filter(gone);
+        changed.extend(mended.map(|line| format!("mended: {}", line.trim_start_matches(TROUBLES))));
+        changed.extend(
+            now.iter()
+                .filter(|line| !self.told.contains(*line))
+                .cloned(),
+        );
+        self.told = now.into_iter().collect();
+        changed
+    }
+
+    /// Whether anything of it has changed.
+    pub(super) fn any(&mut self, report: &StatusReport) -> bool {
+        !self.lines(report).is_empty()
+    }
+}
+
+const TROUBLES: &str = "trouble: ";
+
+/// All that there is to say, without what changes with the time alone.
+fn lines(report: &StatusReport) -> Vec<String> {
+    let overview = &report.overview;
+    let gates = overview.gates.iter().flat_map(gate);
+    let unread = report.unread.iter();
+    let unread = unread.map(|unread| format!("not read: {}: {}", unread.what, unread.why));
+    gates
+        .chain(overview.troubles.iter().map(trouble))
+        .chain(unread)
+        .collect()
+}
+
+fn gate(gate: &GateLine) -> Vec<String> {
+    let name = &gate.name;
+    let mut lines = vec![format!("gate {name}: {}", gate.state.as_str())];
+    for job in &gate.jobs {
+        let attempt = match (job.attempt, job.attempts) {
+            (Some(attempt), Some(of)) if job.state != "complete" => {
+                format!(" (attempt {attempt} of {of})")
+            }
+            _ => String::new(),
+        };
+        lines.push(format!(
+            "gate {name}: Job {} {}{attempt}",
+            job.name, job.state
+        ));
+    }
+    for workload in gate.workloads.iter().filter(|w| w.open == Some(false)) {
+        let why = workload.why.join("; ");
+        lines.push(format!(
+            "gate {name}: {} {} waits: {why}",
+            workload.kind, workload.name
+        ));
+    }
+    lines
+}
+
+fn trouble(trouble: &Diagnosis) -> String {
+    let mends = trouble
+        .remedies
+        .iter()
+        .find_map(|remedy| remedy.command.as_deref());
+    let mends = mends.map_or_else(String::new, |command| format!(" Mend: {command}"));
+    format!(
+        "{TROUBLES}{} {}: {}: {}{mends}",
+        trouble.level.as_str(),
+        trouble.code.as_str(),
+        place(trouble),
+        trouble.cause
+    )
+}

@@ -1,0 +1,45 @@
+//! What was found at one time.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::ApiError;
+use migration_gate_core::status::{Diagnosis, Overview};
+
+/// What was found at one time.
+pub(super) struct StatusReport {
+    pub(super) overview: Overview,
+    pub(super) unread: Vec<Unread>,
+    pub(super) at: Timestamp,
+}
+
+/// Something that could not be read, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    /// What.
+    pub(super) what: String,
+    /// What the API server said.
+    pub(super) why: String,
+}
+
+impl Unread {
+    pub(super) fn new(what: &str, error: &ApiError) -> Self {
+        Self {
+            what: what.to_owned(),
+            why: error.to_string(),
+        }
+    }
+}
+
+/// A text, empty where there is none.
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Where a trouble is, for people: `Job migrate in shop`.
+pub(super) fn place(trouble: &Diagnosis) -> String {
+    match &trouble.namespace {
+        Some(namespace) => format!("{} in {namespace}", trouble.object),
+        None => trouble.object.clone(),
+    }
+}

@@ -1,0 +1,107 @@
+//! The terminal, if there is one.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+/// How wide lines may be where nothing else is known.
+const WIDTH: usize = 80;
+
+/// How standard output is written to.
+pub(super) struct Screen {
+    terminal: bool,
+    coloured: bool,
+    width: usize,
+    height: usize,
+}
+
+/// How a text stands out.
+#[derive(Clone, Copy)]
+pub(super) enum Tone {
+    Good,
+    Bad,
+    Doubtful,
+    Strong,
+    Faint,
+}
+
+impl Screen {
+    /// A terminal of this width, with colours.
+    #[cfg(test)]
+    pub(super) fn of_width(width: usize) -> Self {
+        Self {
+            terminal: true,
+            coloured: true,
+            width,
+            height: 25,
+        }
+    }
+
+    pub(super) fn of_standard_output() -> Self {
+        let terminal = io::stdout().is_terminal();
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let size = terminal.then(terminal_size::terminal_size).flatten();
+        let (width, height) = size.map_or((WIDTH, usize::MAX), |(width, height)| {
+            (usize::from(width.0), usize::from(height.0))
+        });
+        Self {
+            terminal,
+            coloured: terminal && !no_color,
+            width: width.clamp(40, WIDTH),
+            height,
+        }
+    }
+
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// How wide sentences may be.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How wide tables may be. What programs read is not cut.
+    pub(super) fn table_width(&self) -> usize {
+        if self.terminal {
+            self.width
+        } else {
+            usize::MAX
+        }
+    }
+
+    pub(super) fn paint(&self, text: &str, tone: Tone) -> String {
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Bad => "31",
+            Tone::Doubtful => "33",
+            Tone::Strong => "1",
+            Tone::Faint => "2",
+        };
+        if self.coloured && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Shows lines in the place of those before. The last time all of them, however many.
+    pub(super) fn redraw(&self, lines: &[String], is_last: bool) {
+        let room = self.height.saturating_sub(2);
+        let shown = if is_last {
+            lines.len()
+        } else {
+            lines.len().min(room)
+        };
+        let mut text = "\x1b[H\x1b[2J".to_owned();
+        for line in &lines[..shown] {
+            text.push_str(line);
+            text.push('\n');
+        }
+        if shown < lines.len() {
+            let more = format!("… and {} more lines\n", lines.len() - shown);
+            text.push_str(&more);
+        }
+        let mut out = io::stdout();
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+    }
+}
