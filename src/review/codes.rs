@@ -209,6 +209,7 @@ impl From<Notice> for Code {
             Notice::TwoGates => Self::TwoGates,
             Notice::WhichContainer => Self::WhichContainer,
             Notice::AnotherWaiter => Self::AnotherWaiter,
+            Notice::PrefixedSource => Self::ForbiddenEnvFrom,
         }
     }
 }

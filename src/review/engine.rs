@@ -11,7 +11,7 @@ use super::codes::{BadCode, Code, Level};
 use super::lint::World;
 use super::manifest::{Loaded, Manifest, NotAnObject, SourceContents, contents};
 use super::report::{BadInput, Finding, Report, Reviewed};
-use migration_gate_core::decision::{Decision, Outcome, Rule, Violation};
+use migration_gate_core::decision::{Decision, Notice, Outcome, Rule, Violation};
 use migration_gate_core::gates::{Config, Mode};
 use migration_gate_core::held::mode;
 use migration_gate_core::mutate::mutate;
@@ -100,7 +100,10 @@ fn admit<'l>(
             violation.message,
         )
     });
-    let warnings = mutation.warnings.into_iter().map(|warning| {
+    // The lint for these sees the other manifests too.
+    let warnings = mutation.warnings.into_iter();
+    let warnings = warnings.filter(|warning| warning.notice != Notice::PrefixedSource);
+    let warnings = warnings.map(|warning| {
         let code = Code::from(warning.notice);
         Finding::new(index, code, warning.field, warning.message)
     });

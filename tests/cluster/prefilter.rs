@@ -398,9 +398,10 @@ impl Comparison<'_> {
         }
         json_patch::patch(&mut injected, &decision.patch)?;
         let answer = self.compare(WebhookKind::ToValidate, kind, &injected, Put::New)?;
-        let offends = injected
-            .to_string()
-            .contains(&format!("\"name\":\"{FORBIDDEN}\""));
+        let injected_text = injected.to_string();
+        let offends = [format!("\"name\":\"{FORBIDDEN}\""), format!("{FORBIDDEN}=")]
+            .iter()
+            .any(|offence| injected_text.contains(offence));
         ensure!(
             offends || answer != Effect::Sent,
             "{}: the waiter is in place, and the webhook was called: {injected}",

@@ -124,6 +124,8 @@ pub enum Notice {
     WhichContainer,
     /// An init container of another name waits for the Job as well.
     AnotherWaiter,
+    /// `envFrom` puts a prefix before keys that would make one of them a forbidden variable.
+    PrefixedSource,
 }
 
 impl From<Violation> for Warning {

@@ -221,6 +221,15 @@ impl Config {
     pub fn mode_of(&self, gate: &Gate) -> Mode {
         gate.mode.unwrap_or(self.mode)
     }
+
+    /// The forbidden variable that a prefix of `envFrom` begins, and the key that would complete it.
+    pub fn completes(&self, prefix: &str) -> Option<(&str, &str)> {
+        let mut forbidden = self.forbidden_env.iter();
+        forbidden.find_map(|variable| {
+            let key = variable.strip_prefix(prefix)?;
+            (!prefix.is_empty() && !key.is_empty()).then_some((variable.as_str(), key))
+        })
+    }
 }
 
 impl Default for Config {

@@ -15,6 +15,24 @@ const IMAGE_ARGUMENT: &str = "--image=";
 /// The arguments that tell it what it waits for, but for the image.
 const IDENTITY: [&str; 4] = ["--gate=", "--namespace=", "--job=", "--version="];
 
+/// The argument without a value.
+const DEFAULT_IMAGE_COUNTS: &str = "--default-image-counts";
+
+/// The arguments that every release writes, and by which a waiter opens for more or for less.
+const DECIDING: [&str; 2] = ["--record=", "--freshness="];
+
+/// The arguments that say how images are compared. Releases up to 0.1 know none of them.
+const COMPARING: [&str; 4] = [
+    "--init-image=",
+    "--container=",
+    "--moving-tags=",
+    DEFAULT_IMAGE_COUNTS,
+];
+
+/// The arguments that no release injects: with them a waiter would ask another API server, or
+/// believe the record too soon.
+const FOREIGN: [&str; 3] = ["--kubeconfig=", "--context=", "--settle="];
+
 /// All that a held pod template gets.
 ///
 /// Every field that the API server would fill in by default is set, so that what is stored equals
@@ -44,11 +62,14 @@ impl Injection {
     /// A new release of this program wants another waiter, but putting that in would restart an
     /// application whose own template nobody touched. Such a template keeps what it has.
     ///
-    /// One that doesn't wait for what `wanted` waits for isn't worth keeping.
+    /// One that doesn't wait for what `wanted` waits for, or would open for more, isn't worth
+    /// keeping.
     pub fn kept(gate: &Gate, wanted: &Self, old: &Value, new: &Value) -> Option<Self> {
         let spec = old.get("spec")?;
         let (first, container) = waiter_of(spec).filter(|(_, container)| is_ours(container))?;
-        if weakness(container, &wanted.container).is_some() {
+        if weakness(container, &wanted.container).is_some()
+            || !opens_alike(container, &wanted.container)
+        {
             return None;
         }
         let (second, volume) = named(list(spec, "volumes"), TOKEN_VOLUME)?;
@@ -129,7 +150,7 @@ fn version_arguments(gate: &Gate, template: &Value) -> Vec<String> {
         .map(|image| format!("--init-image={image}"));
     let mut args: Vec<String> = main.chain(init).collect();
     if gate.container.is_none() && containers.annotated && args.len() > 1 {
-        args.push("--default-image-counts".to_owned());
+        args.push(DEFAULT_IMAGE_COUNTS.to_owned());
     }
     args
 }
@@ -316,28 +337,72 @@ pub fn same_image(actual: &Value, wanted: &Value) -> bool {
 
 /// Whether arguments make the waiter wait for the same Jobs and version. The rest (how long, which
 /// record) is for each release and configuration to say, and a webhook that pins digests may have
-/// changed the guarded image since.
+/// changed the guarded images since.
 fn same_identity(actual: &[Value], wanted: &[Value]) -> bool {
-    let identity = |args: &[Value]| -> Vec<String> {
-        let texts = args.iter().filter_map(Value::as_str);
-        let mut identity: Vec<String> = texts
-            .filter(|arg| IDENTITY.iter().any(|prefix| arg.starts_with(prefix)))
-            .map(str::to_owned)
-            .collect();
-        identity.sort();
-        identity
+    let same_image = |(a, w): (&&str, &&str)| {
+        a == w || compare(a, w, &MovingTags::default()) != Relation::Different
     };
-    let image = |args: &[Value]| -> Option<String> {
-        let mut texts = args.iter().filter_map(Value::as_str);
-        texts.find_map(|arg| Some(arg.strip_prefix(IMAGE_ARGUMENT)?.to_owned()))
-    };
-    let same_image = match (image(actual), image(wanted)) {
-        (Some(a), Some(w)) => {
-            a == w || compare(&a, &w, &MovingTags::default()) != Relation::Different
-        }
-        (actual, wanted) => actual == wanted,
-    };
-    actual.first() == wanted.first() && identity(actual) == identity(wanted) && same_image
+    let (images, wanted_images) = (images(actual), images(wanted));
+    actual.first() == wanted.first()
+        && starting(actual, &IDENTITY) == starting(wanted, &IDENTITY)
+        && images.is_empty() == wanted_images.is_empty()
+        // How many there are is for the release to say.
+        && images.iter().zip(&wanted_images).all(same_image)
+}
+
+/// Whether a waiter that is to be kept opens for what `wanted` opens for, and for nothing else. It
+/// may stand in a template that was written before the gate held it, by anybody.
+fn opens_alike(actual: &Value, wanted: &Value) -> bool {
+    let (args, wanted_args) = (list(actual, "args"), list(wanted, "args"));
+    let as_injected = args.iter().skip(1).all(|arg| {
+        arg.as_str().is_some_and(|arg| {
+            arg == DEFAULT_IMAGE_COUNTS
+                || (arg.starts_with("--")
+                    && arg.contains('=')
+                    && !FOREIGN.iter().any(|foreign| arg.starts_with(foreign)))
+        })
+    });
+    let comparing = starting(args, &COMPARING);
+    let old_release = actual.get("image") != wanted.get("image")
+        && comparing.is_empty()
+        && images(args).len() <= 1;
+    as_injected
+        && starting(args, &DECIDING) == starting(wanted_args, &DECIDING)
+        && (old_release
+            || (images(args).len() == images(wanted_args).len()
+                && comparing.len() == starting(wanted_args, &COMPARING).len()
+                && same_comparing(args, wanted_args)))
+}
+
+/// Whether images of init containers are of the same versions, and the rest of what is compared by
+/// is the same.
+fn same_comparing(actual: &[Value], wanted: &[Value]) -> bool {
+    let (init, rest) = COMPARING.split_at(1);
+    let pairs = starting(actual, init)
+        .into_iter()
+        .zip(starting(wanted, init));
+    pairs
+        .into_iter()
+        .all(|(a, w)| a == w || compare(a, w, &MovingTags::default()) != Relation::Different)
+        && starting(actual, rest) == starting(wanted, rest)
+}
+
+/// The guarded images, the one that counts first.
+fn images(args: &[Value]) -> Vec<&str> {
+    let texts = args.iter().filter_map(Value::as_str);
+    texts
+        .filter_map(|arg| arg.strip_prefix(IMAGE_ARGUMENT))
+        .collect()
+}
+
+/// The arguments that begin with one of these, sorted.
+fn starting<'a>(args: &'a [Value], prefixes: &[&str]) -> Vec<&'a str> {
+    let texts = args.iter().filter_map(Value::as_str);
+    let mut found: Vec<&str> = texts
+        .filter(|arg| prefixes.iter().any(|prefix| arg.starts_with(prefix)))
+        .collect();
+    found.sort_unstable();
+    found
 }
 
 /// The template as its author wrote it, as far as that can be told.

@@ -9,7 +9,7 @@ use super::gates::{Config, Freshness, Gate};
 use super::held::{Held, held, holding};
 use super::injection::{account, covers, is_ours, named, same_image, waiter_of};
 use super::names::{GATE_LABEL, TOKEN_VOLUME, WAITER_CONTAINER};
-use super::podspec::{DEFAULT_CONTAINER, list, name};
+use super::podspec::{CONTAINER_LISTS, DEFAULT_CONTAINER, list, name};
 use super::request::Request;
 use super::version::Containers;
 
@@ -55,6 +55,9 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
     decision
         .warnings
         .extend(other_waiters(held.gate, spec, &at));
+    decision
+        .warnings
+        .extend(prefixed_sources(config, spec, &at));
     service_account(&mut decision, held.gate, spec, &at);
     decision
 }
@@ -177,6 +180,28 @@ fn other_waiters(gate: &Gate, spec: &Value, at: &FieldPath) -> Vec<Warning> {
             message: format!("`{}` waits for a Job too, and fails once the Job has been deleted; migration-gate's waiter does its work, so remove it", name(container).unwrap_or_default()),
         })
         .collect()
+}
+
+/// What `envFrom` brings isn't in the object. A prefix that only lacks the rest of a forbidden name
+/// can be seen.
+fn prefixed_sources(config: &Config, spec: &Value, at: &FieldPath) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for containers in CONTAINER_LISTS {
+        for (i, container) in list(spec, containers).iter().enumerate() {
+            for (j, source) in list(container, "envFrom").iter().enumerate() {
+                let prefix = source.get("prefix").and_then(Value::as_str);
+                let Some((variable, key)) = prefix.and_then(|p| config.completes(p)) else {
+                    continue;
+                };
+                warnings.push(Warning {
+                    field: at.clone().key(containers).index(i).key("envFrom").index(j),
+                    notice: Notice::PrefixedSource,
+                    message: format!("behind this prefix, a key `{key}` sets `{variable}`, which is forbidden; make sure that there is no such key, or use another prefix"),
+                });
+            }
+        }
+    }
+    warnings
 }
 
 fn waits_for_a_job(container: &Value, jobs: &[&str]) -> bool {

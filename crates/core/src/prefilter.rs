@@ -364,13 +364,25 @@ fn existing_counts() -> String {
     )
 }
 
+/// A container brings the variable: in `env`, or in a word of its command. Which word only looks like
+/// one that sets the variable, the rules say.
 fn adds_forbidden_env() -> String {
     let lists = json!(CONTAINER_LISTS);
     let exempt = existing_counts();
     let (new, old) = (pod_spec("object"), pod_spec("oldObject"));
+    let there = |condition: &str| {
+        format!("!({exempt} && {old}[?l].orValue([]).exists(d, d.name == c.name && {condition}))")
+    };
+    let words = |container: &str| {
+        format!("({container}.?command.orValue([]) + {container}.?args.orValue([]))")
+    };
+    let variable = there("d.?env.orValue([]).exists(f, f.name == e.name)");
+    let word = there(&format!("{}.exists(b, b.contains(k + \"=\"))", words("d")));
     format!(
-        "{lists}.exists(l, {new}[?l].orValue([]).exists(c, c.?env.orValue([]).exists(e, e.name in {FORBIDDEN_ENV} && \
-         !({exempt} && {old}[?l].orValue([]).exists(d, d.name == c.name && d.?env.orValue([]).exists(f, f.name == e.name))))))"
+        "{lists}.exists(l, {new}[?l].orValue([]).exists(c, \
+         c.?env.orValue([]).exists(e, e.name in {FORBIDDEN_ENV} && {variable}) || \
+         {}.exists(a, {FORBIDDEN_ENV}.exists(k, a.contains(k + \"=\") && {word}))))",
+        words("c")
     )
 }
 

@@ -89,10 +89,12 @@ fn instead(config: &Config, namespace: &str) -> String {
 
 /// A forbidden name where it stands, borrowed from the object.
 enum Offence<'a> {
+    /// In `env`, or in `command` or `args`, where a word sets it.
     Variable {
         kind: &'static PodKind,
         list: &'static str,
         container: (usize, Option<&'a str>),
+        member: &'static str,
         variable: (usize, &'a str),
     },
     Key {
@@ -102,17 +104,18 @@ enum Offence<'a> {
 }
 
 impl<'a> Offence<'a> {
-    /// What tells it from others: the list and the container that it is in, and its name. Not the
-    /// index, for an update may reorder.
-    fn identity(&self) -> (&'static str, Option<&'a str>, &'a str) {
+    /// What tells it from others: the list and the container that it is in, how it is set, and its
+    /// name. Not the index, for an update may reorder.
+    fn identity(&self) -> (&'static str, Option<&'a str>, bool, &'a str) {
         match *self {
             Self::Variable {
                 list,
                 container: (_, container),
+                member,
                 variable: (_, variable),
                 ..
-            } => (list, container, variable),
-            Self::Key { field, key } => (field, None, key),
+            } => (list, container, member == "env", variable),
+            Self::Key { field, key } => (field, None, false, key),
         }
     }
 
@@ -122,11 +125,15 @@ impl<'a> Offence<'a> {
                 kind,
                 list,
                 container: (i, _),
+                member,
                 variable: (j, variable),
             } => Violation {
-                field: kind.field().key(list).index(i).key("env").index(j),
+                field: kind.field().key(list).index(i).key(member).index(j),
                 rule: Rule::ForbiddenEnv,
-                message: format!("`{variable}` is forbidden; {instead}"),
+                message: match member {
+                    "env" => format!("`{variable}` is forbidden; {instead}"),
+                    _ => format!("it sets `{variable}`, which is forbidden; {instead}"),
+                },
             },
             Self::Key { field, key } => Violation {
                 field: FieldPath::from_iter([field, key]),
@@ -157,21 +164,40 @@ fn each_offence<'a>(
     };
     for containers in CONTAINER_LISTS {
         for (i, container) in list(spec, containers).iter().enumerate() {
-            for (j, variable) in list(container, "env").iter().enumerate() {
-                let Some(variable) =
-                    name(variable).filter(|name| config.forbidden_env.iter().any(|f| f == name))
-                else {
-                    continue;
-                };
+            let mut offence = |member, variable| {
                 tell(Offence::Variable {
                     kind,
                     list: containers,
                     container: (i, name(container)),
-                    variable: (j, variable),
+                    member,
+                    variable,
                 });
+            };
+            for (j, variable) in list(container, "env").iter().enumerate() {
+                let forbidden = |name: &&str| config.forbidden_env.iter().any(|f| f == name);
+                if let Some(variable) = name(variable).filter(forbidden) {
+                    offence("env", (j, variable));
+                }
+            }
+            for member in ["command", "args"] {
+                for (j, word) in list(container, member).iter().enumerate() {
+                    let word = word.as_str().unwrap_or_default();
+                    for variable in config.forbidden_env.iter().filter(|f| sets(word, f)) {
+                        offence(member, (j, variable));
+                    }
+                }
             }
         }
     }
+}
+
+/// Whether a word of a command sets a variable, as `env`, a shell and many options do: `NAME=`,
+/// which isn't the end of another name or the use of one (`$NAME=`).
+fn sets(word: &str, variable: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$');
+    word.match_indices(variable).any(|(at, _)| {
+        word[at + variable.len()..].starts_with('=') && !word[..at].ends_with(is_name)
+    })
 }
 
 /// A ConfigMap's keys, where a gate's pods could load them with `envFrom`.

@@ -54,11 +54,7 @@ fn brought(
 /// The forbidden variable that a source which isn't among the manifests would bring, if it had the
 /// rest of the name as a key. Nobody but its author has a use for such a prefix.
 fn by_prefix(world: &World<'_>, container: &Value, prefix: &str) -> Option<String> {
-    let mut forbidden = world.config.forbidden_env.iter();
-    let (forbidden, key) = forbidden.find_map(|forbidden| {
-        let key = forbidden.strip_prefix(prefix)?;
-        (!prefix.is_empty() && !key.is_empty()).then_some((forbidden, key))
-    })?;
+    let (forbidden, key) = world.config.completes(prefix)?;
     Some(format!(
         "container {} would get `{forbidden}` from a key `{key}` by this prefix, and what it is put before is not among the reviewed manifests; make sure that it has no such key, or use another prefix",
         called(container)

@@ -30,12 +30,22 @@ pub(super) fn containers(stem: &'static str, min: usize) -> impl Strategy<Value 
         ]),
         0..3,
     );
-    prop::collection::vec(prop::option::weighted(0.5, env), min..3).prop_map(move |list| {
+    let words = prop::sample::select(vec![
+        json!({"command": ["env", "PIEFED_INIT_CONTAINER=1", "run"]}),
+        json!({"args": ["-c", "export PIEFED_INIT_CONTAINER=; run"]}),
+        json!({"command": ["unset", FORBIDDEN], "args": ["[ $PIEFED_INIT_CONTAINER = 1 ]"]}),
+    ]);
+    let container = (
+        prop::option::weighted(0.5, env),
+        prop::option::weighted(0.2, words),
+    );
+    prop::collection::vec(container, min..3).prop_map(move |list| {
         list.into_iter()
             .enumerate()
-            .map(|(index, env)| {
-                let mut container =
-                    json!({"name": format!("{stem}{index}"), "image": format!("{stem}{index}:1")});
+            .map(|(index, (env, words))| {
+                let mut container = words.unwrap_or_else(|| json!({}));
+                container["name"] = json!(format!("{stem}{index}"));
+                container["image"] = json!(format!("{stem}{index}:1"));
                 if let Some(env) = env {
                     container["env"] = json!(env);
                 }

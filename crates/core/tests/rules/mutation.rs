@@ -1,10 +1,12 @@
 //! Held Deployments get their waiter.
 
 use migration_gate_core::decision::Outcome;
-use migration_gate_core::gates::{Config, LabelSelector, LogFormat};
+use migration_gate_core::gates::{Config, HeldKind, LabelSelector, LogFormat};
 use serde_json::{Value, json};
 
-use crate::fixtures::{admitted, deployment, mutated, other_release, pod_spec, refused};
+use crate::fixtures::{
+    admitted, deployment, every_kind, mutated, other_release, pod_spec, refused, workload,
+};
 
 fn waiter(object: &Value) -> &Value {
     let containers = object["spec"]["template"]["spec"]["initContainers"]
@@ -451,6 +453,86 @@ fn a_changed_gate_restarts_nothing_either() {
     assert_eq!(admitted(&new, &stored, Some(&stored)), stored);
     let put = admitted(&new, &deployment(json!({})), Some(&stored));
     assert_eq!(put["spec"]["template"], stored["spec"]["template"]);
+}
+
+/// A template that looks like one with a waiter can be written before a gate holds it.
+#[test]
+fn a_waiter_that_opens_for_more_is_not_kept() {
+    let config = every_kind(json!({"movingTags": ["edge"]}));
+    let kind = HeldKind::Deployment;
+    let manifest = workload(
+        kind,
+        json!({
+            "initContainers": [{"name": "assets", "image": "shop/assets:1"}],
+            "containers": [
+                {"name": "proxy", "image": "proxy:2.8"}, {"name": "web", "image": "shop/web:1.0"},
+            ],
+        }),
+    );
+    let good = admitted(&config, &manifest, None);
+    let outcome = |change: &dyn Fn(&mut Value)| {
+        let mut stored = good.clone();
+        let waiter = &mut pod_spec(&mut stored)["initContainers"][0];
+        change(waiter);
+        let put = admitted(&config, &manifest, Some(&stored));
+        let kept = put["spec"]["template"] == stored["spec"]["template"];
+        assert!(kept || put["spec"]["template"] == good["spec"]["template"]);
+        kept
+    };
+    let with = |more: &str| {
+        let more = json!(more);
+        outcome(&|waiter| waiter["args"].as_array_mut().unwrap().push(more.clone()))
+    };
+    let changed = |from: &str, to: &str| {
+        outcome(&|waiter| {
+            let args = waiter["args"].as_array_mut().unwrap();
+            let arg = args.iter_mut().find(|arg| **arg == from);
+            *arg.unwrap_or_else(|| panic!("no {from}")) = json!(to);
+        })
+    };
+    // How long and how it says it is for each configuration.
+    assert!(changed("--timeout=600s", "--timeout=90s"));
+    assert!(with("--log-format=json"));
+    assert!(changed(
+        "--image=shop/web:1.0",
+        "--image=shop/web:1.0@sha256:ab"
+    ));
+    for more in [
+        "--kubeconfig=/app/mine",
+        "--context=mine",
+        "--settle=0s",
+        "--freshness",
+        "-n",
+        "--default-image-counts",
+        "--container=proxy",
+        "--image=shop/web:2.0",
+    ] {
+        assert!(!with(more), "{more}");
+    }
+    for (from, to) in [
+        ("--freshness=version", "--freshness=any"),
+        ("--record=migration-gate-shop", "--record=mine"),
+        ("--image=proxy:2.8", "--image=proxy:2.9"),
+        ("--image=shop/web:1.0", "--image=shop/web:2.0"),
+        ("--image=shop/web:1.0", "--init-image=shop/web:1.0"),
+        ("--init-image=shop/assets:1", "--init-image=shop/assets:2"),
+        ("--moving-tags=edge", "--moving-tags=*"),
+        ("--moving-tags=edge", "--timeout=600s"),
+        ("--job=migrate-*", "--job=nothing"),
+    ] {
+        assert!(!changed(from, to), "{from} {to}");
+    }
+    let image = |image: &'static str| outcome(&move |waiter| waiter["image"] = json!(image));
+    assert!(image("migration-gate/migration-gate:0.0.9"));
+    assert!(!image("busybox:1"));
+    assert!(!outcome(&|waiter| waiter["command"] = json!(["true"])));
+    // What releases up to 0.1 left there knows of one image alone, and pods need not restart for it.
+    assert!(outcome(&|waiter| {
+        waiter["image"] = json!("migration-gate/migration-gate:0.0.9");
+        let args = waiter["args"].as_array_mut().unwrap();
+        let unknown = ["--image=shop/web", "--init-image", "--moving-tags"];
+        args.retain(|arg| !unknown.iter().any(|u| arg.as_str().unwrap().starts_with(u)));
+    }));
 }
 
 #[test]

@@ -142,6 +142,68 @@ fn the_name_elsewhere_is_no_offence() {
     assert_eq!(refuses(&object), [""; 0]);
 }
 
+/// `env NAME=1 …`, `sh -c 'export NAME=1; …'` and what is like them.
+#[test]
+fn a_command_that_sets_the_variable_is_refused() {
+    let config = Config::default();
+    let with = |member: &str, words: Value| {
+        let mut object = pod(json!([]));
+        object["spec"]["containers"][0][member] = words;
+        object
+    };
+    let check = |member: &str, words: Value, expect: &[&str]| {
+        assert_eq!(refused(&config, &with(member, words), None), expect);
+    };
+    let command = "spec.containers[0].command[1]";
+    check(
+        "command",
+        json!(["env", "PIEFED_INIT_CONTAINER=1", "flask"]),
+        &[command],
+    );
+    check(
+        "args",
+        json!(["-c", "export PIEFED_INIT_CONTAINER=1; exec ./run"]),
+        &["spec.containers[0].args[1]"],
+    );
+    check(
+        "command",
+        json!(["sh", "PIEFED_INIT_CONTAINER= ./run"]),
+        &[command],
+    );
+    check(
+        "command",
+        json!(["x", "--env=PIEFED_INIT_CONTAINER=1"]),
+        &[command],
+    );
+    check(
+        "command",
+        json!(["sh", "A=$PIEFED_INIT_CONTAINER PIEFED_INIT_CONTAINER=1"]),
+        &[command],
+    );
+    // Using it, naming it and other names are no offence.
+    for words in [
+        json!(["unset PIEFED_INIT_CONTAINER", 1, null]),
+        json!(["test x$PIEFED_INIT_CONTAINER=x"]),
+        json!(["[ \"$PIEFED_INIT_CONTAINER\" = 1 ]"]),
+        json!([
+            "env",
+            "MY_PIEFED_INIT_CONTAINER=1",
+            "PIEFED_INIT_CONTAINERS=1"
+        ]),
+    ] {
+        check("command", words, &[]);
+    }
+    // What a controller finds there may stay, and it doesn't excuse a variable.
+    let old = controlled(with("command", json!(["env", "PIEFED_INIT_CONTAINER=1"])));
+    let mut new = controlled(with("args", json!(["PIEFED_INIT_CONTAINER=2"])));
+    assert_eq!(refused(&config, &new, Some(&old)), [""; 0]);
+    new["spec"]["containers"][0]["env"] = json!([{"name": FORBIDDEN}]);
+    assert_eq!(
+        refused(&config, &new, Some(&old)),
+        ["spec.containers[0].env[0]"]
+    );
+}
+
 #[test]
 fn the_message_names_the_variable_and_what_replaced_it() {
     let mut config = Config::default();
