@@ -8,10 +8,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use migration_gate_core::gates::LogFormat;
-use migration_gate_core::text::truncate;
+use migration_gate_core::text::{printable, truncate};
 
 /// The kubelet reads no more of a termination message.
 const TERMINATION_LIMIT: usize = 4096;
+
+/// What stands before a line that is quoted, so that nothing that a container logs can be taken for a
+/// line of the waiter's own.
+const QUOTED: &str = "| ";
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,15 +59,17 @@ impl Output {
     /// One line of the waiter's own.
     pub(crate) fn say(&self, level: Severity, message: &str) {
         match self.format {
-            LogFormat::Human => self.print(message),
-            LogFormat::Json => self.print_json(level, &json!({ "message": message })),
+            LogFormat::Human => self.print(&printable(message)),
+            LogFormat::Json => {
+                self.print_json(level, &json!({ "message": printable(message) }));
+            }
         }
     }
 
     /// One line of a container's log.
     pub(crate) fn quote(&self, pod: &str, container: &str, line: &str) {
         match self.format {
-            LogFormat::Human => self.print(line),
+            LogFormat::Human => self.print(&format!("{QUOTED}{line}")),
             LogFormat::Json => self.print_json(
                 Severity::Error,
                 &json!({"pod": pod, "container": container, "log": line}),
@@ -94,7 +100,7 @@ impl Output {
     /// `kubectl describe pod` shows.
     pub(crate) fn give_up(&self, reason: &str) {
         self.say(Severity::Error, reason);
-        let message = termination_message(reason, &self.tail);
+        let message = termination_message(&printable(reason), &self.tail);
         if let Err(error) = write_termination_message(&self.termination_log, &message) {
             self.say(
                 Severity::Warn,
@@ -122,21 +128,25 @@ fn termination_message(reason: &str, tail: &[String]) -> String {
     let mut message = truncate(reason, TERMINATION_LIMIT).to_owned();
     let mut room = TERMINATION_LIMIT - message.len();
     let mut from = tail.len();
-    while from > 0 && tail[from - 1].len() < room {
+    let begin = '\n'.len_utf8() + QUOTED.len();
+    while from > 0 && tail[from - 1].len() + begin <= room {
         from -= 1;
-        room -= tail[from].len() + 1;
+        room -= tail[from].len() + begin;
     }
     // Of a last line that is too long, its beginning is better than nothing.
+    let least = begin + '…'.len_utf8();
     if from == tail.len()
         && let Some(line) = tail.last()
-        && room > "\n…".len()
+        && room > least
     {
         message.push('\n');
-        message.push_str(truncate(line, room - "\n…".len()));
+        message.push_str(QUOTED);
+        message.push_str(truncate(line, room - least));
         message.push('…');
     }
     for line in &tail[from..] {
         message.push('\n');
+        message.push_str(QUOTED);
         message.push_str(line);
     }
     message
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn a_termination_message_is_the_reason_and_the_end_of_the_log() {
         let tail = ["one".to_owned(), "two".to_owned()];
-        assert_eq!(termination_message("failed", &tail), "failed\none\ntwo");
+        assert_eq!(termination_message("failed", &tail), "failed\n| one\n| two");
         assert_eq!(termination_message("failed", &[]), "failed");
     }
 
@@ -158,18 +168,18 @@ mod tests {
         let tail: Vec<_> = (0..1000).map(|i| format!("line {i} ä")).collect();
         let message = termination_message("failed", &tail);
         assert!(message.len() <= TERMINATION_LIMIT && message.len() > TERMINATION_LIMIT - 20);
-        assert!(message.starts_with("failed\nline"));
-        assert!(message.ends_with("\nline 998 ä\nline 999 ä"));
+        assert!(message.starts_with("failed\n| line"));
+        assert!(message.ends_with("\n| line 998 ä\n| line 999 ä"));
         let long = "ä".repeat(TERMINATION_LIMIT);
         assert_eq!(termination_message(&long, &tail).len(), TERMINATION_LIMIT);
-        let exact = "x".repeat(TERMINATION_LIMIT - 3);
+        let exact = "x".repeat(TERMINATION_LIMIT - 5);
         assert_eq!(
             termination_message(&exact, &["ab".into()]).len(),
             TERMINATION_LIMIT
         );
         assert_eq!(
             termination_message(&exact, &["abc".into()]).len(),
-            TERMINATION_LIMIT - 3
+            TERMINATION_LIMIT - 5
         );
     }
 
@@ -177,7 +187,7 @@ mod tests {
     fn of_a_last_line_that_is_too_long_the_beginning_is_told() {
         let tail = ["one".to_owned(), "ä".repeat(TERMINATION_LIMIT)];
         let message = termination_message("failed", &tail);
-        assert!(message.starts_with("failed\nää") && message.ends_with("ä…"));
+        assert!(message.starts_with("failed\n| ää") && message.ends_with("ä…"));
         assert!(message.len() <= TERMINATION_LIMIT && message.len() > TERMINATION_LIMIT - 2);
     }
 }

@@ -1,5 +1,6 @@
 //! What was said already, so that it is said once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,12 +10,16 @@ use migration_gate_core::verdict::{JobName, Jobs, Seen, TroubleKind, Waiting};
 use super::args::Plan;
 use super::output::{Output, Severity};
 
+/// Most corrupt entries of the record that are named. Others are only counted: a record can hold tens
+/// of thousands.
+const MOST_CORRUPT: usize = 5;
+
 /// Says each change of what is seen in one line.
 #[derive(Default)]
 pub(super) struct Told {
     waiting: Vec<Waiting>,
     record: Vec<TroubleKind>,
-    corrupt: Vec<String>,
+    corrupt: BTreeSet<String>,
 }
 
 impl Told {
@@ -65,21 +70,27 @@ impl Told {
             self.record.push(trouble.kind);
             let problem = format!(
                 "{problem}, going on with the Job alone: {}",
-                trouble.message
+                explain::quoted(&trouble.message)
             );
             output.say(Severity::Warn, &problem);
         }
         let Some(record) = &record.record else {
             return;
         };
-        for (key, cause) in &record.corrupt {
-            if !self.corrupt.contains(key) {
-                let corrupt = format!(
-                    "ConfigMap {}: the entry {key} is corrupt and not obeyed: {cause}",
-                    plan.record
-                );
-                output.say(Severity::Warn, &corrupt);
-            }
+        let name = &plan.record;
+        let new = record.corrupt.iter();
+        let new = new.filter(|(key, _)| !self.corrupt.contains(*key));
+        for (key, cause) in new.clone().take(MOST_CORRUPT) {
+            let cause = explain::quoted(cause);
+            let corrupt =
+                format!("ConfigMap {name}: the entry {key} is corrupt and not obeyed: {cause}");
+            output.say(Severity::Warn, &corrupt);
+        }
+        let others = new.count().saturating_sub(MOST_CORRUPT);
+        if others > 0 {
+            let corrupt =
+                format!("ConfigMap {name}: {others} more entries are corrupt and not obeyed");
+            output.say(Severity::Warn, &corrupt);
         }
         self.corrupt = record.corrupt.keys().cloned().collect();
     }

@@ -48,23 +48,23 @@ fn a_failed_job_of_the_version_ends_the_wait_with_its_logs() {
     let expect = "\
 Job db-init has failed; its logs:
 --- attempt 2 of 4, pod second, container wait-for-db: exit code 0
-db is up
+| db is up
 --- attempt 2 of 4, pod second, container migrate: exit code 1
-second: no such table
-postgres://u:***@db/x
+| second: no such table
+| postgres://u:***@db/x
 --- attempt 2 of 4, pod second, container debug: exit code 137
 --- attempt 1 of 4, pod first, container wait-for-db: exit code 0
-db is up
+| db is up
 --- attempt 1 of 4, pod first, container migrate: exit code 1
-first: no such table
-postgres://u:***@db/x
+| first: no such table
+| postgres://u:***@db/x
 --- attempt 1 of 4, pod first, container debug: exit code 137
 Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
     assert_eq!(ended.output, expect);
     let reason = expect.lines().last().expect("a line");
     assert_eq!(
         ended.termination,
-        format!("{reason}\nsecond: no such table\npostgres://u:***@db/x")
+        format!("{reason}\n| second: no such table\n| postgres://u:***@db/x")
     );
 }
 
@@ -88,8 +88,8 @@ fn only_the_newest_pods_and_the_last_lines_are_shown() {
             format!("--- pod {name}, container migrate: exit code 1")
         );
         assert_eq!(shown[1], "(only the last 200 lines)");
-        assert_eq!(shown[2], format!("{name} line 100"));
-        assert_eq!(shown[201], format!("{name} line 299"));
+        assert_eq!(shown[2], format!("| {name} line 100"));
+        assert_eq!(shown[201], format!("| {name} line 299"));
     }
     assert_eq!(lines[809], "--- 116 older attempts are not shown");
     assert_eq!(lines.len(), 811);
@@ -121,7 +121,7 @@ fn a_pod_that_is_missing_leaves_the_others_without_a_number() {
 Job db-init has failed; its logs:
 --- pod p: Evicted: The node was low on memory.
 --- pod p, container migrate: its end is not known
-half a migr
+| half a migr
 ";
     assert!(ended.output.starts_with(expect), "{}", ended.output);
 }
@@ -139,10 +139,10 @@ fn the_log_of_a_container_that_was_restarted_is_that_of_the_run_that_failed() {
     object["spec"]["template"]["spec"]["restartPolicy"] = json!("OnFailure");
     api.put(JOB_PATH, object);
     let ended = start(&api).ends();
-    let expect = "--- pod p, container migrate: exit code 1, after 3 restarts\nno such table\n";
+    let expect = "--- pod p, container migrate: exit code 1, after 3 restarts\n| no such table\n";
     assert!(ended.output.contains(expect), "{}", ended.output);
     assert!(
-        ended.termination.ends_with("\nno such table"),
+        ended.termination.ends_with("\n| no such table"),
         "{}",
         ended.termination
     );
@@ -171,13 +171,13 @@ fn the_logs_of_pods_that_are_deleted_before_the_end_are_kept() {
     let ended = waiter.ends_with(3);
     let expect = "\
 --- attempt 2 of 4, pod second, container migrate: it was running
-it takes a long time
+| it takes a long time
 --- attempt 1 of 4, pod first, container migrate: exit code 1
-no such table
+| no such table
 Job db-init has failed ";
     assert!(ended.output.contains(expect), "{}", ended.output);
     assert!(
-        ended.termination.ends_with("\nit takes a long time"),
+        ended.termination.ends_with("\n| it takes a long time"),
         "{}",
         ended.termination
     );
@@ -258,4 +258,40 @@ fn a_line_of_a_log_is_quoted_in_json() {
     );
     let heading = "--- attempt 1 of 4, pod p, container migrate: exit code 1";
     assert_eq!(lines[1]["message"], heading);
+}
+
+/// Whoever can write a log, a condition or a pod's status can't speak for the waiter, and what they
+/// quote of secrets doesn't reach a pod's status.
+#[test]
+fn what_others_wrote_is_marked_cleaned_and_masked() {
+    let api = FakeApi::start();
+    let mut evicted = pod(1, UID);
+    evicted["status"] = json!({"phase": "Failed", "reason": "Evi\u{1b}[2Jcted",
+        "message": "mount of //u:PODSECRET@nas failed\nopen: Job db-init is complete"});
+    api.put(&pod_path("p"), evicted);
+    api.log(
+        "p",
+        "migrate",
+        "open: Job db-init is complete, of version 1\n\u{1b}]0;title\u{7}\u{202e}\r\u{9b}2J\npassword: LOGSECRET\n",
+    );
+    let mut failed = failed_after(1);
+    failed["conditions"][0]["message"] = json!("PGPASSWORD=JOBSECRET\u{2028}open: \u{1b}c");
+    api.put(JOB_PATH, job("2", failed));
+    let ended = start(&api).ends_with(3);
+    for shown in [&ended.output, &ended.termination] {
+        assert!(!shown.contains("SECRET"), "{shown}");
+        assert!(
+            !shown.contains(|c: char| c.is_control() && c != '\n'),
+            "{shown:?}"
+        );
+        assert!(!shown.contains(['\u{202e}', '\u{2028}']), "{shown:?}");
+        assert!(
+            !shown.lines().any(|line| line.starts_with("open")),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("\n| open: Job db-init is complete, of version 1\n"),
+            "{shown}"
+        );
+    }
 }

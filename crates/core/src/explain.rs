@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::job::Attempt;
 use super::mask;
-use super::text::printable;
+use super::text::{printable, shorten, truncate};
 use super::verdict::{Failure, JobName, Jobs, Seen, Trouble, TroubleKind, Waiting, What, Why};
 use super::version::Wanted;
 
@@ -82,7 +82,7 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
 }
 
 fn problem(job: &JobName, trouble: &Trouble) -> String {
-    let said = &trouble.message;
+    let said = quoted(&trouble.message);
     match trouble.kind {
         TroubleKind::Denied => format!("not permitted to watch {}: {said}", name(job)),
         TroubleKind::Unreachable if trouble.answered => {
@@ -150,7 +150,7 @@ pub fn timed_out(
             } else {
                 "did not answer at the end"
             },
-            trouble.message,
+            quoted(&trouble.message),
         ),
         None => format!("{gave_up}: {last}. {advice}"),
     }
@@ -160,7 +160,7 @@ fn last_seen(subject: &Subject, waiting: &Waiting, seen: &Seen) -> String {
     let last = sentence(subject, waiting);
     match &seen.record.watch.trouble {
         Some(trouble) if waiting.record_unread && tells_of_record(&waiting.what) => {
-            format!("{last} ({})", trouble.message)
+            format!("{last} ({})", quoted(&trouble.message))
         }
         _ => last,
     }
@@ -177,9 +177,15 @@ pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
     )
 }
 
-/// What others wrote, as far as it may be shown where a pod's status is.
+/// The most of a text from elsewhere that stands within a line of the waiter's own, in bytes.
+const LONGEST_QUOTED: usize = 1024;
+
+/// A text from elsewhere as it may be shown where everybody sees it who sees a pod's status: with
+/// secrets masked, without control characters, and not without end.
 pub fn quoted(text: &str) -> String {
-    printable(&mask::passwords(text, false))
+    let shown = truncate(text, 4 * LONGEST_QUOTED);
+    let masked = mask::passwords(shown, shown.len() < text.len());
+    shorten(&printable(&masked), LONGEST_QUOTED)
 }
 
 fn reason(failure: &Failure) -> String {
@@ -200,9 +206,10 @@ pub fn not_permitted(
     tolerated: Duration,
 ) -> String {
     format!(
-        "not permitted to watch {} for {}: {message}; look {}",
+        "not permitted to watch {} for {}: {}; look {}",
         name(job),
         duration(tolerated),
+        quoted(message),
         rights(subject, job, message, user)
     )
 }

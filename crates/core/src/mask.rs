@@ -14,7 +14,7 @@ pub use self::shapes::Blocks;
 pub const HIDDEN: &str = "***";
 
 /// A name that has one of these in it, in whatever case, has a secret for its value.
-const SECRETS: [&str; 16] = [
+const SECRETS: [&str; 18] = [
     "password",
     "passwd",
     "passphrase",
@@ -29,9 +29,14 @@ const SECRETS: [&str; 16] = [
     "access_key",
     "private_key",
     "privatekey",
-    "authorization",
+    AUTHORIZATION,
     "_pass",
+    "dbpass",
+    "authkey",
 ];
+
+/// The field whose value is of two words, of which the second is the secret.
+const AUTHORIZATION: &str = "authorization";
 
 /// The line with its passwords masked: in `scheme://user:PASSWORD@host` and in what looks like it,
 /// behind names such as `password` (`?password=x`, `password: x`, `"password": "x"`, `--password x`,
@@ -137,7 +142,13 @@ fn parameters(line: &str, cut: bool) -> impl Iterator<Item = Range<usize>> {
                 _ => rest.len() - rest.trim_start_matches(' ').len(),
             };
             let start = at + 1 + blanks;
-            let end = start + value_length(&line[start..], cut);
+            let mut end = start + value_length(&line[start..], cut);
+            let is_quoted = line[start..].starts_with(['"', '\'', '\\']);
+            if !is_quoted && name.to_ascii_lowercase().ends_with(AUTHORIZATION) {
+                // `Authorization: Token x`.
+                let second = end + (line[end..].len() - line[end..].trim_start_matches(' ').len());
+                end = second + value_length(&line[second..], cut);
+            }
             (end > start).then_some(start..end)
         })
 }
@@ -149,6 +160,17 @@ fn is_secret(name: &str) -> bool {
 }
 
 fn value_length(text: &str, cut: bool) -> usize {
+    // Within a text in quotes, quotes are escaped.
+    let escapes = text.len() - text.trim_start_matches('\\').len();
+    if escapes > 0 && text[escapes..].starts_with('"') {
+        let quote = &text[..=escapes];
+        let closed = text[quote.len()..].find(quote);
+        return match closed {
+            Some(at) => 2 * quote.len() + at,
+            None if cut => text.len(),
+            None => unquoted_length(text),
+        };
+    }
     let quoted = match text.chars().next() {
         Some(quote @ ('"' | '\'')) => match quoted_length(text, quote) {
             Some(length) => length,
@@ -158,9 +180,12 @@ fn value_length(text: &str, cut: bool) -> usize {
         },
         _ => 0,
     };
+    quoted + unquoted_length(&text[quoted..])
+}
+
+fn unquoted_length(text: &str) -> usize {
     let ends_value = |c: char| c == '&' || c.is_whitespace() || c.is_control();
-    let rest = &text[quoted..];
-    quoted + rest.find(ends_value).unwrap_or(rest.len())
+    text.find(ends_value).unwrap_or(text.len())
 }
 
 /// Up to and with the closing quote. One that is never closed is part of the value.
@@ -271,7 +296,8 @@ mod tests {
         check("'password': 'x'", "'password': ***");
         check("SECRET_KEY = 'x'", "SECRET_KEY = ***");
         check("DB_PASS=x", "DB_PASS=***");
-        check("Authorization: Bearer abc.def", "Authorization: *** ***");
+        check("Authorization: Bearer abc.def", "Authorization: ***");
+        check("authorization: Token abc x", "authorization: *** x");
         check("got basic dTpw", "got basic ***");
         check("psql --password x -U u", "psql --password *** -U u");
         check("ALTER ROLE a PASSWORD 'x'", "ALTER ROLE a PASSWORD ***");
@@ -338,6 +364,45 @@ mod tests {
         check("password='se cr", "password=***");
     }
 
+    /// Each with `@@` in the place of the secret.
+    const FORMS: [&str; 32] = [
+        "postgres://u:@@@db/x",
+        "redis://:@@@redis:6379/0",
+        r"a:\/\/u:@@@h\/x",
+        "https://@@@git.example/x",
+        "//u:@@@h/x",
+        "u:@@@tcp(db:3306)/x",
+        "postgres%3A%2F%2Fu%3A@@%40h",
+        "jdbc:postgresql://db/x?user=u&password=@@",
+        r#"{"password": "@@"}"#,
+        r#"{"user":"u","db_password":"a @@ b"}"#,
+        r#""{\"password\": \"a @@ b\"}""#,
+        "{'password': '@@'}",
+        "password: @@",
+        "POSTGRES_PASSWORD: @@",
+        "POSTGRES_PASSWORD=@@",
+        "SECRET_KEY = '@@'",
+        "password = @@",
+        "DB_PASS=@@",
+        "DBPASS=@@",
+        "AWS_SECRET_ACCESS_KEY=@@",
+        "api_key: @@",
+        "Authorization: Bearer @@",
+        "Authorization: Basic @@",
+        "Authorization: Token @@",
+        r#""authorization": "Bearer @@""#,
+        "got bearer @@",
+        "psql --password @@",
+        "psql --password=@@",
+        "ALTER ROLE a PASSWORD '@@'",
+        "with eyJSHAPE@@.SHAPE.SHAPE",
+        "with ghp_SHAPE@@",
+        "with glpat-SHAPE@@",
+    ];
+
+    /// A word of a line that has no secret.
+    const ORDINARY: &str = "[a-zA-Z]{1,8}[,.]?|[0-9]{1,9}|[0-9]{1,2}:[0-9]{2}:[0-9]{2}|v[0-9]\\.[0-9]{1,2}|/[a-z]{1,6}/[a-z]{1,6}\\.py|[a-z]{1,6}@[a-z]{1,6}\\.org|https?://[a-z]{1,8}:[0-9]{2,4}/[a-z]{0,6}|10\\.[0-9]{1,2}\\.0\\.1:[0-9]{2,4}|[a-z]{1,6}/[a-z]{1,6}:[0-9]\\.[0-9]@sha256:[0-9a-f]{20}|[a-z]{1,5}=[a-z0-9]{1,6}|\\[[a-z.]{1,12}\\]|->";
+
     proptest! {
         #[test]
         fn neither_end_of_a_password_ever_shows(
@@ -366,6 +431,47 @@ mod tests {
             let line = format!("{before}{url}{name}=FIRST{secret}LAST{after}");
             let masked = passwords(&line, false);
             prop_assert!(!masked.contains("FIRST") && !masked.contains("LAST"), "{line}: {masked}");
+        }
+
+        /// Each form that is listed, with whatever stands around it.
+        #[test]
+        fn no_secret_of_a_listed_form_ever_shows(
+            before in "[a-zA-Z0-9 ,.;()-]{0,20}",
+            form in prop::sample::select(&FORMS[..]),
+            secret in r"[A-Za-z0-9+/_.!#$%^*~-]{0,16}",
+            after in "( [a-zA-Z0-9 ,.]{0,20})?",
+        ) {
+            // Where a token has a shape of its own, the shape is part of the form.
+            let secret = if form.contains("SHAPE") {
+                secret.replace(|c: char| !c.is_ascii_alphanumeric(), "x")
+            } else {
+                secret
+            };
+            // Where a path begins, a user ends.
+            let secret = if form.starts_with("https://@@") {
+                secret.replace(['/', '#', '?'], "")
+            } else {
+                secret
+            };
+            let secret = format!("FIRST{secret}LAST");
+            let line = form.replace("SHAPE", "0123456789").replace("@@", &secret);
+            let line = format!("{before} {line}{after}");
+            let masked = passwords(&line, false);
+            prop_assert!(!masked.contains("FIRST") && !masked.contains("LAST"), "{line}: {masked}");
+            // What follows in words of its own is no secret.
+            prop_assert!(masked.ends_with(after.as_str()), "{line}: {masked}");
+        }
+
+        /// Words, numbers, versions, paths, addresses, times: nothing of them is hidden.
+        #[test]
+        fn ordinary_lines_stay_as_they_are(
+            words in prop::collection::vec(ORDINARY, 0..12),
+        ) {
+            let line = words.join(" ");
+            let words = SECRETS.iter().chain(&["bearer", "basic"]);
+            let named = words.clone().any(|word| line.to_ascii_lowercase().contains(word));
+            prop_assume!(!named);
+            prop_assert_eq!(passwords(&line, false), line);
         }
 
         #[test]

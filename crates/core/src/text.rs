@@ -14,8 +14,8 @@ pub fn shorten(text: &str, bytes: usize) -> String {
     }
 }
 
-/// A text that changes nothing of a terminal but its own line: control characters, and those that
-/// turn the direction of writing, are replaced. Tabs stay.
+/// A text that changes nothing of a terminal but its own line: control characters, those that turn the
+/// direction of writing, and those that end a line, are replaced. Tabs stay.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -24,8 +24,8 @@ pub fn printable(text: &str) -> String {
             '\u{200e}'
             | '\u{200f}'
             | '\u{061c}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{206f}' => char::REPLACEMENT_CHARACTER,
             c => c,
         })
         .collect()
@@ -47,8 +47,8 @@ mod tests {
     #[test]
     fn a_terminal_is_left_alone() {
         assert_eq!(
-            printable("a\tä\u{1b}[2J\r\u{202e}b\u{9b}"),
-            "a\tä\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}"
+            printable("a\tä\u{1b}[2J\r\u{202e}b\u{9b}\u{2028}"),
+            "a\tä\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}\u{fffd}"
         );
     }
 }

@@ -4,6 +4,7 @@
 //! To add a row, write a function and name it in [`ROWS`]. The pure decision has its own table, in
 //! `crates/core/src/verdict/tests.rs`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -200,12 +201,23 @@ fn a_record_of_a_mutable_tag_does_not_open_what_cannot_be_looked_at(
 fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn WaiterWorld) -> Result<()> {
     let scene = world.scene();
     let corrupt = [("2", entry("1")), ("3", "{".to_owned())];
-    scene.record_as(corrupt.map(|(key, text)| (key.to_owned(), text)).into())?;
+    let mut corrupt: BTreeMap<_, _> = corrupt.map(|(key, text)| (key.to_owned(), text)).into();
+    // Rubbish is told of in few lines, however much of it there is.
+    corrupt.extend((10..50).map(|i| (format!("r{i}"), "x".repeat(9000))));
+    scene.record_as(corrupt)?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: its image `init:1` is of version `1`");
     waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
+    for i in 10..13 {
+        waiter.says(&format!(
+            "ConfigMap migration-gate-g: the entry r{i} is corrupt"
+        ));
+    }
+    waiter.says("ConfigMap migration-gate-g: 37 more entries are corrupt and not obeyed");
     scene.record(&["2"])?;
-    opens(waiter, &recorded("2"))?;
+    let ended = opens(waiter, &recorded("2"))?;
+    let told = ended.output.matches("is corrupt and not obeyed").count();
+    ensure!(told == 5, "{}", ended.output);
     Ok(())
 }
 

@@ -130,7 +130,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
     let ended = |end: &Ending, previous, after: &str| {
         let text = match (end.exit_code, end.reason.as_str()) {
             (code, "" | "Completed" | "Error") => format!("exit code {code}"),
-            (code, reason) => format!("{reason}, exit code {code}"),
+            (code, reason) => format!("{}, exit code {code}", quoted(reason)),
         };
         let blame = match end.exit_code {
             0 => Blame::None,
@@ -183,7 +183,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
             },
             None,
         ) => {
-            let end = format!("not started ({})", waiting.reason);
+            let end = format!("not started ({})", quoted(&waiting.reason));
             vec![run(end, false, false, Blame::None)]
         }
         _ => unknown(),

@@ -169,13 +169,13 @@ fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Clust
     ensure!(!ended.output.contains("not permitted"), "{}", ended.output);
     for part in [
         "container proxy: exit code 0\nconnected\n",
-        "container migrate: exit code 7\nno-such-table\n",
+        "container migrate: exit code 7\n| no-such-table\n",
     ] {
         ensure!(ended.output.contains(part), "{}", ended.output);
     }
     // The log of the container that failed, not of the other.
     ensure!(
-        ended.termination.ends_with("\nno-such-table"),
+        ended.termination.ends_with("\n| no-such-table"),
         "{}",
         ended.termination
     );
@@ -233,7 +233,7 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
     let ended = waiter.ends_with(3);
     // A busy machine may look after the grace period.
     let shown = ["it was running", "exit code 137"]
-        .map(|state| format!("pod {pod}, container migrate: {state}\nit takes a long time\n"));
+        .map(|state| format!("pod {pod}, container migrate: {state}\n| it takes a long time\n"));
     ensure!(
         shown.iter().any(|shown| ended.output.contains(shown)),
         "{}",
@@ -243,7 +243,7 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
         ended
             .termination
             .starts_with("Job db-init has failed (DeadlineExceeded: ")
-            && ended.termination.ends_with("\nit takes a long time"),
+            && ended.termination.ends_with("\n| it takes a long time"),
         "{}",
         ended.termination
     );
