@@ -32,6 +32,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::certificates::CertificateSource;
+use self::certificates::clients::{ClientArgs, ClientFile};
 use self::connections::Listener;
 use self::limits::{ClientLimits, duration_or_zero};
 use self::metrics::Metrics;
@@ -65,6 +66,9 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     certificate: certificates::CertificateArgs,
+
+    #[command(flatten)]
+    clients: ClientArgs,
 
     /// How long to go on serving after SIGTERM, while word of it gets around
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_or_zero)]
@@ -151,6 +155,7 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
         listen,
         health_listen,
         certificate,
+        clients,
         drain_delay,
         drain_timeout,
         log: _,
@@ -164,9 +169,14 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     let stop = Stop::default();
 
     // What can't work is said before a port is opened, so that nobody is sent here in vain.
+    let interval = certificate.reload_interval();
     let source = CertificateSource::new(certificate, &cluster, &served, &metrics).await?;
     let callers = source.callers();
     let tls = Acceptor::new(Arc::clone(&served)).context("cannot set TLS up")?;
+    let mut clients = ClientFile::new(clients);
+    if let Some(clients) = &mut clients {
+        clients.apply(&tls).await?;
+    }
     let webhooks = bind("--listen", listen).await?;
     let health = bind("--health-listen", health_listen).await?;
     info!(
@@ -179,6 +189,9 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
 
     let mut certificates =
         tokio::spawn(source.run(Arc::clone(&served), metrics.clone(), stop.clone()));
+    if let Some(clients) = clients {
+        tokio::spawn(clients.follow(interval, tls.clone(), stop.clone()));
+    }
     let config = Arc::new(config);
     let mut records = tokio::spawn(keep_records(
         cluster,

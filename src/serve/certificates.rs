@@ -5,6 +5,7 @@
 //! [`Served`], which the next handshake takes its certificate from. What the API server makes of
 //! it is for [`trust`] to say.
 
+pub(super) mod clients;
 mod files;
 mod issue;
 pub mod rotator;
@@ -41,7 +42,7 @@ pub struct CertificateArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// How often the two files are looked at for a new certificate
+    /// How often files are looked at for a change
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     tls_reload_interval: Duration,
 
@@ -96,6 +97,13 @@ enum Kind {
         client: Client,
         settings: Settings,
     },
+}
+
+impl CertificateArgs {
+    /// How often files are looked at.
+    pub(super) fn reload_interval(&self) -> Duration {
+        self.tls_reload_interval
+    }
 }
 
 impl CertificateSource {

@@ -1,5 +1,9 @@
 //! What is served as a certificate, and how TLS is spoken.
 
+mod clients;
+
+pub use self::clients::RequiredClients;
+
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -8,7 +12,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -173,28 +178,46 @@ impl ResolvesServerCert for Served {
     }
 }
 
-/// Takes TLS connections.
+/// Takes TLS connections. Clones are one.
 #[derive(Clone)]
 pub struct Acceptor {
-    tls: TlsAcceptor,
+    /// For new connections. Open ones keep what they began with.
+    config: Arc<watch::Sender<Arc<ServerConfig>>>,
     served: Arc<Served>,
+    refusals: Arc<clients::Refusals>,
 }
 
 impl Acceptor {
     /// Connections are served with what `served` holds at the time.
     pub fn new(served: Arc<Served>) -> Result<Self, rustls::Error> {
-        let config = server_config(Arc::clone(&served))?;
+        let anybody = NoClientAuth {};
+        let config = server_config(Arc::clone(&served), Arc::new(anybody))?;
         Ok(Self {
-            tls: TlsAcceptor::from(Arc::new(config)),
+            config: Arc::new(watch::Sender::new(Arc::new(config))),
             served,
+            refusals: Arc::default(),
         })
+    }
+
+    /// Refuses other clients from the next handshake on.
+    pub fn require(&self, clients: RequiredClients) {
+        // What could fail didn't when the acceptor was made.
+        if let Ok(config) = server_config(Arc::clone(&self.served), Arc::new(clients)) {
+            self.config.send_replace(Arc::new(config));
+        }
     }
 
     /// Shakes hands, once there is an identity. A replica that has just been restarted is called
     /// for a moment longer as if it were ready, and a call that waits a little is none that fails.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.served.some().await;
-        self.tls.accept(stream).await
+        let client = stream.peer_addr();
+        let config = Arc::clone(&self.config.borrow());
+        let accepted = TlsAcceptor::from(config).accept(stream).await;
+        if let Err(error) = &accepted {
+            self.refusals.log(&client, error);
+        }
+        accepted
     }
 }
 
@@ -205,10 +228,13 @@ impl fmt::Debug for Acceptor {
 }
 
 /// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1 on top.
-fn server_config(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
+fn server_config(
+    served: Arc<Served>,
+    clients: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(served);
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     // The API server keeps its connections and resumes no session; a ticket would be work for

@@ -11,6 +11,7 @@
 
 mod bodies;
 mod certificates;
+mod clients;
 mod limits;
 mod monitoring;
 mod process;

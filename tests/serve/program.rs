@@ -20,7 +20,14 @@ use crate::support::{Authority, PATIENCE, handshake, pod_review, post, read};
 
 /// `serve` with these arguments.
 pub fn migration_gate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+    serving(
+        Command::new(env!("CARGO_BIN_EXE_migration-gate")),
+        arguments,
+    )
+}
+
+/// `serve` with these arguments, by a command that runs the program.
+pub fn serving(mut command: Command, arguments: &[&str]) -> Command {
     command
         .arg("serve")
         .args(arguments)
@@ -57,11 +64,20 @@ impl Serve {
     }
 
     pub async fn start_on(certificate: &str, key: &str, more: &[&str]) -> Self {
-        let mut command = migration_gate(&[
-            &format!("--tls-cert={certificate}"),
-            &format!("--tls-key={key}"),
-            "--tls-reload-interval=20ms",
-        ]);
+        let program = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
+        Self::start_by(program, certificate, key, more).await
+    }
+
+    /// The same by a command that runs the program.
+    pub async fn start_by(program: Command, certificate: &str, key: &str, more: &[&str]) -> Self {
+        let mut command = serving(
+            program,
+            &[
+                &format!("--tls-cert={certificate}"),
+                &format!("--tls-key={key}"),
+                "--tls-reload-interval=20ms",
+            ],
+        );
         let mut child = command.args(more).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = line(&mut log, "serving").await;

@@ -60,6 +60,7 @@ pub fn limits(change: impl FnOnce(&mut ClientLimits)) -> ClientLimits {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub certificate: CertificateDer<'static>,
+    pem: String,
 }
 
 impl Authority {
@@ -70,8 +71,14 @@ impl Authority {
         let certificate = params.self_signed(&key).unwrap();
         Self {
             certificate: certificate.der().clone(),
+            pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
+    }
+
+    /// Its certificate, PEM.
+    pub fn pem(&self) -> String {
+        self.pem.clone()
     }
 
     /// A certificate and its key, PEM.

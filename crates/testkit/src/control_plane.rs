@@ -19,6 +19,9 @@ use crate::sandbox::{NODE_ADDRESS, SERVICE_ADDRESS, Sandbox};
 const START: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_secs(30);
 
+/// The common name of the certificate that API servers present to webhooks.
+pub const WEBHOOK_CLIENT: &str = "kube-apiserver-webhook-client";
+
 /// What sets one control plane apart from another in the same sandbox.
 pub struct PlaneSettings {
     /// Names its folders.
@@ -66,6 +69,7 @@ pub struct ControlPlane {
     authority: ClusterAuthority,
     admin: PathBuf,
     kubelet_client: Pair,
+    webhook_client: Pair,
     server: Pair,
     service_accounts: Pair,
     // In the order in which they are dropped: whoever depends on another ends before it.
@@ -99,6 +103,7 @@ impl ControlPlane {
             "kube-apiserver-kubelet-client",
             Some("system:masters"),
         )?;
+        let webhook_client = authority.client("webhook-client", WEBHOOK_CLIENT, None)?;
         let etcd = etcd(sandbox, &settings, &state, &logs)?;
         let mut this = Self {
             service_accounts: authority.signing_key("service-accounts")?,
@@ -109,6 +114,7 @@ impl ControlPlane {
             logs,
             authority,
             kubelet_client,
+            webhook_client,
             server,
             controllers: Vec::new(),
             api_server: None,
@@ -240,6 +246,7 @@ impl ControlPlane {
             "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}],
         });
         fs::write(&policy, rules.to_string())?;
+        let admission = self.write_admission_configuration()?;
         let authority = self.authority.pair();
         let mut command = self.sandbox.assets.command("kube-apiserver");
         command
@@ -287,12 +294,43 @@ impl ControlPlane {
                 &self.service_accounts.key,
             ),
             ("audit-policy-file", &policy),
+            ("admission-control-config-file", &admission),
             ("audit-log-path", &self.audit_log()),
             ("cert-dir", &self.state),
         ] {
             flag_path(&mut command, flag, path);
         }
         Process::spawn("kube-apiserver", &self.logs, &mut command)
+    }
+
+    /// By which the API server presents a certificate to webhooks that ask for one, as
+    /// `docs/operating.md` tells operators to.
+    fn write_admission_configuration(&self) -> Result<PathBuf> {
+        let kubeconfig = self.state.join("webhooks.kubeconfig");
+        let user = json!({
+            "client-certificate": self.webhook_client.certificate,
+            "client-key": self.webhook_client.key,
+        });
+        let users = json!([{"name": "*", "user": user}]);
+        let text = json!({"apiVersion": "v1", "kind": "Config", "users": users});
+        fs::write(&kubeconfig, text.to_string())?;
+        let plugins: Vec<Value> = ["MutatingAdmissionWebhook", "ValidatingAdmissionWebhook"]
+            .iter()
+            .map(|name| {
+                json!({"name": name, "configuration": {
+                    "apiVersion": "apiserver.config.k8s.io/v1",
+                    "kind": "WebhookAdmissionConfiguration",
+                    "kubeConfigFile": kubeconfig,
+                }})
+            })
+            .collect();
+        let path = self.state.join("admission.yaml");
+        let text = json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration",
+            "plugins": plugins,
+        });
+        fs::write(&path, text.to_string())?;
+        Ok(path)
     }
 
     fn controller_manager(&self) -> Result<Process> {

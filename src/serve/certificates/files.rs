@@ -33,6 +33,14 @@ pub(in crate::serve) enum FilesError {
         /// What is wrong with them.
         source: IdentityError,
     },
+    /// One holds no authority.
+    #[error("{path}")]
+    Authorities {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: IdentityError,
+    },
 }
 
 /// A certificate's file and its key's.
@@ -71,10 +79,6 @@ impl Files {
     }
 
     /// Keeps `served` up to date until the server closes.
-    ///
-    /// The content is compared rather than an event awaited: a Secret's volume swaps a symbolic
-    /// link two levels up, a subPath or a network file system sends no event at all, and two small
-    /// reads cost nothing.
     pub(in crate::serve) async fn follow(
         mut self,
         interval: Duration,
@@ -82,36 +86,65 @@ impl Files {
         metrics: Metrics,
         stop: Stop,
     ) {
-        let mut trouble = None;
-        loop {
-            tokio::select! {
-                () = stop.closing() => return,
-                () = tokio::time::sleep(interval) => {}
-            }
-            match self.changed().await {
-                Ok(changed) => {
-                    if let Some(identity) = changed {
-                        trouble = None;
-                        install(Arc::new(identity), &served, &metrics);
-                    }
+        let failure = "the certificate can't be reloaded; the previous one is served on";
+        let mut looks = Looks::new(interval, stop, failure);
+        while looks.next().await {
+            let changed = self.changed().await;
+            looks.end(changed.map(|changed| {
+                if let Some(identity) = changed {
+                    install(Arc::new(identity), &served, &metrics);
                 }
-                Err(error) => {
-                    // Once for each trouble, not for each look.
-                    let cause = chain(&error);
-                    if trouble.as_ref() != Some(&cause) {
-                        error!(
-                            cause,
-                            "the certificate can't be reloaded; the previous one is served on"
-                        );
-                    }
-                    trouble = Some(cause);
-                }
-            }
+            }));
         }
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
+/// Looks at files again and again. Each trouble is logged once, not at each look.
+///
+/// The content is compared rather than an event awaited: a Secret's volume swaps a symbolic
+/// link two levels up, a subPath or a network file system sends no event at all, and two small
+/// reads cost nothing.
+pub(super) struct Looks {
+    interval: Duration,
+    stop: Stop,
+    failure: &'static str,
+    trouble: Option<String>,
+}
+
+impl Looks {
+    pub(super) fn new(interval: Duration, stop: Stop, failure: &'static str) -> Self {
+        Self {
+            interval,
+            stop,
+            failure,
+            trouble: None,
+        }
+    }
+
+    /// Waits for the time of the next look. There is none once the server closes.
+    pub(super) async fn next(&self) -> bool {
+        tokio::select! {
+            () = self.stop.closing() => false,
+            () = tokio::time::sleep(self.interval) => true,
+        }
+    }
+
+    /// Takes note of how a look ended. A file that can't be used and stays as it is looks like one
+    /// that hasn't changed, so only a trouble of reading it comes again and again.
+    pub(super) fn end(&mut self, look: Result<(), FilesError>) {
+        let Err(error) = look else {
+            self.trouble = None;
+            return;
+        };
+        let cause = chain(&error);
+        if self.trouble.as_ref() != Some(&cause) {
+            error!(cause, "{}", self.failure);
+        }
+        self.trouble = Some(cause);
+    }
+}
+
+pub(super) async fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
     tokio::fs::read(path)
         .await
         .map_err(|source| FilesError::Read {

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{APPLICATION, HELD};
 use testkit::cluster::Cluster;
+use testkit::control_plane::WEBHOOK_CLIENT;
 use testkit::pki::ClusterAuthority;
 use testkit::release::Release;
 
@@ -30,7 +31,16 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
         pair.certificate.display(),
         pair.key.display()
     ))?;
-    release.helm("upgrade", "--set=certificates.source=certManager")?;
+    // The control plane here presents a certificate of the authority that every namespace has.
+    let own = cluster.sandbox().is_ok();
+    let clients = format!(
+        ",webhooks.clientCA.configMap=kube-root-ca.crt,webhooks.clientCA.names={{{WEBHOOK_CLIENT}}}"
+    );
+    let clients = if own { clients.as_str() } else { "" };
+    release.helm(
+        "upgrade",
+        &format!("--set=certificates.source=certManager{clients}"),
+    )?;
     let wanted = kubectl.run("get certificate --output=jsonpath={.items[*].spec.secretName}")?;
     ensure!(
         wanted == "migration-gate-cert-manager migration-gate-cert-manager-ca",
@@ -39,6 +49,13 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
     release.trust(&fs::read(authority.pair().certificate)?)?;
     kubectl.run("rollout status deployment/migration-gate --timeout=170s")?;
     held()?;
+    if own {
+        let log = kubectl.run("logs deployment/migration-gate")?;
+        ensure!(
+            log.contains("clients need a certificate of these authorities"),
+            "{log}"
+        );
+    }
     let secrets =
         || kubectl.run("get secrets --field-selector=type!=helm.sh/release.v1 --output=name");
     let left = secrets()?;
@@ -48,7 +65,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
     );
 
     // And back. Helm doesn't mind what cert-manager has left.
-    release.helm("upgrade", "--wait --set=certificates.source=selfManaged")?;
+    release.helm("upgrade", "--wait --reset-values")?;
     held()?;
     release.uninstall()?;
     let left = secrets()?;
