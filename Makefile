@@ -41,13 +41,18 @@ test: packages ## Everything: lints, dependencies' licences, all tests (some 30 
 	$(call say,release binary for the image; it takes one core for 2 minutes$(comma) so the next steps go on beside it)
 	@CARGO_TERM_QUIET=true build/binary.sh >/dev/null & binary=$$!; \
 	trap 'kill $$binary 2>/dev/null || true' EXIT; \
-	$(MAKE) --no-print-directory lint test-fast deny sbom test-cluster; \
+	$(MAKE) --no-print-directory lint test-fast deny sbom attacks test-cluster; \
 	wait $$binary
 
 .PHONY: test-fast
 test-fast: packages ## The tests that need no cluster (seconds, once compiled)
 	$(call say,tests without a cluster (compiled in about 3 minutes at first$(comma) then seconds))
 	cargo test --locked
+
+.PHONY: attacks
+attacks: packages ## Clients that mean harm against the released binary, in a memory cgroup of the chart's limit
+	$(call say,attacks on the released binary (half a minute; ATTACK_SECONDS lengthens each))
+	ATTACKED=$$(build/binary.sh) cargo test --locked --test attacks -- --nocapture
 
 # The tests build what they need by themselves, where they can run at all; where they can't, they say so.
 .PHONY: test-cluster
@@ -95,6 +100,7 @@ bench: packages ## Figures, as ratios: the waiter next to kubectl wait and a pol
 soak: packages ## The long forms of the tests, one after the other (under an hour on two cores)
 	$(call say,the model at length (minutes))
 	cargo test --locked --package migration-gate-core --test model -- --ignored
+	ATTACK_SECONDS=20 $(MAKE) --no-print-directory attacks
 	$(call say,soaks on a cluster (a release build and a control plane at first))
 	cargo test --locked --test cluster -- --soak $(SOAKS)
 

@@ -310,10 +310,14 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
     let last = failures
         .last()
         .map_or(Duration::ZERO, |(at, _)| at.duration_since(killed));
+    // A call that was being answered when its connection ended, or one whose new connection the dead
+    // replica's address refused.
+    let refused = |(_, failure): &&(_, String)| failure.contains("connection refused");
     eprintln!(
-        "serve: one of two replicas killed: {} of {} creates failed, the last after {} ms",
+        "serve: one of two replicas killed: {} of {} creates failed, {} of them at a new connection, the last after {} ms",
         failures.len(),
         load.created() - before + failures.len(),
+        failures.iter().filter(refused).count(),
         last.as_millis()
     );
     let rest = load.failures().len();
