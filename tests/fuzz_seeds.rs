@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use checks::{manifests, review, yaml};
+use checks::{manifests, patterns, record, review, versions, yaml};
 
 fn each(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -24,6 +24,21 @@ fn each(target: &str, check: fn(&[u8])) {
 #[test]
 fn every_review_is_answered_rightly() {
     each("review", review::check);
+}
+
+#[test]
+fn every_pattern_matches_what_it_says() {
+    each("patterns", patterns::check);
+}
+
+#[test]
+fn every_record_is_read_cleaned_and_kept() {
+    each("record", record::check);
+}
+
+#[test]
+fn all_images_are_compared_alike_from_both_sides() {
+    each("versions", versions::check);
 }
 
 #[test]

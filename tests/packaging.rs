@@ -32,6 +32,19 @@ fn instructions<'d>(dockerfile: &'d str, kind: &str) -> Vec<Vec<&'d str>> {
         .collect()
 }
 
+/// What became known of a dependency since the last commit keeps a release back.
+#[test]
+fn nothing_is_released_without_a_look_at_the_advisories() {
+    let release = read(".github/workflows/release.yaml");
+    let (_, publish) = release.split_once("\n  publish:\n").unwrap();
+    let needs = publish.lines().find(|line| line.contains("needs:")).unwrap();
+    assert!(needs.contains("audit"), "{needs}");
+    let (_, audit) = release.split_once("\n  audit:\n").unwrap();
+    let (audit, _) = audit.split_once("\n  publish:\n").unwrap();
+    assert!(audit.contains("run: make audit"));
+    assert!(read("Makefile").contains("--locked check advisories"));
+}
+
 /// Of all packages, cargo would link what any of them asks of a dependency, those of the tests too.
 #[test]
 fn the_release_is_built_of_its_own_package_alone() {

@@ -7,5 +7,8 @@
 #![allow(clippy::unwrap_used, reason = "a check fails by panicking")]
 
 pub mod manifests;
+pub mod patterns;
+pub mod record;
 pub mod review;
+pub mod versions;
 pub mod yaml;
