@@ -37,7 +37,10 @@ fn instructions<'d>(dockerfile: &'d str, kind: &str) -> Vec<Vec<&'d str>> {
 fn nothing_is_released_without_a_look_at_the_advisories() {
     let release = read(".github/workflows/release.yaml");
     let (_, publish) = release.split_once("\n  publish:\n").unwrap();
-    let needs = publish.lines().find(|line| line.contains("needs:")).unwrap();
+    let needs = publish
+        .lines()
+        .find(|line| line.contains("needs:"))
+        .unwrap();
     assert!(needs.contains("audit"), "{needs}");
     let (_, audit) = release.split_once("\n  audit:\n").unwrap();
     let (audit, _) = audit.split_once("\n  publish:\n").unwrap();
