@@ -5,6 +5,7 @@ pub mod error;
 pub mod objects;
 pub mod observe;
 pub mod records;
+pub mod seen;
 
 pub use error::{ApiError, Cause};
 pub use objects::{DryRun, FIELD_MANAGER, Objects, TIMEOUT};

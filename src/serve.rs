@@ -3,9 +3,10 @@
 mod body;
 pub mod certificates;
 pub mod connections;
-pub mod gate_state;
+mod events;
 pub mod limits;
 pub mod metrics;
+mod process;
 pub mod ready;
 pub mod recorder;
 mod rejection;
@@ -37,6 +38,7 @@ use self::connections::Listener;
 use self::limits::{ClientLimits, duration_or_zero};
 use self::metrics::Metrics;
 use self::ready::Readiness;
+use self::recorder::{GateNews, GateReport};
 use self::review::Reviewer;
 use self::stop::{Signals, Stop};
 use self::tls::{Acceptor, Served};
@@ -86,6 +88,10 @@ pub struct ServeArgs {
         env = "MIGRATION_GATE_LOG"
     )]
     log: String,
+
+    /// Create no Kubernetes Events
+    #[arg(long)]
+    no_events: bool,
 
     #[command(flatten)]
     limits: ClientLimits,
@@ -159,6 +165,7 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
         drain_delay,
         drain_timeout,
         log: _,
+        no_events,
         limits,
         cluster,
     } = args;
@@ -196,6 +203,7 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     let mut records = tokio::spawn(keep_records(
         cluster,
         Arc::clone(&config),
+        !no_events,
         metrics.clone(),
         stop.clone(),
     ));
@@ -255,7 +263,13 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
 }
 
 /// Reviews need no cluster, so a server that finds none serves all the same.
-async fn keep_records(cluster: ClusterArgs, config: Arc<Config>, metrics: Metrics, stop: Stop) {
+async fn keep_records(
+    cluster: ClusterArgs,
+    config: Arc<Config>,
+    events: bool,
+    metrics: Metrics,
+    stop: Stop,
+) {
     let client = match cluster.connect().await {
         Ok(cluster) => cluster.client,
         Err(error) => {
@@ -263,11 +277,14 @@ async fn keep_records(cluster: ClusterArgs, config: Arc<Config>, metrics: Metric
                 cause = cli::chain(&error),
                 "no cluster to watch; completed migrations are not recorded"
             );
+            for gate in &config.gates {
+                metrics.on_gate(&gate.name, &GateNews::State(GateReport::blind()));
+            }
             return stop.closing().await;
         }
     };
-    let report = move |gate: &str, state| metrics.set_gate(gate, state);
-    recorder::run(client, config, report, stop.closing()).await;
+    let report = move |gate: &str, news| metrics.on_gate(gate, &news);
+    recorder::run(client, config, events, report, stop.closing()).await;
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -22,7 +22,8 @@ use tokio::time::{Instant, timeout};
 
 use super::error::ApiError;
 use super::objects::{Objects, Selectors};
-use migration_gate_core::gates::JobSource;
+use migration_gate_core::dependent::WorkloadSeen;
+use migration_gate_core::gates::{JobSource, Which, Workload};
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
 
@@ -39,6 +40,12 @@ impl Object for Job {
 }
 
 impl Object for Record {
+    fn resource_version(&self) -> &str {
+        &self.resource_version
+    }
+}
+
+impl Object for WorkloadSeen {
     fn resource_version(&self) -> &str {
         &self.resource_version
     }
@@ -79,6 +86,9 @@ pub enum WatchError {
     /// 401 or 403, with the server's message.
     #[error("{0}")]
     Denied(String),
+    /// 404: the server doesn't know the kind, with its message.
+    #[error("{0}")]
+    NoSuchKind(String),
     /// Any other answer that isn't a watch, with the server's message.
     #[error("{0}")]
     Failing(String),
@@ -92,6 +102,7 @@ impl From<ApiError> for WatchError {
         let message = error.to_string();
         match error.code() {
             Some(401 | 403) => Self::Denied(message),
+            Some(404) => Self::NoSuchKind(message),
             Some(_) => Self::Failing(message),
             None => Self::Unreachable(message),
         }
@@ -119,6 +130,16 @@ impl Default for Pacing {
             longest: Duration::from_secs(5),
             watch: Duration::from_secs(290),
             idle: Duration::from_secs(150),
+        }
+    }
+}
+
+impl Pacing {
+    /// For what isn't urgent, and may be refused for ever: a kind that isn't installed.
+    pub fn slow() -> Self {
+        Self {
+            longest: Duration::from_secs(30),
+            ..Self::default()
         }
     }
 }
@@ -180,15 +201,44 @@ pub fn observe_jobs(
 ) -> impl Stream<Item = Delta<Job>> + Send + use<> {
     let selection = selection(source);
     let source = source.clone();
-    let deltas = deltas::<Job>(objects, selection, pacing);
+    let meant = move |job: &Job| is_meant(job, &source);
+    only(deltas(objects, selection, pacing), meant)
+}
+
+/// Follows the workloads that an entry of a gate means, for ever, as [`observe_jobs`] follows Jobs.
+/// `objects` must be those of its kind.
+pub fn observe_workloads(
+    objects: Objects,
+    entry: &Workload,
+    pacing: Pacing,
+) -> impl Stream<Item = Delta<WorkloadSeen>> + Send + use<> {
+    let selection = match &entry.which {
+        Which::Labels(labels) => Selectors::labelled(labels),
+        Which::Name(name) => name
+            .literal()
+            .map_or_else(Selectors::default, Selectors::named),
+    };
+    let which = entry.which.clone();
+    let meant = move |workload: &WorkloadSeen| match &which {
+        Which::Name(pattern) => pattern.matches(&workload.name),
+        Which::Labels(_) => true,
+    };
+    only(deltas(objects, selection, pacing), meant)
+}
+
+/// Leaves out what isn't meant.
+fn only<T: Object>(
+    deltas: impl Stream<Item = Delta<T>> + Send,
+    meant: impl Fn(&T) -> bool + Send,
+) -> impl Stream<Item = Delta<T>> + Send {
     deltas.filter_map(move |delta| {
         let delta = match delta {
-            Delta::Listed(mut jobs) => {
-                jobs.retain(|job| is_meant(job, &source));
-                Some(Delta::Listed(jobs))
+            Delta::Listed(mut objects) => {
+                objects.retain(&meant);
+                Some(Delta::Listed(objects))
             }
-            Delta::Present(job) => is_meant(&job, &source).then_some(Delta::Present(job)),
-            Delta::Deleted(job) => is_meant(&job, &source).then_some(Delta::Deleted(job)),
+            Delta::Present(object) => meant(&object).then_some(Delta::Present(object)),
+            Delta::Deleted(object) => meant(&object).then_some(Delta::Deleted(object)),
             delta => Some(delta),
         };
         std::future::ready(delta)

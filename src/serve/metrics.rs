@@ -1,7 +1,7 @@
 //! What `/metrics` shows, in the OpenMetrics text format.
 //!
-//! Every label has a bounded set of values: a kind that no rule speaks of is `other`, and nothing
-//! is labelled with an object's name or namespace.
+//! Every label has a bounded set of values: a kind that no rule speaks of is `other`, gates are those
+//! of the configuration, and nothing is labelled with an object's name or namespace.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -12,10 +12,13 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::gate_state::GateState;
+use super::process::ProcessCollector;
+use super::recorder::{GateNews, GateReport};
 use super::webhook::Webhook;
+use migration_gate_core::outlook::GateState;
 use migration_gate_core::podspec::POD_KINDS;
 
 /// The content type of [`Metrics::encode`].
@@ -30,7 +33,7 @@ pub struct Metrics {
     rejected: Family<RejectedLabels, Counter>,
     in_flight: Gauge,
     certificate: Gauge,
-    gates: Family<GateLabels, Gauge>,
+    gates: GateMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,9 +56,135 @@ struct RejectedLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct GateLabels {
+struct StateLabels {
     gate: String,
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabels {
+    gate: String,
+    objects: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GateLabel {
+    gate: String,
+}
+
+/// The states of a gate, with their words.
+const STATES: [(GateState, &str); 4] = [
+    (GateState::Open, "open"),
+    (GateState::Waiting, "waiting"),
+    (GateState::Failed, "failed"),
+    (GateState::Unknown, "unknown"),
+];
+
+/// What is told of each gate.
+#[derive(Debug, Clone, Default)]
+struct GateMetrics {
+    state: Family<StateLabels, Gauge>,
+    watches: Family<WatchLabels, Gauge>,
+    waiting_pods: Family<GateLabel, Gauge>,
+    unrecorded: Family<GateLabel, Gauge>,
+    failed_writes: Family<GateLabel, Counter>,
+    last_completion: Family<GateLabel, Gauge>,
+    last_duration: Family<GateLabel, Gauge>,
+}
+
+impl GateMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "gate_state",
+            "1 for the state that a gate is in for the workloads that it holds, 0 for the others",
+            self.state.clone(),
+        );
+        registry.register(
+            "gate_watch_up",
+            "1 if a gate's watches of such objects work, 0 if they don't",
+            self.watches.clone(),
+        );
+        registry.register(
+            "gate_waiting_pods",
+            "Pods of held workloads that wait for their version to be migrated",
+            self.waiting_pods.clone(),
+        );
+        registry.register(
+            "gate_unrecorded_completions",
+            "Completed migrations that the record does not show",
+            self.unrecorded.clone(),
+        );
+        registry.register(
+            "record_write_failures",
+            "Writes of the record that failed",
+            self.failed_writes.clone(),
+        );
+        registry.register_with_unit(
+            "last_migration_completion_timestamp",
+            "When the newest migration in a gate's record completed, in seconds since 1970",
+            Unit::Seconds,
+            self.last_completion.clone(),
+        );
+        registry.register_with_unit(
+            "last_migration_duration",
+            "How long that migration took",
+            Unit::Seconds,
+            self.last_duration.clone(),
+        );
+    }
+
+    fn set(&self, gate: &str, report: &GateReport) {
+        let GateReport {
+            state,
+            waiting_pods,
+            unrecorded,
+            last,
+            sees_jobs,
+            sees_record,
+            sees_workloads,
+        } = *report;
+        for (each, word) in STATES {
+            let labels = StateLabels {
+                gate: gate.to_owned(),
+                state: word,
+            };
+            let is_so = i64::from(each == state);
+            self.state.get_or_create(&labels).set(is_so);
+        }
+        for (objects, works) in [
+            ("jobs", sees_jobs),
+            ("record", sees_record),
+            ("workloads", sees_workloads),
+        ] {
+            let labels = WatchLabels {
+                gate: gate.to_owned(),
+                objects,
+            };
+            self.watches.get_or_create(&labels).set(i64::from(works));
+        }
+        let label = GateLabel {
+            gate: gate.to_owned(),
+        };
+        let set = |family: &Family<GateLabel, Gauge>, value: Option<u64>| {
+            let value = value.and_then(|value| i64::try_from(value).ok());
+            match value {
+                Some(value) => {
+                    family.get_or_create(&label).set(value);
+                }
+                None => {
+                    family.remove(&label);
+                }
+            }
+        };
+        set(&self.waiting_pods, Some(waiting_pods));
+        set(&self.unrecorded, u64::try_from(unrecorded).ok());
+        let completed = last.map(|(completed, _)| completed.as_second());
+        let completed = completed.and_then(|second| u64::try_from(second).ok());
+        set(&self.last_completion, completed);
+        set(&self.last_duration, last.and_then(|(_, took)| took));
+        // So that its first failure is an increase.
+        drop(self.failed_writes.get_or_create(&label));
+    }
 }
 
 impl Default for Metrics {
@@ -71,12 +200,14 @@ impl Metrics {
         let duration = Family::<WebhookLabel, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
         });
-        let mut registry = Registry::with_prefix("migration_gate");
+        let mut whole = Registry::default();
+        whole.register_collector(Box::new(ProcessCollector));
+        let registry = whole.sub_registry_with_prefix("migration_gate");
         let reviews = Family::default();
         let rejected = Family::default();
         let in_flight = Gauge::<i64, AtomicI64>::default();
         let certificate = Gauge::<i64, AtomicI64>::default();
-        let gates = Family::default();
+        let gates = GateMetrics::default();
         registry.register(
             "reviews",
             "Reviews that were answered, by what was decided",
@@ -104,13 +235,14 @@ impl Metrics {
             Unit::Seconds,
             certificate.clone(),
         );
+        gates.register(registry);
         registry.register(
-            "gate_state",
-            "1 for the state that a gate's Job is in, 0 for the others",
-            gates.clone(),
+            "build",
+            "The version of the program",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         Self {
-            registry: Arc::new(registry),
+            registry: Arc::new(whole),
             reviews,
             duration,
             rejected,
@@ -120,16 +252,17 @@ impl Metrics {
         }
     }
 
-    /// Tells what a gate's Job is doing. `gate` must be a name from the configuration.
-    pub fn set_gate(&self, gate: &str, state: GateState) {
-        for each in GateState::METRICS {
-            let labels = GateLabels {
-                gate: gate.to_owned(),
-                state: each,
-            };
-            self.gates
-                .get_or_create(&labels)
-                .set(i64::from(each == state.metric()));
+    /// Takes in what there is to say of a gate, whose name must be one of the configuration's.
+    pub fn on_gate(&self, gate: &str, news: &GateNews) {
+        match news {
+            GateNews::State(report) => self.gates.set(gate, report),
+            GateNews::WriteFailed => {
+                let gate = gate.to_owned();
+                self.gates
+                    .failed_writes
+                    .get_or_create(&GateLabel { gate })
+                    .inc();
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! Keeps the record: watches the gates' Jobs and writes down what completes.
+//! Keeps the record: watches the gates' Jobs and writes down what completes. By the same watches, and
+//! those of the held workloads, it says how each gate stands, and tells people by Events.
 //!
 //! Any number of replicas do this at the same time, and none of them leads. Each brings the record
 //! to the state that it wants, by writes that can't undo another's (see
@@ -7,9 +8,10 @@
 //! nobody looked is recorded by whoever looks next, as long as the Job is there. Jobs get no
 //! finalizer: one that nobody removes would be worse than a missing entry.
 
+mod lookout;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,28 +24,82 @@ use kube::Client;
 use tokio::task::{self, JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use super::gate_state::GateState;
+use self::lookout::Lookout;
+use super::events::Emitter;
 use crate::api::Objects;
-use crate::api::observe::{Delta, Pacing, Update, backoff, observe, observe_jobs};
+use crate::api::objects::workload;
+use crate::api::observe::{
+    Delta, Pacing, Update, backoff, observe, observe_jobs, observe_workloads,
+};
 use migration_gate_core::gates::{Config, Gate, Requirement};
 use migration_gate_core::job::{Job, JobState};
 use migration_gate_core::names;
+use migration_gate_core::outlook::GateState;
 use migration_gate_core::record::{Entry, HISTORY, Record};
 
+/// What there is to say of a gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateNews {
+    /// How it stands.
+    State(GateReport),
+    /// The record was not written, for another reason than that a replica was faster.
+    WriteFailed,
+}
+
+/// How a gate stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateReport {
+    /// In a word.
+    pub state: GateState,
+    /// How many pods wait.
+    pub waiting_pods: u64,
+    /// How many completions the record doesn't show yet.
+    pub unrecorded: usize,
+    /// When the last migration completed, and how many seconds it took, if that is known.
+    pub last: Option<(Timestamp, Option<u64>)>,
+    /// Whether the watches of its Jobs work.
+    pub sees_jobs: bool,
+    /// Whether that of its record does.
+    pub sees_record: bool,
+    /// Whether those of the workloads that it holds do.
+    pub sees_workloads: bool,
+}
+
+impl GateReport {
+    /// Nothing is known, and nothing is watched.
+    pub fn blind() -> Self {
+        Self {
+            state: GateState::Unknown,
+            waiting_pods: 0,
+            unrecorded: 0,
+            last: None,
+            sees_jobs: false,
+            sees_record: false,
+            sees_workloads: false,
+        }
+    }
+}
+
 /// Keeps the records of all gates until `shutdown`. Whatever the API server answers, this goes
-/// on; `report` is told a gate's name and what its Job does, at least whenever that changes.
+/// on; `report` is told a gate's name and how it stands, at least whenever that changes. With
+/// `events`, people are told by Events, too.
 pub async fn run(
     client: Client,
     config: Arc<Config>,
-    report: impl Fn(&str, GateState) + Send + Sync + 'static,
+    events: bool,
+    report: impl Fn(&str, GateNews) + Send + Sync + 'static,
     shutdown: impl Future<Output = ()>,
 ) {
-    let report: StateReport = Arc::new(report);
+    let common = Common {
+        client,
+        events,
+        report: Arc::new(report),
+    };
     // Dropped at the end, which ends the tasks.
     let mut recorders = JoinSet::new();
     let mut gates: HashMap<task::Id, Gate> = HashMap::new();
     for gate in &config.gates {
-        let recorder = record(&client, gate, &report, Duration::ZERO);
+        let recorder = record(&common, gate, Duration::ZERO);
         gates.insert(recorders.spawn(recorder).id(), gate.clone());
     }
     let mut pauses = backoff(Pacing::default());
@@ -58,7 +114,7 @@ pub async fn run(
                 if let Some(gate) = gates.remove(&id) {
                     error!(gate = gate.name, ?ended, "keeping the record has stopped, which is a bug; starting again");
                     let pause = pauses.next().unwrap_or_default();
-                    let recorder = record(&client, &gate, &report, pause);
+                    let recorder = record(&common, &gate, pause);
                     gates.insert(recorders.spawn(recorder).id(), gate);
                 }
             }
@@ -66,26 +122,26 @@ pub async fn run(
     }
 }
 
-fn record(
-    client: &Client,
-    gate: &Gate,
-    report: &StateReport,
-    pause: Duration,
-) -> impl Future<Output = ()> + Send + 'static {
-    let (client, gate, report) = (client.clone(), gate.clone(), Arc::clone(report));
-    async move {
-        tokio::time::sleep(pause).await;
-        Recorder::new(client, gate, report).run().await;
-    }
+/// What all recorders share.
+#[derive(Clone)]
+struct Common {
+    client: Client,
+    events: bool,
+    report: StateReport,
 }
 
-type StateReport = Arc<dyn Fn(&str, GateState) + Send + Sync>;
+type StateReport = Arc<dyn Fn(&str, GateNews) + Send + Sync>;
 
-/// A Job that is there.
-struct Tracked {
-    job: Job,
-    /// What is recorded of it, if it is complete.
-    entry: Option<Entry>,
+fn record(
+    common: &Common,
+    gate: &Gate,
+    pause: Duration,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (common, gate) = (common.clone(), gate.clone());
+    async move {
+        tokio::time::sleep(pause).await;
+        Recorder::new(common, gate).run().await;
+    }
 }
 
 /// The record as it was last seen.
@@ -111,12 +167,9 @@ struct Recorder {
     gate: Gate,
     report: StateReport,
     requirements: Vec<Requirement>,
-    /// The Jobs that are there: by requirement, alternative and name.
-    jobs: BTreeMap<(usize, usize, String), Tracked>,
-    /// The watches of Jobs that don't work, by requirement and alternative.
-    failing: BTreeSet<(usize, usize)>,
-    /// The watches that haven't answered yet.
-    silent: BTreeSet<(usize, usize)>,
+    /// What is recorded of the Jobs that are there and complete: by requirement, alternative and
+    /// name.
+    entries: BTreeMap<(usize, usize, String), Entry>,
     /// Completions that the record doesn't show yet.
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
@@ -125,6 +178,8 @@ struct Recorder {
     /// Until a write succeeds, only Jobs that are there are recorded: what completed in a namespace
     /// that was deleted says nothing of one that is created in its place.
     refused: bool,
+    /// How the gate stands.
+    lookout: Lookout,
     /// Set after a failed write.
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
     pauses: ExponentialBackoff,
@@ -133,28 +188,30 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn new(client: Client, gate: Gate, report: StateReport) -> Self {
-        report(&gate.name, GateState::Unknown);
-        let requirements = gate.requirements();
-        let sources = requirements
-            .iter()
-            .enumerate()
-            .flat_map(|(i, requirement)| (0..requirement.any_of.len()).map(move |j| (i, j)));
-        Self {
-            silent: sources.collect(),
-            requirements,
+    fn new(common: Common, gate: Gate) -> Self {
+        let Common {
+            client,
+            events,
+            report,
+        } = common;
+        let emitter = events.then(|| Emitter::start(&client, &gate));
+        let this = Self {
+            requirements: gate.requirements(),
+            lookout: Lookout::new(&gate, emitter),
             client,
             gate,
             report,
-            jobs: BTreeMap::new(),
-            failing: BTreeSet::new(),
+            entries: BTreeMap::new(),
             completed: BTreeMap::new(),
             record: Stored::Unknown,
             refused: false,
             pause: None,
             pauses: backoff(Pacing::default()),
             problems: BTreeMap::new(),
-        }
+        };
+        let report = this.lookout.blank();
+        (this.report)(&this.gate.name, GateNews::State(report));
+        this
     }
 
     async fn run(mut self) {
@@ -167,6 +224,13 @@ impl Recorder {
                 jobs.push(deltas.map(move |delta| ((i, j), delta)).boxed());
             }
         }
+        let mut workloads = SelectAll::new();
+        for (i, entry) in self.gate.all_workloads().iter().enumerate() {
+            let kind = workload(entry.kind.pod_kind());
+            let objects = Objects::of(&self.client, kind, Some(&self.gate.namespace));
+            let deltas = observe_workloads(objects, entry, Pacing::slow());
+            workloads.push(deltas.map(move |delta| (i, delta)).boxed());
+        }
         let records = observe(self.records(), &names::record(&self.gate.name), pacing);
         let mut records = pin!(records);
         loop {
@@ -178,102 +242,73 @@ impl Recorder {
                     None => std::future::pending().await,
                 }
             };
+            let changes = self.lookout.changes();
             tokio::select! {
+                // Everything that has happened is taken in before the gate is looked at.
+                biased;
                 Some((source, delta)) = jobs.next() => self.on_job_delta(source, delta),
                 Some(update) = records.next() => self.on_record_update(update),
+                Some((entry, delta)) = workloads.next() => self.on_workload_delta(entry, delta),
                 () = pause, if paused => self.pause = None,
+                () = changes => self.look(),
             }
         }
     }
 
     fn on_job_delta(&mut self, source: (usize, usize), delta: Delta<Job>) {
         let (requirement, alternative) = source;
-        if !matches!(delta, Delta::Failed(_)) {
-            self.failing.remove(&source);
-        }
-        match delta {
+        match &delta {
             Delta::Listed(jobs) => {
-                self.silent.remove(&source);
-                self.jobs.retain(|(of, by, _), _| (*of, *by) != source);
+                self.entries.retain(|(of, by, _), _| (*of, *by) != source);
                 for job in jobs {
                     self.track(requirement, alternative, job);
                 }
             }
             Delta::Present(job) => self.track(requirement, alternative, job),
             Delta::Deleted(last) => {
-                let key = (requirement, alternative, last.name.clone());
                 self.track(requirement, alternative, last);
-                self.jobs.remove(&key);
+                let key = (requirement, alternative, last.name.clone());
+                self.entries.remove(&key);
             }
             Delta::Resumed => self.report_solved("job"),
             Delta::Failed(error) => {
-                self.failing.insert(source);
                 let namespace = &self.gate.namespace;
                 let job = &self.requirements[requirement].any_of[alternative];
                 let what = format!("cannot watch Job {namespace}/{job}");
                 self.report_problem("job", &what, &error.to_string());
             }
         }
-        self.report_state();
-    }
-
-    fn report_state(&mut self) {
-        let state = if self.silent.is_empty() && self.failing.is_empty() {
-            let states = (0..self.requirements.len()).map(|of| self.state(of));
-            states
-                .max_by_key(|state| state.severity())
-                .unwrap_or(GateState::Absent)
-        } else {
-            GateState::Unknown
-        };
-        (self.report)(&self.gate.name, state);
-    }
-
-    /// What the newest Job of a requirement does.
-    fn state(&self, requirement: usize) -> GateState {
-        let jobs = self
-            .jobs
-            .iter()
-            .filter(|((of, _, _), _)| *of == requirement);
-        let newest = jobs
-            .map(|(_, tracked)| &tracked.job)
-            .max_by_key(|job| job.age());
-        let recorded = match &self.record {
-            Stored::Present(record) => !record.entries.is_empty(),
-            Stored::Unknown | Stored::Absent => false,
-        };
-        match newest {
-            Some(job) => GateState::of(job),
-            None if recorded => GateState::Recorded,
-            None => GateState::Absent,
-        }
+        self.lookout.on_jobs(requirement, alternative, delta);
     }
 
     /// Takes in what a Job is now, and its completion for one to record.
-    fn track(&mut self, requirement: usize, alternative: usize, job: Job) {
-        let entry = Entry::of(&job, self.gate.version.as_ref(), Timestamp::now());
+    fn track(&mut self, requirement: usize, alternative: usize, job: &Job) {
+        let key = (requirement, alternative, job.name.clone());
+        let entry = Entry::of(job, self.gate.version.as_ref(), Timestamp::now());
+        let Some(entry) = entry else {
+            self.entries.remove(&key);
+            if matches!(job.state, JobState::Complete { .. }) {
+                let what = format!("cannot record Job {}/{}", self.gate.namespace, job.name);
+                let cause = "it has no image, or so much of it would have to be recorded that no entry holds it";
+                self.report_problem("image", &what, cause);
+            }
+            return;
+        };
         let several = self.requirements.len() > 1;
-        let entry = entry.map(|entry| Entry {
+        let entry = Entry {
             requirement: several.then(|| self.requirements[requirement].to_string()),
             ..entry
-        });
-        if let Some(entry) = &entry {
-            self.completed.insert(entry.key(), entry.clone());
-            // While the record can't be written, the newest completions are the ones to keep.
-            while self.completed.len() > HISTORY {
-                let oldest = self.completed.iter().min_by_key(|(_, e)| e.completed);
-                let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
-                    break;
-                };
-                self.completed.remove(&oldest);
-            }
-        } else if matches!(job.state, JobState::Complete { .. }) {
-            let what = format!("cannot record Job {}/{}", self.gate.namespace, job.name);
-            let cause = "it has no image, or so much of it would have to be recorded that no entry holds it";
-            self.report_problem("image", &what, cause);
+        };
+        self.completed.insert(entry.key(), entry.clone());
+        // While the record can't be written, the newest completions are the ones to keep.
+        while self.completed.len() > HISTORY {
+            let oldest = self.completed.iter().min_by_key(|(_, e)| e.completed);
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                break;
+            };
+            self.completed.remove(&oldest);
         }
-        let key = (requirement, alternative, job.name.clone());
-        self.jobs.insert(key, Tracked { job, entry });
+        self.entries.insert(key, entry);
     }
 
     fn on_record_update(&mut self, update: Update<Record>) {
@@ -291,10 +326,14 @@ impl Recorder {
                 }
                 self.on_record(Stored::Absent);
             }
-            Update::Resumed => self.report_solved("record"),
+            Update::Resumed => {
+                self.report_solved("record");
+                self.lookout.on_record_watch(Ok(()));
+            }
             Update::Failed(error) => {
                 let what = format!("cannot watch the record {}", self.name());
                 self.report_problem("record", &what, &error.to_string());
+                self.lookout.on_record_watch(Err(error));
             }
         }
     }
@@ -313,11 +352,11 @@ impl Recorder {
             self.pause = None;
         }
         self.remember(record);
-        self.report_state();
     }
 
     /// Takes a state of the record in, and tells what is new and corrupt in it.
     fn remember(&mut self, record: Stored) {
+        self.lookout.on_record(&record);
         let before = std::mem::replace(&mut self.record, record);
         let before = before.corrupt();
         for (key, cause) in self.record.corrupt().into_iter().flatten() {

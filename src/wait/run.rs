@@ -15,7 +15,8 @@ use super::logs::{Kept, LogReader};
 use super::output::{Output, Severity};
 use super::own_pod::was_restarted;
 use super::told::Told;
-use crate::api::observe::{Delta, Pacing, Update, WatchError, list_jobs, observe, observe_jobs};
+use crate::api::observe::{Delta, Pacing, list_jobs, observe, observe_jobs};
+use crate::api::seen::{take_in, take_in_record};
 use crate::api::{ApiError, Objects, TIMEOUT};
 use crate::cli::{self, Exit};
 use migration_gate_core::explain;
@@ -23,8 +24,7 @@ use migration_gate_core::gates::Requirement;
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
 use migration_gate_core::verdict::{
-    End, Failure, Jobs, Now, RecordSeen, Seen, TroubleKind, Verdict, Waiting, Watch, What,
-    opens_by_silence, verdict,
+    End, Failure, Jobs, Now, Seen, Verdict, Waiting, What, opens_by_silence, verdict,
 };
 
 /// Waits, and stops at once at a signal.
@@ -158,47 +158,6 @@ fn job_watches(
         }
     }
     watches
-}
-
-fn take_in(jobs: &mut Jobs, alternative: usize, delta: Delta<Job>, now: Duration) {
-    match delta {
-        Delta::Listed(listed) => jobs.listed(alternative, listed, now),
-        Delta::Present(job) => jobs.changed(job, now),
-        Delta::Deleted(last) => jobs.deleted(last, now),
-        Delta::Resumed => jobs.watches[alternative].works_again(),
-        Delta::Failed(error) => jobs.watches[alternative].take_in(error, now),
-    }
-}
-
-fn take_in_record(seen: &mut RecordSeen, update: Update<Record>, now: Duration) {
-    match update {
-        Update::Present(record) => {
-            seen.watch.answers(now);
-            seen.record = Some(record);
-        }
-        Update::Absent(_) => {
-            seen.watch.answers(now);
-            seen.record = None;
-        }
-        Update::Resumed => seen.watch.works_again(),
-        Update::Failed(error) => seen.watch.take_in(error, now),
-    }
-}
-
-/// Takes in why a watch doesn't work.
-trait TakeIn {
-    fn take_in(&mut self, error: WatchError, now: Duration);
-}
-
-impl TakeIn for Watch {
-    fn take_in(&mut self, error: WatchError, now: Duration) {
-        let (kind, message, answered) = match error {
-            WatchError::Denied(message) => (TroubleKind::Denied, message, true),
-            WatchError::Failing(message) => (TroubleKind::Unreachable, message, true),
-            WatchError::Unreachable(message) => (TroubleKind::Unreachable, message, false),
-        };
-        self.fails(kind, message, answered, now);
-    }
 }
 
 /// The logs of a Job that is sure to fail, read while it is still there.

@@ -220,7 +220,7 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     is_audited(cluster)
 }
 
-/// Metrics of the gate, which has no Job here, and of the certificate, from a replica.
+/// Metrics of the gate, which the chart's rights let it see, and of the certificate, from a replica.
 fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
     let pods =
         kubectl.run("get pods --selector=app.kubernetes.io/name=migration-gate --output=name")?;
@@ -236,7 +236,7 @@ fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
         "the gate's state",
         Duration::from_secs(90),
         || match kubectl.run(&format!("get --raw {path}")) {
-            Ok(metrics) if metrics.contains(r#"gate_state{gate="piefed",state="waiting"} 1"#) => {
+            Ok(metrics) if metrics.contains(r#"gate_state{gate="piefed",state="unknown"} 0"#) => {
                 let expiry = "migration_gate_certificate_expiry_timestamp_seconds ";
                 let expiry = metrics.lines().find_map(|line| line.strip_prefix(expiry));
                 match expiry.and_then(|expiry| expiry.parse::<u64>().ok()) {

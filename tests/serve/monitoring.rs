@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use axum::http::Request;
-use migration_gate::serve::gate_state::GateState;
+use jiff::Timestamp;
+use migration_gate::serve::recorder::{GateNews, GateReport};
+use migration_gate_core::outlook::GateState;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -23,7 +25,16 @@ async fn series() -> Series {
         let request = Request::post("/validate").body(Body::from(body)).unwrap();
         routes.clone().oneshot(request).await.unwrap();
     }
-    metrics.set_gate("piefed", GateState::Complete);
+    let report = GateReport {
+        state: GateState::Open,
+        waiting_pods: 0,
+        unrecorded: 0,
+        last: Some((Timestamp::UNIX_EPOCH, Some(60))),
+        sees_jobs: true,
+        sees_record: true,
+        sees_workloads: true,
+    };
+    metrics.on_gate("piefed", &GateNews::State(report));
     metrics.set_certificate_expiry(1);
     let mut series = Series::new();
     for line in metrics.encode().unwrap().lines() {
@@ -61,7 +72,11 @@ fn problems(series: &Series, expression: &str) -> Vec<String> {
         grouped.extend(list.split(',').map(str::trim));
     }
     let mut asked = 0;
-    for (at, _) in expression.match_indices("migration_gate_") {
+    let ours = ["migration_gate_", "process_"];
+    for (at, _) in ours
+        .into_iter()
+        .flat_map(|name| expression.match_indices(name))
+    {
         asked += 1;
         let rest = &expression[at..];
         let name = &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())];
@@ -125,7 +140,8 @@ async fn every_alert_asks_for_metrics_that_exist() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("expr: "))
         .collect();
-    assert_eq!(expressions.len(), ALERTS.matches("- alert: ").count());
+    let alerts = ALERTS.matches("include \"migration-gate.alert\"").count();
+    assert_eq!(expressions.len(), alerts);
     for expression in expressions {
         assert_eq!(problems(&series, expression), [""; 0], "{expression}");
     }
@@ -145,6 +161,7 @@ async fn a_wrong_expression_is_found() {
             "no label color",
         ),
         ("rate(http_requests_total[5m])", "nothing of migration-gate"),
+        ("process_resident_megabytes", "no series"),
     ] {
         let problems = problems(&series, expression);
         assert!(

@@ -3,6 +3,9 @@
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use base64::Engine as _;
+use jiff::Timestamp;
+use migration_gate::serve::recorder::{GateNews, GateReport};
+use migration_gate_core::outlook::GateState;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -241,10 +244,17 @@ async fn metrics_count_by_bounded_labels() {
     odd["operation"] = json!("PRAY");
     send("/validate", review(odd)).await;
     send("/validate", b"{}".to_vec()).await;
-    metrics.set_gate(
-        "piefed",
-        migration_gate::serve::gate_state::GateState::Running,
-    );
+    let report = GateReport {
+        state: GateState::Waiting,
+        waiting_pods: 2,
+        unrecorded: 1,
+        last: Some((Timestamp::UNIX_EPOCH, Some(60))),
+        sees_jobs: true,
+        sees_record: false,
+        sees_workloads: true,
+    };
+    metrics.on_gate("piefed", &GateNews::State(report));
+    metrics.on_gate("piefed", &GateNews::WriteFailed);
     let text = metrics.encode().unwrap();
     for line in [
         r#"migration_gate_reviews_total{webhook="mutate",kind="Deployment",operation="CREATE",decision="injected"} 1"#,
@@ -257,6 +267,19 @@ async fn metrics_count_by_bounded_labels() {
         "migration_gate_reviews_in_flight 0",
         r#"migration_gate_gate_state{gate="piefed",state="waiting"} 1"#,
         r#"migration_gate_gate_state{gate="piefed",state="open"} 0"#,
+        r#"migration_gate_gate_state{gate="piefed",state="unknown"} 0"#,
+        r#"migration_gate_gate_waiting_pods{gate="piefed"} 2"#,
+        r#"migration_gate_gate_watch_up{gate="piefed",objects="jobs"} 1"#,
+        r#"migration_gate_gate_watch_up{gate="piefed",objects="record"} 0"#,
+        r#"migration_gate_gate_unrecorded_completions{gate="piefed"} 1"#,
+        r#"migration_gate_record_write_failures_total{gate="piefed"} 1"#,
+        r#"migration_gate_last_migration_completion_timestamp_seconds{gate="piefed"} 0"#,
+        r#"migration_gate_last_migration_duration_seconds{gate="piefed"} 60"#,
+        concat!(
+            "migration_gate_build_info{version=\"",
+            env!("CARGO_PKG_VERSION"),
+            "\"} 1"
+        ),
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod connection;
+mod events;
 mod logs;
 mod recorder;
 mod watch;

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
-use migration_gate::serve::gate_state::GateState::{
-    self, Absent, Complete, Failed, Recorded, Running, Unknown,
-};
-use migration_gate::serve::recorder;
+use migration_gate::serve::recorder::{self, GateNews, GateReport};
 use migration_gate_core::gates::Config;
+use migration_gate_core::outlook::GateState::{self, Open, Unknown};
 use migration_gate_core::record::HISTORY;
 use serde_json::{Value, json};
 
@@ -19,50 +17,108 @@ use testkit::gate::{
 use testkit::waiter::PATIENCE;
 
 /// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
-struct RecorderThread {
+pub(crate) struct RecorderThread {
     runtime: Option<tokio::runtime::Runtime>,
-    states: Arc<Mutex<Vec<GateState>>>,
+    news: Arc<(Mutex<Vec<GateNews>>, Condvar)>,
 }
 
 impl RecorderThread {
+    /// One of a gate that holds nothing.
     fn start(api: &FakeApi) -> Self {
         Self::start_with(api, |_| {})
     }
 
     /// Calls `before` with each state that it reports.
     fn start_with(api: &FakeApi, before: impl Fn(GateState) + Send + Sync + 'static) -> Self {
+        Self::start_holding(api, &[], true, before)
+    }
+
+    /// One of a gate that holds these Deployments, with Events or without.
+    pub(crate) fn start_holding(
+        api: &FakeApi,
+        deployments: &[&str],
+        events: bool,
+        before: impl Fn(GateState) + Send + Sync + 'static,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let mut config = Config::default();
-        config.gates[0].name = "g".into();
-        config.gates[0].namespace = "ns".into();
-        config.gates[0].job = migration_gate_core::glob::Glob::parse(JOB).ok();
-        let states = Arc::new(Mutex::new(Vec::new()));
+        let config = Arc::new(gate_g(deployments));
+        let news = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let client = runtime.block_on(async { client(api) });
         let report = {
-            let states = Arc::clone(&states);
-            move |gate: &str, state| {
+            let told = Arc::clone(&news);
+            move |gate: &str, news| {
                 assert_eq!(gate, "g");
-                before(state);
-                states.lock().expect("the states").push(state);
+                if let GateNews::State(report) = &news {
+                    before(report.state);
+                }
+                told.0.lock().expect("the news").push(news);
+                told.1.notify_all();
             }
         };
         let forever = std::future::pending();
-        runtime.spawn(recorder::run(client, Arc::new(config), report, forever));
+        runtime.spawn(recorder::run(client, config, events, report, forever));
         Self {
             runtime: Some(runtime),
-            states,
+            news,
         }
     }
 
-    fn states(&self) -> Vec<GateState> {
-        let mut states = self.states.lock().expect("the states").clone();
+    pub(crate) fn states(&self) -> Vec<GateState> {
+        let mut states: Vec<GateState> = self.reports().iter().map(|r| r.state).collect();
         states.dedup();
         states
     }
+
+    fn reports(&self) -> Vec<GateReport> {
+        let news = self.news.0.lock().expect("the news");
+        let reports = news.iter().filter_map(|news| match news {
+            GateNews::State(report) => Some(report.clone()),
+            GateNews::WriteFailed => None,
+        });
+        reports.collect()
+    }
+
+    /// Waits until the last thing that it has reported is so.
+    pub(crate) fn await_report(&self, what: &str, is_so: impl Fn(&GateReport) -> bool) {
+        let is_missing = |news: &mut Vec<GateNews>| {
+            let mut reports = news.iter().rev();
+            let last = reports.find_map(|news| match news {
+                GateNews::State(report) => Some(report),
+                GateNews::WriteFailed => None,
+            });
+            !last.is_some_and(&is_so)
+        };
+        let news = self.news.0.lock().expect("the news");
+        let (news, waited) = self
+            .news
+            .1
+            .wait_timeout_while(news, PATIENCE, is_missing)
+            .expect("the news");
+        let last = news.last();
+        assert!(!waited.timed_out(), "waited in vain for {what}: {last:?}");
+    }
+
+    /// How many writes have failed.
+    fn failed_writes(&self) -> usize {
+        let news = self.news.0.lock().expect("the news");
+        let failed = news.iter().filter(|news| **news == GateNews::WriteFailed);
+        failed.count()
+    }
+}
+
+/// The configuration of a gate `g` that waits for the Job and holds these Deployments.
+pub(crate) fn gate_g(deployments: &[&str]) -> Config {
+    let mut config = Config::default();
+    let gate = &mut config.gates[0];
+    gate.name = "g".into();
+    gate.namespace = "ns".into();
+    gate.job = migration_gate_core::glob::Glob::parse(JOB).ok();
+    gate.deployments = deployments.iter().map(|name| (*name).to_owned()).collect();
+    config
 }
 
 impl RecorderThread {
@@ -81,11 +137,11 @@ impl Drop for RecorderThread {
 
 /// What all recorders of this program have logged, one JSON object a line.
 #[derive(Clone, Default)]
-struct RecorderLog(Arc<(Mutex<Vec<u8>>, Condvar)>);
+pub(crate) struct RecorderLog(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
 impl RecorderLog {
     /// Begins to listen, if nobody has yet.
-    fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static LOG: OnceLock<RecorderLog> = OnceLock::new();
         LOG.get_or_init(|| {
             let log = Self::default();
@@ -99,12 +155,12 @@ impl RecorderLog {
     }
 
     /// How often that was logged.
-    fn count(&self, part: &str) -> usize {
+    pub(crate) fn count(&self, part: &str) -> usize {
         count(&self.0.0.lock().expect("the log"), part)
     }
 
     /// Waits until that is logged.
-    fn await_line(&self, part: &str) {
+    pub(crate) fn await_line(&self, part: &str) {
         let log = self.0.0.lock().expect("the log");
         let (log, waited) = self
             .0
@@ -174,12 +230,12 @@ fn what_completes_is_recorded_and_nothing_else() {
         json!({"image": "init:3", "job": JOB, "uid": "uid-of-3", "completed": COMPLETED,
                "took": 60, "containers": [["migrate", "init:3"]], "defaultContainer": "migrate"})
     );
-    assert_eq!(
-        recorder.states(),
-        [
-            Unknown, Absent, Running, Complete, Recorded, Failed, Recorded, Complete
-        ]
-    );
+    recorder.await_report("the last migration", |report| {
+        report.last == Some((COMPLETED.parse().expect("a time"), Some(60)))
+    });
+    // It holds nothing.
+    recorder.await_report("an open gate", |report| report.state == Open);
+    assert_eq!(recorder.states(), [Unknown, Open]);
 }
 
 #[test]
@@ -339,7 +395,7 @@ fn a_recorder_that_panics_is_started_again() {
     let api = FakeApi::start();
     let panicked = std::sync::atomic::AtomicBool::new(false);
     let recorder = RecorderThread::start_with(&api, move |state| {
-        let first = state == Running && !panicked.swap(true, std::sync::atomic::Ordering::Relaxed);
+        let first = state == Open && !panicked.swap(true, std::sync::atomic::Ordering::Relaxed);
         assert!(!first, "as a bug would");
     });
     api.await_watches(2);
@@ -347,7 +403,7 @@ fn a_recorder_that_panics_is_started_again() {
     api.await_request("watch jobs");
     api.put(JOB_PATH, job("1", complete()));
     api.await_object(RECORD_PATH, has(&["1"]));
-    assert!(recorder.states().contains(&Complete));
+    recorder.await_report("an open gate", |report| report.state == Open);
 }
 
 #[test]
@@ -355,8 +411,11 @@ fn writes_that_fail_or_are_not_permitted_are_tried_again() {
     let api = FakeApi::start();
     api.fail_writes(3);
     api.put(JOB_PATH, job("1", complete()));
-    let _recorder = RecorderThread::start(&api);
+    let recorder = RecorderThread::start(&api);
+    recorder.await_report("a completion to record", |report| report.unrecorded == 1);
     api.await_object(RECORD_PATH, has(&["1"]));
+    assert_eq!(recorder.failed_writes(), 3);
+    recorder.await_report("none", |report| report.unrecorded == 0);
     api.deny("patch", "configmaps");
     api.put(JOB_PATH, job("2", complete()));
     api.await_request("patch configmaps");
@@ -375,7 +434,8 @@ fn rights_that_come_late_are_waited_for() {
     api.await_request("list jobs");
     api.heal();
     api.await_object(RECORD_PATH, has(&["1"]));
-    assert_eq!(recorder.states(), [Unknown, Complete]);
+    recorder.await_report("an open gate", |report| report.state == Open);
+    assert_eq!(recorder.states(), [Unknown, Open]);
 }
 
 #[test]
@@ -408,6 +468,7 @@ fn it_ends_when_it_is_told_to() {
         let run = recorder::run(
             client(&api),
             Arc::new(Config::default()),
+            true,
             |_, _| {},
             async {
                 let _ = stopped.await;

@@ -185,6 +185,31 @@ waiter:
   verbs: [get, list, watch]
 {{- end -}}
 
+{{/* The rights to see the workloads that a gate holds: by their names, or all of a kind where a pattern or labels say
+     which. */}}
+{{- define "migration-gate.workloadRules" -}}
+{{- $workloads := include "migration-gate.workloads" . | fromJsonArray -}}
+{{- range $kind := include "migration-gate.kinds" . | fromJsonArray -}}
+{{- $names := list -}}
+{{- $held := false -}}
+{{- $exact := true -}}
+{{- range $workloads -}}
+{{- if eq .kind $kind.kind -}}
+{{- $held = true -}}
+{{- if and .name (not (contains "*" .name)) }}{{ $names = append $names .name }}{{ else }}{{ $exact = false }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $held }}
+- apiGroups: [{{ $kind.group }}]
+  resources: [{{ $kind.resource }}]
+  {{- if $exact }}
+  resourceNames: {{ $names | uniq | toRawJson }}
+  {{- end }}
+  verbs: [list, watch]
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A label selector in kubectl's notation. The program writes the same. */}}
 {{- define "migration-gate.selectorText" -}}
 {{- $terms := list -}}

@@ -188,7 +188,7 @@ pub fn quoted(text: &str) -> String {
     shorten(&printable(&masked), LONGEST_QUOTED)
 }
 
-fn reason(failure: &Failure) -> String {
+pub(crate) fn reason(failure: &Failure) -> String {
     let (reason, message) = (quoted(&failure.reason), quoted(&failure.message));
     match (reason.as_str(), message.as_str()) {
         ("", "") => String::new(),

@@ -126,6 +126,19 @@ impl Gate {
         short || self.workloads.iter().any(|w| w.matches(kind, name, &label))
     }
 
+    /// All that the gate names or selects, the short forms too.
+    pub fn all_workloads(&self) -> Vec<Workload> {
+        let deployment = |which| Workload {
+            kind: HeldKind::Deployment,
+            which,
+        };
+        let names = self.deployments.iter();
+        let names = names.filter_map(|name| Some(Which::Name(Glob::parse(name).ok()?)));
+        let labels = self.selector.iter().cloned().map(Which::Labels);
+        let short = names.chain(labels).map(deployment);
+        short.chain(self.workloads.iter().cloned()).collect()
+    }
+
     /// The kinds of which the gate may hold one.
     pub fn kinds(&self) -> BTreeSet<HeldKind> {
         let short = !self.deployments.is_empty() || self.selector.is_some();

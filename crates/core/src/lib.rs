@@ -3,7 +3,9 @@
 //! Nothing here reads a clock, a file or a socket, and nothing here is async: the webhook, the
 //! offline review and the tests call the same functions and get the same answers.
 
+pub mod announcement;
 pub mod decision;
+pub mod dependent;
 pub mod eject;
 pub mod explain;
 pub mod field;
@@ -16,6 +18,7 @@ pub mod job;
 pub mod mask;
 pub mod mutate;
 pub mod names;
+pub mod outlook;
 pub mod podspec;
 pub mod prefilter;
 pub mod record;

@@ -31,6 +31,14 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// FNV-1a of 64 bits. Names that are made of it must be the same in every release, which `std`'s
+/// hashes don't promise.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

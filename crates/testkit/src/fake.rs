@@ -204,6 +204,20 @@ impl FakeApi {
         self.state().objects.get(path).cloned()
     }
 
+    /// The objects of a collection, by its path.
+    pub fn list(&self, collection: &str) -> Vec<Value> {
+        let state = self.state();
+        let objects = state.objects.iter();
+        let within = |path: &str| {
+            path.rsplit_once('/')
+                .is_some_and(|(of, _)| of == collection)
+        };
+        objects
+            .filter(|(path, _)| within(path))
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
     /// An object as it was at a time.
     pub fn get_as_of(&self, path: &str, at: Instant) -> Option<Value> {
         let state = self.state();
@@ -342,6 +356,15 @@ impl FakeApi {
         answers
             .filter(|(v, p, s)| *v == verb && p == path && *s == status)
             .count()
+    }
+
+    /// Waits until that many requests with this verb and path were answered with this status.
+    pub fn await_answers(&self, verb: &str, path: &str, status: u16, number: usize) {
+        self.await_that(path, |state| {
+            let answers = state.answers.iter();
+            let such = answers.filter(|(v, p, s)| *v == verb && p == path && *s == status);
+            such.count() >= number
+        });
     }
 
     fn await_that(&self, what: &str, mut condition: impl FnMut(&mut Store) -> bool) {

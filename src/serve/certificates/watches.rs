@@ -104,7 +104,11 @@ fn one<K: Object>(
                     );
                     None
                 }
-                Update::Failed(WatchError::Unreachable(cause) | WatchError::Failing(cause)) => {
+                Update::Failed(
+                    WatchError::Unreachable(cause)
+                    | WatchError::NoSuchKind(cause)
+                    | WatchError::Failing(cause),
+                ) => {
                     warn!(object = what, cause, "cannot watch; trying again");
                     None
                 }

@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::{Recorder, Stored};
+use super::{GateNews, Recorder, Stored};
 use crate::api::observe::{Pacing, backoff};
 use crate::api::{ApiError, records};
 use migration_gate_core::names;
@@ -18,18 +18,18 @@ impl Recorder {
                 Stored::Present(record) => Some(record),
             };
             // While a Job is there, it is recorded again if the record loses it.
-            for entry in self.jobs.values().flat_map(|tracked| &tracked.entry) {
+            for entry in self.entries.values() {
                 let known = self.completed.entry(entry.key());
                 known.or_insert_with(|| entry.clone());
             }
             if self.refused {
-                if !self.failing.is_empty() {
+                if !self.lookout.sees_jobs() {
                     // Which Jobs are there isn't known. A watch that works again tells.
                     return;
                 }
-                let tracked = || self.jobs.values().flat_map(|tracked| &tracked.entry);
+                let entries = &self.entries;
                 self.completed
-                    .retain(|_, entry| tracked().any(|there| there.uid == entry.uid));
+                    .retain(|_, entry| entries.values().any(|there| there.uid == entry.uid));
             }
             let Some(write) = next_write(record, &mut self.completed, HISTORY) else {
                 return;
@@ -59,6 +59,12 @@ impl Recorder {
         }
     }
 
+    fn report_failed_write(&mut self, cause: &str) {
+        let what = format!("cannot write the record {}", self.name());
+        (self.report)(&self.gate.name, GateNews::WriteFailed);
+        self.report_problem("write", &what, cause);
+    }
+
     fn report_immutable(&mut self) {
         let what = format!("cannot write the record {}", self.name());
         let cause = format!(
@@ -73,10 +79,9 @@ impl Recorder {
     /// The API server has accepted a write that doesn't show in its answer.
     fn on_lost_write(&mut self) {
         self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
-        let what = format!("cannot write the record {}", self.name());
         let cause = "the API server accepts it, and answers with a record that does not show it; look \
                      for a mutating webhook that changes ConfigMaps";
-        self.report_problem("write", &what, cause);
+        self.report_failed_write(cause);
     }
 
     fn on_failed_write(&mut self, error: &ApiError) {
@@ -84,8 +89,7 @@ impl Recorder {
         if self.is_race(error) {
             return;
         }
-        let what = format!("cannot write the record {}", self.name());
-        self.report_problem("write", &what, &error.to_string());
+        self.report_failed_write(&error.to_string());
     }
 
     /// Another replica was faster: there already, changed since, or just deleted. The watch brings

@@ -92,6 +92,8 @@ fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
         (APPLICATION, "watch jobs.batch/piefed-db-init"),
         (APPLICATION, "patch configmaps/migration-gate-piefed"),
         (APPLICATION, "create configmaps"),
+        (APPLICATION, "create events.events.k8s.io"),
+        (APPLICATION, "watch deployments.apps/piefed-web"),
     ] {
         check(namespace, asked, true)?;
     }
@@ -129,6 +131,14 @@ fn the_server_may_no_more_than_it_needs(cluster: &Cluster) -> Result<()> {
         (APPLICATION, "delete jobs.batch/piefed-db-init"),
         (APPLICATION, "list pods"),
         (APPLICATION, "create deployments.apps"),
+        (APPLICATION, "list deployments.apps"),
+        (APPLICATION, "list statefulsets.apps"),
+        (APPLICATION, "watch deployments.apps/another"),
+        (APPLICATION, "patch events.events.k8s.io"),
+        (APPLICATION, "delete events.events.k8s.io"),
+        (APPLICATION, "create events"),
+        ("default", "create events.events.k8s.io"),
+        ("default", "watch deployments.apps/piefed-web"),
         (APPLICATION, "patch deployments.apps/piefed-web"),
         (APPLICATION, "impersonate serviceaccounts"),
         ("kube-system", "create configmaps"),

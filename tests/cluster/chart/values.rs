@@ -1,6 +1,7 @@
 //! The values: what the schema takes, the program takes, and what the program refuses never reaches
 //! a cluster.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +22,8 @@ testkit::tests! {
         an_image_is_put_together,
         a_user_is_named_only_where_the_values_name_one,
         values_have_their_effect,
+        the_servers_rights_are_for_what_is_held,
+        alerts_are_as_the_values_say_and_each_is_explained,
         the_tests_rights_are_for_the_kinds_that_are_held;
 }
 
@@ -324,6 +327,131 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
             }
         }
         ensure!(found == 2, "{entries}: {found} rules");
+    }
+    Ok(())
+}
+
+/// By default all of them, and what the values change. `runbook_url` leads to a heading that is there.
+fn alerts_are_as_the_values_say_and_each_is_explained(helm: &Path) -> Result<()> {
+    let alerts = |more: &Value| -> Result<Vec<Value>> {
+        let mut values =
+            json!({"prometheusRule": {"enabled": true}, "serviceMonitor": {"enabled": true}});
+        json_patch::merge(&mut values["prometheusRule"], more);
+        let objects = objects(&template(helm, &values)?)?;
+        let rule = objects
+            .iter()
+            .find(|object| object["kind"] == "PrometheusRule");
+        let rules = rule.context("a rule")?["spec"]["groups"][0]["rules"].as_array();
+        Ok(rules.context("rules")?.clone())
+    };
+    let all = alerts(&json!({}))?;
+    ensure!(all.len() == 7, "{all:#?}");
+    for alert in &all {
+        let url = alert["annotations"]["runbook_url"]
+            .as_str()
+            .context("a runbook")?;
+        let (_, place) = url
+            .split_once("/blob/main/")
+            .context("a page of the repository")?;
+        let (page, heading) = place.split_once('#').context("a heading")?;
+        let page = fs::read_to_string(format!("{}/{page}", env!("CARGO_MANIFEST_DIR")))?;
+        let name = alert["alert"].as_str().context("a name")?;
+        ensure!(heading == name.to_lowercase(), "{alert:#}");
+        ensure!(
+            page.lines().any(|line| line == format!("### {name}")),
+            "{url}"
+        );
+        ensure!(
+            alert["labels"]
+                .as_object()
+                .is_some_and(|labels| labels.len() == 1),
+            "{alert:#}"
+        );
+    }
+    let changed = alerts(&json!({
+        "alertLabels": {"team": "platform", "severity": "none"},
+        "runbooks": "https://example.com/runbooks",
+        "alerts": {
+            "MigrationFailed": {"severity": "critical", "for": "5m"},
+            "MigrationPodsWait": {"enabled": false},
+            "MigrationGateDown": {"for": "1h", "enabled": true},
+        },
+    }))?;
+    let find = |name: &str| changed.iter().find(|alert| alert["alert"] == name);
+    ensure!(
+        changed.len() == 6 && find("MigrationPodsWait").is_none(),
+        "{changed:#?}"
+    );
+    let failed = find("MigrationFailed").context("the alert")?;
+    ensure!(failed["for"] == "5m", "{failed:#}");
+    ensure!(
+        failed["labels"] == json!({"severity": "critical", "team": "platform"}),
+        "{failed:#}"
+    );
+    let runbook = &failed["annotations"]["runbook_url"];
+    ensure!(
+        runbook == "https://example.com/runbooks#migrationfailed",
+        "{failed:#}"
+    );
+    let down = find("MigrationGateDown").context("the alert")?;
+    ensure!(
+        down["for"] == "1h" && down["labels"]["severity"] == "critical",
+        "{down:#}"
+    );
+    Ok(())
+}
+
+/// The server sees what its gate holds and no more, and tells people only if it is to.
+fn the_servers_rights_are_for_what_is_held(helm: &Path) -> Result<()> {
+    let rules = |values: &Value| -> Result<Vec<Value>> {
+        let objects = objects(&template(helm, values)?)?;
+        let role = objects.iter().find(|object| {
+            object["kind"] == "Role" && object["metadata"]["name"] == "migration-gate-a-record"
+        });
+        let rules = role.and_then(|role| role["rules"].as_array());
+        Ok(rules.context("the server's Role")?.clone())
+    };
+    let selector = json!({"matchLabels": {"a": "b"}});
+    for (entries, group, resource, names) in [
+        (
+            json!([{"kind": "StatefulSet", "name": "b"}, {"kind": "StatefulSet", "name": "a"}]),
+            "apps",
+            "statefulsets",
+            json!(["b", "a"]),
+        ),
+        (
+            json!([{"kind": "CronJob", "name": "b"}, {"kind": "CronJob", "name": "a-*"}]),
+            "batch",
+            "cronjobs",
+            Value::Null,
+        ),
+        (
+            json!([{"kind": "Rollout", "name": "b"}, {"kind": "Rollout", "selector": selector}]),
+            "argoproj.io",
+            "rollouts",
+            Value::Null,
+        ),
+    ] {
+        let held = json!({"gates": [{"deployments": null, "workloads": entries}]});
+        let all = rules(&filled(held))?;
+        let of_held = |rule: &&Value| rule["verbs"] == json!(["list", "watch"]);
+        let found: Vec<&Value> = all.iter().filter(of_held).collect();
+        let mut wanted =
+            json!({"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]});
+        if names.is_array() {
+            wanted["resourceNames"] = names;
+        }
+        ensure!(found == [&wanted], "{entries}: {found:?}");
+    }
+    for enabled in [true, false] {
+        let mut values = json!({"gates": [gate()]});
+        values["events"] = json!({"enabled": enabled});
+        let may = rules(&values)?
+            .iter()
+            .any(|rule| rule["resources"] == json!(["events"]));
+        ensure!(may == enabled, "events are {enabled}, the right {may}");
+        let told = template(helm, &values)?.contains("- --no-events\n");
+        ensure!(told != enabled, "events are {enabled}");
     }
     Ok(())
 }

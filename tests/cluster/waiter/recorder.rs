@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, ResourceExt as _};
+use migration_gate::cli::config::parse;
+use migration_gate_core::injection::Injection;
 use serde_json::{Value, json};
 
 use testkit::client::block_on;
-use testkit::gate::{COMPLETED, JOB, RECORD, V2, complete, entry, manifest};
+use testkit::gate::{COMPLETED, JOB, RECORD, V2, complete, entry, failed, manifest};
 use testkit::pki::Pair;
 use testkit::poll::until_is;
 use testkit::process::Process;
@@ -28,7 +30,8 @@ testkit::tests! {
         a_corrupt_record_is_reported_and_replaced_and_not_obeyed,
         what_completed_while_serve_was_down_is_recorded_when_it_is_back,
         an_immutable_record_is_told_with_the_command_that_mends_it,
-        a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded;
+        a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded,
+        two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it;
 }
 
 testkit::soaks! {
@@ -373,4 +376,98 @@ fn await_record(replicas: &Replicas<'_>, scene: &Scene, versions: &[&str]) -> Re
     };
     let what = format!("a record of {versions:?}");
     until_is(&what, PATIENCE, recorded, |data| data.keys().eq(versions))
+}
+
+/// By whichever replica, and by one alone.
+fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
+    sandbox: &Sandbox,
+) -> Result<()> {
+    let plane = Plane::shared(sandbox)?;
+    let scene = Scene::on(plane, "events")?;
+    let gate = gate("g", &scene.namespace, JOB);
+    let kubectl = plane.kubectl.in_namespace(&scene.namespace);
+    kubectl.apply(&held("web-g", &gate)?.to_string())?;
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-events", 18640, 2, &[gate])?;
+    replicas.revive()?;
+    scene.create("2")?;
+    scene.status(&failed())?;
+    let events = || -> Result<Vec<String>> {
+        replicas.check()?;
+        let listed = kubectl.get("events.events.k8s.io")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let told = |event: &Value| {
+            let about = &event["regarding"];
+            let (kind, name) = (text(&about["kind"]), text(&about["name"]));
+            format!("{} {kind}/{name}", text(&event["reason"]))
+        };
+        let listed = listed["items"].as_array().context("a list")?;
+        let mut events: Vec<String> = listed.iter().map(told).collect();
+        events.sort();
+        Ok(events)
+    };
+    let mut expect = vec![
+        "MigrationFailed Deployment/web-g",
+        "MigrationFailed Job/db-init",
+    ];
+    let are = |expect: Vec<&'static str>| move |events: &Vec<String>| *events == expect;
+    until_is(
+        "the failure's Events",
+        PATIENCE,
+        events,
+        are(expect.clone()),
+    )?;
+    let mend =
+        "Mend the cause, delete the Job and apply it again: kubectl delete job db-init -n events";
+    for command in [
+        "describe job db-init",
+        "describe deployment web-g",
+        "events",
+    ] {
+        let shown = kubectl.run(command)?;
+        let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(shown.contains("MigrationFailed"), "{command}: {shown}");
+        ensure!(shown.contains(mend), "{command}: {shown}");
+    }
+    // As it says.
+    kubectl.run("delete job db-init")?;
+    scene.create("2")?;
+    scene.status(&complete())?;
+    expect.extend([
+        "MigrationCompleted Deployment/web-g",
+        "MigrationCompleted Job/db-init",
+    ]);
+    expect.sort_unstable();
+    until_is(
+        "the completion's Events",
+        PATIENCE,
+        events,
+        are(expect.clone()),
+    )?;
+    let created = || -> Result<usize> {
+        let logs = [replicas.log(0)?, replicas.log(1)?];
+        Ok(logs.concat().matches("created an Event").count())
+    };
+    until_is(
+        "each Event to be one replica's",
+        PATIENCE,
+        created,
+        |count| *count == 4,
+    )
+}
+
+/// A Deployment of version 2 that waits at a gate, as the webhook leaves it.
+fn held(name: &str, gate: &Value) -> Result<Value> {
+    let config = parse(&json!({"gates": [gate]}).to_string(), "gates")
+        .map_err(|error| anyhow!("{error}"))?;
+    let mut template = json!({
+        "metadata": {"labels": {"app": name}},
+        "spec": {"containers": [{"name": "web", "image": "web:2"}]},
+    });
+    let injection = Injection::wanted(&config.gates[0], &config.waiter, &template);
+    template["spec"]["initContainers"] = json!([injection.container]);
+    template["spec"]["volumes"] = json!([injection.volume]);
+    Ok(json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template},
+    }))
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::gates::VersionSource;
 use crate::image::{Reference, Relation, compare, is_called, same_repository};
 use crate::job::{Job, JobState};
+use crate::text::fnv1a;
 use crate::version::{Container, Containers, Contents, Wanted};
 
 /// The longest value that can be an entry: what is longer isn't ours.
@@ -344,11 +345,4 @@ pub(super) fn is_key(key: &str) -> bool {
         && key != "."
         && !key.starts_with("..")
         && key.chars().all(is_key_char)
-}
-
-/// FNV-1a of 64 bits. Keys must be the same in every release, which `std`'s hashes don't promise.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

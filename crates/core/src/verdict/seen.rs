@@ -157,6 +157,12 @@ impl Jobs {
         }
     }
 
+    /// Forgets the Jobs that were seen complete and have gone. A waiter remembers them while it waits
+    /// for others; an observer that goes on for ever has the record.
+    pub fn forget_gone(&mut self) {
+        self.gone.clear();
+    }
+
     fn vanishes(&mut self, last: Job, now: Duration) {
         self.vanished = Some(now);
         self.gone.push(last);

@@ -190,6 +190,7 @@ where
     };
     let status = response.status().as_u16();
     state.answers.push((asked.verb, asked.path, status));
+    shared.changed.notify_all();
     response
 }
 

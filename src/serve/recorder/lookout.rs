@@ -1,0 +1,221 @@
+//! How a gate stands, and what of it is told.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{GateNews, GateReport, Recorder, Stored};
+use crate::api::observe::{Delta, Update, WatchError};
+use crate::api::seen::{fails, take_in, take_in_record};
+use crate::serve::events::Emitter;
+use migration_gate_core::announcement::Announcements;
+use migration_gate_core::dependent::{Dependent, WorkloadSeen};
+use migration_gate_core::gates::{Gate, HeldKind};
+use migration_gate_core::job::Job;
+use migration_gate_core::outlook::outlook;
+use migration_gate_core::record::Record;
+use migration_gate_core::verdict::{Jobs, Now, Seen, Watch};
+
+/// How soon the gate is looked at again at the latest, so that no sum of times overflows.
+const LATEST: Duration = Duration::from_hours(24);
+
+/// What is known of one gate, its Jobs, its record and the workloads that it holds.
+pub(super) struct Lookout {
+    /// When this began: the zero of all durations.
+    since: Instant,
+    seen: Seen,
+    /// The kinds of the gate's entries.
+    kinds: Vec<HeldKind>,
+    /// What waits at the gate: by entry and name.
+    dependents: BTreeMap<(usize, String), Dependent>,
+    /// The watches of held workloads, one for each entry.
+    watches: Vec<Watch>,
+    announcements: Announcements,
+    emitter: Option<Emitter>,
+    /// When the gate is to be looked at.
+    next: Instant,
+}
+
+impl Lookout {
+    pub(super) fn new(gate: &Gate, emitter: Option<Emitter>) -> Self {
+        let since = Instant::now();
+        let kinds: Vec<HeldKind> = gate.all_workloads().iter().map(|w| w.kind).collect();
+        Self {
+            since,
+            seen: Seen {
+                jobs: gate.requirements().into_iter().map(Jobs::new).collect(),
+                // An observer never gives up.
+                restarted: true,
+                ..Seen::default()
+            },
+            watches: vec![Watch::default(); kinds.len()],
+            kinds,
+            dependents: BTreeMap::new(),
+            announcements: Announcements::default(),
+            emitter,
+            next: since + LATEST,
+        }
+    }
+
+    /// What is said while nothing is known but which watches work.
+    pub(super) fn blank(&self) -> GateReport {
+        GateReport {
+            sees_jobs: self.sees_jobs(),
+            sees_record: works(&self.seen.record.watch),
+            sees_workloads: self.watches.iter().all(works),
+            ..GateReport::blind()
+        }
+    }
+
+    /// Whether it is known which Jobs there are.
+    pub(super) fn sees_jobs(&self) -> bool {
+        self.seen.jobs.iter().all(Jobs::works)
+    }
+
+    /// Ends when the gate is to be looked at.
+    pub(super) fn changes(&self) -> impl Future<Output = ()> + use<> {
+        tokio::time::sleep_until(self.next)
+    }
+
+    fn now(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn on_jobs(&mut self, requirement: usize, alternative: usize, delta: Delta<Job>) {
+        let now = self.now();
+        let jobs = &mut self.seen.jobs[requirement];
+        take_in(jobs, alternative, delta, now);
+        // What has completed and gone is in the record.
+        jobs.forget_gone();
+        self.next = Instant::now();
+    }
+
+    pub(super) fn on_record(&mut self, record: &Stored) {
+        let update = match record {
+            Stored::Unknown => return,
+            Stored::Absent => Update::Absent(None),
+            Stored::Present(record) => Update::Present(record.clone()),
+        };
+        self.on_record_update(update);
+    }
+
+    pub(super) fn on_record_watch(&mut self, watch: Result<(), WatchError>) {
+        self.on_record_update(match watch {
+            Ok(()) => Update::Resumed,
+            Err(error) => Update::Failed(error),
+        });
+    }
+
+    fn on_record_update(&mut self, update: Update<Record>) {
+        let now = self.now();
+        take_in_record(&mut self.seen.record, update, now);
+        self.next = Instant::now();
+    }
+
+    fn on_workloads(&mut self, gate: &Gate, entry: usize, delta: Delta<WorkloadSeen>) {
+        let now = self.now();
+        self.next = Instant::now();
+        match delta {
+            Delta::Listed(workloads) => {
+                self.watches[entry].answers(now);
+                self.dependents.retain(|(of, _), _| *of != entry);
+                for workload in workloads {
+                    self.takes_in(gate, entry, workload);
+                }
+            }
+            Delta::Present(workload) => self.takes_in(gate, entry, workload),
+            Delta::Deleted(last) => {
+                self.dependents.remove(&(entry, last.name));
+            }
+            Delta::Resumed => self.watches[entry].works_again(),
+            // Of a kind that isn't installed there is none.
+            Delta::Failed(WatchError::NoSuchKind(_)) => {
+                self.watches[entry].answers(now);
+                self.watches[entry].works_again();
+                self.dependents.retain(|(of, _), _| *of != entry);
+            }
+            Delta::Failed(error) => fails(&mut self.watches[entry], error, now),
+        }
+    }
+
+    fn takes_in(&mut self, gate: &Gate, entry: usize, workload: WorkloadSeen) {
+        let key = (entry, workload.name.clone());
+        match Dependent::of(gate, self.kinds[entry], workload) {
+            Some(dependent) => self.dependents.insert(key, dependent),
+            None => self.dependents.remove(&key),
+        };
+    }
+}
+
+fn works(watch: &Watch) -> bool {
+    watch.answered.is_some() && watch.trouble.is_none()
+}
+
+impl Recorder {
+    pub(super) fn on_workload_delta(&mut self, entry: usize, delta: Delta<WorkloadSeen>) {
+        match &delta {
+            Delta::Resumed => self.report_solved("workloads"),
+            Delta::Failed(WatchError::NoSuchKind(cause)) => {
+                debug!(gate = self.gate.name, cause, "a held kind is not installed");
+            }
+            Delta::Failed(error) => {
+                let kind = self.lookout.kinds[entry].as_str();
+                let namespace = &self.gate.namespace;
+                let what = format!("cannot watch the {kind}s of namespace {namespace}");
+                self.report_problem("workloads", &what, &error.to_string());
+            }
+            _ => {}
+        }
+        self.lookout.on_workloads(&self.gate, entry, delta);
+    }
+
+    /// Looks how the gate stands, and says so.
+    pub(super) fn look(&mut self) {
+        // What is left after all that can be written was written.
+        let unrecorded = self.completed.len();
+        let last = self.last();
+        let lookout = &mut self.lookout;
+        let now = Now {
+            elapsed: lookout.now(),
+            clock: Timestamp::now(),
+        };
+        // Two entries may mean one workload.
+        let dependents: BTreeMap<&str, &Dependent> = (lookout.dependents.values())
+            .map(|dependent| (dependent.uid.as_str(), dependent))
+            .collect();
+        let mut dependents: Vec<&Dependent> = dependents.into_values().collect();
+        dependents.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        let known = lookout.watches.iter().all(works);
+        let outlook = outlook(&lookout.seen, dependents, known, now);
+        let mut until = outlook.until;
+        if let Some(emitter) = &lookout.emitter {
+            let announcements = &mut lookout.announcements;
+            let (due, next) = announcements.due(&self.gate, &lookout.seen, &outlook, now);
+            for announcement in due {
+                emitter.emit(&announcement);
+            }
+            until = until.min(next);
+        }
+        let report = GateReport {
+            state: outlook.state,
+            waiting_pods: outlook.waiting_pods,
+            unrecorded,
+            last,
+            ..lookout.blank()
+        };
+        lookout.next = lookout.since + until.min(now.elapsed + LATEST);
+        (self.report)(&self.gate.name, GateNews::State(report));
+    }
+
+    /// The last completion that is recorded.
+    fn last(&self) -> Option<(Timestamp, Option<u64>)> {
+        let Stored::Present(record) = &self.record else {
+            return None;
+        };
+        let last = record.entries.values().max_by_key(|e| e.completed)?;
+        Some((last.completed, last.took))
+    }
+}
