@@ -15,12 +15,16 @@ pub mod input;
 pub mod lint;
 pub mod live;
 pub mod manifest;
+pub mod origin;
 pub mod output;
+mod program;
 pub mod render;
+pub mod rendered;
 pub mod report;
 pub mod rewrite;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::iter::once_with;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,8 +32,10 @@ use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use self::codes::{Code, Level};
+use self::input::{SourceText, Unreadable};
 use self::manifest::Loaded;
 use self::output::{Format, Paint, Sinks};
+use self::rendered::HelmArgs;
 use self::report::Report;
 use crate::cli::{self, ClusterArgs, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
@@ -41,23 +47,28 @@ use migration_gate_core::gates::Config;
     after_help = "\
 Exit codes: 0 nothing would be refused, 1 something would, 2 something could not be reviewed.
 
-What a kustomization makes of its resources (patches, generators, images) is reviewed with
-  kubectl kustomize DIR | migration-gate review -"
+What kustomize or Helm makes of files is reviewed as it is rendered:
+  migration-gate review -k DIR
+  migration-gate review --helm CHART -f values.yaml -n NAMESPACE"
 )]
 pub struct ReviewArgs {
     /// Files, folders (with all *.yaml, *.yml and *.json below them), or `-` for standard input
-    #[arg(required_unless_present = "live", value_name = "PATH")]
+    #[arg(required_unless_present_any = ["live", "kustomize", "helm"], value_name = "PATH")]
     paths: Vec<PathBuf>,
 
+    /// Review what kustomize makes of this folder, by `kubectl kustomize` or `kustomize build`
+    #[arg(long, short = 'k', value_name = "DIR")]
+    kustomize: Vec<PathBuf>,
+
     /// Review what is in the cluster of the kubeconfig instead: what the next apply of it would do
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long, conflicts_with_all = ["paths", "kustomize", "helm"])]
     live: bool,
 
     #[command(flatten)]
     config: ConfigArgs,
 
     /// The namespace of objects that name none [default: that of the kustomization beside the
-    /// file]; with --live, the only one to look at
+    /// file]; with --helm, the release's; with --live, the only one to look at
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
@@ -86,6 +97,9 @@ pub struct ReviewArgs {
     /// Whether to use colours; `auto` does on a terminal, unless `NO_COLOR` is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
+
+    #[command(flatten)]
+    helm: HelmArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -124,6 +138,8 @@ pub fn main(args: ReviewArgs) -> ExitCode {
 fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
     let ReviewArgs {
         paths,
+        kustomize,
+        helm,
         live,
         config,
         namespace,
@@ -138,7 +154,7 @@ fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
     let (sources, unreadable) = if live {
         live::fetch(&cluster, &config, namespace.as_deref())?
     } else {
-        input::gather(&paths, io::stdin().lock())
+        gather(&paths, &kustomize, &helm, namespace.as_deref())
     };
     let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
     let mut report = engine::review(&config, &loaded, namespace.as_deref());
@@ -160,6 +176,24 @@ fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
         }
         _ => Ok(exit(&report, strict)),
     }
+}
+
+/// What is in files, and what is rendered.
+fn gather(
+    paths: &[PathBuf],
+    kustomize: &[PathBuf],
+    helm: &HelmArgs,
+    namespace: Option<&str>,
+) -> (Vec<SourceText>, Vec<Unreadable>) {
+    let (mut sources, mut unreadable) = input::gather(paths, io::stdin().lock());
+    let kustomized = kustomize.iter().map(|folder| rendered::kustomize(folder));
+    for rendered in kustomized.chain(once_with(|| helm.render(namespace))) {
+        match rendered {
+            Ok(rendered) => sources.extend(rendered),
+            Err(error) => unreadable.push(error),
+        }
+    }
+    (sources, unreadable)
 }
 
 fn exit(report: &Report<'_>, strict: bool) -> Exit {

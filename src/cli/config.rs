@@ -1,5 +1,7 @@
 //! Loading the configuration: from a file to a [`Config`], or to where in the file it is wrong.
 
+pub mod values;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +86,31 @@ pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     })
 }
 
+/// The document that holds the configuration.
+struct Source {
+    document: Document,
+    /// Where it is in the document: nowhere deeper, unless it is a `HelmRelease`.
+    at: Vec<Step>,
+}
+
+impl Source {
+    fn root(&self) -> &Value {
+        self.document.find(&self.at).value
+    }
+
+    fn find(&self, steps: &[Step]) -> yaml::Found<'_> {
+        let steps: Vec<Step> = self.at.iter().chain(steps).cloned().collect();
+        self.document.find(&steps)
+    }
+}
+
+/// Whether a document is a Flux `HelmRelease` that brings gates.
+fn is_release(document: &Document) -> bool {
+    let value = &document.value;
+    let gates = value.pointer("/spec/values/gates");
+    value.get("kind").is_some_and(|kind| kind == "HelmRelease") && gates.is_some()
+}
+
 struct Reader<'t> {
     text: &'t str,
     lines: Lines<'t>,
@@ -92,7 +119,9 @@ struct Reader<'t> {
 impl Reader<'_> {
     fn config(&self) -> Result<Config, Vec<Mistake>> {
         let document = self.document().map_err(|problem| vec![problem])?;
-        let config: Config = serde_path_to_error::deserialize(&document.value)
+        let mut value = document.root().clone();
+        values::to_configuration(&mut value, !document.at.is_empty());
+        let config: Config = serde_path_to_error::deserialize(&value)
             .map_err(|error| vec![self.type_error(&document, &error)])?;
         let problems: Vec<Mistake> = config
             .problems()
@@ -110,49 +139,54 @@ impl Reader<'_> {
         }
     }
 
-    fn document(&self) -> Result<Document, Mistake> {
-        let whole = |offset: usize, message: String| Mistake {
+    fn document(&self) -> Result<Source, Mistake> {
+        let whole = |offset: usize, message: &str| Mistake {
             at: self.lines.position(offset),
             key: String::new(),
-            message,
+            message: message.to_owned(),
         };
-        let mut documents = yaml::documents(self.text);
-        let document = match documents.next() {
-            Some(document) => document.map_err(|error| whole(error.offset, error.message))?,
-            None => return Err(whole(0, EMPTY.to_owned())),
-        };
-        match documents.next() {
-            None => {}
-            Some(Ok(Document { span, .. })) => {
-                let message = "a configuration is one YAML document, and here a second one starts";
-                return Err(whole(span.start(), message.to_owned()));
-            }
-            Some(Err(error)) => return Err(whole(error.offset, error.message)),
+        let documents: Result<Vec<Document>, _> = yaml::documents(self.text).collect();
+        let mut documents = documents.map_err(|error| whole(error.offset, &error.message))?;
+        if let Some(release) = documents.iter().position(is_release) {
+            return Ok(Source {
+                document: documents.swap_remove(release),
+                at: ["spec", "values"]
+                    .map(|key| Step::Key(key.to_owned()))
+                    .into(),
+            });
         }
+        if let Some(second) = documents.get(1) {
+            let message = "a configuration is one YAML document, and here a second one starts";
+            return Err(whole(second.span.start(), message));
+        }
+        let document = documents.pop().ok_or_else(|| whole(0, EMPTY))?;
         match &document.value {
-            Value::Object(_) => Ok(document),
-            Value::Null => Err(whole(0, EMPTY.to_owned())),
+            Value::Object(_) => Ok(Source {
+                document,
+                at: Vec::new(),
+            }),
+            Value::Null => Err(whole(0, EMPTY)),
             _ => Err(whole(
                 document.node.span.start(),
-                "a configuration is a mapping; its keys are `gates`, `forbiddenEnv`, `mode` and `waiter`".to_owned(),
+                "a configuration is a mapping; its keys are `gates`, `forbiddenEnv`, `mode` and `waiter`",
             )),
         }
     }
 
     fn type_error(
         &self,
-        document: &Document,
+        source: &Source,
         error: &serde_path_to_error::Error<serde_json::Error>,
     ) -> Mistake {
         let field = field(error.path());
         let message = error.inner().to_string();
         let yaml::Found {
             key, value: found, ..
-        } = document.find(field.steps());
+        } = source.find(field.steps());
         Mistake {
             at: match key.filter(|_| message.starts_with("unknown field")) {
                 Some(key) => self.lines.position(key.start()),
-                None => self.place(document, field.steps()),
+                None => self.place(source, field.steps()),
             },
             key: field.to_string(),
             message: match close_match(&message) {
@@ -167,8 +201,8 @@ impl Reader<'_> {
     }
 
     /// The place of a key; where it is missing, of what it is missing from.
-    fn place(&self, document: &Document, steps: &[Step]) -> Position {
-        let found = document.find(steps);
+    fn place(&self, source: &Source, steps: &[Step]) -> Position {
+        let found = source.find(steps);
         let span = match found.value {
             Value::Object(_) | Value::Array(_) => found.key,
             _ => None,

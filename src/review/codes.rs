@@ -125,7 +125,7 @@ codes! {
         "An object that a rule is about says nothing of its namespace, so the rule passes it over.",
         "Set `metadata.namespace`, or review with `--namespace`.";
     Warning NotHeld "not-held":
-        "A workload runs the Job's image, or may come from a `HelmRelease`, and no gate holds it.",
+        "A workload runs the Job's image, or may come from a `HelmRelease` or an Argo CD `Application`, and no gate holds it.",
         "Add it to the gate; review what a chart renders.";
     Warning ProgressDeadline "progress-deadline":
         "A held Deployment is called failed before its waiters give up.",
@@ -151,6 +151,9 @@ codes! {
     Warning Windows "windows":
         "A held workload's pods run Windows, where the waiter can't.",
         "Hold Linux workloads alone.";
+    Warning WorkloadRef "workload-ref":
+        "A held Rollout takes its pods from a workload that no gate holds.",
+        "Hold the Deployment that its `workloadRef` names.";
 }
 
 /// Why something could not be reviewed.
@@ -210,6 +213,7 @@ impl From<Notice> for Code {
             Notice::WhichContainer => Self::WhichContainer,
             Notice::AnotherWaiter => Self::AnotherWaiter,
             Notice::PrefixedSource => Self::ForbiddenEnvFrom,
+            Notice::WorkloadRef => Self::WorkloadRef,
         }
     }
 }

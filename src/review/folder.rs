@@ -38,10 +38,10 @@ impl Part {
     pub fn message(self) -> &'static str {
         match self {
             Self::Patch => {
-                "this is a part of an object, so nothing is injected into it; review the whole: `kubectl kustomize DIR | migration-gate review -`"
+                "this is a part of an object, so nothing is injected into it; review the whole: `migration-gate review -k DIR`"
             }
             Self::Template => {
-                "this is a Helm template; review what is rendered from it: `helm template CHART | migration-gate review -`"
+                "this is a Helm template; review what is rendered from it: `migration-gate review --helm CHART`"
             }
             Self::Values => "this has neither apiVersion nor kind, so it is no Kubernetes object",
         }
@@ -112,7 +112,8 @@ fn up_to<'p>(folder: &'p Path, root: &'p Path) -> impl Iterator<Item = &'p Path>
 }
 
 /// The names that kustomize looks for.
-const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+pub(super) const KUSTOMIZATIONS: [&str; 3] =
+    ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
 /// Whether a file is a kustomization by its name.
 pub fn is_kustomization(name: &str) -> bool {

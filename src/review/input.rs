@@ -9,6 +9,7 @@ use walkdir::{DirEntry, WalkDir};
 
 pub use super::folder::MAX_INPUT;
 use super::folder::{Folders, Part, plain};
+use super::origin::Origin;
 
 /// The name of standard input in reports.
 pub const STDIN: &str = "<stdin>";
@@ -28,6 +29,10 @@ pub struct SourceText {
     pub found: bool,
     /// What it is instead of a file of manifests.
     pub part: Option<Part>,
+    /// The file that the text was rendered from. `name` is that file's.
+    pub origin: Option<Origin>,
+    /// A namespace that stands in for one that was not chosen.
+    pub unsaid: Option<&'static str>,
 }
 
 impl SourceText {

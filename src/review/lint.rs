@@ -28,7 +28,7 @@ use migration_gate_core::podspec::{CONTAINER_LISTS, list, name, pod_kind};
 use migration_gate_core::request::Request;
 
 /// Lints of one gate whose Jobs or workloads are among the objects.
-const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 15] = [
+const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 16] = [
     job::mutable_tag,
     job::no_job,
     job::version_mismatch,
@@ -44,6 +44,7 @@ const OF_GATES: [fn(&Gated<'_>) -> Vec<Finding>; 15] = [
     rollout::recreate,
     entrypoint::migrates_itself,
     gate::freshness_any,
+    gate::workload_ref,
 ];
 
 /// Lints of all objects, held or not.

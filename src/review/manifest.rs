@@ -222,6 +222,7 @@ impl<'l> Collector<'l> {
 
     fn namespace(&self, source: &'l SourceText, object: &'l Value) -> (&'l str, bool) {
         let own = object.get("metadata").and_then(|m| text(m, "namespace"));
+        let own = own.filter(|own| source.unsaid != Some(own));
         match own.or(self.namespace).or(source.namespace.as_deref()) {
             Some(namespace) => (namespace, true),
             None => (FALLBACK_NAMESPACE, false),
@@ -311,7 +312,7 @@ impl<'l> Collector<'l> {
             source: place.index,
             span: place.parsed.find(at).node.span,
             message: format!(
-                "this is not a Kubernetes object: {missing}; leave it out, or review what is rendered from it: `kubectl kustomize DIR | migration-gate review -`"
+                "this is not a Kubernetes object: {missing}; leave it out, or review what is rendered from it: `migration-gate review -k DIR` or `--helm CHART`"
             ),
         });
     }
@@ -336,6 +337,10 @@ fn is_fragment(api_version: &str, kind: &str, object: &Value) -> bool {
     let Some(kind) = pod_kind(group(api_version), kind).filter(|kind| kind.kind != "Pod") else {
         return false;
     };
+    // A Rollout's pods may come from elsewhere.
+    if kind.kind == "Rollout" && object.pointer("/spec/workloadRef").is_some() {
+        return has_directive(object);
+    }
     let containers = kind.pod_spec(object).map(|spec| list(spec, "containers"));
     let whole = containers.is_some_and(|containers| {
         !containers.is_empty() && containers.iter().all(|c| text(c, "image").is_some())

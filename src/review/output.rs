@@ -8,6 +8,7 @@ mod sarif;
 
 use std::io::{self, Write};
 
+use super::input::SourceText;
 use super::report::{Finding, Report};
 use super::rewrite;
 use migration_gate_yaml::{Lines, Position, Span};
@@ -89,6 +90,8 @@ pub fn write<O: Write, E: Write>(
 struct Places<'r> {
     report: &'r Report<'r>,
     lines: Vec<Option<Lines<'r>>>,
+    /// Of rendered sources, the lines that their lines come from.
+    origins: Vec<Option<Vec<Option<usize>>>>,
 }
 
 /// A stretch of a source: its start, and the place after its end.
@@ -104,6 +107,7 @@ impl<'r> Places<'r> {
         Self {
             report,
             lines: report.loaded.iter().map(|_| None).collect(),
+            origins: vec![None; report.loaded.len()],
         }
     }
 
@@ -115,11 +119,26 @@ impl<'r> Places<'r> {
     fn of(&mut self, source: usize, span: Span) -> Stretch<'r> {
         let report = self.report;
         let lines = self.lines(source);
-        Stretch {
+        let (start, end) = (lines.position(span.start()), lines.position(span.end()));
+        let place = |start, end| Stretch {
             file: &report.loaded[source].source.name,
-            start: lines.position(span.start()),
-            end: lines.position(span.end()),
-        }
+            start,
+            end,
+        };
+        let Some(origin) = &report.loaded[source].source.origin else {
+            return place(start, end);
+        };
+        let line = self.line(source, start.line);
+        let (start, end) = origin.columns(line);
+        place(start, end)
+    }
+
+    /// The line of the file from which a line of a rendered source comes, both counted from 1.
+    fn line(&mut self, source: usize, line: usize) -> Option<usize> {
+        let SourceText { text, origin, .. } = &self.report.loaded[source].source;
+        let origin = origin.as_ref()?;
+        let lines = self.origins[source].get_or_insert_with(|| origin.lines(text));
+        lines.get(line - 1).copied().flatten()
     }
 
     fn of_finding(&mut self, finding: &Finding) -> Stretch<'r> {

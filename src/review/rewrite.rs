@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::diff::FileDiff;
 use super::edit::{self, Edit};
-use super::input::STDIN;
+use super::input::{STDIN, SourceText};
 use super::manifest::Loaded;
 use super::render;
 use super::report::{Report, Reviewed};
@@ -118,7 +118,7 @@ fn at_mut<'v>(value: &'v mut Value, steps: &[Step]) -> Option<&'v mut Value> {
 pub fn diffs(report: &Report<'_>, source: usize) -> Vec<String> {
     let rewrite = rewrite(report, source);
     let source = &report.loaded[source].source;
-    let name = label(&source.name);
+    let name = label(source);
     let mut diffs = Vec::new();
     if let Some(new) = &rewrite.text {
         let diff = FileDiff {
@@ -145,13 +145,17 @@ fn rendered_diff(name: &str, object: &Reviewed<'_>) -> Option<String> {
 
 /// A source's name behind `a/` and `b/`, as git has it: no root, nothing before the working
 /// directory.
-fn label(name: &str) -> String {
-    if name == STDIN {
+fn label(source: &SourceText) -> String {
+    if source.name == STDIN {
         return "stdin".to_owned();
     }
-    name.trim_start_matches("./")
-        .trim_start_matches('/')
-        .to_owned()
+    let name = source.name.trim_start_matches("./").trim_start_matches('/');
+    let rendered = if source.origin.is_some() {
+        " (as rendered)"
+    } else {
+        ""
+    };
+    format!("{name}{rendered}")
 }
 
 /// The manifests of a source as they would be stored, each document after a `---`.

@@ -11,6 +11,7 @@ mod flux;
 mod machine;
 mod orders;
 mod prefilter;
+mod rendered;
 mod serve;
 mod smoke;
 mod soak;
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
         first_deployment::tests(),
         waiter::tests(),
         prefilter::tests(),
+        rendered::tests(),
         chart::tests(),
         admission::tests(),
         smoke::tests(),

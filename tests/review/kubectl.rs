@@ -72,6 +72,23 @@ fn cases() -> BTreeMap<String, Expect> {
     for (text, expect) in &texts.whole {
         add(text.replace("POD\n", pod), *expect);
     }
+    // Deep, and wide.
+    for depth in [10, 60] {
+        let (open, close) = ("{a: ".repeat(depth), "}".repeat(depth));
+        add(format!("{pod}spec: {open}yes{close}\n"), Same);
+        let lists = format!("{}on{}", "[".repeat(depth), "]".repeat(depth));
+        add(format!("{pod}spec: {lists}\n"), Same);
+        let block: Vec<String> = (1..=depth).map(|level| " ".repeat(level) + "a:").collect();
+        add(format!("{pod}spec:\n{} 1\n", block.join("\n")), Same);
+    }
+    let wide: Vec<String> = (0..50).map(|key| format!("  k{key}: 0{key}")).collect();
+    add(format!("{pod}spec:\n{}\n", wide.join("\n")), Same);
+    add(
+        (0..12)
+            .map(|name| yaml(&format!("n{name}")) + "---\n")
+            .collect(),
+        Same,
+    );
     // What separates documents of YAML, of JSON, and of both.
     for separator in &texts.separators {
         for (first, second) in [

@@ -100,6 +100,15 @@ fn findings_stand_in_the_order_of_their_lines() {
     );
 }
 
+/// Of several Jobs, one alone is in the file.
+#[test]
+fn a_job_says_nothing_of_the_others() {
+    let gate = "gates: [{name: piefed, namespace: piefed-application, jobs: [{name: piefed-db-init}, {name: other}], deployments: [piefed-web], serviceAccount: s}]\n";
+    let config = parse(gate, "f").expect("valid");
+    assert!(codes_with(&config, &[JOB]).is_empty());
+    assert_eq!(codes_with(&config, &[JOB, WEB]), ["no-job"]);
+}
+
 #[test]
 fn no_job() {
     check(&[WEB, RBAC], &["no-job"]);
@@ -154,6 +163,84 @@ fn rights_that_are_missing() {
 fn the_account_of_the_gate_needs_no_rights_of_its_own() {
     check(&[JOB, WEB], &[]);
     changes("the_account_of_the_gate_needs_no_rights_of_its_own");
+}
+
+/// Unless the same file says that it does not.
+#[test]
+fn without_the_chart_s_rights_every_account_needs_its_own() {
+    let mut config = Config::default();
+    config.gates[0].extra_accounts.insert("own".to_owned());
+    let own = WEB.replace(
+        "    spec:\n      containers",
+        "    spec:\n      serviceAccountName: own\n      containers",
+    );
+    for web in [WEB, &own] {
+        assert!(codes_with(&config, &[JOB, web]).is_empty());
+    }
+    config.rbac.gates = false;
+    for web in [WEB, &own] {
+        assert_eq!(codes_with(&config, &[JOB, web]), ["missing-rbac"]);
+    }
+    assert!(codes_with(&config, &[JOB, WEB, RBAC]).is_empty());
+    let rbac = RBAC.replace("piefed-init-checker", "own");
+    assert!(codes_with(&config, &[JOB, &own, &rbac]).is_empty());
+}
+
+/// Each kind has its pod spec in a place of its own.
+#[test]
+fn rights_that_are_missing_for_a_cron_job() {
+    let gate = "gates: [{name: piefed, namespace: piefed-application, job: piefed-db-init, workloads: [{kind: CronJob, name: c}], serviceAccount: s}]\nrbac: {gates: false}\n";
+    let config = parse(gate, "f").expect("valid");
+    let cron_job = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: c, namespace: piefed-application}\nspec:\n  jobTemplate:\n    spec:\n      template:\n        spec:\n          serviceAccountName: s\n          containers: [{name: c, image: 'piefed/piefed:1.2.0', command: [c]}]\n";
+    assert_eq!(
+        found(&config, &[JOB, cron_job].concat()),
+        ["missing-rbac 24"]
+    );
+}
+
+/// The pods of a Rollout with a `workloadRef` are those of the Deployment that it names.
+#[test]
+fn a_rollout_that_refers_to_a_deployment() {
+    let gate = |workloads: &str| {
+        let text = format!(
+            "gates: [{{name: piefed, namespace: piefed-application, job: piefed-db-init, workloads: [{{kind: Rollout, name: roll}}{workloads}], serviceAccount: s}}]\n"
+        );
+        parse(&text, "f").expect("valid")
+    };
+    let rollout = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: roll, namespace: piefed-application}\nspec: {workloadRef: {apiVersion: apps/v1, kind: Deployment, name: piefed-web}}\n---\n";
+    let by_name = gate(", {kind: Deployment, name: piefed-*}");
+    let by_label = gate(", {kind: Deployment, selector: {matchLabels: {app: web}}}");
+    let check = |config: &Config, parts: &[&str], expect: &[&str]| {
+        assert_eq!(codes_with(config, parts), expect, "{}", parts.concat());
+    };
+    check(&gate(""), &[JOB, rollout], &["workload-ref"]);
+    check(
+        &gate(""),
+        &[JOB, rollout, WEB],
+        &["not-held", "workload-ref"],
+    );
+    check(&by_name, &[JOB, rollout], &[]);
+    check(&by_name, &[JOB, rollout, WEB], &[]);
+    // Whether labels hold it is known only where it can be seen.
+    check(&by_label, &[JOB, rollout], &[]);
+    check(
+        &by_label,
+        &[JOB, rollout, WEB],
+        &["not-held", "workload-ref"],
+    );
+    let labelled = WEB.replace(
+        "  name: piefed-web",
+        "  name: piefed-web\n  labels: {app: web}",
+    );
+    check(&by_label, &[JOB, rollout, &labelled], &[]);
+    let set = rollout.replace("kind: Deployment", "kind: ReplicaSet");
+    check(&by_name, &[JOB, &set], &["workload-ref"]);
+    // With pods of its own it is as any other.
+    let own = WEB
+        .replace("apps/v1", "argoproj.io/v1alpha1")
+        .replace("Deployment", "Rollout")
+        .replace("piefed-web", "roll");
+    check(&gate(""), &[JOB, &own], &[]);
 }
 
 #[test]

@@ -58,6 +58,15 @@ fn a_deployment_that_is_called_failed_while_its_pods_wait() {
     check("2h", "progressDeadlineSeconds: 7200\n  ", &[]);
     check("5m", "progressDeadlineSeconds: 299\n  ", late);
     check("5m", "progressDeadlineSeconds: 300\n  ", &[]);
+    // A Rollout has the same field, with the same default.
+    let gate = "gates: [{name: piefed, namespace: piefed-application, job: piefed-db-init, workloads: [{kind: Rollout, name: piefed-web}, {kind: StatefulSet, name: piefed-web}], serviceAccount: s, timeout: 11m}]\n";
+    let config = parse(gate, "f").expect("valid");
+    let rollout = WEB
+        .replace("apps/v1", "argoproj.io/v1alpha1")
+        .replace("Deployment", "Rollout");
+    assert_eq!(codes_with(&config, &[JOB, &rollout]), late);
+    let set = WEB.replace("Deployment", "StatefulSet");
+    assert!(codes_with(&config, &[JOB, &set]).is_empty());
 }
 
 #[test]
@@ -102,6 +111,24 @@ fn a_release_whose_workloads_are_not_there() {
         &[JOB, &here.replace("targetNamespace: ", "chart: ")],
         &["not-held"],
     );
+}
+
+#[test]
+fn an_application_whose_workloads_are_not_there() {
+    let application = "apiVersion: argoproj.io/v1alpha1\nkind: Application\nmetadata: {name: piefed, namespace: argocd}\nspec: {destination: {namespace: piefed-application, name: in-cluster}}\n---\n";
+    let set = application
+        .replace("Application\n", "ApplicationSet\n")
+        .replace("spec: {", "spec: {template: {spec: {")
+        .replace("}}\n---", "}}}}\n---");
+    let chart = "apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata: {name: piefed, namespace: kube-system}\nspec: {chart: piefed, targetNamespace: piefed-application}\n---\n";
+    for installer in [application, &set, chart] {
+        check(&[JOB, installer], &["not-held"]);
+        check(&[JOB, WEB, installer], &[]);
+        check(
+            &[JOB, &installer.replace("piefed-application", "other")],
+            &[],
+        );
+    }
 }
 
 /// The lints of a Job need no workload beside it.

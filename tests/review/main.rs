@@ -2,6 +2,7 @@
 
 mod edits;
 mod folders;
+mod heeded;
 mod inputs;
 mod kubectl;
 mod lints;
@@ -9,6 +10,8 @@ mod lints_of_time;
 mod live;
 mod manifests;
 mod output;
+mod rendered;
+mod strict;
 
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;

@@ -1,8 +1,13 @@
 //! What holds for any text that is reviewed offline.
 
+use std::sync::LazyLock;
+
+use migration_gate::cli::config::parse;
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;
 use migration_gate::review::manifest::Loaded;
+use migration_gate::review::origin::Origin;
+use migration_gate::review::output::{self, Format, Paint, Sinks};
 use migration_gate::review::report::Report;
 use migration_gate::review::{review_text, rewrite};
 use migration_gate_core::gates::Config;
@@ -37,10 +42,73 @@ pub fn check(bytes: &[u8]) -> Shown {
         text: text.into_owned(),
         ..SourceText::default()
     })];
+    let report = review(&EVERY_OPTION, &loaded, None);
+    check_spans(&report);
+    check_forms(&report);
+    check_origins(&report.loaded[0].source.text);
     let report = review(&Config::default(), &loaded, None);
     check_spans(&report);
     check_manifests(&report);
     check_diff(&report)
+}
+
+/// Gates of every option, which hold workloads of every kind.
+static EVERY_OPTION: LazyLock<Config> =
+    LazyLock::new(|| parse(GATES, "gates").expect("a configuration"));
+
+const GATES: &str = "\
+gates:
+- {name: a, namespace: piefed-application, jobs: [{name: 'piefed-*'}, {selector: {matchLabels: {app: x}}}, {anyOf: [{name: b}, {name: c}]}], workloads: [{kind: Deployment, name: 'piefed-*'}, {kind: StatefulSet, name: 'c*'}], serviceAccount: s, timeout: 2h}
+- {name: b, namespace: piefed-application, job: piefed-db-init, workloads: [{kind: DaemonSet, name: 'g*'}, {kind: CronJob, name: 'n*'}, {kind: Rollout, name: 'w*'}], serviceAccount: s, version: {label: v}, mode: warn}
+- {name: c, namespace: default, job: migrate, selector: {matchLabels: {app: x}}, serviceAccount: s, container: web, movingTags: ['v*'], extraAccounts: [t]}
+- {name: d, namespace: default, job: migrate, deployments: [web], serviceAccount: s, freshness: any}
+rbac: {gates: false}
+";
+
+/// Each form of a report can be written, and those for programs can be read.
+fn check_forms(report: &Report<'_>) {
+    for form in [
+        Format::Human,
+        Format::Diff,
+        Format::Yaml,
+        Format::Json,
+        Format::Sarif,
+        Format::Junit,
+        Format::Github,
+    ] {
+        let mut sinks = Sinks {
+            out: Vec::new(),
+            err: Vec::new(),
+            out_paint: Paint::Plain,
+            err_paint: Paint::Plain,
+        };
+        output::write(form, report, &mut sinks).expect("memory to write to");
+        let text = String::from_utf8(sinks.out).expect("UTF-8");
+        if matches!(form, Format::Json | Format::Sarif) {
+            serde_json::from_str::<Value>(&text).expect("JSON");
+        }
+    }
+}
+
+/// As if the text were rendered from itself, each line is found in the text or not at all.
+fn check_origins(text: &str) {
+    let whole = Origin::Template(text.to_owned());
+    let part = Origin::Manifest {
+        text: text.to_owned(),
+        part: 0..text.len(),
+    };
+    let lines = text.lines().count();
+    for origin in [whole, part] {
+        let found = origin.lines(text);
+        assert_eq!(found.len(), lines);
+        assert!(
+            found
+                .iter()
+                .flatten()
+                .all(|line| (1..=lines).contains(line)),
+            "{found:?}"
+        );
+    }
 }
 
 /// Nothing points outside of the text.

@@ -126,6 +126,8 @@ pub enum Notice {
     AnotherWaiter,
     /// `envFrom` puts a prefix before keys that would make one of them a forbidden variable.
     PrefixedSource,
+    /// A held Rollout takes its pods from an object that no gate holds.
+    WorkloadRef,
 }
 
 impl From<Violation> for Warning {

@@ -39,6 +39,34 @@ pub struct Config {
     /// How the injected init container looks.
     #[serde(default)]
     pub waiter: WaiterConfig,
+    /// The rights that the chart gives. The webhooks don't need to know; a review does.
+    #[serde(default)]
+    pub rbac: ChartRights,
+}
+
+/// The value `rbac` of the chart.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ChartRights {
+    /// Whether the chart gives each gate's accounts the waiter's rights.
+    pub gates: bool,
+    /// Whether the chart creates each gate's account.
+    pub accounts: bool,
+    /// Whether waiters may list pods and read their logs.
+    pub logs: bool,
+    /// The pull secrets of those accounts.
+    pub image_pull_secrets: Vec<Value>,
+}
+
+impl Default for ChartRights {
+    fn default() -> Self {
+        Self {
+            gates: true,
+            accounts: true,
+            logs: true,
+            image_pull_secrets: Vec::new(),
+        }
+    }
 }
 
 /// What happens to an object that breaks a rule.
@@ -137,6 +165,16 @@ impl Gate {
         let labels = self.selector.iter().cloned().map(Which::Labels);
         let short = names.chain(labels).map(deployment);
         short.chain(self.workloads.iter().cloned()).collect()
+    }
+
+    /// Whether the gate names a Deployment, or may select it by labels that are not known here.
+    pub fn may_hold_deployment(&self, name: &str) -> bool {
+        let by_label = |workload: &Workload| {
+            workload.kind == HeldKind::Deployment && matches!(workload.which, Which::Labels(_))
+        };
+        self.selector.is_some()
+            || self.workloads.iter().any(by_label)
+            || self.holds(HeldKind::Deployment, Some(name), |_| None)
     }
 
     /// The kinds of which the gate may hold one.
@@ -269,6 +307,7 @@ impl Default for Config {
             forbidden_env: default_forbidden_env(),
             mode: Mode::default(),
             waiter: WaiterConfig::default(),
+            rbac: ChartRights::default(),
         }
     }
 }

@@ -85,6 +85,53 @@ impl<'r> Held<'_, 'r> {
     }
 }
 
+/// The object from which a Rollout takes its pod template (Argo Rollouts, `spec.workloadRef`).
+#[derive(Debug, Clone, Copy)]
+pub struct WorkloadRef<'r> {
+    /// Its kind.
+    pub kind: &'r str,
+    /// Its name, in the Rollout's namespace.
+    pub name: &'r str,
+}
+
+impl<'r> WorkloadRef<'r> {
+    /// That of a request's object; `None` for one that has its pods by itself.
+    pub fn of(request: &Request<'r>) -> Option<Self> {
+        if HeldKind::of(request.group, request.kind) != Some(HeldKind::Rollout) {
+            return None;
+        }
+        let reference = request.object.get("spec")?.get("workloadRef")?;
+        Some(Self {
+            kind: reference.get("kind")?.as_str()?,
+            name: reference.get("name")?.as_str()?,
+        })
+    }
+
+    /// Whether a gate of the namespace names it, or may select it by labels that are not known here.
+    pub fn may_be_held(&self, config: &Config, namespace: &str) -> bool {
+        let mut gates = config.gates.iter();
+        self.is_deployment()
+            && gates.any(|gate| gate.namespace == namespace && gate.may_hold_deployment(self.name))
+    }
+
+    fn is_deployment(&self) -> bool {
+        self.kind == HeldKind::Deployment.as_str()
+    }
+
+    /// The warning for a held Rollout whose pods are not held.
+    pub fn not_held(&self) -> String {
+        let Self { kind, name } = self;
+        let remedy = if self.is_deployment() {
+            "add that Deployment to the gate's `workloads`"
+        } else {
+            "let it refer to a Deployment, and add that to the gate's `workloads`"
+        };
+        format!(
+            "the Rollout takes its pods from {kind} `{name}`, which no gate holds, so they start without waiting; {remedy}"
+        )
+    }
+}
+
 /// How violations of an object are handled: as the gate says that holds it, else as the gates of its
 /// namespace say, if they agree.
 pub fn mode(config: &Config, request: &Request<'_>) -> Mode {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::decision::{Decision, Notice, Outcome, Rule, Violation, Warning};
 use super::field::FieldPath;
 use super::gates::{Config, Freshness, Gate};
-use super::held::{Held, held, holding};
+use super::held::{Held, WorkloadRef, held, holding};
 use super::injection::{account, covers, is_ours, named, same_image, waiter_of};
 use super::names::{GATE_LABEL, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{CONTAINER_LISTS, DEFAULT_CONTAINER, list, name};
@@ -28,6 +28,7 @@ pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
     };
     // The API server's own validation reports malformed objects better.
     let Some(template) = held.template() else {
+        decision.warnings.extend(workload_ref(config, request));
         return decision;
     };
     if held.template_stays() {
@@ -136,6 +137,18 @@ fn windows(held: &Held<'_, '_>) -> Warning {
             held.gate.name
         ),
     }
+}
+
+/// A Rollout whose pods come from an object that no gate holds. Labels are not known here, so a gate
+/// that selects Deployments by them may hold it.
+fn workload_ref(config: &Config, request: &Request<'_>) -> Option<Warning> {
+    let reference = WorkloadRef::of(request)?;
+    let held = reference.may_be_held(config, request.namespace);
+    (request.old.is_none() && !held).then(|| Warning {
+        field: FieldPath::from_iter(["spec", "workloadRef"]),
+        notice: Notice::WorkloadRef,
+        message: reference.not_held(),
+    })
 }
 
 /// Gates that can't hold what another one holds already.

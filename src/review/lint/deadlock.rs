@@ -201,7 +201,7 @@ fn late_hook(gated: &Gated<'_>, job: usize) -> Option<Finding> {
         let hooks = annotation(gated, job, key)?.split(',').map(str::trim);
         let hook = hooks.into_iter().find(|hook| late.contains(hook))?;
         let message = format!(
-            "as a `{hook}` hook the Job comes after the Deployments of gate `{}`, which wait for it: {advice}",
+            "as a `{hook}` hook the Job comes after the workloads of gate `{}`, which wait for it: {advice}",
             gated.gate.name
         );
         Some(Finding::new(job, Code::Deadlock, at(key), message))

@@ -7,6 +7,7 @@ use crate::review::codes::Code;
 use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
 use migration_gate_core::gates::Freshness;
+use migration_gate_core::held::WorkloadRef;
 use migration_gate_core::injection::{is_ours, waiter_of};
 use migration_gate_core::podspec::{list, pod_kind};
 
@@ -44,6 +45,26 @@ pub(super) fn stale_waiter(world: &World<'_>) -> Vec<Finding> {
         Some(Finding::new(index, Code::StaleWaiter, field, message))
     });
     stale.collect()
+}
+
+/// A held Rollout whose pods come from a Deployment that is there and that no gate holds. Of one
+/// that isn't there, admission's own warning speaks.
+pub(super) fn workload_ref(gated: &Gated<'_>) -> Vec<Finding> {
+    let rollouts = gated.workloads.iter().filter_map(|index| {
+        let request = gated.world.request(*index);
+        let reference = WorkloadRef::of(request)?;
+        let deployment =
+            gated
+                .world
+                .find("apps", reference.kind, request.namespace, reference.name)?;
+        let held = gated.world.objects[deployment].gate.is_some();
+        // Where no gate may hold it, it has been said already.
+        (!held && reference.may_be_held(gated.world.config, request.namespace)).then(|| {
+            let field = FieldPath::from_iter(["spec", "workloadRef"]);
+            Finding::new(*index, Code::WorkloadRef, field, reference.not_held())
+        })
+    });
+    rollouts.collect()
 }
 
 fn argument<'v>(waiter: &'v Value, flag: &str) -> Option<&'v str> {

@@ -14,6 +14,10 @@ use migration_gate_core::version::{Containers, Contents, Wanted};
 
 pub(super) fn no_job(gated: &Gated<'_>) -> Vec<Finding> {
     let gate = gated.gate;
+    // A Job that is reviewed alone says nothing of the gate's others.
+    let Some(workload) = gated.workloads.first() else {
+        return Vec::new();
+    };
     let missing = gated.jobs.iter().filter(|(_, jobs)| jobs.is_empty());
     missing
         .map(|(requirement, _)| {
@@ -21,7 +25,7 @@ pub(super) fn no_job(gated: &Gated<'_>) -> Vec<Finding> {
                 "gate `{}` waits for Job {}/{requirement}, which is not among the reviewed manifests; without it and without a record of this version no pod starts: review it together with them, or make sure that it comes from elsewhere",
                 gate.name, gate.namespace
             );
-            Finding::new(gated.workloads[0], Code::NoJob, FieldPath::default(), message)
+            Finding::new(*workload, Code::NoJob, FieldPath::default(), message)
         })
         .collect()
 }
@@ -33,7 +37,7 @@ pub(super) fn suspended(gated: &Gated<'_>) -> Vec<Finding> {
     suspended
         .map(|job| {
             let message = format!(
-                "the Job is suspended, so the Deployments of gate `{}` wait until somebody resumes it",
+                "the Job is suspended, so the workloads of gate `{}` wait until somebody resumes it",
                 gated.gate.name
             );
             let field = FieldPath::from_iter(["spec", "suspend"]);

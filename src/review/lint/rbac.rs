@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::{Gated, World};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
-use migration_gate_core::field::FieldPath;
 use migration_gate_core::gates::Requirement;
 use migration_gate_core::injection::account;
 use migration_gate_core::names;
@@ -103,13 +102,21 @@ fn of_account(gated: &Gated<'_>, account: &str, workload: usize) -> Option<Findi
         .filter_map(|needed| Some((granted.missing(needed)?, needed.without)))
         .collect();
     let (code, message) = if let Some((_, without)) = missing.first() {
+        let listed =
+            *account == gated.gate.service_account || gated.gate.extra_accounts.contains(account);
+        let chart = gated.world.config.rbac.gates;
         // The chart gives the rights to this account.
-        if *account == gated.gate.service_account || gated.gate.extra_accounts.contains(account) {
+        if listed && chart {
             return None;
         }
         let missing: Vec<&str> = missing.iter().map(|(text, _)| text.as_str()).collect();
+        let remedy = if chart {
+            "bind it to a Role that does, or list it in the gate's `extraAccounts` (the chart)"
+        } else {
+            "bind it to a Role that does, since with `rbac.gates: false` the chart brings none"
+        };
         let message = format!(
-            "nothing among the reviewed manifests lets ServiceAccount {namespace}/{account} {}; bind it to a Role that does, or list it in the gate's `extraAccounts` (the chart); otherwise {without}",
+            "nothing among the reviewed manifests lets ServiceAccount {namespace}/{account} {}; {remedy}; otherwise {without}",
             missing.join("; "),
         );
         (Code::MissingRbac, message)
@@ -123,7 +130,9 @@ fn of_account(gated: &Gated<'_>, account: &str, workload: usize) -> Option<Findi
         );
         (Code::NoAccount, message)
     };
-    let field = FieldPath::from_iter(["spec", "template", "spec", "serviceAccountName"]);
+    let request = gated.world.request(workload);
+    let kind = pod_kind(request.group, request.kind)?;
+    let field = kind.field().key("serviceAccountName");
     Some(Finding::new(workload, code, field, message))
 }
 

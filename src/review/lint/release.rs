@@ -8,22 +8,60 @@ use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
 use migration_gate_core::gates::Gate;
 
-/// A Flux `HelmRelease` in the namespace of a gate whose Job is there and whose workloads are not.
+/// An object by which another tool installs an application.
+struct Installer {
+    group: &'static str,
+    kind: &'static str,
+    /// Where it says into which namespace, if that isn't its own.
+    target: &'static str,
+    /// How what it renders is reviewed.
+    rendered: &'static str,
+}
+
+const INSTALLERS: [Installer; 4] = [
+    Installer {
+        group: "helm.toolkit.fluxcd.io",
+        kind: "HelmRelease",
+        target: "/spec/targetNamespace",
+        rendered: "`migration-gate review --helm CHART`",
+    },
+    Installer {
+        group: "argoproj.io",
+        kind: "Application",
+        target: "/spec/destination/namespace",
+        rendered: "`migration-gate review --helm CHART`, or `-k DIR`",
+    },
+    Installer {
+        group: "argoproj.io",
+        kind: "ApplicationSet",
+        target: "/spec/template/spec/destination/namespace",
+        rendered: "`migration-gate review --helm CHART`, or `-k DIR`",
+    },
+    Installer {
+        group: "helm.cattle.io",
+        kind: "HelmChart",
+        target: "/spec/targetNamespace",
+        rendered: "`migration-gate review --helm CHART`",
+    },
+];
+
+/// Something that installs into the namespace of a gate whose Job is there and whose workloads are
+/// not.
 pub(super) fn not_rendered(world: &World<'_>) -> Vec<Finding> {
     let releases = world.all().filter_map(|(index, object)| {
         let request = &object.manifest.request;
-        if (request.group, request.kind) != ("helm.toolkit.fluxcd.io", "HelmRelease") {
-            return None;
-        }
-        let target = request.object.pointer("/spec/targetNamespace");
+        let installer = INSTALLERS
+            .iter()
+            .find(|one| (one.group, one.kind) == (request.group, request.kind))?;
+        let target = request.object.pointer(installer.target);
         let target = target.and_then(Value::as_str).unwrap_or(request.namespace);
         let gates = &world.config.gates;
         let gate = gates
             .iter()
             .find(|gate| gate.namespace == target && waits_alone(world, gate))?;
         let message = format!(
-            "it installs into the namespace of gate `{}`, whose Job is among the reviewed manifests and whose workloads are not; if they come from this chart, review what it renders: `helm template CHART | migration-gate review -`",
-            gate.name
+            "this {} installs into the namespace of gate `{}`, whose Job is among the reviewed manifests and whose workloads are not; if they come from it, review what it renders: {}",
+            installer.kind, gate.name, installer.rendered
         );
         Some(Finding::new(index, Code::NotHeld, FieldPath::default(), message))
     });

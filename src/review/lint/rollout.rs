@@ -14,25 +14,25 @@ const PROGRESS_DEADLINE: u64 = 600;
 /// The Deployment is called failed before the gate's waiters give up.
 pub(super) fn progress_deadline(gated: &Gated<'_>) -> Vec<Finding> {
     let timeout = gated.gate.timeout.as_secs();
-    let deployments = deployments(gated).filter_map(|(index, request)| {
+    let called_failed = held(gated, &["Deployment", "Rollout"]).filter_map(|(index, request)| {
         let deadline = request.object.pointer("/spec/progressDeadlineSeconds");
         let deadline = deadline.map_or(Some(PROGRESS_DEADLINE), Value::as_u64)?;
         (deadline < timeout).then(|| {
             let message = format!(
-                "the Deployment is called failed after {deadline}s without progress, while gate `{}` waits for up to {timeout}s: Flux, Helm and Argo CD give up on a migration that is still running; make it {timeout} or more",
-                gated.gate.name
+                "the {} is called failed after {deadline}s without progress, while gate `{}` waits for up to {timeout}s: Flux, Helm and Argo CD give up on a migration that is still running; make it {timeout} or more",
+                request.kind, gated.gate.name
             );
             let field = FieldPath::from_iter(["spec", "progressDeadlineSeconds"]);
             Finding::new(index, Code::ProgressDeadline, field, message)
         })
     });
-    deployments.collect()
+    called_failed.collect()
 }
 
 /// The roll-out stops old pods before new ones are ready, so while these wait nothing serves, or
 /// less than before.
 pub(super) fn recreate(gated: &Gated<'_>) -> Vec<Finding> {
-    let deployments = deployments(gated).filter_map(|(index, request)| {
+    let deployments = held(gated, &["Deployment"]).filter_map(|(index, request)| {
         let (field, how) = stops_early(request.object)?;
         let message = format!(
             "{how} before new ones are ready, and those wait for the migration: for as long as it runs, or until it is repaired, they don't serve; use `RollingUpdate` with `maxUnavailable: 0`, unless old pods can't run beside the migration"
@@ -72,14 +72,17 @@ fn stops_early(deployment: &Value) -> Option<(FieldPath, String)> {
     })
 }
 
-/// The held Deployments: of the other kinds, each has rules of its own.
-fn deployments<'w>(gated: &Gated<'w>) -> impl Iterator<Item = (usize, &'w Request<'w>)> {
+/// The held workloads of these kinds: of the others, each has rules of its own.
+fn held<'w>(
+    gated: &Gated<'w>,
+    kinds: &'static [&'static str],
+) -> impl Iterator<Item = (usize, &'w Request<'w>)> {
     let world = gated.world;
     let held = gated
         .workloads
         .iter()
         .map(|index| (*index, world.request(*index)));
-    held.filter(|(_, request)| request.kind == "Deployment")
+    held.filter(|(_, request)| kinds.contains(&request.kind))
         .collect::<Vec<_>>()
         .into_iter()
 }

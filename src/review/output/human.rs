@@ -11,9 +11,8 @@ use annotate_snippets::{
     AnnotationKind, Group, Level as Severity, Origin, Renderer, Snippet, Title,
 };
 
-use super::Paint;
+use super::{Paint, Places};
 use crate::review::codes::{BadCode, Level};
-use crate::review::input::SourceText;
 use crate::review::manifest::Skipped;
 use crate::review::report::Report;
 use crate::review::rewrite;
@@ -25,7 +24,12 @@ const MAX_LINE: usize = 160;
 
 /// Diffs, then findings.
 pub(super) fn write(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let mut printer = Printer { report, paint, out };
+    let mut printer = Printer {
+        report,
+        places: Places::new(report),
+        paint,
+        out,
+    };
     for source in 0..report.loaded.len() {
         printer.changes(source)?;
         printer.source(source)?;
@@ -36,7 +40,12 @@ pub(super) fn write(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> 
 
 /// Everything but the diffs.
 pub(super) fn findings(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let mut printer = Printer { report, paint, out };
+    let mut printer = Printer {
+        report,
+        places: Places::new(report),
+        paint,
+        out,
+    };
     for source in 0..report.loaded.len() {
         printer.source(source)?;
     }
@@ -45,6 +54,7 @@ pub(super) fn findings(report: &Report<'_>, paint: Paint, out: &mut impl Write) 
 
 struct Printer<'p, W> {
     report: &'p Report<'p>,
+    places: Places<'p>,
     paint: Paint,
     out: &'p mut W,
 }
@@ -67,19 +77,18 @@ impl<W: Write> Printer<'_, W> {
     }
 
     /// The findings in a source, then the documents in it that aren't manifests.
-    fn source(&mut self, source: usize) -> io::Result<()> {
-        for skipped in self.report.skipped_in(source) {
+    fn source(&mut self, index: usize) -> io::Result<()> {
+        for skipped in self.report.skipped_in(index) {
             self.skipped(skipped)?;
         }
         let (findings, bad) = (
-            self.report.findings_in(source),
-            self.report.bad_input_in(source),
+            self.report.findings_in(index),
+            self.report.bad_input_in(index),
         );
         if findings.is_empty() && bad.is_empty() {
             return Ok(());
         }
-        let source = &self.report.loaded[source].source;
-        let lines = Lines::new(&source.text);
+        let lines = Lines::new(&self.report.loaded[index].source.text);
         for finding in findings {
             let manifest = &self.report.objects[finding.manifest].manifest;
             let severity = match finding.level {
@@ -89,11 +98,11 @@ impl<W: Write> Printer<'_, W> {
             let title = clean(&format!("{manifest}: {}", finding.message));
             let title = severity.primary_title(title).id(finding.code.as_str());
             let span = self.report.span(finding);
-            self.excerpt(title, source, span, &finding.field.to_string(), &lines)?;
+            self.excerpt(title, index, span, &finding.field.to_string(), &lines)?;
         }
         for bad in bad {
             let title = Severity::ERROR.primary_title(clean(&bad.message));
-            self.excerpt(title.id(bad.code.as_str()), source, bad.span, "", &lines)?;
+            self.excerpt(title.id(bad.code.as_str()), index, bad.span, "", &lines)?;
         }
         Ok(())
     }
@@ -139,12 +148,20 @@ impl<W: Write> Printer<'_, W> {
     fn excerpt(
         &mut self,
         title: Title<'_>,
-        source: &SourceText,
+        index: usize,
         span: Span,
         label: &str,
         lines: &Lines<'_>,
     ) -> io::Result<()> {
+        let report = self.report;
+        let source = &report.loaded[index].source;
         let at = lines.position(span.start());
+        // Of what was rendered, its own line is shown, and the place of the file's.
+        let (name, number) = match (&source.origin, self.places.line(index, at.line)) {
+            (None, _) => (clean(&source.name), at.line),
+            (Some(_), Some(line)) => (clean(&source.name), line),
+            (Some(_), None) => (format!("{} (as rendered)", clean(&source.name)), at.line),
+        };
         let line = lines.range(at.line, at.line);
         let shown = source.text[line.clone()].trim_end();
         let start = shown.floor_char_boundary(span.start() - line.start);
@@ -156,16 +173,15 @@ impl<W: Write> Printer<'_, W> {
         let after = clean(&shown[end..window.end.max(end)]);
         let mark = before.len()..before.len() + marked.len();
         let label = (!label.is_empty()).then(|| clean(label));
-        let name = clean(&source.name);
         let snippet = Snippet::source([before.as_str(), &marked, &after].concat())
-            .line_start(at.line)
+            .line_start(number)
             .path(name.as_str())
             .annotation(AnnotationKind::Primary.span(mark).label(label));
         // annotate-snippets (0.12.17) counts columns in the text that it is given, which may be but
         // a part of the line. An `Origin` of its own would say the column, but print a line more.
         let printed = self.render(title.element(snippet));
-        let counted = format!("{name}:{}:{}", at.line, before.chars().count() + 1);
-        let meant = format!("{name}:{}:{}", at.line, at.column);
+        let counted = format!("{name}:{number}:{}", before.chars().count() + 1);
+        let meant = format!("{name}:{number}:{}", at.column);
         writeln!(self.out, "{}\n", printed.replacen(&counted, &meant, 1))
     }
 

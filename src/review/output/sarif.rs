@@ -13,8 +13,7 @@ use crate::review::codes::{BadCode, Code};
 use crate::review::report::Report;
 
 /// The page that explains the rules, with an anchor for each.
-const DOCUMENTATION: &str =
-    "https://github.com/migration-gate/migration-gate/blob/main/docs/review.md";
+const DOCUMENTATION: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/review.md");
 
 pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut places = Places::new(report);
