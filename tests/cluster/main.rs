@@ -15,6 +15,7 @@ mod rendered;
 mod serve;
 mod smoke;
 mod soak;
+mod status;
 mod stories;
 mod waiter;
 
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
         waiter::tests(),
         prefilter::tests(),
         rendered::tests(),
+        status::tests(),
         chart::tests(),
         admission::tests(),
         smoke::tests(),
