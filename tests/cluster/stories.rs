@@ -12,6 +12,7 @@ mod down;
 mod failure;
 mod first_deployment;
 mod operations;
+mod revisions;
 pub(crate) mod stage;
 mod traffic;
 mod ungated;
@@ -28,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
         failure::tests(),
         day_after::tests(),
         operations::tests(),
+        revisions::tests(),
         down::tests(),
     ]
     .concat()

@@ -26,6 +26,7 @@ const NAMESPACES: &[&str] = &[
     "waiter-digest",
     "waiter-repaired",
     EVERY_KIND,
+    REVISIONS,
     "piefed-failed-job",
     "piefed-dry-run",
     "piefed-restricted",
@@ -33,6 +34,9 @@ const NAMESPACES: &[&str] = &[
 
 /// The namespace whose gate holds workloads of other kinds, too.
 pub(crate) const EVERY_KIND: &str = "waiter-every-kind";
+
+/// The namespace whose gate waits for a Job with another name in each revision.
+pub(crate) const REVISIONS: &str = "story-revisions";
 
 /// The release; it is uninstalled when the last story that plays here is over.
 pub(crate) struct Stage {
@@ -85,12 +89,19 @@ pub(crate) fn gate(namespace: &str) -> Value {
         "name": namespace, "namespace": namespace, "job": JOB, "deployments": [WEB, WORKER],
         "serviceAccount": "piefed-init-checker", "timeout": "10m", "freshness": "version",
     });
-    if namespace == EVERY_KIND {
-        gate["workloads"] = json!([
-            {"kind": "StatefulSet", "name": "piefed-search"},
-            {"kind": "DaemonSet", "name": "piefed-*"},
-            {"kind": "CronJob", "selector": {"matchLabels": {"app": "clean"}}},
-        ]);
+    match namespace {
+        EVERY_KIND => {
+            gate["workloads"] = json!([
+                {"kind": "StatefulSet", "name": "piefed-search"},
+                {"kind": "DaemonSet", "name": "piefed-*"},
+                {"kind": "CronJob", "selector": {"matchLabels": {"app": "clean"}}},
+            ]);
+        }
+        REVISIONS => {
+            gate["job"] = json!("shop-migrate-*");
+            gate["deployments"] = json!(["shop-web"]);
+        }
+        _ => {}
     }
     gate
 }
