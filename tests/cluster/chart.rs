@@ -13,6 +13,7 @@ mod platforms;
 mod preflight;
 mod readme;
 mod render;
+mod shapes;
 mod upgrading;
 mod values;
 
@@ -33,6 +34,7 @@ pub(crate) use self::accepted::define_other_operators_kinds;
 pub(crate) fn tests() -> Vec<Test> {
     [
         accepted::tests(),
+        shapes::tests(),
         render::tests(),
         values::tests(),
         notes::tests(),
