@@ -313,7 +313,10 @@ impl Recorder {
 
     fn on_record_update(&mut self, update: Update<Record>) {
         match update {
-            Update::Present(record) => self.on_record(Stored::Present(record)),
+            Update::Present(record) => {
+                self.keep_abridged(&record);
+                self.on_record(Stored::Present(record));
+            }
             Update::Absent(_) => {
                 // Somebody did as they were told, and what they had to delete is not to be lost.
                 if let Stored::Present(record) = &self.record
@@ -334,6 +337,23 @@ impl Recorder {
                 let what = format!("cannot watch the record {}", self.name());
                 self.report_problem("record", &what, &error.to_string());
                 self.lookout.on_record_watch(Err(error));
+            }
+        }
+    }
+
+    /// A replica of an earlier release, which hadn't heard of an entry yet, has written its own in
+    /// its place. What that left out is put back.
+    fn keep_abridged(&mut self, record: &Record) {
+        let Stored::Present(before) = &self.record else {
+            return;
+        };
+        for (key, entry) in &before.entries {
+            if record
+                .entries
+                .get(key)
+                .is_some_and(|now| now.abridges(entry))
+            {
+                self.completed.insert(key.clone(), entry.clone());
             }
         }
     }

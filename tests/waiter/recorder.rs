@@ -326,6 +326,32 @@ fn corrupt_entries_are_removed_or_replaced() {
     });
 }
 
+/// During an upgrade replicas of release 0.1 run beside this one's, and write one image of each Job.
+#[test]
+fn what_an_earlier_release_writes_of_the_same_completion_is_made_whole() {
+    let api = FakeApi::start();
+    let short = json!({"image": "init:1", "job": JOB, "uid": "uid-of-1", "completed": COMPLETED});
+    let abridge = || {
+        let mut object = api.get(RECORD_PATH).unwrap_or_else(|| record(&[]));
+        object["data"]["1"] = json!(short.to_string());
+        api.put(RECORD_PATH, object);
+    };
+    let is_whole = |object: &Value| {
+        let entry = object["data"]["1"].as_str().unwrap_or_default();
+        entry.contains(r#""containers":[["migrate","init:1"]]"#)
+    };
+    // It was faster.
+    abridge();
+    api.put(JOB_PATH, job("1", complete()));
+    let _recorder = RecorderThread::start(&api);
+    api.await_object(RECORD_PATH, is_whole);
+    // It hadn't heard yet, and the Job is gone.
+    api.await_watches(2);
+    api.delete(JOB_PATH);
+    abridge();
+    api.await_object(RECORD_PATH, is_whole);
+}
+
 #[test]
 fn a_record_that_is_deleted_is_begun_anew() {
     let api = FakeApi::start();

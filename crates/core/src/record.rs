@@ -293,7 +293,7 @@ impl Write {
                     let written = Entry::parse(key, value);
                     let shown = record.entries.get(key);
                     written.is_ok_and(|written| {
-                        shown.is_some_and(|shown| shown.age() >= written.age())
+                        shown.is_some_and(|shown| !shown.says_less_than(&written))
                     })
                 })
             }
@@ -328,7 +328,7 @@ pub fn labels() -> Map<String, Value> {
 ///
 /// `record` is the ConfigMap as last seen (`None` if there is none), `completed` what this writer
 /// has seen complete and not yet seen in the record. Entries of `completed` that the record has,
-/// or has newer, are dropped from it.
+/// or has newer, are dropped from it; not those of which a replica of an earlier release wrote less.
 pub fn next_write(
     record: Option<&Record>,
     completed: &mut BTreeMap<String, Entry>,
@@ -337,7 +337,8 @@ pub fn next_write(
     if let Some(record) = record {
         completed.retain(|key, entry| {
             let known = record.entries.get(key);
-            !record.has_forgotten(&entry.uid) && known.is_none_or(|known| known.age() < entry.age())
+            !record.has_forgotten(&entry.uid)
+                && known.is_none_or(|known| known.says_less_than(entry))
         });
         // What is older than all that a full record keeps would only be removed again.
         if record.entries.len() >= limit {

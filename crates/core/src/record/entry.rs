@@ -263,6 +263,21 @@ impl Entry {
         }
     }
 
+    /// Whether another entry is of a later completion, or says more of the same one: releases up to
+    /// 0.1 write one image, and their replicas run beside this one's during an upgrade.
+    pub(super) fn says_less_than(&self, other: &Self) -> bool {
+        self.age() < other.age() || self.abridges(other)
+    }
+
+    /// Whether this is another entry as releases up to 0.1 write it.
+    pub fn abridges(&self, other: &Self) -> bool {
+        let is_short = matches!(
+            (&self.version, &other.version),
+            (Recorded::Image(_), Recorded::Contents(_))
+        );
+        is_short && self.age() == other.age()
+    }
+
     /// Orders completions in time; the uid decides between two of the same second, so that every
     /// replica has the same order.
     pub(super) fn age(&self) -> (Timestamp, &str) {
