@@ -101,7 +101,7 @@ fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
         ensure!(migrated.contains(part), "no `{part}` in\n{migrated}");
     }
     let missing =
-        "WAIT_SECONDS=0 CELERY_BROKER_URL=redis://redis:1 python3 /app/k8s/await-services.py";
+        "WAIT_SECONDS=10 CELERY_BROKER_URL=redis://redis:1 python3 /app/k8s/await-services.py";
     let said = kubectl
         .output(
             &["exec", "deployment/piefed-web", "--", "sh", "-c", missing],
@@ -110,7 +110,7 @@ fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
         )?
         .failure()?;
     ensure!(
-        said.contains("Redis (CELERY_BROKER_URL) does not answer within 0 s: "),
+        said.contains("Redis (CELERY_BROKER_URL) does not answer within 10 s: "),
         "{said}"
     );
 
