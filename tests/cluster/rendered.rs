@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use testkit::image::repository;
+use testkit::assets::repository;
 use testkit::process::{self, program};
 
 testkit::tests! {

@@ -432,8 +432,8 @@ fn the_servers_rights_are_for_what_is_held(helm: &Path) -> Result<()> {
             Value::Null,
         ),
     ] {
-        let held = json!({"gates": [{"deployments": null, "workloads": entries}]});
-        let all = rules(&filled(held))?;
+        let with = json!({"gates": [{"deployments": null, "workloads": entries}]});
+        let all = rules(&filled(with))?;
         let of_held = |rule: &&Value| rule["verbs"] == json!(["list", "watch"]);
         let found: Vec<&Value> = all.iter().filter(of_held).collect();
         let mut wanted =
