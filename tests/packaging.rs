@@ -134,7 +134,7 @@ fn the_chart_stands_alone() {
         let mut count = 0;
         for rest in text.split(root).skip(1) {
             let path = rest
-                .split(|end: char| end.is_whitespace() || "#)".contains(end))
+                .split(|end: char| end.is_whitespace() || "#)\"".contains(end))
                 .next()
                 .unwrap();
             assert!(

@@ -387,7 +387,7 @@ fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
     let gate = gate("g", &scene.namespace, JOB);
     let kubectl = plane.kubectl.in_namespace(&scene.namespace);
     kubectl.apply(&held("web-g", &gate)?.to_string())?;
-    let mut replicas = Replicas::new(sandbox, plane, "waiter-events", 18640, 2, &[gate])?;
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-events", 18680, 2, &[gate])?;
     replicas.revive()?;
     scene.create("2")?;
     scene.status(&failed())?;
