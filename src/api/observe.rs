@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::ApiError;
 use super::objects::{Objects, Selectors};
-use migration_gate_core::dependent::WorkloadSeen;
+use migration_gate_core::dependent::GatedWorkload;
 use migration_gate_core::gates::{JobSource, Which, Workload};
 use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
@@ -45,7 +45,7 @@ impl Object for Record {
     }
 }
 
-impl Object for WorkloadSeen {
+impl Object for GatedWorkload {
     fn resource_version(&self) -> &str {
         &self.resource_version
     }
@@ -211,7 +211,7 @@ pub fn observe_workloads(
     objects: Objects,
     entry: &Workload,
     pacing: Pacing,
-) -> impl Stream<Item = Delta<WorkloadSeen>> + Send + use<> {
+) -> impl Stream<Item = Delta<GatedWorkload>> + Send + use<> {
     let selection = match &entry.which {
         Which::Labels(labels) => Selectors::labelled(labels),
         Which::Name(name) => name
@@ -219,7 +219,7 @@ pub fn observe_workloads(
             .map_or_else(Selectors::default, Selectors::named),
     };
     let which = entry.which.clone();
-    let meant = move |workload: &WorkloadSeen| match &which {
+    let meant = move |workload: &GatedWorkload| match &which {
         Which::Name(pattern) => pattern.matches(&workload.name),
         Which::Labels(_) => true,
     };

@@ -12,7 +12,7 @@ use super::version::{NoVersion, Wanted};
 /// names and images alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
-pub struct WorkloadSeen {
+pub struct GatedWorkload {
     /// Its name.
     pub name: String,
     /// Tells it from another one of the same name.
@@ -28,7 +28,7 @@ pub struct WorkloadSeen {
     waiting_pods: u64,
 }
 
-impl From<Value> for WorkloadSeen {
+impl From<Value> for GatedWorkload {
     fn from(mut object: Value) -> Self {
         let text = |field: &str| {
             let value = object["metadata"][field].as_str();
@@ -114,7 +114,7 @@ pub struct Dependent {
 impl Dependent {
     /// The workload, if its pods are to wait at the gate. It isn't while it carries no waiter of the
     /// gate, is scaled to zero or suspended, or is being deleted.
-    pub fn of(gate: &Gate, kind: HeldKind, seen: WorkloadSeen) -> Option<Self> {
+    pub fn of(gate: &Gate, kind: HeldKind, seen: GatedWorkload) -> Option<Self> {
         if seen.rests || seen.waits_at.as_ref() != Some(&gate.name) {
             return None;
         }

@@ -12,7 +12,7 @@ use crate::api::observe::{Delta, Update, WatchError};
 use crate::api::seen::{fails, take_in, take_in_record};
 use crate::serve::events::Emitter;
 use migration_gate_core::announcement::Announcements;
-use migration_gate_core::dependent::{Dependent, WorkloadSeen};
+use migration_gate_core::dependent::{Dependent, GatedWorkload};
 use migration_gate_core::gates::{Gate, HeldKind};
 use migration_gate_core::job::Job;
 use migration_gate_core::outlook::outlook;
@@ -115,7 +115,7 @@ impl Lookout {
         self.next = Instant::now();
     }
 
-    fn on_workloads(&mut self, gate: &Gate, entry: usize, delta: Delta<WorkloadSeen>) {
+    fn on_workloads(&mut self, gate: &Gate, entry: usize, delta: Delta<GatedWorkload>) {
         let now = self.now();
         self.next = Instant::now();
         match delta {
@@ -141,7 +141,7 @@ impl Lookout {
         }
     }
 
-    fn takes_in(&mut self, gate: &Gate, entry: usize, workload: WorkloadSeen) {
+    fn takes_in(&mut self, gate: &Gate, entry: usize, workload: GatedWorkload) {
         let key = (entry, workload.name.clone());
         match Dependent::of(gate, self.kinds[entry], workload) {
             Some(dependent) => self.dependents.insert(key, dependent),
@@ -155,7 +155,7 @@ fn works(watch: &Watch) -> bool {
 }
 
 impl Recorder {
-    pub(super) fn on_workload_delta(&mut self, entry: usize, delta: Delta<WorkloadSeen>) {
+    pub(super) fn on_workload_delta(&mut self, entry: usize, delta: Delta<GatedWorkload>) {
         match &delta {
             Delta::Resumed => self.report_solved("workloads"),
             Delta::Failed(WatchError::NoSuchKind(cause)) => {

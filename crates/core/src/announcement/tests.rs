@@ -12,7 +12,7 @@ use crate::verdict::{Jobs, Now, Seen};
 use crate::version::{Images, Wanted};
 
 /// A gate with what is seen of it, and what was told.
-struct Stage {
+struct GateStage {
     gate: Gate,
     seen: Seen,
     held: Vec<Dependent>,
@@ -22,7 +22,7 @@ struct Stage {
 
 const START: &str = "2026-01-01T00:00:00Z";
 
-impl Stage {
+impl GateStage {
     /// Workloads of version 2, and nothing else.
     fn new(workloads: usize) -> Self {
         let gate = Config::default().gates.remove(0);
@@ -112,7 +112,7 @@ fn dependent(number: usize, version: &str) -> Dependent {
 
 #[test]
 fn a_failure_is_told_once_of_the_job_and_of_each_workload_that_it_holds() {
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     stage.held.push(dependent(7, "1"));
     stage.tells(&[]);
     stage.fails("j1", "2");
@@ -125,17 +125,17 @@ fn a_failure_is_told_once_of_the_job_and_of_each_workload_that_it_holds() {
 
 #[test]
 fn a_failure_that_holds_nothing_is_not_told() {
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     stage.fails("j1", "3");
     stage.tells(&[]);
 }
 
 #[test]
 fn a_completion_is_told_after_a_failure_alone() {
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     stage.completes("j0", "2");
     stage.tells(&[]);
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     stage.fails("j1", "2");
     stage.due();
     stage.job("j2", "2", &json!({"active": 1}));
@@ -163,7 +163,7 @@ fn a_rollback_is_no_completion_and_a_correction_of_the_record_is_one() {
         let record = json!({"metadata": {}, "data": {"1": entry.to_string()}});
         serde_json::from_value(record).expect("a record")
     };
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     stage.fails("j1", "2");
     stage.due();
     stage.held = vec![dependent(0, "1")];
@@ -178,7 +178,7 @@ fn a_rollback_is_no_completion_and_a_correction_of_the_record_is_one() {
 
 #[test]
 fn a_migration_that_runs_for_longer_than_the_timeout_is_told_when_that_is_so() {
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     let running = json!({"active": 1, "ready": 1, "startTime": START});
     stage.job("j1", "2", &running);
     let (due, until) = stage.due();
@@ -187,7 +187,7 @@ fn a_migration_that_runs_for_longer_than_the_timeout_is_told_when_that_is_so() {
     stage.tells(&["MigrationOverdue piefed-db-init", "MigrationOverdue web-0"]);
     stage.tells(&[]);
     // What waits in a queue doesn't run.
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     let timeout = stage.gate.timeout;
     stage.later(timeout);
     stage.completes("j1", "1");
@@ -196,7 +196,7 @@ fn a_migration_that_runs_for_longer_than_the_timeout_is_told_when_that_is_so() {
 
 #[test]
 fn nothing_is_told_while_it_is_not_known_how_the_gate_stands() {
-    let mut stage = Stage::new(1);
+    let mut stage = GateStage::new(1);
     stage.fails("j1", "2");
     let outlook = outlook(&stage.seen, &stage.held, false, stage.now);
     let (due, _) = stage
@@ -208,7 +208,7 @@ fn nothing_is_told_while_it_is_not_known_how_the_gate_stands() {
 
 #[test]
 fn however_many_workloads_there_are_events_come_slowly() {
-    let mut stage = Stage::new(100);
+    let mut stage = GateStage::new(100);
     stage.fails("j1", "2");
     let (due, until) = stage.due();
     assert_eq!((due.len(), until), (BURST as usize, PACE));
@@ -226,7 +226,7 @@ fn however_many_workloads_there_are_events_come_slowly() {
 #[test]
 fn replicas_give_the_same_event_the_same_name() {
     let names = || {
-        let mut stage = Stage::new(2);
+        let mut stage = GateStage::new(2);
         stage.fails("j1", "2");
         let (due, _) = stage.due();
         due.into_iter().map(|n| n.name).collect::<Vec<_>>()
@@ -239,7 +239,7 @@ fn replicas_give_the_same_event_the_same_name() {
 
 #[test]
 fn an_event_says_what_to_do_and_is_one_that_the_api_server_takes() {
-    let mut stage = Stage::new(9);
+    let mut stage = GateStage::new(9);
     stage.fails("j1", "2");
     let (due, _) = stage.due();
     let at: Timestamp = START.parse().expect("a time");
