@@ -243,8 +243,14 @@ fn documented(page: &str) -> Vec<Vec<String>> {
     let prompts = page.lines().filter_map(|line| line.strip_prefix("$ "));
     // A name alone is a mention.
     let is_command = |line: &&str| line.split_whitespace().count() > 2;
-    let quoted = page.split('`').skip(1).step_by(2).filter(is_command);
-    let lines = prompts.chain(quoted).flat_map(|line| line.split('|'));
+    let quoted = page.split('`').skip(1).step_by(2).flat_map(|text| {
+        // A block starts with its language, and has a command a line.
+        let is_block = text.starts_with('\n') || text.find('\n') < text.find(' ');
+        let (block, inline) = if is_block { (text, "") } else { ("", text) };
+        block.lines().chain(std::iter::once(inline))
+    });
+    let commands = prompts.chain(quoted.filter(is_command));
+    let lines = commands.flat_map(|line| line.split('|'));
     lines
         .filter_map(|line| line.trim().strip_prefix("migration-gate "))
         .map(|line| line.split(['>', '#']).next().unwrap_or_default())

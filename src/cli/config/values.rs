@@ -7,12 +7,13 @@ use migration_gate_core::gates::Resources;
 use serde_json::{Map, Value, json};
 
 /// The chart's own values: settings of the server and of what is installed beside it.
-pub const CHART_ONLY: [&str; 33] = [
+pub const CHART_ONLY: [&str; 34] = [
     "affinity",
     "certificates",
     "commonLabels",
     "dashboard",
     "dnsPolicy",
+    "events",
     "extraArgs",
     "extraEnv",
     "extraObjects",
