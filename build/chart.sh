@@ -24,7 +24,7 @@ chart=$work/migration-gate
 version=$(sed -n 's/^version: //p' "$chart/Chart.yaml")
 
 sed -i "s|https://raw.githubusercontent.com/$placeholder/main|$source/raw/main|; s|https://github.com/$placeholder|$source|" \
-    "$chart/Chart.yaml" "$chart/README.md"
+    "$chart/Chart.yaml" "$chart/README.md" "$chart/values.yaml"
 sed -i "s|image: $placeholder:.*|image: $registry/$repository:$version@$digest|" "$chart/Chart.yaml"
 # What `--set image.tag` replaces, and `image.repository` doesn't.
 echo "  migration-gate.io/image-digest: $digest" >>"$chart/Chart.yaml"

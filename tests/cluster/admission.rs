@@ -264,8 +264,8 @@ fn is_audited(cluster: &Cluster) -> Result<()> {
                 Err(error) => return Look::Failed(error),
             };
             let held = events.iter().any(|event| {
-                decision(event, "held", "decision") == "denied"
-                    && decision(event, "held", "gate") == "piefed"
+                decision(event, "pod-specs", "decision") == "denied"
+                    && decision(event, "pod-specs", "gate") == "piefed"
                     && event["responseStatus"]["code"] == 403
             });
             let key = |event| decision(event, "forbidden-key", "decision") == "denied";

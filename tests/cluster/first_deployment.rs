@@ -30,9 +30,17 @@ fn example(name: &str) -> String {
         .to_string()
 }
 
+/// PieFed's Job and two of its Deployments, for an image that stands in for PieFed's. The stories run
+/// all of `examples/piefed`.
+fn piefed() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("tests/cluster/first_deployment/piefed");
+    folder.display().to_string()
+}
+
 /// PieFed's manifests, moved to another namespace.
 fn moved_to(kubectl: &Kubectl, namespace: &str) -> Result<String> {
-    let manifests = kubectl.run(&format!("kustomize {}", example("piefed")))?;
+    let manifests = kubectl.run(&format!("kustomize {}", piefed()))?;
     ensure!(manifests.contains(APPLICATION), "{manifests}");
     Ok(manifests.replace(APPLICATION, namespace))
 }
@@ -77,7 +85,7 @@ fn pods_start_after_the_job_completes(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let _release = Release::install(cluster)?;
     let kubectl = &application.kubectl;
-    kubectl.run(&format!("apply -k {}", example("piefed")))?;
+    kubectl.run(&format!("apply -k {}", piefed()))?;
     kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
     let pods = waiting_pods(kubectl)?;
     for name in &pods {

@@ -15,7 +15,6 @@ mod rendered;
 mod serve;
 mod smoke;
 mod soak;
-mod status;
 mod stories;
 mod waiter;
 
@@ -32,7 +31,6 @@ fn main() -> std::process::ExitCode {
         waiter::tests(),
         prefilter::tests(),
         rendered::tests(),
-        status::tests(),
         chart::tests(),
         admission::tests(),
         smoke::tests(),

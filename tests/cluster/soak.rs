@@ -3,15 +3,9 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, orders, status, waiter};
+use crate::{chart, orders, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
-    [
-        orders::soaks(),
-        waiter::soaks(),
-        chart::soaks(),
-        status::soaks(),
-    ]
-    .concat()
+    [orders::soaks(), waiter::soaks(), chart::soaks()].concat()
 }

@@ -168,7 +168,7 @@ fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Clust
     let ended = place.waiter(&user).ends_with(3);
     ensure!(!ended.output.contains("not permitted"), "{}", ended.output);
     for part in [
-        "container proxy: exit code 0\nconnected\n",
+        "container proxy: exit code 0\n| connected\n",
         "container migrate: exit code 7\n| no-such-table\n",
     ] {
         ensure!(ended.output.contains(part), "{}", ended.output);
