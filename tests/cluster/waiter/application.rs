@@ -119,7 +119,10 @@ impl GatedApplication {
             Duration::from_mins(3),
             |pods| {
                 let pods = pods.iter().map(|pod| json!(**pod));
-                let new = |pod: &Value| is_of(pod, image) && status(pod).get("running").is_none();
+                // One of an earlier roll-out may still be on its way out.
+                let stays = |pod: &Value| pod["metadata"].get("deletionTimestamp").is_none();
+                let waits = |pod: &Value| status(pod).get("running").is_none();
+                let new = |pod: &Value| is_of(pod, image) && stays(pod) && waits(pod);
                 let new: Vec<Value> = pods.filter(new).collect();
                 let [pod] = new.as_slice() else { return None };
                 Some(pod["metadata"]["name"].as_str()?.to_owned())
