@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use checks::manifests::in_every_form;
 use migration_gate::cli::config::parse;
 use migration_gate::review::codes::Code;
 use migration_gate::review::engine::review;
-use migration_gate::review::output::{Format, Paint, Sinks, write};
+use migration_gate::review::output::Format;
 use migration_gate_core::decision::Rule;
 use migration_gate_core::gates::Config;
 use migration_gate_core::request::Request;
@@ -216,23 +217,8 @@ fn each_code_is_named_in_every_form() {
         let config = parse(&config, "gates.yaml").expect("valid");
         let loaded = super::loaded(&manifests);
         let report = review(&config, &loaded, None);
-        for form in [
-            Format::Human,
-            Format::Diff,
-            Format::Yaml,
-            Format::Json,
-            Format::Sarif,
-            Format::Junit,
-            Format::Github,
-        ] {
-            let mut sinks = Sinks {
-                out: Vec::new(),
-                err: Vec::new(),
-                out_paint: Paint::Plain,
-                err_paint: Paint::Plain,
-            };
-            write(form, &report, &mut sinks).expect("memory to write to");
-            let text = String::from_utf8([sinks.out, sinks.err].concat()).expect("UTF-8");
+        for (form, printed) in in_every_form(&report) {
+            let text = printed.concat();
             let named = match form {
                 Format::Sarif => format!("\"ruleId\": \"{code}\""),
                 Format::Json => format!("\"code\": \"{code}\""),

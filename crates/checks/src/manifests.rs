@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use clap::ValueEnum as _;
 use migration_gate::cli::config::parse;
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;
@@ -65,27 +66,30 @@ gates:
 rbac: {gates: false}
 ";
 
-/// Each form of a report can be written, and those for programs can be read.
-fn check_forms(report: &Report<'_>) {
-    for form in [
-        Format::Human,
-        Format::Diff,
-        Format::Yaml,
-        Format::Json,
-        Format::Sarif,
-        Format::Junit,
-        Format::Github,
-    ] {
+/// A report in each of its forms, without colours: what goes to standard output, and to standard error.
+///
+/// # Panics
+///
+/// When a form can't be written.
+pub fn in_every_form(report: &Report<'_>) -> impl Iterator<Item = (Format, [String; 2])> {
+    Format::value_variants().iter().map(|form| {
         let mut sinks = Sinks {
             out: Vec::new(),
             err: Vec::new(),
             out_paint: Paint::Plain,
             err_paint: Paint::Plain,
         };
-        output::write(form, report, &mut sinks).expect("memory to write to");
-        let text = String::from_utf8(sinks.out).expect("UTF-8");
+        output::write(*form, report, &mut sinks).expect("memory to write to");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (*form, [text(sinks.out), text(sinks.err)])
+    })
+}
+
+/// Each form of a report can be written, and those for programs can be read.
+fn check_forms(report: &Report<'_>) {
+    for (form, [out, _]) in in_every_form(report) {
         if matches!(form, Format::Json | Format::Sarif) {
-            serde_json::from_str::<Value>(&text).expect("JSON");
+            serde_json::from_str::<Value>(&out).expect("JSON");
         }
     }
 }
