@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -81,6 +81,8 @@ pub struct ServeArgs {
     drain_timeout: Duration,
 
     /// What is logged, such as `debug` or `warn,migration_gate=info`
+    ///
+    /// The HTTP/2 library is silent unless it is named, as in `info,h2=debug`.
     #[arg(
         long,
         value_name = "FILTER",
@@ -120,11 +122,7 @@ pub fn main(args: ServeArgs) -> ExitCode {
 
 /// Reads the configuration and sets the log up.
 fn prepare(args: &ServeArgs) -> anyhow::Result<Config> {
-    // Not an `EnvFilter`: nothing here filters by spans, and it would bring a regex engine along.
-    let filter: Targets = args
-        .log
-        .parse()
-        .with_context(|| format!("--log {}", args.log))?;
+    let filter = log_filter(&args.log).with_context(|| format!("--log {}", args.log))?;
     let config = args.config.load()?;
     tracing_subscriber::fmt()
         .json()
@@ -142,6 +140,21 @@ fn prepare(args: &ServeArgs) -> anyhow::Result<Config> {
         error!(place, cause, "panicked; please report it");
     }));
     Ok(config)
+}
+
+/// The filter that the argument names. Not an `EnvFilter`: nothing here filters by spans, and it would
+/// bring a regex engine along.
+///
+/// The HTTP/2 library warns of frames that any client can send, nine bytes each, without end: a line
+/// each would fill the log and leave no time for anything else. So it is silent unless it is named.
+fn log_filter(text: &str) -> Result<Targets, ParseError> {
+    let filter: Targets = text.parse()?;
+    let is_named = filter.iter().any(|(target, _)| target.starts_with("h2"));
+    Ok(if is_named {
+        filter
+    } else {
+        filter.with_target("h2", LevelFilter::OFF)
+    })
 }
 
 fn serve(args: ServeArgs, config: Config) -> anyhow::Result<()> {

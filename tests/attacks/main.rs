@@ -52,8 +52,6 @@ fn call() -> Duration {
     Duration::from_secs(if released().is_some() { 5 } else { 20 })
 }
 
-const FLOODS: &str = "floods";
-
 /// The binary that `ATTACKED` names.
 fn released() -> Option<PathBuf> {
     std::env::var_os("ATTACKED").map(PathBuf::from)
@@ -294,7 +292,7 @@ async fn no_attacker_exhausts_the_server_or_keeps_an_honest_client_out() {
         ("long heads", |siege| attack(siege, 600, long_head)),
         ("slow bodies", |siege| attack(siege, 200, slow_body)),
         ("large reviews", |siege| attack(siege, 6, large_reviews)),
-        (FLOODS, |siege| attack(siege, 1, http2::floods)),
+        ("floods", |siege| attack(siege, 1, http2::floods)),
     ];
     let seconds = |text: String| Duration::from_secs(text.parse().unwrap());
     let time = std::env::var("ATTACK_SECONDS").map_or(ATTACK, seconds);
@@ -314,10 +312,7 @@ async fn no_attacker_exhausts_the_server_or_keeps_an_honest_client_out() {
             lost.len()
         );
         assert!(peak < MOST_MEMORY, "{name}: {peak} KiB");
-        // Floods keep others from being answered in time; docs/reliability.md says so.
-        if name != FLOODS {
-            assert!(lost.is_empty(), "{name}: {lost:?} of {calls}");
-        }
+        assert!(lost.is_empty(), "{name}: {lost:?} of {calls}");
         attackers.shutdown().await;
     }
 }

@@ -18,10 +18,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes of it are read.
 const MOST_LINGERED: usize = 256 * 1024;
 
-/// How many bytes are read before other connections have their turn. A client can send frames of
-/// nine bytes without end, and a processor that takes them as fast as they come takes nothing else.
-const TURN: usize = 64 * 1024;
-
 /// A stream that tells its [`Activity`] when bytes come in, and when the client takes none.
 pub(super) struct TrackedStream<S> {
     stream: S,
@@ -29,8 +25,6 @@ pub(super) struct TrackedStream<S> {
     /// Until when, and how much of, a refused head is read.
     linger: Option<Pin<Box<Sleep>>>,
     lingered: usize,
-    /// How many bytes were read in this turn.
-    turn: usize,
 }
 
 impl<S> TrackedStream<S> {
@@ -40,7 +34,6 @@ impl<S> TrackedStream<S> {
             activity,
             linger: None,
             lingered: 0,
-            turn: 0,
         }
     }
 }
@@ -51,18 +44,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.turn >= TURN {
-            self.turn = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.received();
-            self.turn += buf.filled().len() - before;
-        } else {
-            self.turn = 0;
         }
         result
     }
