@@ -201,7 +201,7 @@ pub fn observe_jobs(
 ) -> impl Stream<Item = Delta<Job>> + Send + use<> {
     let selection = selection(source);
     let source = source.clone();
-    let meant = move |job: &Job| is_meant(job, &source);
+    let meant = move |job: &Job| job.is_of(&source);
     only(deltas(objects, selection, pacing), meant)
 }
 
@@ -248,7 +248,7 @@ fn only<T: Object>(
 /// The Jobs that a gate looks for in one way, as they are now.
 pub async fn list_jobs(objects: &Objects, source: &JobSource) -> Result<Vec<Job>, ApiError> {
     let mut jobs: Vec<Job> = objects.list(&selection(source).params()).await?;
-    jobs.retain(|job| is_meant(job, source));
+    jobs.retain(|job| job.is_of(source));
     Ok(jobs)
 }
 
@@ -257,14 +257,6 @@ fn selection(source: &JobSource) -> Selectors {
         (Some(name), _) => Selectors::named(name),
         (None, JobSource::Labels(labels)) => Selectors::labelled(labels),
         (None, JobSource::Name(_)) => Selectors::default(),
-    }
-}
-
-/// Whether it is one of those that were selected for this.
-fn is_meant(job: &Job, source: &JobSource) -> bool {
-    match source {
-        JobSource::Name(pattern) => pattern.matches(&job.name),
-        JobSource::Labels(_) => true,
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Job {
     pub attempt: Option<Attempt>,
     /// A pod of it has failed.
     pub has_failed_pods: bool,
+    /// A CronJob's schedule has created it, and not a release.
+    pub scheduled: bool,
 }
 
 impl Job {
@@ -48,9 +50,11 @@ impl Job {
             )
     }
 
-    /// Whether a gate that looks for Jobs in this way finds this one.
+    /// Whether a gate that looks for Jobs in this way finds this one. What a CronJob runs by its
+    /// schedule often has a migration's labels and the beginning of its name, and is none.
     pub fn is_of(&self, source: &JobSource) -> bool {
-        source.matches(&self.name, |key| self.contents.label(key))
+        (!self.scheduled || source.exact_name().is_some())
+            && source.matches(&self.name, |key| self.contents.label(key))
     }
 
     /// Orders Jobs by their age; of two that are equally old, the names decide.
@@ -125,6 +129,20 @@ struct JobMeta {
     deletion_timestamp: Option<Timestamp>,
     labels: Value,
     annotations: Value,
+    owner_references: Value,
+}
+
+impl JobMeta {
+    /// Whether a CronJob controls it. `kubectl create job --from=cronjob/…` makes one the owner, and
+    /// not the controller.
+    fn is_scheduled(&self) -> bool {
+        let owners = self.owner_references.as_array();
+        owners.is_some_and(|owners| {
+            owners
+                .iter()
+                .any(|owner| owner["kind"] == "CronJob" && owner["controller"] == true)
+        })
+    }
 }
 
 /// Kueue's label for the queue of a Job, which it keeps suspended until there is room.
@@ -149,6 +167,7 @@ struct JobStatus {
     ready: Option<u32>,
     failed: Option<u32>,
     succeeded: Option<u32>,
+    terminating: Option<u32>,
     start_time: Option<Timestamp>,
     completion_time: Option<Timestamp>,
 }
@@ -179,6 +198,7 @@ impl From<JobWire> for Job {
         } = wire;
         let queue = metadata.labels.get(QUEUE).and_then(Value::as_str);
         let state = state(&spec, &status, queue);
+        let scheduled = metadata.is_scheduled();
         let own = json!({"labels": metadata.labels, "annotations": metadata.annotations});
         Self {
             name: metadata.name,
@@ -190,6 +210,7 @@ impl From<JobWire> for Job {
             started: status.start_time,
             has_failed_pods: status.failed.unwrap_or_default() > 0,
             attempt: attempt(&spec, &status, &state),
+            scheduled,
             state,
         }
     }
@@ -234,6 +255,10 @@ fn state(spec: &JobSpec, status: &JobStatus, queue: Option<&str>) -> JobState {
         JobState::BetweenAttempts
     } else if count(status.succeeded) > 0 {
         JobState::Running
+    } else if count(status.terminating) > 0 {
+        // Evicted, and still at work. Under `podReplacementPolicy: Failed`, which a pod failure
+        // policy brings, the next one comes only after its end.
+        JobState::PodNotReady
     } else {
         JobState::NoPod
     }
@@ -310,6 +335,11 @@ mod tests {
                 json!({"active": 1, "ready": 0}),
                 JobState::PodNotReady,
             ),
+            (
+                &none,
+                json!({"active": 0, "terminating": 1}),
+                JobState::PodNotReady,
+            ),
             (&none, json!({"failed": 1}), JobState::BetweenAttempts),
             (&none, json!({"succeeded": 1}), JobState::Running),
             (&none, with(&["SuccessCriteriaMet"]), JobState::Succeeding),
@@ -360,6 +390,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_schedule_runs_is_no_migration() {
+        let job = |owner: Value| -> Job {
+            let metadata = json!({
+                "name": "shop-clean-29410", "labels": {"app": "shop"}, "ownerReferences": [owner],
+            });
+            serde_json::from_value(json!({"metadata": metadata})).expect("a Job")
+        };
+        let found = |job: &Job, source: &str| job.is_of(&JobSource::parse(source).unwrap());
+        let scheduled = job(json!({"kind": "CronJob", "controller": true}));
+        let by_hand = job(json!({"kind": "CronJob"}));
+        let of_a_set = job(json!({"kind": "JobSet", "controller": true}));
+        for source in ["shop-*", "label:app=shop"] {
+            assert!(!found(&scheduled, source), "{source}");
+            assert!(found(&by_hand, source) && found(&of_a_set, source));
+        }
+        assert!(found(&scheduled, "shop-clean-29410"));
+    }
+
+    #[test]
     fn a_queue_is_told_from_a_hand() {
         let job: Job = serde_json::from_value(json!({
             "metadata": {"labels": {QUEUE: "batch"}}, "spec": {"suspend": true},
@@ -377,6 +426,7 @@ mod tests {
         };
         check(json!({}), true);
         check(json!({"active": 1}), true);
+        check(json!({"terminating": 1}), true);
         check(json!({"active": 1, "failed": 1}), false);
         check(json!({"failed": 1}), false);
         check(
