@@ -263,7 +263,7 @@ pub fn sentence(subject: &Subject, waiting: &Waiting) -> String {
             "there is no {job} in namespace {namespace}; if none comes, the record of {wanted} opens"
         ),
         What::Deleting => format!("{job} is being deleted"),
-        What::OldComplete { version } => {
+        What::OldComplete { version, .. } => {
             format!("{job} is complete, but for {version}; this pod needs {wanted}")
         }
         What::OldFailed { version } => {
@@ -294,7 +294,7 @@ pub fn sentence(subject: &Subject, waiting: &Waiting) -> String {
 }
 
 fn advice(subject: &Subject, waiting: &Waiting) -> String {
-    let ns = &subject.namespace;
+    let (ns, gate) = (&subject.namespace, &subject.gate);
     let (jobs, of_job) = match &waiting.job {
         JobName::Exact(job) => (
             format!("job {job} -n {ns}"),
@@ -312,6 +312,10 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
         What::NoJob | What::Vanished | What::Settling { .. } => {
             format!("Apply the migration Job; look whether it is there: kubectl get {jobs}")
         }
+        What::OldComplete { foreign: true, .. } => format!(
+            "If its image has versions of its own, let gate {gate} compare a label or annotation \
+             (`version`); if it is an old Job, delete it and apply again: kubectl delete {jobs}"
+        ),
         What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => format!(
             "A Job's template is immutable, so an apply with a new image fails on the old Job. Delete \
              it and apply again: kubectl delete {jobs}"

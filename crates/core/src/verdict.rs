@@ -152,6 +152,9 @@ pub enum What {
     /// It is complete, but of another version.
     OldComplete {
         version: String,
+        /// The images that were compared are of two repositories, so their versions may have
+        /// nothing to do with each other.
+        foreign: bool,
     },
     /// It has failed, but is of another version.
     OldFailed {

@@ -198,6 +198,17 @@ pub enum Compared<'c> {
 }
 
 impl Compared<'_> {
+    /// Whether they are images of two repositories.
+    pub fn is_of_two_repositories(&self) -> bool {
+        match self {
+            Self::Images {
+                wanted: Some(wanted),
+                found: Some(found),
+            } => !same_repository(wanted, found),
+            _ => false,
+        }
+    }
+
     /// The pod's and the Job's side, as they are written.
     pub fn sides(&self) -> (String, String) {
         let quoted = |text: Option<&str>| {

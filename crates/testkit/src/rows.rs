@@ -399,8 +399,8 @@ fn the_deadline_tells_what_was_last_seen(world: &dyn WaiterWorld) -> Result<()> 
         4,
         &format!(
             "gave up after 1s: Job db-init is complete, but for version 1 (image init:1); this pod needs version 2. \
-             A Job's template is immutable, so an apply with a new image fails on the old Job. Delete it and apply \
-             again: kubectl delete job db-init -n {namespace}. If version 2 was migrated before: \
+             If its image has versions of its own, let gate g compare a label or annotation (`version`); if it is an \
+             old Job, delete it and apply again: kubectl delete job db-init -n {namespace}. If version 2 was migrated before: \
              migration-gate record done 2 --gate g"
         ),
     )?;

@@ -71,6 +71,10 @@ const ATTEMPT: Option<Attempt> = Some(Attempt { number: 2, of: 4 });
 
 const TIMEOUT: Duration = Duration::from_mins(10);
 
+fn old_complete(version: String, foreign: bool) -> What {
+    What::OldComplete { version, foreign }
+}
+
 /// Everything that can be seen.
 fn all() -> Vec<What> {
     let version = || "version 1 (image piefed/init:1)".to_owned();
@@ -82,8 +86,9 @@ fn all() -> Vec<What> {
         What::Vanished,
         What::Settling { vanished: false },
         What::Deleting,
-        What::OldComplete { version: version() },
-        What::OldComplete { version: untold },
+        old_complete(version(), false),
+        old_complete(untold, false),
+        old_complete("version 10 (image flyway:10)".to_owned(), true),
         What::OldFailed { version: version() },
         What::Other { version: version() },
         What::Forgotten,

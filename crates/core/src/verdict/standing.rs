@@ -383,9 +383,13 @@ impl<'a> Case<'a> {
     }
 
     fn of_another_version(&self, job: &Job) -> What {
-        let version = self.wanted.compared(&job.contents).1.to_string();
+        let (_, compared) = self.wanted.compared(&job.contents);
+        let version = compared.to_string();
         match &job.state {
-            JobState::Complete { .. } | JobState::Empty => What::OldComplete { version },
+            JobState::Complete { .. } | JobState::Empty => What::OldComplete {
+                version,
+                foreign: compared.is_of_two_repositories(),
+            },
             JobState::Failed { .. } => What::OldFailed { version },
             _ if job.deleting => What::Deleting,
             _ => What::Other { version },

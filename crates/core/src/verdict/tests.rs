@@ -101,6 +101,8 @@ fn first_attempt() -> What {
 fn old_complete(version: &str) -> What {
     What::OldComplete {
         version: version.into(),
+        // The pods of most tests run `web`.
+        foreign: version.contains("(image init:"),
     }
 }
 
@@ -468,6 +470,8 @@ fn job_complete_of_another_version_and_no_record_of_the_wanted_one() {
     }
     let latest = old_complete("version latest (image init:latest)");
     waits("web:2", &see("latest Complete", None), &latest);
+    let own = old_complete("version 2 (image web:2)");
+    waits("web:3", &see("web:2 Complete", None), &own);
     // A Job whose image can't be told is of no version.
     let nameless = job_with("2 Complete", &json!({"spec": {"template": null}}));
     let nameless = seen([nameless], None);
