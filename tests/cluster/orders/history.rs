@@ -135,6 +135,8 @@ struct PossibleState {
 /// A Job's completion, by the Job's uid.
 pub(super) struct Completion {
     pub(super) tag: &'static str,
+    /// When, as its Job has it.
+    pub(super) at: String,
     pub(super) forgotten: bool,
     /// The recorders that have seen it, of a Job that is gone.
     pub(super) gone: Option<Witnesses>,
