@@ -7,6 +7,7 @@ mod application;
 mod connection;
 mod corrected;
 mod node;
+mod previous;
 mod recorder;
 mod rights;
 mod rollout;
@@ -30,5 +31,5 @@ pub(crate) fn tests() -> Vec<Test> {
 
 /// The long forms of them.
 pub(crate) fn soaks() -> Vec<Test> {
-    recorder::soaks()
+    [recorder::soaks(), previous::soaks()].concat()
 }

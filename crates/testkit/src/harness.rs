@@ -85,7 +85,11 @@ fn outside(suite: Suite) -> Result<ExitCode> {
         let nowhere = Surroundings::Unsuitable("only listed".to_owned());
         Backend::InProcess(Box::new(Local::new(nowhere, image)))
     } else {
-        Backend::find(image, alone)?
+        let chosen = |test: &Test| {
+            let filter = arguments.filter.as_deref();
+            test.needs_previous() && filter.is_none_or(|filter| test.name.contains(filter))
+        };
+        Backend::find(image, alone, tests.iter().any(chosen))?
     };
     let (nodes, limit) = match &backend {
         // Side by side, benchmarks would measure each other. A soak fills the machine by itself.
@@ -142,8 +146,8 @@ enum Backend {
 }
 
 impl Backend {
-    /// `released` makes the binary as it is released, too.
-    fn find(archive: PathBuf, released: bool) -> Result<Self> {
+    /// `released` makes the binary as it is released, too, and `previous` the release before.
+    fn find(archive: PathBuf, released: bool, previous: bool) -> Result<Self> {
         let in_process = |surroundings, archive| {
             Ok(Self::InProcess(Box::new(Local::new(surroundings, archive))))
         };
@@ -157,6 +161,7 @@ impl Backend {
         let assets = Assets::prepare()?;
         let applications = image::applications()?;
         let definitions = assets::definitions()?;
+        let previous = previous.then(image::build_previous).transpose()?;
         let program = program();
         let (name, bin) = assets.announce();
         let mut environment = vec![
@@ -166,6 +171,9 @@ impl Backend {
             (image::APPLICATIONS, applications.as_os_str()),
             (assets::DEFINITIONS, definitions.as_os_str()),
         ];
+        if let Some(previous) = &previous {
+            environment.push((image::PREVIOUS, previous.as_os_str()));
+        }
         let binary = released.then(image::release).transpose()?;
         if let Some(binary) = &binary {
             environment.push((image::RELEASED_BINARY, binary.as_os_str()));

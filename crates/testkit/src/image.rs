@@ -17,6 +17,8 @@ pub const BUSYBOX: &str = "migration-gate.test/busybox:1";
 pub const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
 /// The same under another name, for the tests that upgrade.
 pub const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:test-next";
+/// migration-gate as it was a release ago; [`previous`] has it.
+pub const MIGRATION_GATE_PREVIOUS: &str = "docker.io/library/migration-gate:0.1";
 /// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what
 /// it does.
 pub const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
@@ -54,6 +56,23 @@ pub const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
 pub fn applications() -> Result<PathBuf> {
     let script = repository().join("tests/cluster/apps/build.sh");
     printed(Command::new(script)).map(PathBuf::from)
+}
+
+/// The folder that [`build_previous`] gives, for the process inside.
+pub const PREVIOUS: &str = "MIGRATION_GATE_CLUSTER_PREVIOUS";
+
+/// Builds the previous release, or finds it in the cache; gives the folder with its `chart` and its
+/// `image.tar`.
+pub(crate) fn build_previous() -> Result<PathBuf> {
+    let script = repository().join("tests/cluster/previous.sh");
+    printed(Command::new(script)).map(PathBuf::from)
+}
+
+/// What [`build_previous`] has built.
+pub fn previous() -> Result<PathBuf> {
+    std::env::var_os(PREVIOUS)
+        .map(PathBuf::from)
+        .context("the sandbox was entered without the previous release")
 }
 
 /// Packs the stand-ins into `folder`; gives the archives' paths.

@@ -68,6 +68,11 @@ impl Test {
         Self::new(path, Function::Row(path, row))
     }
 
+    /// Whether it runs the release before this one, which takes minutes to build.
+    pub(crate) fn needs_previous(&self) -> bool {
+        self.name.contains("::previous::")
+    }
+
     /// The path begins with the crate, which is the same for all tests of a program.
     fn new(path: &'static str, function: Function) -> Self {
         let name = path.split_once("::").map_or(path, |(_, name)| name);

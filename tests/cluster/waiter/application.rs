@@ -17,7 +17,7 @@ use testkit::namespace::Namespace;
 
 pub(super) const JOB: &str = "piefed-db-init";
 pub(super) const WEB: &str = "piefed-web";
-const WAITER: &str = "wait-for-migrations";
+pub(super) const WAITER: &str = "wait-for-migrations";
 
 /// The Job and one Deployment, of this image.
 pub(super) fn manifests(image: &str) -> String {
@@ -60,7 +60,7 @@ pub(super) struct GatedApplication {
     // Dropped first, while the release's webhooks are there.
     namespace: Namespace,
     pods: Api<Pod>,
-    _stage: Arc<Stage>,
+    _stage: Option<Arc<Stage>>,
 }
 
 impl GatedApplication {
@@ -68,10 +68,18 @@ impl GatedApplication {
         let stage = Stage::enter(cluster)?;
         let namespace = stage.namespace(name)?;
         Ok(Self {
+            _stage: Some(stage),
+            ..Self::of(cluster, namespace)
+        })
+    }
+
+    /// In a namespace whose gate is of a release that the test has installed by itself.
+    pub(super) fn of(cluster: &Cluster, namespace: Namespace) -> Self {
+        Self {
             pods: Api::namespaced(cluster.client(), &namespace.name),
             namespace,
-            _stage: stage,
-        })
+            _stage: None,
+        }
     }
 
     pub(super) fn kubectl(&self) -> &Kubectl {

@@ -11,5 +11,6 @@ mod fixtures;
 mod mutation;
 mod patches;
 mod prefilter;
+mod previous;
 mod properties;
 mod validation;
