@@ -114,6 +114,22 @@ impl OrderState {
         self.migrated.contains(tag) && until.saturating_duration_since(vacant) >= SETTLE
     }
 
+    /// As a waiter sees it that has heard of all of this but for the record, which was so. It has a
+    /// watch for each, and either may lag behind the other.
+    fn with_record_of(&self, record: &Self) -> Self {
+        let mut seen = self.clone();
+        seen.migrated.clone_from(&record.migrated);
+        for job in &mut seen.jobs {
+            let mut then = record.jobs.iter();
+            if let Some(then) =
+                then.find(|then| then.name == job.name && then.created == job.created)
+            {
+                job.forgotten = then.forgotten;
+            }
+        }
+        seen
+    }
+
     /// Whether a waiter may say that the migration has failed.
     fn has_failed(&self, tag: &str, moves: bool) -> bool {
         let newest = if moves {
@@ -221,16 +237,20 @@ impl History {
         from: Instant,
         until: Instant,
     ) -> Result<()> {
-        let mut spans = self.spans.iter().filter_map(|span| {
+        let spans = self.spans.iter().filter_map(|span| {
             let begin = span.from.max(from);
             let end = span.until.unwrap_or(until).min(until);
-            (begin <= end).then_some((&span.state, begin, end))
+            (begin <= end).then_some((&span.state, end))
         });
+        let spans: Vec<_> = spans.collect();
         let moves = self.moves;
         let right = match code {
             // The vacancy counts from when the waiter began to look.
-            Some(0) => spans.any(|(state, _, end)| state.is_open(tag, moves, from, end)),
-            Some(3) => spans.any(|(state, _, _)| state.has_failed(tag, moves)),
+            Some(0) => spans.iter().any(|(jobs, end)| {
+                let mut records = spans.iter().map(|(record, _)| jobs.with_record_of(record));
+                records.any(|seen| seen.is_open(tag, moves, from, *end))
+            }),
+            Some(3) => spans.iter().any(|(state, _)| state.has_failed(tag, moves)),
             _ => false,
         };
         ensure!(
