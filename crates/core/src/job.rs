@@ -426,7 +426,6 @@ mod tests {
         };
         check(json!({}), true);
         check(json!({"active": 1}), true);
-        check(json!({"terminating": 1}), true);
         check(json!({"active": 1, "failed": 1}), false);
         check(json!({"failed": 1}), false);
         check(
