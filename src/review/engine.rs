@@ -140,7 +140,10 @@ fn violations(
     let refused = !mutation.violations.is_empty();
     let mut violations = std::mem::take(&mut mutation.violations);
     // Paths in the object as its author wrote it, so before the injection moves init containers.
-    violations.extend(found(request, false).filter(|v| !is_taken_out(request.object, v)));
+    let others: Vec<Violation> = found(request, false)
+        .filter(|v| !is_taken_out(request.object, v) && !violations.contains(v))
+        .collect();
+    violations.extend(others);
     if !refused && mutation.gate.is_some() {
         let after = Request {
             object: patched.unwrap_or(request.object),

@@ -12,6 +12,7 @@ mod machine;
 mod orders;
 mod prefilter;
 mod rendered;
+mod same_verdict;
 mod serve;
 mod smoke;
 mod soak;
@@ -30,6 +31,7 @@ fn main() -> std::process::ExitCode {
         first_deployment::tests(),
         waiter::tests(),
         prefilter::tests(),
+        same_verdict::tests(),
         rendered::tests(),
         chart::tests(),
         admission::tests(),

@@ -240,7 +240,7 @@ fn waits_for_a_job(container: &Value, jobs: &[&str]) -> bool {
 
 /// Names that the waiter needs and something else has. The API server would refuse the injected
 /// object with words about a duplicate that its author never wrote.
-fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
+pub(super) fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
     let container = named(list(spec, "containers"), WAITER_CONTAINER).map(|(index, _)| Violation {
         field: at.clone().key("containers").index(index).key("name"),
         rule: Rule::ReservedName,

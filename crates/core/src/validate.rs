@@ -9,6 +9,7 @@ use super::decision::{Decision, MOST_LISTED, Outcome, Rule, Violation};
 use super::field::FieldPath;
 use super::held::{Held, held, mode};
 use super::injection::{waiter_of, weakness};
+use super::mutate::reserved_names;
 use super::names::WAITER_CONTAINER;
 use super::podspec::{CONTAINER_LISTS, PodKind, list, name, pod_kind};
 use super::request::{Operation, Request};
@@ -30,8 +31,9 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
         decision.gate = Some(held.gate.name.clone());
         decision.outcome = Outcome::InPlace;
         // In front, so that a flood of the others doesn't hide it.
-        if let Some(waiter) = waiter_violation(config, &held) {
-            violations.insert(0, waiter);
+        let waiter = waiter_violations(config, &held);
+        if !waiter.is_empty() {
+            violations.splice(0..0, waiter);
             decision.unlisted += violations.len().saturating_sub(MOST_LISTED);
             violations.truncate(MOST_LISTED);
         }
@@ -220,12 +222,28 @@ fn each_forbidden_key<'a>(
 }
 
 /// What is wrong with the waiter of a held workload. A request that leaves the pod template as it is
-/// starts no pod.
-fn waiter_violation(config: &Config, held: &Held<'_, '_>) -> Option<Violation> {
-    let template = held.template()?;
+/// starts no pod. Where names are in the way of the injection, `mutate` has said so, and only they
+/// are to blame.
+fn waiter_violations(config: &Config, held: &Held<'_, '_>) -> Vec<Violation> {
+    let Some(template) = held.template() else {
+        return Vec::new();
+    };
     if held.template_stays() || held.is_windows() {
-        return None;
+        return Vec::new();
     }
+    let spec = &template["spec"];
+    if waiter_of(spec).is_none() {
+        let reserved = reserved_names(spec, &held.spec_field());
+        if !reserved.is_empty() {
+            return reserved;
+        }
+    }
+    waiter_violation(config, held, template)
+        .into_iter()
+        .collect()
+}
+
+fn waiter_violation(config: &Config, held: &Held<'_, '_>, template: &Value) -> Option<Violation> {
     let at = held.spec_field().key("initContainers");
     let Some((index, existing)) = waiter_of(&template["spec"]) else {
         return Some(Violation {

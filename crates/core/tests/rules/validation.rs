@@ -335,6 +335,27 @@ fn in_warn_mode_the_same_is_only_warned_of() {
     assert!(warning.starts_with("spec.containers[0].env[0]: "));
 }
 
+/// The mutating webhook names it, in the same words, and nobody took the waiter out.
+#[test]
+fn a_reserved_name_is_to_blame_for_the_missing_waiter() {
+    let mut object = deployment(json!({}));
+    pod_spec(&mut object)["volumes"] = json!([{"name": "migration-gate-token", "emptyDir": {}}]);
+    let decision = validate(&Config::default(), &request(&object, None));
+    assert_eq!(
+        violations(&decision),
+        ["spec.template.spec.volumes[0].name"]
+    );
+    let config = Config {
+        mode: Mode::Warn,
+        ..Config::default()
+    };
+    let request = request(&object, None);
+    assert_eq!(
+        validate(&config, &request).warnings,
+        migration_gate_core::mutate::mutate(&config, &request).warnings
+    );
+}
+
 /// What another webhook may leave of the waiter.
 fn tampered(change: impl Fn(&mut Value)) -> Vec<String> {
     let config = Config::default();
