@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use migration_gate::cli::config::{load, parse};
+use migration_gate::review::codes::Code;
 use migration_gate::review::engine::review;
 use migration_gate::review::input::{SourceText, gather};
 use migration_gate::review::manifest::Loaded;
@@ -68,11 +69,14 @@ fn the_shapes_of_charts() {
             .replace("${REVISION}", "2")
             .replace("${TIMESTAMP}", "2026-11-26-10-02-59")
             .replace("${DIGEST}", &"0".repeat(64));
-        let loaded = [Loaded::new(SourceText {
-            name: name.to_owned(),
-            text,
-            ..SourceText::default()
-        })];
+        let load = |text: String| {
+            [Loaded::new(SourceText {
+                name: name.to_owned(),
+                text,
+                ..SourceText::default()
+            })]
+        };
+        let loaded = load(text.clone());
         let namespace = config.gates[0].namespace.clone();
         let complaints = complaints(&config, &loaded, Some(&namespace));
         // The page says so of hooks that come last. Whether it matters depends on Helm's options.
@@ -82,6 +86,14 @@ fn the_shapes_of_charts() {
             .filter(|one| !(last && one.starts_with("deadlock: ")));
         assert_eq!(rest.collect::<Vec<_>>(), [""; 0], "{name}");
         assert_eq!(!complaints.is_empty(), last, "{name}: {complaints:?}");
+        // Who doesn't let Helm wait annotates the Job, or says so where the chart is another's.
+        let heeded = "    migration-gate.io/ignore: deadlock\n    helm.sh/hook:";
+        let annotated = load(text.replace("    helm.sh/hook:", heeded));
+        let left = self::complaints(&config, &annotated, Some(&namespace));
+        assert_eq!(left, [""; 0], "{name}");
+        let mut report = review(&config, &loaded, Some(&namespace));
+        report.ignore(&[Code::Deadlock]);
+        assert_eq!(report.findings, [], "{name}");
         shapes += 1;
     }
     assert_eq!(shapes, 16);
