@@ -299,7 +299,12 @@ impl Recorder {
             requirement: several.then(|| self.requirements[requirement].to_string()),
             ..entry
         };
-        self.completed.insert(entry.key(), entry.clone());
+        // An older Job of the version may change last, as when it is deleted.
+        let age = |entry: &Entry| (entry.completed, entry.uid.clone());
+        let known = self.completed.get(&entry.key());
+        if known.is_none_or(|known| age(known) <= age(&entry)) {
+            self.completed.insert(entry.key(), entry.clone());
+        }
         // While the record can't be written, the newest completions are the ones to keep.
         while self.completed.len() > HISTORY {
             let oldest = self.completed.iter().min_by_key(|(_, e)| e.completed);
