@@ -49,11 +49,14 @@ enum RecordCommand {
 #[derive(Debug, clap::Args)]
 struct DoneArgs {
     /// The version: a tag, a digest, or the value of the gate's label
-    #[arg(required_unless_present = "running")]
+    #[arg(required_unless_present_any = ["running", "wanted"])]
     version: Option<String>,
     /// The versions that the held workloads run now
     #[arg(long, conflicts_with = "version")]
     running: bool,
+    /// The versions that their pod templates want, whether they run or not
+    #[arg(long, conflicts_with_all = ["version", "running"])]
+    wanted: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -110,6 +113,7 @@ async fn done(args: &DoneArgs) -> anyhow::Result<()> {
     say(format_args!("In {cluster}:"));
     let versions = match &args.version {
         Some(version) => vec![Recorded::Word(word(gate, version)?)],
+        None if args.wanted => running::wanted(&cluster.client, gate).await?,
         None => running::versions(&cluster.client, gate).await?,
     };
     let now = Timestamp::now();
@@ -150,7 +154,7 @@ fn word(gate: &Gate, given: &str) -> anyhow::Result<String> {
     };
     ensure!(
         !gate.moving_tags().contains(word),
-        "`{word}` tells no versions apart, so recording it would open nothing; give the digest, or --running"
+        "`{word}` tells no versions apart; give the digest, --running or --wanted"
     );
     Ok(word.to_owned())
 }

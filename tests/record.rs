@@ -116,31 +116,28 @@ fn without_a_file_the_gates_are_those_of_the_installed_release() {
     let said = String::from_utf8_lossy(&none.stderr);
     assert!(said.contains("no gate of that name, only piefed"), "{said}");
 
-    let webhooks = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-    let release = |name: &str| {
-        json!({
-            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "migration-gate"}},
-            "webhooks": [{
-                "name": "mutate.migration-gate.io", "sideEffects": "None",
-                "admissionReviewVersions": ["v1"],
-                "clientConfig": {"service": {"namespace": "gate", "name": name}},
-            }],
-        })
-    };
+    // A release is its ConfigMap, also while its webhooks are not there.
     let config = std::fs::read_to_string(shop.api.folder().join("gates.yaml")).expect("a file");
-    let config = json!({"metadata": {"name": "one"}, "data": {"config.yaml": config}});
-    shop.api.put(&format!("{webhooks}/one"), release("one"));
-    shop.api
-        .put("/api/v1/namespaces/gate/configmaps/one", config);
+    let release = |name: &str| {
+        let labels = json!({"app.kubernetes.io/name": "migration-gate"});
+        shop.api.put(
+            &format!("/api/v1/namespaces/gate/configmaps/{name}"),
+            json!({
+                "metadata": {"namespace": "gate", "name": name, "labels": labels},
+                "data": {"config.yaml": config},
+            }),
+        );
+    };
+    release("one");
     let found = done();
     assert!(found.status.success(), "{found:?}");
     assert_eq!(shop.keys(), ["1.2"]);
 
-    shop.api.put(&format!("{webhooks}/two"), release("two"));
+    release("two");
     let several = done();
     let said = String::from_utf8_lossy(&several.stderr);
     assert!(
-        said.contains("name a file with --config: there are several releases: one, two"),
+        said.contains("name a file with --config: there are several releases: gate/one, gate/two"),
         "{said}"
     );
 }
@@ -154,6 +151,29 @@ fn a_tag_that_moves_is_not_recorded_by_hand() {
         "{refusal}"
     );
     assert_eq!(shop.keys(), [""; 0]);
+}
+
+/// Which is what `status` and the waiter's last words ask for where no one word says it.
+#[test]
+fn what_is_wanted_is_what_the_pod_templates_say() {
+    let shop = Shop::start();
+    let said = shop.fails(&["done", "--wanted", "--yes"]);
+    assert!(said.contains("gate shop holds nothing"), "{said}");
+    let containers = json!([
+        {"name": "main", "image": "shop:latest"}, {"name": "proxy", "image": "proxy:7"},
+    ]);
+    let web = json!({
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"template": {"spec": {"containers": containers}}},
+    });
+    shop.api
+        .put("/apis/apps/v1/namespaces/shop/deployments/web", web);
+    shop.succeeds(&["done", "--wanted", "--yes"]);
+    let record = shop.api.get(RECORD).expect("a record")["data"].to_string();
+    assert!(
+        record.contains("shop:latest") && record.contains("proxy:7"),
+        "{record}"
+    );
 }
 
 #[test]

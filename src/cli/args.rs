@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
-use kube::{Client, ResourceExt};
+use kube::Client;
 use migration_gate_core::gates::{Config, Gate};
 
 use super::config::{self, ConfigError};
@@ -52,13 +52,15 @@ impl InstalledArgs {
 }
 
 async fn installed_config(client: &Client) -> anyhow::Result<Config> {
-    let releases = installed::webhooks(client).await?;
+    let releases = installed::releases(client)
+        .await
+        .context("cannot list configmaps")?;
     match releases.as_slice() {
         [] => Ok(Config::default()),
-        [release] => installed::configuration(client, release).await,
+        [release] => installed::configuration(release),
         several => {
-            let names: Vec<String> = several.iter().map(ResourceExt::name_any).collect();
-            bail!("there are several releases: {}", names.join(", "))
+            let places: Vec<String> = several.iter().map(installed::place).collect();
+            bail!("there are several releases: {}", places.join(", "))
         }
     }
 }

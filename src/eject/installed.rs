@@ -20,7 +20,7 @@ pub(super) async fn refuse_while_held(
             .annotations()
             .get("meta.helm.sh/release-name")
             .map_or("of migration-gate", String::as_str);
-        let config = installed::configuration(client, &found).await.with_context(|| {
+        let config = installed::configuration_of(client, &found).await.with_context(|| {
             format!(
                 "MutatingWebhookConfiguration {} is installed, and what it holds can't be told; run `helm uninstall` for the release {release} first",
                 found.name_any()

@@ -1,4 +1,4 @@
-//! What the workloads run that a gate holds.
+//! What the workloads run that a gate holds, and what they want.
 
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -19,32 +19,23 @@ pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec
     let namespace = gate.namespace.as_str();
     let sets = all(&Objects::namespaced::<ReplicaSet>(client, namespace)).await?;
     let mut versions = Vec::new();
-    for kind in gate.kinds() {
-        let objects = Objects::of(client, workload(kind.pod_kind()), Some(namespace));
-        for object in all(&objects).await? {
-            let metadata = &object["metadata"];
-            let name = metadata["name"].as_str().unwrap_or_default();
-            let held = gate.holds(kind, Some(name), |key| metadata["labels"][key].as_str());
-            if !held {
-                continue;
+    for (kind, object) in held(client, gate).await? {
+        match kind {
+            HeldKind::Deployment | HeldKind::Rollout => {
+                let running = sets.iter().filter(|set| {
+                    owned_by(set, &object) && set["status"]["readyReplicas"].as_u64() > Some(0)
+                });
+                versions.extend(running.map(|set| version(gate, set, &set["spec"]["template"])));
             }
-            match kind {
-                HeldKind::Deployment | HeldKind::Rollout => {
-                    let running = sets.iter().filter(|set| {
-                        owned_by(set, &object) && set["status"]["readyReplicas"].as_u64() > Some(0)
-                    });
-                    versions
-                        .extend(running.map(|set| version(gate, set, &set["spec"]["template"])));
-                }
-                HeldKind::StatefulSet | HeldKind::DaemonSet | HeldKind::CronJob => {
-                    ensure!(
-                        is_rolled_out(kind, &object["status"]),
-                        "{} {namespace}/{name} is being rolled out, so what it runs is not one version; name it instead of --running",
-                        kind.as_str()
-                    );
-                    if let Some(template) = kind.pod_kind().template(&object) {
-                        versions.push(version(gate, &object, template));
-                    }
+            HeldKind::StatefulSet | HeldKind::DaemonSet | HeldKind::CronJob => {
+                ensure!(
+                    is_rolled_out(kind, &object["status"]),
+                    "{} {namespace}/{} is being rolled out, so what it runs is not one version; name it instead of --running",
+                    kind.as_str(),
+                    object["metadata"]["name"].as_str().unwrap_or_default()
+                );
+                if let Some(template) = kind.pod_kind().template(&object) {
+                    versions.push(version(gate, &object, template));
                 }
             }
         }
@@ -54,6 +45,40 @@ pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec
         bail!("no workload that gate {} holds runs anything", gate.name);
     }
     Ok(versions)
+}
+
+/// The versions that the pod templates want.
+pub(super) async fn wanted(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Recorded>> {
+    let held = held(client, gate).await?;
+    let templates = held
+        .iter()
+        .filter_map(|(kind, object)| Some((object, kind.pod_kind().template(object)?)));
+    let mut versions: Vec<Recorded> = templates
+        .map(|(object, template)| version(gate, object, template))
+        .collect();
+    versions.dedup();
+    ensure!(
+        !versions.is_empty(),
+        "gate {} holds nothing that is there",
+        gate.name
+    );
+    Ok(versions)
+}
+
+/// The workloads that a gate holds.
+async fn held(client: &Client, gate: &Gate) -> anyhow::Result<Vec<(HeldKind, Value)>> {
+    let mut held = Vec::new();
+    for kind in gate.kinds() {
+        let objects = Objects::of(client, workload(kind.pod_kind()), Some(&gate.namespace));
+        held.extend(all(&objects).await?.into_iter().filter_map(|object| {
+            let metadata = &object["metadata"];
+            gate.holds(kind, metadata["name"].as_str(), |key| {
+                metadata["labels"][key].as_str()
+            })
+            .then_some((kind, object))
+        }));
+    }
+    Ok(held)
 }
 
 fn version(gate: &Gate, object: &Value, template: &Value) -> Recorded {

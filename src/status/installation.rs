@@ -8,30 +8,24 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::ListParams;
-use kube::core::ApiResource;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::found::{Unread, text};
-use crate::api::{ApiError, Objects};
-use crate::cli::config;
-use crate::cli::installed::CHART_LABEL;
+use crate::api::Objects;
+use crate::cli::installed;
 use migration_gate_core::gates::Config;
 use migration_gate_core::podspec::list;
 use migration_gate_core::status::{Certificate, CertificateMaker, Installation, Server, Webhooks};
-
-/// Where the chart is installed by its documentation, for callers who may not look everywhere.
-const USUAL: (&str, &str) = ("migration-gate", "migration-gate");
 
 /// The configuration, which is `own` if that is given, and the release.
 pub(super) async fn find(
     client: &Client,
     own: Option<Config>,
 ) -> anyhow::Result<(Config, Option<Installation>, Vec<Unread>)> {
-    let found = match config_maps(client).await {
+    let found = match installed::releases(client).await {
         Ok(found) => found,
         Err(error) => {
             let unread = Unread::new("the installed release", &error);
@@ -45,13 +39,17 @@ pub(super) async fn find(
     };
     let config = match (own, found.as_slice()) {
         (Some(config), _) => config,
-        (None, [config_map]) => configuration(config_map)?,
+        (None, [config_map]) => installed::configuration(config_map)?,
         (None, []) => bail!(
             "no installed release was found; install the chart, or name the gates with --config"
         ),
         (None, several) => bail!(
             "several releases are installed ({}); name the gates of one with --config",
-            several.iter().map(place).collect::<Vec<_>>().join(", ")
+            several
+                .iter()
+                .map(installed::place)
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     };
     let Some(config_map) = found.first() else {
@@ -60,38 +58,6 @@ pub(super) async fn find(
     let mut unread = Vec::new();
     let release = release(client, config_map, &mut unread).await;
     Ok((config, Some(release), unread))
-}
-
-/// The objects that hold a release's configuration.
-async fn config_maps(client: &Client) -> Result<Vec<Value>, ApiError> {
-    let kind = ApiResource::erase::<ConfigMap>(&());
-    let params = ListParams::default().labels(CHART_LABEL);
-    let all: Result<Vec<Value>, _> = Objects::of(client, kind, None).list(&params).await;
-    let mut found = match all {
-        Err(error) if error.is_denied() => {
-            let (namespace, name) = USUAL;
-            let usual = Objects::config_maps(client, namespace).get(name).await;
-            usual.map_err(|_| error)?.into_iter().collect()
-        }
-        all => all?,
-    };
-    found.retain(|config_map| config_map["data"]["config.yaml"].is_string());
-    Ok(found)
-}
-
-fn configuration(config_map: &Value) -> anyhow::Result<Config> {
-    let file = format!("config.yaml of ConfigMap {}", place(config_map));
-    let text = config_map["data"]["config.yaml"].as_str();
-    Ok(config::parse(text.unwrap_or_default(), &file)?)
-}
-
-fn place(object: &Value) -> String {
-    let metadata = &object["metadata"];
-    format!(
-        "{}/{}",
-        text(&metadata["namespace"]),
-        text(&metadata["name"])
-    )
 }
 
 async fn release(client: &Client, config_map: &Value, unread: &mut Vec<Unread>) -> Installation {
