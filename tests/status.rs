@@ -1,7 +1,7 @@
 //! `status` against a local API server.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
@@ -366,6 +366,134 @@ fn watching_prints_what_changes_until_every_gate_is_open() {
     shops.hold(0, 1);
     let text = shops.run(&["--watch", "--timeout=1s", "--output=json"], 1);
     assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+/// On a terminal of 80 columns and few rows.
+#[test]
+fn watching_on_a_terminal_redraws_it_in_place() {
+    let has_script = Command::new("script").arg("--version").output();
+    if !has_script.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: util-linux' `script` makes the terminal, and is not here");
+        return;
+    }
+    let shops = Shops::well(1);
+    shops.hold(0, 9);
+    shops.job(0, failed());
+    let line = format!(
+        "stty cols 80 rows 16; exec {} status --watch --timeout=1m",
+        env!("CARGO_BIN_EXE_migration-gate")
+    );
+    let mut watching = Command::new("script")
+        .args([
+            "--quiet",
+            "--return",
+            "--flush",
+            "--command",
+            &line,
+            "/dev/null",
+        ])
+        .env("KUBECONFIG", shops.api.kubeconfig())
+        .env("NO_COLOR", "")
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script");
+    let mut output = watching.stdout.take().expect("its output");
+    let (mut seen, mut piece) = (String::new(), [0; 4096]);
+    let mut mended = false;
+    loop {
+        let length = output.read(&mut piece).unwrap_or_default();
+        if length == 0 {
+            break;
+        }
+        seen += &String::from_utf8_lossy(&piece[..length]);
+        // Two whole frames are enough of what waits.
+        if !mended && seen.matches("\x1b[?2026l").count() == 2 {
+            mended = true;
+            let conditions = json!([{"type": "Complete", "status": "True"}]);
+            shops.job(
+                0,
+                json!({"succeeded": 1, "conditions": conditions,
+                                "completionTime": jiff::Timestamp::now().to_string()}),
+            );
+        }
+    }
+    assert!(watching.wait().expect("its end").success(), "{seen}");
+    let frames: Vec<&str> = seen.split("\x1b[H\x1b[J").skip(1).collect();
+    assert!(frames.len() > 2, "{seen}");
+    let (last, earlier) = frames.split_last().expect("frames");
+    assert!(last.contains("Nothing is wrong."), "{last}");
+    for frame in earlier {
+        let lines: Vec<String> = frame.lines().map(plain).collect();
+        let rows: usize = lines
+            .iter()
+            .map(|line| line.chars().count().div_ceil(80).max(1))
+            .sum();
+        assert!(
+            rows <= 16 && frame.contains(" more lines"),
+            "{rows} rows: {frame}"
+        );
+        assert!(
+            frame.contains("shop0") && frame.contains("\x1b[31mfailed"),
+            "{frame}"
+        );
+        let wide = lines
+            .iter()
+            .find(|line| line.chars().count() > 80 && !line.contains("kubectl"));
+        assert_eq!(wide, None, "{frame}");
+    }
+}
+
+/// A line without what colours it.
+fn plain(line: &str) -> String {
+    let mut parts = line.trim_end().split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let letter = |c: char| c.is_ascii_alphabetic();
+    parts.fold(first, |text, part| {
+        text + part.split_once(letter).map_or("", |(_, rest)| rest)
+    })
+}
+
+/// A Secret that a Job's pod mounts is not there: only an Event says so.
+#[test]
+fn a_volume_that_can_not_be_mounted_is_told() {
+    let shops = Shops::well(1);
+    shops.hold(0, 1);
+    shops.job(
+        0,
+        json!({"startTime": "2026-01-01T00:00:00Z", "active": 1, "ready": 0}),
+    );
+    let core = "/api/v1/namespaces/shop0";
+    let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+    shops.api.put(
+        &format!("{core}/pods/migrate-1"),
+        json!({
+            "metadata": {"namespace": "shop0", "uid": "of-the-pod",
+                         "creationTimestamp": "2026-01-01T00:00:00Z",
+                         "labels": {"batch.kubernetes.io/job-name": "migrate"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "m"}]},
+            "status": {"phase": "Pending", "containerStatuses": [
+                {"name": "m", "restartCount": 0, "state": waiting},
+            ]},
+        }),
+    );
+    assert!(!shops.run(&[], 0).contains("job-pod-blocked"));
+    shops.api.put(
+        &format!("{core}/events/e"),
+        json!({
+            "metadata": {"namespace": "shop0"}, "type": "Warning", "reason": "FailedMount",
+            "involvedObject": {"kind": "Pod", "name": "migrate-1", "uid": "of-the-pod"},
+            "message": "MountVolume.SetUp failed for volume \"key\" : secret \"key\" not found",
+        }),
+    );
+    let text = shops.run(&[], 1);
+    for part in [
+        "error[job-pod-blocked]: Job migrate in shop0",
+        "secret \"key\" not found",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
 }
 
 #[test]

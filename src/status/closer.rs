@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use futures::{AsyncReadExt as _, StreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -22,7 +23,8 @@ use migration_gate_core::injection::waiter_of;
 use migration_gate_core::job::JobState;
 use migration_gate_core::podspec::list;
 use migration_gate_core::status::{
-    Calling, JobSeen, Reduction, Right, Snapshot, WorkloadSeen, doubtful_rights,
+    Calling, FAILED_MOUNT, JobSeen, PodSeen, Reduction, Right, Snapshot, WorkloadSeen,
+    doubtful_rights,
 };
 
 /// How many Jobs are looked at more closely, and how many workloads' revisions.
@@ -30,6 +32,9 @@ const MOST: usize = 20;
 
 /// How many rights are asked about at a time.
 const AT_ONCE: usize = 16;
+
+/// How long a pod's volumes may take, in seconds.
+const MOUNTING: i64 = 10;
 
 /// How much of a log is shown.
 const LOG_LINES: i64 = 5;
@@ -39,11 +44,12 @@ const LOG_BYTES: usize = 4096;
 
 /// Completes a snapshot. What can't be read stays unknown: it is only for better words.
 pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) {
-    let (answers, runs, answer, told) = futures::join!(
+    let (answers, runs, answer, told, unmounted) = futures::join!(
         rights(client, snapshot),
         running(client, snapshot),
         webhooks(client, snapshot),
         jobs(client, snapshot),
+        unmounted(client, snapshot),
     );
     snapshot.answers = answers;
     if let Some(release) = &mut snapshot.release {
@@ -54,6 +60,9 @@ pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) {
             if let Some(versions) = runs.get(&workload.uid) {
                 workload.runs.clone_from(versions);
             }
+        }
+        for pod in seen.pods.iter_mut().flatten() {
+            pod.blocked = pod.blocked.take().or(unmounted.get(&pod.uid).cloned());
         }
         for job in seen.jobs.iter_mut().flatten() {
             if let Some((log, refusal)) = told.get(&job.job.uid) {
@@ -225,6 +234,34 @@ async fn jobs(
         .buffer_unordered(AT_ONCE)
         .collect()
         .await
+}
+
+/// What is said of volumes that can't be mounted, by the uids of the pods that wait for them.
+async fn unmounted(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<String, String> {
+    let now = Timestamp::now();
+    let waits = |pod: &PodSeen| {
+        let patience = SignedDuration::from_secs(MOUNTING);
+        pod.prepares
+            && pod
+                .since
+                .is_some_and(|since| now.duration_since(since) > patience)
+    };
+    let namespaces = snapshot.namespaces.iter();
+    let stuck = namespaces.filter(|(_, seen)| seen.pods.iter().flatten().any(waits));
+    let looks = stuck.take(MOST).map(|(namespace, _)| async move {
+        let events = Objects::namespaced::<Event>(client, namespace);
+        let params = ListParams::default().fields("reason=FailedMount");
+        events.list::<Value>(&params).await.unwrap_or_default()
+    });
+    let events = futures::future::join_all(looks).await;
+    let events = events.iter().flatten();
+    let told = events
+        .filter(|event| event["reason"] == "FailedMount")
+        .map(|event| {
+            let uid = text(&event["involvedObject"]["uid"]).to_owned();
+            (uid, format!("{FAILED_MOUNT}{}", text(&event["message"])))
+        });
+    told.collect()
 }
 
 fn is_asked_for(snapshot: &Snapshot<'_>, seen: &JobSeen) -> bool {

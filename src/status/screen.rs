@@ -10,6 +10,7 @@ pub(super) struct Screen {
     terminal: bool,
     coloured: bool,
     width: usize,
+    columns: usize,
     height: usize,
 }
 
@@ -31,6 +32,7 @@ impl Screen {
             terminal: true,
             coloured: true,
             width,
+            columns: width,
             height: 25,
         }
     }
@@ -46,6 +48,7 @@ impl Screen {
             terminal,
             coloured: terminal && !no_color,
             width: width.clamp(40, WIDTH),
+            columns: width.max(1),
             height,
         }
     }
@@ -84,24 +87,44 @@ impl Screen {
     }
 
     /// Shows lines in the place of those before. The last time all of them, however many.
+    ///
+    /// What doesn't fit is left out: a screen that scrolls would no longer begin at its top.
     pub(super) fn redraw(&self, lines: &[String], is_last: bool) {
-        let room = self.height.saturating_sub(2);
-        let shown = if is_last {
-            lines.len()
-        } else {
-            lines.len().min(room)
+        let mut out = io::stdout();
+        let _ = out.write_all(self.frame(lines, is_last).as_bytes());
+        let _ = out.flush();
+    }
+
+    fn frame(&self, lines: &[String], is_last: bool) -> String {
+        let mut room = self.height.saturating_sub(2);
+        let mut fits = |line: &&String| {
+            let rows = length(line).div_ceil(self.columns).max(1);
+            let fits = is_last || rows <= room;
+            room = room.saturating_sub(rows);
+            fits
         };
-        let mut text = "\x1b[H\x1b[2J".to_owned();
-        for line in &lines[..shown] {
+        let shown: Vec<&String> = lines.iter().take_while(|line| fits(line)).collect();
+        // In one piece, on terminals that know of that.
+        let mut text = "\x1b[?2026h\x1b[H\x1b[J".to_owned();
+        for line in &shown {
             text.push_str(line);
             text.push('\n');
         }
-        if shown < lines.len() {
-            let more = format!("… and {} more lines\n", lines.len() - shown);
+        if shown.len() < lines.len() {
+            let more = format!("… and {} more lines\n", lines.len() - shown.len());
             text.push_str(&more);
         }
-        let mut out = io::stdout();
-        let _ = out.write_all(text.as_bytes());
-        let _ = out.flush();
+        text + "\x1b[?2026l"
     }
+}
+
+/// How many columns a line takes, without what colours it.
+fn length(line: &str) -> usize {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().map_or(0, |part| part.chars().count());
+    let rest = parts.map(|part| {
+        part.split_once('m')
+            .map_or(0, |(_, rest)| rest.chars().count())
+    });
+    first + rest.sum::<usize>()
 }

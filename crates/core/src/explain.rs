@@ -369,7 +369,7 @@ fn correction(subject: &Subject, waiting: &Waiting) -> Option<String> {
     );
     may_be_recorded.then(|| {
         let version = wanted.version();
-        let word = wanted.word().unwrap_or("--running");
+        let word = wanted.word().unwrap_or("--wanted");
         format!("If {version} was migrated before: migration-gate record done {word} --gate {gate}")
     })
 }

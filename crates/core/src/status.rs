@@ -23,8 +23,8 @@ pub use diagnosis::{Diagnosis, Grade, Remedy, TroubleCode};
 pub use grants::{Grants, Right};
 pub use records::doubtful_rights;
 pub use seen::{
-    Applier, Calling, Certificate, CertificateMaker, Installation, JobSeen, Lean, NamespaceSeen,
-    PodSeen, Reduction, Server, Snapshot, Webhooks, WorkloadSeen,
+    Applier, Calling, Certificate, CertificateMaker, FAILED_MOUNT, Installation, JobSeen, Lean,
+    NamespaceSeen, PodSeen, Reduction, Server, Snapshot, Webhooks, WorkloadSeen,
 };
 
 use crate::gates::Gate;

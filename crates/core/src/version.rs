@@ -132,8 +132,7 @@ impl Wanted {
             Self::Metadata { value, .. } => value,
             Self::Images { images, moving, .. } => {
                 let Reference { tag, digest, .. } = Reference::of(&images.default);
-                let fixed = tag.filter(|tag| digest.is_none() || !moving.contains(tag));
-                fixed.or(digest)?
+                tag.filter(|tag| !moving.contains(tag)).or(digest)?
             }
         };
         self.is_called(word).then_some(word)

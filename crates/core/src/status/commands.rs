@@ -1,5 +1,7 @@
 //! Commands for people, complete enough to be run as they are printed.
 
+use jiff::Timestamp;
+
 /// What has to stand in a command so that it reaches the cluster that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
@@ -66,6 +68,11 @@ impl Flags {
 
 fn option(name: &str, value: Option<&String>) -> String {
     value.map_or_else(String::new, |value| format!(" {name} {}", quoted(value)))
+}
+
+/// The annotation by which an object changes, so that its controller looks at it again.
+pub(super) fn retried(now: Timestamp) -> String {
+    format!("migration-gate.io/retried={}", now.as_second())
 }
 
 /// A word as a shell takes it.

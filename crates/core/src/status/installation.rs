@@ -48,7 +48,11 @@ pub(super) fn diagnose(snapshot: &Snapshot<'_>, now: Timestamp) -> Vec<Diagnosis
         release,
         now,
     };
-    let mut troubles: Vec<Diagnosis> = case.server().into_iter().collect();
+    // A replica is ready only while webhooks are there that trust it.
+    let waits_for_webhooks = release.webhooks.values().any(Option::is_none)
+        && matches!(&release.server, Some(Server::Present { replicas, .. }) if *replicas > 0);
+    let server = case.server().filter(|_| !waits_for_webhooks);
+    let mut troubles: Vec<Diagnosis> = server.into_iter().collect();
     troubles.extend(case.webhooks());
     troubles.extend(case.certificate());
     // What is found by itself says why they don't answer.

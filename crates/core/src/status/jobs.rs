@@ -1,9 +1,9 @@
 //! What is wrong with a gate's Jobs, as far as workloads wait for them.
 
-use super::commands::quoted;
+use super::commands::{quoted, retried};
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
 use super::passage::{Decided, View};
-use super::seen::{Applier, JobSeen, WorkloadSeen};
+use super::seen::{Applier, FAILED_MOUNT, JobSeen, WorkloadSeen};
 use crate::explain::{self, duration};
 use crate::verdict::{JobName, Waiting, What};
 use crate::version::Wanted;
@@ -132,16 +132,16 @@ impl JobCase<'_> {
     }
 
     fn missing(&self) -> Diagnosis {
-        let word = self.wanted.word();
-        let done = match word {
-            Some(word) => format!("record done {} --yes", quoted(word)),
-            None => "record done --running --yes".to_owned(),
+        let (done, migrated) = match self.wanted.word() {
+            Some(word) => (quoted(word), self.wanted.version()),
+            None => ("--wanted".to_owned(), "all that the gate holds".to_owned()),
         };
+        let done = format!("record done {done} --yes");
         let gate = &self.view.gate.name;
         self.start(Code::JobMissing)
             .advise("Apply the migration Job.")
             .mend(
-                format!("If {} was migrated already, say so:", self.wanted.version()),
+                format!("If {migrated} was migrated already, say so:"),
                 self.view.snapshot.flags.own(&done, gate),
             )
     }
@@ -194,12 +194,19 @@ impl JobCase<'_> {
             return start.mend("See what its controller says:", look);
         };
         let start = start.with(&[explain::quoted(refusal)]);
-        if refusal.contains("exceeded quota") {
+        let look = if refusal.contains("exceeded quota") {
             let look = self.kubectl("describe resourcequotas");
-            return start.mend("Raise the quota, or free some of it:", look);
-        }
-        let look = self.kubectl(&format!("describe job {job}"));
-        start.mend("Mend that; the controller tries again by itself:", look)
+            start.mend("Raise the quota, or free some of it:", look)
+        } else {
+            let look = self.kubectl(&format!("describe job {job}"));
+            start.mend("See what it is, and mend that:", look)
+        };
+        // Its pauses grow to minutes.
+        let again = format!("annotate job {job} --overwrite {}", retried(self.view.now));
+        look.mend(
+            "Then let its controller try again now:",
+            self.kubectl(&again),
+        )
     }
 
     fn pod_blocked(&self) -> Option<Diagnosis> {
@@ -213,11 +220,22 @@ impl JobCase<'_> {
             let look = self.kubectl("get persistentvolumeclaims");
             start.mend("Create the claim, or see why it is not bound:", look)
         } else if message.contains("Image") {
-            let start = start.advise("Push the image, or correct its name or the pull secret.");
+            let start = start.advise(
+                "Push the image, or correct the pull secret. If its name is wrong, delete the Job, \
+                 and apply the corrected one.",
+            );
+            self.rerun(start)
+        } else if message.starts_with(FAILED_MOUNT) {
+            let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
+            let start = start.mend("Create what it mounts, such as a Secret:", look);
+            // The kubelet's pauses grow to two minutes.
             self.rerun(start)
         } else {
             let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
-            start.mend("Mend that; it starts by itself then:", look)
+            start.mend(
+                "See what it is, and mend that; it starts by itself then:",
+                look,
+            )
         })
     }
 

@@ -338,10 +338,13 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             troubles.push(
                 Diagnosis::new(Code::RecordImmutable, object.clone(), cause).mend(
                     "Make it anew, with what it has:",
+                    // The server makes one too, as soon as this one is gone.
                     format!(
-                        "{} | sed '/^immutable: true$/d' | {}",
+                        "RECORD=\"$({} | sed -E '/^immutable: true$|^  (uid|resourceVersion): /d')\" \
+                         && {} && echo \"$RECORD\" | {}",
                         kubectl(&format!("get configmap {name} -o yaml")),
-                        kubectl("replace --force -f -")
+                        kubectl(&format!("delete configmap {name}")),
+                        kubectl("apply -f -")
                     ),
                 ),
             );
@@ -385,11 +388,13 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     );
     let start = Diagnosis::new(Code::RecordIncomplete, object, cause);
     let start = start.advise("See the other troubles: the server records it as soon as it can.");
+    // A tag that moves is no word for a version.
+    let moves = |word: &String| gate.version.is_none() && gate.moving_tags().contains(word);
     troubles.push(match version_of(&seen.job, gate) {
-        Some(version) => {
+        Some(version) if !moves(&version) => {
             let done = format!("record done {} --yes", quoted(&version));
             start.mend("By hand:", snapshot.flags.own(&done, &gate.name))
         }
-        None => start,
+        _ => start,
     });
 }

@@ -383,6 +383,7 @@ impl<'c> Reduction<'c> {
         let reason = &state("waiting")["reason"];
         Some(PodSeen {
             name: text(&metadata["name"]),
+            uid: text(&metadata["uid"]),
             gate: gate.map(|gate| gate.name.clone()),
             job: job.as_str().map(str::to_owned),
             wanted: gate.and_then(|gate| Wanted::of(gate, object).ok()),
@@ -394,6 +395,7 @@ impl<'c> Reduction<'c> {
             backs_off: reason == "CrashLoopBackOff",
             ended,
             blocked: blocked(status, gate.is_some()),
+            prepares: prepares(spec, status),
             namespace,
         })
     }
@@ -514,6 +516,8 @@ pub struct PodSeen {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Its uid.
+    pub uid: String,
     /// The gate whose waiter it carries.
     pub gate: Option<String>,
     /// The Job that it is of.
@@ -532,7 +536,13 @@ pub struct PodSeen {
     pub ended: Option<(i64, String)>,
     /// Why it can't start at all.
     pub blocked: Option<String>,
+    /// It has a node, and none of its containers has begun: that node fetches images and mounts
+    /// volumes.
+    pub prepares: bool,
 }
+
+/// How [`PodSeen::blocked`] begins where a volume can't be mounted.
+pub const FAILED_MOUNT: &str = "FailedMount: ";
 
 fn timeout(spec: &Value) -> Option<Duration> {
     let (_, waiter) = waiter_of(spec)?;
@@ -559,6 +569,16 @@ fn blocked(status: &Value, of_waiter: bool) -> Option<String> {
             None => reason.to_owned(),
         })
     })
+}
+
+fn prepares(spec: &Value, status: &Value) -> bool {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    let mut containers = lists.iter().flat_map(|field| list(status, field));
+    let has_begun = |container: &Value| {
+        let restarts = container["restartCount"].as_u64().unwrap_or_default();
+        restarts > 0 || container["state"].get("waiting").is_none()
+    };
+    spec["nodeName"].is_string() && !containers.any(has_begun)
 }
 
 /// An installed release.

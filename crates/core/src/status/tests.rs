@@ -399,8 +399,10 @@ fn a_record_that_does_not_serve_is_a_trouble() {
     let (_, command) = stage.trouble(TroubleCode::RecordImmutable);
     assert_eq!(
         command,
-        "kubectl -n shop get configmap migration-gate-shop -o yaml | \
-         sed '/^immutable: true$/d' | kubectl -n shop replace --force -f -"
+        "RECORD=\"$(kubectl -n shop get configmap migration-gate-shop -o yaml | \
+         sed -E '/^immutable: true$|^  (uid|resourceVersion): /d')\" && \
+         kubectl -n shop delete configmap migration-gate-shop && \
+         echo \"$RECORD\" | kubectl -n shop apply -f -"
     );
 
     let mut stage = Stage::well();
@@ -412,6 +414,40 @@ fn a_record_that_does_not_serve_is_a_trouble() {
     stage.record = None;
     let (_, command) = stage.trouble(TroubleCode::RecordIncomplete);
     assert_eq!(command, "migration-gate record done 2 --yes --gate shop");
+
+    // `record done` refuses a tag that moves.
+    let mut stage = Stage::well();
+    stage.record = None;
+    let latest = json!([{"name": "migrate", "image": "shop:latest"}]);
+    stage.job.as_mut().expect("a Job")["spec"]["template"]["spec"]["containers"] = latest;
+    stage.template()["spec"]["containers"][0]["image"] = json!("shop:latest");
+    let troubles = stage.look().troubles;
+    let incomplete = TroubleCode::RecordIncomplete;
+    let found = troubles.iter().find(|trouble| trouble.code == incomplete);
+    let remedies = &found.expect("a trouble").remedies;
+    assert!(
+        remedies.iter().all(|r| r.command.is_none()),
+        "{remedies:#?}"
+    );
+}
+
+#[test]
+fn what_no_word_says_is_recorded_as_it_is_wanted() {
+    for images in [&["shop:latest"][..], &["shop:2", "proxy:7"]] {
+        let mut stage = Stage::waiting(None);
+        let container = |image: &&str| json!({"name": image.split(':').next(), "image": image});
+        stage.template()["spec"]["containers"] = images.iter().map(container).collect();
+        let troubles = stage.look().troubles;
+        let missing = TroubleCode::JobMissing;
+        let found = troubles.iter().find(|trouble| trouble.code == missing);
+        let remedies = &found.expect("a trouble").remedies;
+        let commands: Vec<_> = remedies
+            .iter()
+            .filter_map(|r| r.command.as_deref())
+            .collect();
+        let done = "migration-gate record done --wanted --yes --gate shop";
+        assert_eq!(commands, [done], "{images:?}");
+    }
 }
 
 #[test]
@@ -560,8 +596,18 @@ fn other_troubles_of_workloads() {
     let mut stage = Stage::well();
     stage.web["status"]["conditions"] = json!([{"type": "ReplicaFailure", "status": "True",
         "message": "exceeded quota: q"}]);
-    let (_, command) = stage.trouble(TroubleCode::PodsRefused);
-    assert_eq!(command, "kubectl -n shop describe resourcequotas");
+    let troubles = stage.look().troubles;
+    let commands = troubles[0].remedies.iter().map(|r| r.command.as_deref());
+    assert_eq!(
+        commands.collect::<Vec<_>>(),
+        [
+            Some("kubectl -n shop describe resourcequotas"),
+            Some(
+                "kubectl -n shop annotate deployment/web --overwrite \
+                  migration-gate.io/retried=1767268800"
+            ),
+        ]
+    );
 
     let mut stage = Stage::of(
         json!({"name": "shop", "namespace": "shop", "job": "migrate",
@@ -602,6 +648,20 @@ fn pods_that_do_not_notice_are_a_trouble() {
         .pods
         .push(stage.pod(json!({"terminated": {"exitCode": 0}})));
     assert_eq!(stage.look().gates[0].pods, []);
+}
+
+#[test]
+fn a_server_that_waits_for_its_webhooks_is_no_trouble_of_its_own() {
+    let mut stage = Stage::well();
+    let release = stage.release.as_mut().expect("a release");
+    release.server = Some(Server::Present {
+        replicas: 2,
+        ready: 0,
+        account: "migration-gate".to_owned(),
+    });
+    let kind = "ValidatingWebhookConfiguration".to_owned();
+    release.webhooks.insert(kind, None);
+    stage.trouble(TroubleCode::WebhookMissing);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is wrong with workloads and their pods.
 
-use super::commands::quoted;
+use super::commands::{quoted, retried};
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
 use super::passage::{Decided, View};
 use super::seen::{PodSeen, Snapshot, WaiterPlace, WorkloadSeen};
@@ -175,15 +175,20 @@ impl WorkloadCase<'_> {
         }
         let start = self.start(Code::PodsRefused, "Its pods can't be created.");
         let start = start.with(&[explain::quoted(message)]);
-        Some(if message.contains("exceeded quota") {
+        let resource = quoted(&self.workload.resource());
+        let start = if message.contains("exceeded quota") {
             let look = self.kubectl("describe resourcequotas");
             start.mend("Raise the quota, or free some of it:", look)
         } else if !self.workload.offences.is_empty() && self.opens {
-            start.advise("See the forbidden variable that it sets.")
+            return Some(start.advise("See the forbidden variable that it sets."));
         } else {
-            let look = self.kubectl(&format!("describe {}", quoted(&self.workload.resource())));
-            start.mend("Mend that; the controller tries again by itself:", look)
-        })
+            let look = self.kubectl(&format!("describe {resource}"));
+            start.mend("See what it is, and mend that:", look)
+        };
+        // Its pauses grow to a quarter of an hour.
+        let again = retried(self.view.now);
+        let again = self.kubectl(&format!("annotate {resource} --overwrite {again}"));
+        Some(start.mend("Then let its controller try again now:", again))
     }
 }
 
@@ -207,7 +212,7 @@ fn pods(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             start(Code::PodBlocked, &blocked, cause)
                 .with(&[explain::quoted(message)])
                 .mend(
-                    "Mend that; it starts by itself then:",
+                    "See what it is, and mend that; it starts by itself then:",
                     kubectl(&format!("describe pod {}", quoted(&blocked[0].name))),
                 ),
         );
