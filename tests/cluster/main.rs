@@ -16,6 +16,7 @@ mod same_verdict;
 mod serve;
 mod smoke;
 mod soak;
+mod status;
 mod stories;
 mod waiter;
 
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
         stories::tests(),
         orders::tests(),
         serve::tests(),
+        status::tests(),
         first_deployment::tests(),
         waiter::tests(),
         prefilter::tests(),

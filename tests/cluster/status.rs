@@ -1,0 +1,372 @@
+//! `status` on a real node: troubles are brought about, many at a time, one report shows them all,
+//! and the commands that it prints mend them.
+//!
+//! Most of it happens to workloads without pods and to Jobs whose status the test writes, so that it
+//! costs little.
+
+mod objects;
+mod operator;
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use self::objects::{ANEW, GONE, QUOTA, SHOP, UNNAMED};
+use self::operator::{Operator, PATIENCE, Trouble};
+use testkit::client::{await_list, block_on};
+use testkit::cluster::Cluster;
+use testkit::gate::{complete, running};
+use testkit::image::BUSYBOX;
+use testkit::namespace::Namespace;
+use testkit::release::Release;
+
+testkit::tests! {
+    exclusive: each_trouble_is_mended_by_the_command_that_is_printed;
+}
+
+/// The troubles of gates and of the release's objects that one report shows.
+const TOGETHER: &[(&str, &str)] = &[
+    ("job-failed", "Job failed in status-shop"),
+    ("job-missing", "Job missing in status-shop"),
+    ("job-of-another-version", "Job other in status-shop"),
+    ("job-suspended", "Job suspended in status-shop"),
+    ("job-queued", "Job queued in status-shop"),
+    ("job-no-pod", "Job quota in status-quota"),
+    ("job-pod-blocked", "Job image in status-shop"),
+    ("job-pod-blocked", "Job volume in status-shop"),
+    ("job-pod-blocked", "Job secret in status-shop"),
+    ("job-slow", "Job slow in status-shop"),
+    ("progress-deadline", "Deployment suspended in status-shop"),
+    ("pods-refused", "Deployment quota in status-quota"),
+    ("waiter-rights", "ServiceAccount role in status-shop"),
+    ("waiter-rights", "ServiceAccount binding in status-shop"),
+    ("account-missing", "ServiceAccount account in status-shop"),
+    (
+        "server-rights",
+        "ServiceAccount migration-gate/migration-gate in status-shop",
+    ),
+    ("namespace-missing", "Namespace status-gone"),
+    ("namespace-new", "Namespace status-anew in status-anew"),
+    (
+        "record-corrupt",
+        "ConfigMap migration-gate-corrupt in status-shop",
+    ),
+    (
+        "record-immutable",
+        "ConfigMap migration-gate-immutable in status-shop",
+    ),
+    (
+        "record-incomplete",
+        "ConfigMap migration-gate-anew in status-anew",
+    ),
+    ("waiter-missing", "Deployment bare in status-shop"),
+    ("waiter-stale", "Deployment stale in status-shop"),
+    ("waiter-not-first", "Deployment second in status-shop"),
+    ("waiter-unkept", "Deployment stray in status-shop"),
+    ("offender", "Deployment offender in status-shop"),
+    ("two-gates", "Deployment twice in status-shop"),
+    (
+        "webhook-missing",
+        "MutatingWebhookConfiguration migration-gate",
+    ),
+    (
+        "webhook-missing",
+        "ValidatingWebhookConfiguration migration-gate",
+    ),
+];
+
+fn each_trouble_is_mended_by_the_command_that_is_printed(cluster: &Cluster) -> Result<()> {
+    let shop = Shop::open(cluster)?;
+    shop.operator.is_well()?;
+    shop.told("nothing is wrong");
+    shop.breaks()?;
+    let report = shop.operator.finds_all(TOGETHER)?;
+    shop.told("all of it is broken and found");
+    shop.a_reader_of_few_rights_sees_some_of_it()?;
+    shop.is_mended(&report)?;
+    shop.told("all that was printed is done");
+    shop.a_pod_in_back_off()?;
+    shop.told("all of it is well again");
+    Ok(())
+}
+
+/// A release whose gates are in some namespaces, and its operator.
+struct Shop<'c> {
+    operator: Operator,
+    _release: Release,
+    cluster: &'c Cluster,
+    _quota: Namespace,
+    _anew: Namespace,
+}
+
+impl<'c> Shop<'c> {
+    /// All gates are there with what they hold, and most of them are open.
+    fn open(cluster: &'c Cluster) -> Result<Self> {
+        // Images get second names on its node.
+        cluster.sandbox()?;
+        let namespace = cluster.namespace_named(SHOP)?;
+        let quota = cluster.namespace_named(QUOTA)?;
+        let anew = cluster.namespace_named(ANEW)?;
+        let gates = objects::gates();
+        let release = Release::install_with(cluster, &json!({"replicas": 1, "gates": gates}))?;
+        let operator = Operator::new(namespace, &gates)?;
+        let shop = Self {
+            operator,
+            _release: release,
+            cluster,
+            _quota: quota,
+            _anew: anew,
+        };
+        cluster.kubectl().apply(&objects::well().to_string())?;
+        shop.status_of(SHOP, "done", &complete())?;
+        shop.status_of(ANEW, "anew", &complete())?;
+        Ok(shop)
+    }
+
+    fn told(&self, what: &str) {
+        eprintln!("status: {what} after {:.1} s", self.operator.seconds());
+    }
+
+    /// Writes the status of a Job that no controller looks after.
+    fn status_of(&self, namespace: &str, job: &str, status: &Value) -> Result<()> {
+        let jobs: Api<Job> = Api::namespaced(self.cluster.client(), namespace);
+        let patch = Patch::Merge(json!({"status": status}));
+        block_on(jobs.patch_status(job, &PatchParams::default(), &patch))?;
+        Ok(())
+    }
+
+    fn breaks(&self) -> Result<()> {
+        let kubectl = self.operator.kubectl();
+        let (anew, gone) = (kubectl.in_namespace(ANEW), kubectl.in_namespace(GONE));
+        kubectl
+            .in_namespace(QUOTA)
+            .run("create quota pods --hard=pods=0")?;
+        let kept = objects::kept(&anew.get("deployment anew")?);
+        gone.run(&format!("delete namespace {ANEW} {GONE} --wait=false"))?;
+
+        // Jobs, and what waits for them. The webhooks still see to the waiters.
+        self.cluster
+            .kubectl()
+            .apply(&objects::broken().to_string())?;
+        self.status_of(SHOP, "slow", &running())?;
+        kubectl.apply(&objects::in_the_queue().to_string())?;
+        // Without the webhooks, everything is let through.
+        kubectl.run(
+            "delete mutatingwebhookconfiguration/migration-gate \
+             validatingwebhookconfiguration/migration-gate",
+        )?;
+        for (name, patch) in objects::waiters() {
+            kubectl.run(&format!(
+                "patch deployment {name} --type=json --patch={patch}"
+            ))?;
+        }
+        let stray = objects::stray(&kubectl.get("deployment bystander")?);
+        kubectl.apply(&stray.to_string())?;
+        kubectl.run("label deployment twice held=twice")?;
+
+        // Rights, and then what the server would mend by them.
+        kubectl.run(
+            "delete role/migration-gate-role-wait rolebinding/migration-gate-binding-wait \
+             rolebinding/migration-gate-corrupt-record serviceaccount/account",
+        )?;
+        kubectl.run(
+            "patch configmap migration-gate-immutable --type=merge --patch={\"immutable\":true}",
+        )?;
+        kubectl.run(
+            "patch configmap migration-gate-corrupt --type=merge --patch={\"data\":{\"x\":\"y\"}}",
+        )?;
+
+        // One namespace comes back, with what its applier knows of.
+        kubectl.run(&format!(
+            "wait namespace/{ANEW} namespace/{GONE} --for=delete --timeout=170s"
+        ))?;
+        kubectl.run(&format!("create namespace {ANEW}"))?;
+        anew.apply(&kept.to_string())?;
+        self.status_of(ANEW, "anew", &complete())
+    }
+
+    /// Runs all that was printed, and does by hand what it asks for.
+    fn is_mended(&self, report: &[Trouble]) -> Result<()> {
+        let operator = &self.operator;
+        let of = |code: &str| {
+            let mut troubles = report.iter();
+            troubles
+                .find(|trouble| trouble.code == code)
+                .context("a trouble")
+        };
+        // What the chart made comes first: without the webhooks no change puts a waiter right.
+        let by_chart = ["namespace-missing", "webhook-missing"];
+        for code in by_chart {
+            operator.mends(of(code)?)?;
+        }
+        operator.until("the webhooks", |report| {
+            report["release"]["answers"] == true
+        })?;
+        self.told("the webhooks answer again");
+        let mut failures = Vec::new();
+        for trouble in report {
+            // This one's gate opens later.
+            let later = trouble.place == "Job backoff in status-shop";
+            if later || by_chart.contains(&trouble.code.as_str()) {
+                continue;
+            }
+            let mended = self.before(trouble).and_then(|()| {
+                let shown = operator.mends(trouble)?;
+                self.after(trouble, &shown)
+            });
+            failures.extend(mended.err().map(|error| format!("{error:#}")));
+        }
+        ensure!(failures.is_empty(), "{}", failures.join("\n"));
+        Ok(())
+    }
+
+    /// What a remedy asks for before its command.
+    fn before(&self, trouble: &Trouble) -> Result<()> {
+        let kubectl = self.operator.kubectl();
+        match trouble.place.as_str() {
+            "Job failed in status-shop" => {
+                let log = ["looking for the schema"];
+                ensure!(trouble.details == log, "{:?}", trouble.details);
+                let key =
+                    r#"patch configmap migrated --type=merge --patch={"data":{"failed":"1"}}"#;
+                kubectl.run(key)?;
+            }
+            "Job image in status-shop" => {
+                self.cluster.tag(BUSYBOX, objects::PUSHED)?;
+            }
+            "Job secret in status-shop" => {
+                kubectl.run("create secret generic credentials")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What a command's output tells to do.
+    fn after(&self, trouble: &Trouble, shown: &str) -> Result<()> {
+        let kubectl = self.operator.kubectl();
+        let tells = |part: &str| {
+            ensure!(
+                shown.contains(part),
+                "{trouble:?} shows no `{part}`:\n{shown}"
+            );
+            anyhow::Ok(())
+        };
+        match (trouble.code.as_str(), trouble.place.as_str()) {
+            ("job-of-another-version", _) => {
+                kubectl.apply(&objects::job("other", "2", &json!({})).to_string())?;
+            }
+            ("job-queued", _) => {
+                tells("waiting-for-room")?;
+                // What admits it does this.
+                kubectl
+                    .run(r#"patch job queued --type=merge --patch={"spec":{"suspend":false}}"#)?;
+            }
+            ("job-pod-blocked", "Job volume in status-shop") => {
+                kubectl.apply(&objects::volume().to_string())?;
+            }
+            ("job-slow", _) => {
+                tells("waiting for a lock")?;
+                self.status_of(SHOP, "slow", &complete())?;
+            }
+            ("job-no-pod" | "pods-refused", _) => {
+                // Both show the same quota, which is there for the first.
+                if trouble.code == "pods-refused" {
+                    tells("pods")?;
+                }
+                kubectl
+                    .in_namespace(QUOTA)
+                    .run("delete quota pods --ignore-not-found")?;
+                self.operator
+                    .runs(trouble.commands.get(1).context("a second command")?)?;
+            }
+            ("two-gates", _) => {
+                tells("held: twice")?;
+                kubectl.run("label deployment twice held-")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Somebody who may see the namespace, and nothing else.
+    fn a_reader_of_few_rights_sees_some_of_it(&self) -> Result<()> {
+        let kubectl = self.operator.kubectl();
+        kubectl.run("create serviceaccount reader")?;
+        kubectl.run(&format!(
+            "create rolebinding reader --clusterrole=view --serviceaccount={SHOP}:reader"
+        ))?;
+        let reader = self.cluster.kubectl_as(SHOP, "reader")?;
+        let refused = self
+            .operator
+            .status_as(&reader.kubeconfig, &[])?
+            .failure()?;
+        ensure!(refused.contains("name them with --config"), "{refused}");
+        let config = format!("--config={}", self.operator.config().display());
+        let report = self.operator.report_as(&reader.kubeconfig, &[&config])?;
+        let unread = report["unread"].to_string();
+        for what in [
+            "the installed release",
+            "roles in status-shop",
+            "jobs in status-quota",
+        ] {
+            ensure!(unread.contains(what), "no `{what}` in {unread}");
+        }
+        let codes: Vec<&str> = operator::troubles(&report)
+            .filter_map(|trouble| trouble["code"].as_str())
+            .collect();
+        for code in ["job-failed", "job-suspended", "waiter-stale", "offender"] {
+            ensure!(codes.contains(&code), "no {code} in {codes:?}");
+        }
+        for code in [
+            "waiter-rights",
+            "server-rights",
+            "webhook-missing",
+            "not-installed",
+        ] {
+            ensure!(!codes.contains(&code), "{code} in {codes:?}, unread");
+        }
+        Ok(())
+    }
+
+    /// Its gate opens while the waiter's next start is put off.
+    fn a_pod_in_back_off(&self) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.client(), SHOP);
+        await_list(
+            &pods,
+            "app=backoff",
+            "a pod to be in back-off",
+            PATIENCE,
+            |pods| pods.iter().any(|pod| rests(&json!(**pod))).then_some(()),
+        )?;
+        self.operator
+            .runs("migration-gate record done 1 --gate backoff --yes")?;
+        let found = self.operator.finds("pod-back-off")?;
+        self.operator.mends(&found)?;
+        self.operator.is_well()
+    }
+}
+
+impl Drop for Shop<'_> {
+    fn drop(&mut self) {
+        // What lies in no namespace of the test's. A failure has nobody to go to.
+        let kubectl = self.operator.kubectl();
+        let _ = kubectl.run(&format!("delete {UNNAMED} --ignore-not-found --wait=false"));
+    }
+}
+
+/// Whether a pod's waiter is not started for some seconds yet.
+fn rests(pod: &Value) -> bool {
+    let waiter = &pod["status"]["initContainerStatuses"][0];
+    let restarts = waiter["restartCount"].as_u64().unwrap_or_default();
+    let ended = &waiter["lastState"]["terminated"]["finishedAt"];
+    let ended = ended.as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    let rests_until = ended.map(|at| at + SignedDuration::from_secs(10 << restarts.min(4)));
+    waiter["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        && restarts > 0
+        && rests_until > Some(Timestamp::now() + SignedDuration::from_secs(8))
+}
