@@ -64,11 +64,16 @@ impl Registry {
     }
 
     fn close_least_missed(&self) {
-        let open = self.shared.lock();
+        // The last hold of a connection must not be let go under the lock, which its end takes too.
+        let open: Vec<Arc<Activity>> = {
+            let open = self.shared.lock();
+            open.connections
+                .values()
+                .filter_map(Weak::upgrade)
+                .collect()
+        };
         let least = open
-            .connections
-            .values()
-            .filter_map(Weak::upgrade)
+            .iter()
             .filter(|activity| !activity.is_busy() && !activity.close.is_cancelled())
             .min_by_key(|activity| {
                 let served = activity.served.load(Ordering::Relaxed);
@@ -239,6 +244,40 @@ impl Drop for Busy {
         self.0.touch();
         if self.0.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.shared.idle.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    /// A connection may end while its registry looks for the one to close, which then has the last
+    /// hold of it.
+    #[test]
+    fn connections_may_end_while_one_is_chosen() {
+        let registry = Arc::new(Registry::new(1));
+        let (done, is_done) = channel();
+        for by_caller in [true, false] {
+            let (registry, done) = (Arc::clone(&registry), done.clone());
+            thread::spawn(move || {
+                for _ in 0..50_000 {
+                    if by_caller {
+                        registry.close_least_missed();
+                    } else if let Ok(slot) = Arc::clone(&registry.slots).try_acquire_owned() {
+                        drop(registry.register(slot));
+                    }
+                }
+                let _ = done.send(());
+            });
+        }
+        for _ in 0..2 {
+            is_done
+                .recv_timeout(Duration::from_mins(1))
+                .expect("both wait for one lock");
         }
     }
 }
