@@ -12,9 +12,11 @@
 
 mod answer;
 mod decode;
+mod object;
 mod warnings;
 
 pub use answer::{Answer, ReviewError, answer};
 pub use decode::{
-    API_VERSION, AdmissionRequest, DecodeError, GroupVersionKind, KIND, UserInfo, decode,
+    API_VERSION, AdmissionRequest, DecodeError, GroupVersionKind, KIND, ObjectResult, RequestWith,
+    UserInfo, decode,
 };

@@ -12,6 +12,9 @@ use super::warnings::within_limits;
 use crate::cli::chain;
 use migration_gate_core::decision::{Decision, Rule, Violation};
 
+/// About how many bytes an answer with a patch has.
+const USUAL: usize = 4 * 1024;
+
 /// What an answer says.
 #[derive(Debug)]
 pub enum Answer {
@@ -30,12 +33,12 @@ pub enum ReviewError {
     #[error("the AdmissionReview's request.object is missing")]
     NoObject,
     /// An object in the review can't be read.
-    #[error("the AdmissionReview's request.{field} cannot be read")]
+    #[error("the AdmissionReview's request.{field} cannot be read: {cause}")]
     Object {
         /// `object` or `oldObject`.
         field: &'static str,
         /// What is wrong with it.
-        source: serde_json::Error,
+        cause: String,
     },
     /// A bug in migration-gate.
     #[error("migration-gate failed to decide; its log has the cause under this review's uid")]
@@ -134,7 +137,7 @@ pub fn answer(request: &AdmissionRequest<'_>, answer: &Answer) -> Vec<u8> {
         response,
     };
     // Strings, numbers and lists: there is nothing in it that JSON can't hold.
-    serde_json::to_vec(&review).unwrap_or_default()
+    json(&review).unwrap_or_default()
 }
 
 fn decided<'a>(
@@ -154,11 +157,18 @@ fn decided<'a>(
         response.allowed = false;
         response.status = Some(denial(request, decision));
     } else if !decision.patch.is_empty()
-        && let Ok(patch) = serde_json::to_vec(&decision.patch)
+        && let Ok(patch) = json(&decision.patch)
     {
         response.patch_type = Some("JSONPatch");
         response.patch = Some(STANDARD.encode(patch));
     }
+}
+
+/// A value as JSON, with room for the usual answer from the start.
+fn json(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut text, value)?;
+    Ok(text)
 }
 
 fn denial<'a>(request: &'a AdmissionRequest<'_>, decision: &'a Decision) -> DenialStatus<'a> {

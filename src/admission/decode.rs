@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::object::{self, ObjectValue, is_small};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_core::text::shorten;
 
@@ -15,13 +16,16 @@ pub const API_VERSION: &str = "admission.k8s.io/v1";
 /// The kind of both the question and the answer.
 pub const KIND: &str = "AdmissionReview";
 
-/// The `request` of a review, borrowed from its body.
-///
-/// The objects stay text until somebody asks for them, for most reviews are answered by looking at
-/// their kind, and a review whose object can't be read still has a uid to be answered with.
+/// The `request` of a review, borrowed from its body but for the objects.
+pub type AdmissionRequest<'a> = RequestWith<'a, ObjectResult>;
+
+/// An object, or why it can't be read: such a review still has a uid to be answered with.
+pub type ObjectResult = Result<Value, serde_json::Error>;
+
+/// The `request` of a review, with its objects as `O`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AdmissionRequest<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+pub struct RequestWith<'a, O> {
     /// Names this call; the answer repeats it.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
@@ -42,10 +46,25 @@ pub struct AdmissionRequest<'a> {
     pub user_info: UserInfo<'a>,
     /// Whether nothing will be stored.
     pub dry_run: Option<bool>,
-    #[serde(borrow)]
-    object: Option<&'a RawValue>,
-    #[serde(borrow)]
-    old_object: Option<&'a RawValue>,
+    object: Option<O>,
+    old_object: Option<O>,
+}
+
+impl<'a, O> RequestWith<'a, O> {
+    fn map(self, read: impl Fn(O) -> ObjectResult) -> AdmissionRequest<'a> {
+        RequestWith {
+            uid: self.uid,
+            kind: self.kind,
+            sub_resource: self.sub_resource,
+            name: self.name,
+            namespace: self.namespace,
+            operation: self.operation,
+            user_info: self.user_info,
+            dry_run: self.dry_run,
+            object: self.object.map(&read),
+            old_object: self.old_object.map(&read),
+        }
+    }
 }
 
 /// A `metav1.GroupVersionKind`.
@@ -107,6 +126,19 @@ impl From<serde_json::Error> for DecodeError {
     }
 }
 
+/// A review as the API server sends it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Usual<'a> {
+    #[serde(borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    request: RequestWith<'a, ObjectValue>,
+}
+
+/// Any other body, as far as can be told what it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header<'a> {
@@ -120,8 +152,24 @@ struct Header<'a> {
 
 /// Reads a review.
 ///
-/// Costs one pass over the body and no copy of the objects in it.
+/// Costs one pass over the body of the usual size, and three over others, whose objects are weighed
+/// before memory is given to them.
 pub fn decode(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
+    usual(body).map_or_else(|| any(body), Ok)
+}
+
+/// A review of the usual size in which all is as it should be.
+fn usual(body: &[u8]) -> Option<AdmissionRequest<'_>> {
+    if !is_small(body.len()) {
+        return None;
+    }
+    let review: Usual<'_> = serde_json::from_slice(body).ok()?;
+    let is_review = review.kind == KIND && review.api_version == API_VERSION;
+    (is_review && !review.request.uid.is_empty())
+        .then(|| review.request.map(|ObjectValue(o)| Ok(o)))
+}
+
+fn any(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
     // In two steps: what claims to be something else is told so, whatever is wrong inside of it.
     let header: Header<'_> = serde_json::from_slice(body)?;
     if !is(header.kind, KIND) || !is(header.api_version, API_VERSION) {
@@ -131,11 +179,11 @@ pub fn decode(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
         });
     }
     let request = header.request.ok_or(DecodeError::NoRequest)?;
-    let request: AdmissionRequest<'_> = serde_json::from_str(request.get())?;
+    let request: RequestWith<'_, &RawValue> = serde_json::from_str(request.get())?;
     if request.uid.is_empty() {
         return Err(DecodeError::NoUid);
     }
-    Ok(request)
+    Ok(request.map(object::read))
 }
 
 fn is(value: Option<&RawValue>, expected: &str) -> bool {
@@ -170,14 +218,14 @@ impl AdmissionRequest<'_> {
         self.sub_resource.as_deref().unwrap_or_default()
     }
 
-    /// The object as it would be stored, read anew at each call. `None` where there is none.
-    pub fn object(&self) -> Result<Option<Value>, serde_json::Error> {
-        self.object.map(parse).transpose()
+    /// The object as it would be stored, without `metadata.managedFields`. `None` where there is none.
+    pub fn object(&self) -> Option<Result<&Value, &serde_json::Error>> {
+        self.object.as_ref().map(Result::as_ref)
     }
 
-    /// The object as it is stored, read anew at each call. `None` where there is none.
-    pub fn old_object(&self) -> Result<Option<Value>, serde_json::Error> {
-        self.old_object.map(parse).transpose()
+    /// The object as it is stored, without `metadata.managedFields`. `None` where there is none.
+    pub fn old_object(&self) -> Option<Result<&Value, &serde_json::Error>> {
+        self.old_object.as_ref().map(Result::as_ref)
     }
 
     /// The question as the rules understand it.
@@ -197,62 +245,6 @@ impl AdmissionRequest<'_> {
             old: old.filter(|_| operation == Operation::Update),
         }
     }
-}
-
-/// The most memory that one object may take as values, in bytes.
-///
-/// As values, `[0,0,…]` and `{"":0}` take seventy times the memory that they take as text. What
-/// etcd stores, 1.5 MiB at most, has room for thirty thousand containers, variables and the like,
-/// which is what this allows, and far more than any object has that does something.
-const MOST_MEMORY: usize = 24 * 1024 * 1024;
-
-/// What one value takes, in bytes.
-const VALUE: usize = size_of::<Value>();
-
-fn parse(raw: &RawValue) -> Result<Value, serde_json::Error> {
-    let text = raw.get();
-    if takes_more_than(text, MOST_MEMORY) {
-        return Err(serde::de::Error::custom(format_args!(
-            "it is divided so finely that it takes more than {} MiB of memory",
-            MOST_MEMORY >> 20
-        )));
-    }
-    serde_json::from_str(text)
-}
-
-/// Whether valid JSON takes more memory than that as values, about.
-fn takes_more_than(text: &str, most: usize) -> bool {
-    let most = most / VALUE;
-    // Nothing takes more for its length than an empty list does.
-    if text.len() * 4 <= most {
-        return false;
-    }
-    let (mut count, mut in_string, mut escaped) = (1, false, false);
-    for byte in text.bytes() {
-        count += match byte {
-            _ if escaped => {
-                escaped = false;
-                0
-            }
-            b'\\' => {
-                escaped = in_string;
-                0
-            }
-            b'"' => {
-                in_string = !in_string;
-                0
-            }
-            _ if in_string => 0,
-            // What follows is a value, or a key and its value.
-            b',' => 1,
-            // A key is text of its own, in a place that is larger than a value.
-            b':' => 2,
-            // Both begin with room for a few.
-            b'[' | b'{' => 4,
-            _ => 0,
-        };
-    }
-    count > most
 }
 
 #[cfg(test)]
@@ -294,8 +286,8 @@ mod tests {
         assert_eq!(request.operation(), Some(Operation::Update));
         assert_eq!(request.user_info.username.as_deref(), Some("admin"));
         assert_eq!(request.dry_run, Some(false));
-        assert_eq!(request.object().unwrap(), Some(json!({"a": 1})));
-        assert_eq!(request.old_object().unwrap(), Some(json!({"a": "é🔒"})));
+        assert_eq!(request.object().unwrap().unwrap(), &json!({"a": 1}));
+        assert_eq!(request.old_object().unwrap().unwrap(), &json!({"a": "é🔒"}));
     }
 
     #[test]
@@ -310,8 +302,8 @@ mod tests {
             let request = decode(&body).unwrap();
             assert_eq!(request.operation(), None);
             assert_eq!((request.namespace(), request.sub_resource()), ("", ""));
-            assert_eq!(request.object().unwrap(), None);
-            assert_eq!(request.old_object().unwrap(), None);
+            assert!(request.object().is_none());
+            assert!(request.old_object().is_none());
         }
     }
 
@@ -365,29 +357,6 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_much_memory_is_not_read() {
-        let check = |text: &str, values: usize| {
-            let padded = format!("{text}{}", " ".repeat(4 * text.len()));
-            assert!(!takes_more_than(&padded, values * VALUE), "{text}");
-            assert!(takes_more_than(&padded, (values - 1) * VALUE), "{text}");
-        };
-        check("7", 1);
-        check("[0,0,[1]]", 11);
-        check(r#"{"a":{"b":[true,"x,y[z{"]},"c,":"\\\",[,"}"#, 21);
-        for flood in ["0,", "[0],", "{\"\":0},"] {
-            let text = format!("[{}0]", flood.repeat(400_000));
-            let raw: &RawValue = serde_json::from_str(&text).unwrap();
-            let error = parse(raw).unwrap_err().to_string();
-            assert!(error.contains("more than 24 MiB"), "{error}");
-        }
-        // Thirty thousand variables are fine.
-        let variable = r#"{"name":"VARIABLE","value":"some value"},"#;
-        let text = format!("[{}0]", variable.repeat(30_000));
-        let raw: &RawValue = serde_json::from_str(&text).unwrap();
-        assert!(parse(raw).is_ok());
-    }
-
-    #[test]
     fn an_object_that_is_too_deep_still_leaves_a_uid() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let body = format!(
@@ -395,6 +364,6 @@ mod tests {
         );
         let request = decode(body.as_bytes()).unwrap();
         assert_eq!(request.uid, "u");
-        assert!(request.object().is_err());
+        assert!(request.object().unwrap().is_err());
     }
 }

@@ -43,13 +43,17 @@ impl Webhook {
         let Some(operation) = request.operation() else {
             return Ok(Answer::Skipped);
         };
-        let unreadable = |field| move |source| ReviewError::Object { field, source };
-        let object = request
-            .object()
-            .map_err(unreadable("object"))?
-            .ok_or(ReviewError::NoObject)?;
-        let old = request.old_object().map_err(unreadable("oldObject"))?;
-        let asked = request.as_core(operation, &object, old.as_ref());
+        let unreadable = |field| {
+            move |error: &serde_json::Error| ReviewError::Object {
+                field,
+                cause: error.to_string(),
+            }
+        };
+        let object = request.object().ok_or(ReviewError::NoObject)?;
+        let object = object.map_err(unreadable("object"))?;
+        let old = request.old_object().transpose();
+        let old = old.map_err(unreadable("oldObject"))?;
+        let asked = request.as_core(operation, object, old);
         Ok(Answer::Decided((self.rules)(config, &asked)))
     }
 }

@@ -56,7 +56,7 @@ pub fn check(body: &[u8]) {
         .decode(patch.as_str().unwrap())
         .unwrap();
     let patch: json_patch::Patch = serde_json::from_slice(&patch).unwrap();
-    let mut object = request.object().unwrap().unwrap();
+    let mut object = request.object().unwrap().unwrap().clone();
     json_patch::patch(&mut object, &patch).expect("the patch fits the object");
 
     // Reinvocation has nothing to add, and validation nothing to miss.

@@ -1,7 +1,7 @@
 //! The mutation: held workloads get their waiter.
 
 use json_patch::{AddOperation, MoveOperation, PatchOperation, ReplaceOperation};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::decision::{Decision, Notice, Outcome, Rule, Violation, Warning};
 use super::field::FieldPath;
@@ -308,7 +308,7 @@ fn insert(
 ) -> PatchOperation {
     let path = at.clone().key(field);
     match list(spec, field).len() {
-        0 => add(&path, json!([element])),
+        0 => add(&path, Value::Array(vec![element])),
         len => add(&path.index(index.min(len)), element),
     }
 }
