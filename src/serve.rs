@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod connections;
 mod events;
 pub mod limits;
+mod log;
 pub mod metrics;
 mod process;
 pub mod ready;
@@ -19,7 +20,6 @@ pub mod webhook;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::panic;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -28,9 +28,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tracing::{error, info, warn};
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::certificates::CertificateSource;
 use self::certificates::clients::{ClientArgs, ClientFile};
@@ -105,8 +102,8 @@ pub struct ServeArgs {
 /// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it
 /// can't start or had to cut requests.
 pub fn main(args: ServeArgs) -> ExitCode {
-    let config = match prepare(&args) {
-        Ok(config) => config,
+    let (config, _log) = match prepare(&args) {
+        Ok(prepared) => prepared,
         Err(error) => return cli::finish(Err(error), Exit::Failure),
     };
     let ended = serve(args, config).map_or_else(
@@ -121,40 +118,11 @@ pub fn main(args: ServeArgs) -> ExitCode {
 }
 
 /// Reads the configuration and sets the log up.
-fn prepare(args: &ServeArgs) -> anyhow::Result<Config> {
-    let filter = log_filter(&args.log).with_context(|| format!("--log {}", args.log))?;
+fn prepare(args: &ServeArgs) -> anyhow::Result<(Config, impl Sized + use<>)> {
+    let filter = log::filter(&args.log).with_context(|| format!("--log {}", args.log))?;
     let config = args.config.load()?;
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_target(false)
-        .with_max_level(LevelFilter::TRACE)
-        .with_writer(std::io::stderr)
-        .finish()
-        .with(filter)
-        .init();
-    panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        let cause = panic.payload_as_str();
-        error!(place, cause, "panicked; please report it");
-    }));
-    Ok(config)
-}
-
-/// The filter that the argument names. Not an `EnvFilter`: nothing here filters by spans, and it would
-/// bring a regex engine along.
-///
-/// The HTTP/2 library warns of frames that any client can send, nine bytes each, without end: a line
-/// each would fill the log and leave no time for anything else. So it is silent unless it is named.
-fn log_filter(text: &str) -> Result<Targets, ParseError> {
-    let filter: Targets = text.parse()?;
-    let is_named = filter.iter().any(|(target, _)| target.starts_with("h2"));
-    Ok(if is_named {
-        filter
-    } else {
-        filter.with_target("h2", LevelFilter::OFF)
-    })
+    let log = log::start(filter)?;
+    Ok((config, log))
 }
 
 fn serve(args: ServeArgs, config: Config) -> anyhow::Result<()> {
