@@ -72,6 +72,14 @@ fn an_api_server_that_is_away_for_a_while_is_waited_for() {
 fn an_api_server_that_never_comes_is_waited_for_until_the_deadline() {
     let mut api = FakeApi::start();
     api.stop();
+    // Nothing else takes its place meanwhile.
+    let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+    let address = api
+        .url()
+        .replace("http://", "")
+        .parse()
+        .expect("an address");
+    other.bind(address).expect_err("the port to be kept");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
     let start = "gave up after 1s: the API server did not answer at the end: ";
     terminated(&ended, start, "Connection refused");

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use hyper_util::rt::TokioIo;
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -94,6 +95,9 @@ struct FakeServer {
 pub struct FakeApi {
     shared: Arc<FakeServer>,
     address: SocketAddr,
+    /// Bound to the address, and never listening: while the server is stopped, connections are
+    /// refused, and the port is given to no other socket.
+    _port: TcpSocket,
     server: Option<JoinHandle<()>>,
     folder: tempfile::TempDir,
 }
@@ -106,13 +110,15 @@ impl FakeApi {
             page: usize::MAX,
             ..Store::default()
         };
+        let port = reserve_port().expect("a port");
         let mut this = Self {
             shared: Arc::new(FakeServer {
                 state: Mutex::new(state),
                 changed: Condvar::new(),
                 wake: watch::Sender::new((0, 0)),
             }),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address: port.local_addr().expect("an address"),
+            _port: port,
             server: None,
             folder: tempfile::tempdir().expect("a folder"),
         };
@@ -181,7 +187,6 @@ impl FakeApi {
                 listener => break listener.expect("the port"),
             }
         };
-        self.address = listener.local_addr().expect("an address");
         self.server = Some(spawn(serve(listener, Arc::clone(&self.shared))));
     }
 
@@ -443,6 +448,14 @@ impl FakeServer {
         self.changed.notify_all();
         self.wake.send_modify(|wake| wake.0 += 1);
     }
+}
+
+/// A listener can be bound beside it, as both let the address be used again.
+fn reserve_port() -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    Ok(socket)
 }
 
 /// Aborting this ends every connection, as they live in its set.
