@@ -299,12 +299,7 @@ impl Recorder {
             requirement: several.then(|| self.requirements[requirement].to_string()),
             ..entry
         };
-        // An older Job of the version may change last, as when it is deleted.
-        let age = |entry: &Entry| (entry.completed, entry.uid.clone());
-        let known = self.completed.get(&entry.key());
-        if known.is_none_or(|known| age(known) <= age(&entry)) {
-            self.completed.insert(entry.key(), entry.clone());
-        }
+        keep_latest(&mut self.completed, &entry);
         // While the record can't be written, the newest completions are the ones to keep.
         while self.completed.len() > HISTORY {
             let oldest = self.completed.iter().min_by_key(|(_, e)| e.completed);
@@ -327,9 +322,8 @@ impl Recorder {
                 if let Stored::Present(record) = &self.record
                     && record.immutable
                 {
-                    for (key, entry) in &record.entries {
-                        let completed = self.completed.entry(key.clone());
-                        completed.or_insert_with(|| entry.clone());
+                    for entry in record.entries.values() {
+                        keep_latest(&mut self.completed, entry);
                     }
                 }
                 self.on_record(Stored::Absent);
@@ -358,7 +352,7 @@ impl Recorder {
                 .get(key)
                 .is_some_and(|now| now.abridges(entry))
             {
-                self.completed.insert(key.clone(), entry.clone());
+                keep_latest(&mut self.completed, entry);
             }
         }
     }
@@ -419,5 +413,15 @@ impl Recorder {
                 cause, "the trouble with the {about} is over"
             );
         }
+    }
+}
+
+/// Takes in a completion for one to record, unless a later one of its version is there: an older Job
+/// may change last, as when it is deleted.
+fn keep_latest(completed: &mut BTreeMap<String, Entry>, entry: &Entry) {
+    let key = entry.key();
+    let known = completed.get(&key);
+    if known.is_none_or(|known| known.says_less_than(entry)) {
+        completed.insert(key, entry.clone());
     }
 }

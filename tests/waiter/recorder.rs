@@ -5,8 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use migration_gate::serve::recorder::{self, GateNews, GateReport};
 use migration_gate_core::gates::Config;
+use migration_gate_core::glob::Glob;
 use migration_gate_core::outlook::GateState::{self, Open, Unknown};
-use migration_gate_core::record::HISTORY;
+use migration_gate_core::record::{HISTORY, Write, forget};
 use serde_json::{Value, json};
 
 use crate::client;
@@ -40,12 +41,27 @@ impl RecorderThread {
         events: bool,
         before: impl Fn(GateState) + Send + Sync + 'static,
     ) -> Self {
+        Self::start_of(api, gate_g(deployments), events, before)
+    }
+
+    /// One of a gate that waits for any Job whose name begins so.
+    fn start_for_any(api: &FakeApi) -> Self {
+        let mut config = gate_g(&[]);
+        config.gates[0].job = Glob::parse(&format!("{JOB}-*")).ok();
+        Self::start_of(api, config, true, |_| {})
+    }
+
+    fn start_of(
+        api: &FakeApi,
+        config: Config,
+        events: bool,
+        before: impl Fn(GateState) + Send + Sync + 'static,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let config = Arc::new(gate_g(deployments));
         let news = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let client = runtime.block_on(async { client(api) });
         let report = {
@@ -60,7 +76,13 @@ impl RecorderThread {
             }
         };
         let forever = std::future::pending();
-        runtime.spawn(recorder::run(client, config, events, report, forever));
+        runtime.spawn(recorder::run(
+            client,
+            Arc::new(config),
+            events,
+            report,
+            forever,
+        ));
         Self {
             runtime: Some(runtime),
             news,
@@ -116,7 +138,7 @@ pub(crate) fn gate_g(deployments: &[&str]) -> Config {
     let gate = &mut config.gates[0];
     gate.name = "g".into();
     gate.namespace = "ns".into();
-    gate.job = migration_gate_core::glob::Glob::parse(JOB).ok();
+    gate.job = Glob::parse(JOB).ok();
     gate.deployments = deployments.iter().map(|name| (*name).to_owned()).collect();
     config
 }
@@ -199,6 +221,24 @@ fn has(versions: &[&str]) -> impl Fn(&Value) -> bool {
     move |object| {
         let data = object["data"].as_object();
         data.is_some_and(|data| data.keys().cloned().collect::<BTreeSet<_>>() == versions)
+    }
+}
+
+/// A Job of several, by the end of its name, that completed at this time.
+fn completed_at(end: &str, tag: &str, time: &str) -> (String, Value) {
+    let mut object = job(tag, complete());
+    object["metadata"]["uid"] = json!(end);
+    object["status"]["completionTime"] = json!(time);
+    (format!("{JOB_PATH}-{end}"), object)
+}
+
+/// The Job whose completion is recorded of a version.
+fn recorded_of(version: &str, end: &str) -> impl Fn(&Value) -> bool {
+    let uid = format!(r#""uid":"{end}""#);
+    let version = version.to_owned();
+    move |object| {
+        let entry = object["data"][&version].as_str();
+        entry.is_some_and(|entry| entry.contains(&uid))
     }
 }
 
@@ -447,6 +487,59 @@ fn writes_that_fail_or_are_not_permitted_are_tried_again() {
     api.await_request("patch configmaps");
     api.heal();
     api.await_object(RECORD_PATH, has(&["1", "2"]));
+}
+
+#[test]
+fn the_later_completion_of_a_version_is_recorded_whichever_job_changed_last() {
+    let api = FakeApi::start();
+    api.fail("create", "configmaps");
+    let recorder = RecorderThread::start_for_any(&api);
+    api.await_watches(2);
+    let (older, object) = completed_at("a", "1", "2026-01-01T00:01:00Z");
+    api.put(&older, object);
+    let (later, object) = completed_at("b", "1", "2026-01-01T00:02:00Z");
+    api.put(&later, object);
+    api.delete(&later);
+    api.delete(&older);
+    // What comes after those is known, so they are.
+    let (other, object) = completed_at("c", "2", COMPLETED);
+    api.put(&other, object);
+    recorder.await_report("both versions", |report| report.unrecorded == 2);
+    api.heal();
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
+    let record = api.get(RECORD_PATH).expect("the record");
+    assert!(recorded_of("1", "b")(&record), "{record:#}");
+}
+
+#[test]
+fn of_two_jobs_that_are_there_a_record_that_is_begun_anew_has_the_later_completion() {
+    let api = FakeApi::start();
+    for (end, time) in [("a", "2026-01-01T00:01:00Z"), ("b", "2026-01-01T00:02:00Z")] {
+        let (path, object) = completed_at(end, "1", time);
+        api.put(&path, object);
+    }
+    let _recorder = RecorderThread::start_for_any(&api);
+    api.await_object(RECORD_PATH, recorded_of("1", "b"));
+    api.await_watches(2);
+    api.delete(RECORD_PATH);
+    api.await_object(RECORD_PATH, recorded_of("1", "b"));
+}
+
+#[test]
+fn a_completion_that_was_forgotten_hides_none_that_counts() {
+    let api = FakeApi::start();
+    let nothing = BTreeSet::new();
+    let Some(Write::Create(data)) = forget(None, &nothing, &BTreeSet::from(["b".to_owned()]))
+    else {
+        panic!("nothing to forget");
+    };
+    api.put(RECORD_PATH, json!({"metadata": {}, "data": data}));
+    for (end, time) in [("a", "2026-01-01T00:01:00Z"), ("b", "2026-01-01T00:02:00Z")] {
+        let (path, object) = completed_at(end, "1", time);
+        api.put(&path, object);
+    }
+    let _recorder = RecorderThread::start_for_any(&api);
+    api.await_object(RECORD_PATH, recorded_of("1", "a"));
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use tracing::info;
 
-use super::{GateNews, Recorder, Stored};
+use super::{GateNews, Recorder, Stored, keep_latest};
 use crate::api::observe::{Pacing, backoff};
 use crate::api::{ApiError, records};
 use migration_gate_core::names;
-use migration_gate_core::record::{HISTORY, RecordPatch, Write, next_write};
+use migration_gate_core::record::{Entry, HISTORY, RecordPatch, Write, next_write};
 
 impl Recorder {
     /// Writes until there is nothing to write, or a write fails.
@@ -17,10 +17,13 @@ impl Recorder {
                 Stored::Absent => None,
                 Stored::Present(record) => Some(record),
             };
+            // What was forgotten may be of a later time than what still counts, and must not hide it.
+            let counts =
+                |entry: &Entry| !record.is_some_and(|record| record.has_forgotten(&entry.uid));
+            self.completed.retain(|_, entry| counts(entry));
             // While a Job is there, it is recorded again if the record loses it.
-            for entry in self.entries.values() {
-                let known = self.completed.entry(entry.key());
-                known.or_insert_with(|| entry.clone());
+            for entry in self.entries.values().filter(|entry| counts(entry)) {
+                keep_latest(&mut self.completed, entry);
             }
             if self.refused {
                 if !self.lookout.sees_jobs() {

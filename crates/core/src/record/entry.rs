@@ -265,7 +265,7 @@ impl Entry {
 
     /// Whether another entry is of a later completion, or says more of the same one: releases up to
     /// 0.1 write one image, and their replicas run beside this one's during an upgrade.
-    pub(super) fn says_less_than(&self, other: &Self) -> bool {
+    pub fn says_less_than(&self, other: &Self) -> bool {
         self.age() < other.age() || self.abridges(other)
     }
 
