@@ -1,6 +1,8 @@
 //! The rules, where only a real cluster can show them: controllers at work, appliers of every kind,
 //! subresources.
 
+mod calls;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -13,10 +15,13 @@ use testkit::poll::{Look, until};
 use testkit::process::says;
 use testkit::release::Release;
 
+use self::calls::Calls;
+
 testkit::tests! {
     exclusive:
         an_offender_from_before_is_corrected_and_rolls_out,
         applying_again_restarts_nothing_whoever_applies,
+        each_request_costs_the_calls_that_it_needs,
         what_is_refused_and_what_is_not;
 }
 
@@ -155,6 +160,62 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     let waiter = &stored["spec"]["template"]["spec"]["initContainers"][0];
     ensure!(waiter["resources"]["requests"]["cpu"] == "11m", "{waiter}");
     Ok(())
+}
+
+/// Without pods, whose controllers would make requests of their own.
+fn each_request_costs_the_calls_that_it_needs(cluster: &Cluster) -> Result<()> {
+    let application = cluster.namespace_named(APPLICATION)?;
+    let kubectl = &application.kubectl;
+    let elsewhere = cluster.namespace("calls")?;
+    let _release = Release::install_one(cluster)?;
+    let asleep = |name: &str, env: &str| {
+        deployment(name, env).replace("spec:\n  selector", "spec:\n  replicas: 0\n  selector")
+    };
+    let held = asleep("piefed-web", "");
+    let apply = |manifest: &str| {
+        let options = ["apply", "--server-side", "-f", "-"];
+        let applied = kubectl.output(&options, manifest, Duration::from_secs(90));
+        applied?.success()
+    };
+    let variables: Vec<_> = (0..10)
+        .map(|i| format!("{{name: V{i}, value: x}}"))
+        .collect();
+    let variables = variables.join(", ");
+    let map = |key: &str| {
+        format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: env}}, data: {{{key}: 'true'}}}}"
+        )
+    };
+    let inject: &[_] = &[("inject", 1)];
+    let mut calls = Calls::so_far(cluster.kubectl())?;
+    // The injected object is checked by conditions alone.
+    calls.cost("a held workload", inject, || apply(&held))?;
+    calls.cost("the same again", &[], || apply(&held))?;
+    calls.cost("a label", &[], || {
+        kubectl.run("label deployment/piefed-web note=x")
+    })?;
+    calls.cost("a pause", &[], || {
+        kubectl.run("patch deployment/piefed-web --patch={\"spec\":{\"paused\":true}}")
+    })?;
+    calls.cost("a new template", inject, || {
+        apply(&asleep("piefed-web", &variables))
+    })?;
+    calls.cost("a workload that no gate holds", &[], || {
+        apply(&asleep("redis", &variables))
+    })?;
+    calls.cost("a held name elsewhere", &[], || {
+        elsewhere.kubectl.apply(&asleep("piefed-web", &variables))
+    })?;
+    calls.cost("the variable", &[("pod-specs", 1)], || {
+        elsewhere.kubectl.apply_refused(&asleep("old", FORBIDDEN))
+    })?;
+    calls.cost("a ConfigMap", &[], || kubectl.apply(&map("KEY")))?;
+    calls.cost("the variable's key", &[("forbidden-key", 1)], || {
+        kubectl.apply_refused(&map("PIEFED_INIT_CONTAINER"))
+    })?;
+    calls.cost("its end", &[], || {
+        kubectl.run("delete deployment/piefed-web")
+    })
 }
 
 fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
