@@ -207,6 +207,8 @@ impl<'c> Shop<'c> {
             report["release"]["answers"] == true
         })?;
         self.told("the webhooks answer again");
+        self.is_helms("mutatingwebhookconfiguration")?;
+        self.is_helms("validatingwebhookconfiguration")?;
         let mut failures = Vec::new();
         for trouble in report {
             // This one's gate opens later.
@@ -221,6 +223,20 @@ impl<'c> Shop<'c> {
             failures.extend(mended.err().map(|error| format!("{error:#}")));
         }
         ensure!(failures.is_empty(), "{}", failures.join("\n"));
+        Ok(())
+    }
+
+    /// What isn't annotated as its release's own, `helm uninstall` leaves.
+    fn is_helms(&self, kind: &str) -> Result<()> {
+        let object = self
+            .operator
+            .kubectl()
+            .get(&format!("{kind} migration-gate"))?;
+        let annotations = &object["metadata"]["annotations"];
+        for key in ["release-name", "release-namespace"] {
+            let owner = &annotations[format!("meta.helm.sh/{key}")];
+            ensure!(owner == "migration-gate", "{kind}: {annotations:#}");
+        }
         Ok(())
     }
 

@@ -51,12 +51,15 @@ impl Flags {
 
     /// The command that applies again all that a release of Helm consists of. Of what is there
     /// nothing changes.
+    ///
+    /// Helm itself annotates what it creates, and `helm uninstall` leaves what isn't annotated so:
+    /// webhooks that nobody serves.
     pub fn reapply(&self, release: &str, namespace: &str) -> String {
         let cluster = self.cluster("--kube-context");
+        let (namespace, release) = (quoted(namespace), quoted(release));
         format!(
-            "helm{cluster} -n {} get manifest {} | {}",
-            quoted(namespace),
-            quoted(release),
+            "helm{cluster} -n {namespace} get manifest {release} | kubectl annotate --local -f - -o yaml \
+             meta.helm.sh/release-name={release} meta.helm.sh/release-namespace={namespace} | {}",
             self.kubectl_alone("apply -f -")
         )
     }
@@ -113,7 +116,8 @@ mod tests {
         );
         assert_eq!(
             plain.reapply("gate", "ops"),
-            "helm -n ops get manifest gate | kubectl apply -f -"
+            "helm -n ops get manifest gate | kubectl annotate --local -f - -o yaml \
+             meta.helm.sh/release-name=gate meta.helm.sh/release-namespace=ops | kubectl apply -f -"
         );
         assert_eq!(quoted("it's"), r"'it'\''s'");
     }

@@ -452,7 +452,8 @@ fn what_no_word_says_is_recorded_as_it_is_wanted() {
 
 #[test]
 fn missing_rights_and_accounts_are_troubles() {
-    let chart = "helm -n ops get manifest gate | kubectl apply -f -";
+    let chart = "helm -n ops get manifest gate | kubectl annotate --local -f - -o yaml \
+                 meta.helm.sh/release-name=gate meta.helm.sh/release-namespace=ops | kubectl apply -f -";
     let mut stage = Stage::well();
     stage.namespace.accounts = Some(BTreeSet::new());
     let (level, command) = stage.trouble(TroubleCode::AccountMissing);
@@ -672,7 +673,8 @@ fn troubles_of_the_release() {
         let (_, command) = stage.trouble(code);
         assert!(command.contains(mends), "{code:?}: {command}");
     };
-    let chart = "helm -n ops get manifest gate | kubectl apply -f -";
+    let chart = "helm -n ops get manifest gate | kubectl annotate --local -f - -o yaml \
+                 meta.helm.sh/release-name=gate meta.helm.sh/release-namespace=ops | kubectl apply -f -";
     let replicas = |replicas, ready| {
         Some(Server::Present {
             replicas,
