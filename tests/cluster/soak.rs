@@ -3,9 +3,15 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, orders, waiter};
+use crate::{chart, orders, status, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
-    [orders::soaks(), waiter::soaks(), chart::soaks()].concat()
+    [
+        orders::soaks(),
+        waiter::soaks(),
+        chart::soaks(),
+        status::soaks(),
+    ]
+    .concat()
 }

@@ -7,13 +7,18 @@
 mod objects;
 mod operator;
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use self::objects::{ANEW, GONE, QUOTA, SHOP, UNNAMED};
 use self::operator::{Operator, PATIENCE, Trouble};
@@ -22,10 +27,15 @@ use testkit::cluster::Cluster;
 use testkit::gate::{complete, running};
 use testkit::image::BUSYBOX;
 use testkit::namespace::Namespace;
+use testkit::pki::ClusterAuthority;
 use testkit::release::Release;
 
 testkit::tests! {
     exclusive: each_trouble_is_mended_by_the_command_that_is_printed;
+}
+
+testkit::soaks! {
+    exclusive: a_server_in_trouble_is_mended_by_the_command_that_is_printed;
 }
 
 /// The troubles of gates and of the release's objects that one report shows.
@@ -94,10 +104,21 @@ fn each_trouble_is_mended_by_the_command_that_is_printed(cluster: &Cluster) -> R
     Ok(())
 }
 
+/// Restarts of the server are dear.
+fn a_server_in_trouble_is_mended_by_the_command_that_is_printed(cluster: &Cluster) -> Result<()> {
+    let shop = Shop::open(cluster)?;
+    shop.operator.is_well()?;
+    shop.no_server()?;
+    shop.told("the server is well again");
+    shop.no_service()?;
+    shop.told("its Service is well again");
+    Ok(())
+}
+
 /// A release whose gates are in some namespaces, and its operator.
 struct Shop<'c> {
     operator: Operator,
-    _release: Release,
+    release: Release,
     cluster: &'c Cluster,
     _quota: Namespace,
     _anew: Namespace,
@@ -116,7 +137,7 @@ impl<'c> Shop<'c> {
         let operator = Operator::new(namespace, &gates)?;
         let shop = Self {
             operator,
-            _release: release,
+            release,
             cluster,
             _quota: quota,
             _anew: anew,
@@ -365,6 +386,74 @@ impl<'c> Shop<'c> {
         self.operator.mends(&found)?;
         self.operator.is_well()
     }
+
+    /// No replica, another CA than the server's in the configurations, and a certificate that is
+    /// about to expire.
+    fn no_server(&self) -> Result<()> {
+        let own = self.release.kubectl();
+        own.run("scale deployment migration-gate --replicas=0")?;
+        own.run(
+            "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=120s",
+        )?;
+        let folder = tempfile::tempdir()?;
+        let authority = ClusterAuthority::create(folder.path())?;
+        self.release
+            .trust(&fs::read(authority.pair().certificate)?)?;
+        let secrets: Api<Secret> = Api::namespaced(self.cluster.client(), "migration-gate");
+        let patch = Patch::Merge(json!({"stringData": about_to_expire()?}));
+        let name = "migration-gate-certificate";
+        block_on(secrets.patch(name, &PatchParams::default(), &patch))?;
+        let report = self.operator.finds_all(&[
+            (
+                "server-not-ready",
+                "Deployment migration-gate in migration-gate",
+            ),
+            (
+                "webhook-untrusted",
+                "MutatingWebhookConfiguration migration-gate",
+            ),
+            (
+                "webhook-untrusted",
+                "ValidatingWebhookConfiguration migration-gate",
+            ),
+            (
+                "certificate-expiring",
+                "Secret migration-gate-certificate in migration-gate",
+            ),
+        ])?;
+        let (look, mends): (Vec<_>, Vec<_>) = report
+            .iter()
+            .partition(|trouble| trouble.code == "certificate-expiring");
+        // Both configurations ask for the same restart.
+        let commands: BTreeSet<&String> = mends.iter().filter_map(|t| t.commands.first()).collect();
+        for command in commands {
+            self.operator.runs(command)?;
+        }
+        self.operator.is_well()?;
+        for trouble in look {
+            let said = self.operator.mends(trouble)?;
+            ensure!(said.contains("certificate"), "{said}");
+        }
+        Ok(())
+    }
+
+    /// Its Service is deleted, then its Deployment too.
+    fn no_service(&self) -> Result<()> {
+        let own = self.release.kubectl();
+        own.run("delete service migration-gate")?;
+        // The API server goes on by the connections that it has.
+        own.run("delete pods --selector=app.kubernetes.io/name=migration-gate")?;
+        let one = self.operator.finds("webhook-not-answering")?;
+        own.run("delete deployment migration-gate")?;
+        let other = self.operator.finds("server-missing")?;
+        ensure!(
+            one.commands.first() == other.commands.first(),
+            "{one:?} {other:?}"
+        );
+        self.operator
+            .runs(one.commands.first().context("a command")?)?;
+        self.operator.is_well()
+    }
 }
 
 impl Drop for Shop<'_> {
@@ -385,4 +474,15 @@ fn rests(pod: &Value) -> bool {
     waiter["state"]["waiting"]["reason"] == "CrashLoopBackOff"
         && restarts > 0
         && rests_until > Some(Timestamp::now() + SignedDuration::from_secs(8))
+}
+
+/// A certificate with an hour of its three months left, and its key, as a Secret has them.
+fn about_to_expire() -> Result<Value> {
+    let now = Timestamp::now().as_second();
+    let mut params = CertificateParams::new(vec!["migration-gate.migration-gate.svc".to_owned()])?;
+    params.not_before = OffsetDateTime::from_unix_timestamp(now - 90 * 24 * 3600)?;
+    params.not_after = OffsetDateTime::from_unix_timestamp(now + 3600)?;
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?.pem();
+    Ok(json!({"tls.crt": certificate, "tls.key": key.serialize_pem()}))
 }
