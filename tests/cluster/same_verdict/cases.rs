@@ -147,7 +147,7 @@ pub(super) type Change = (&'static str, fn(&mut PodHolder));
 const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 
 /// What people write, and what other webhooks leave.
-pub(super) const WRITTEN: [Change; 27] = [
+pub(super) const WRITTEN: [Change; 28] = [
     AS_IT_IS,
     ("on its way out", |object| {
         object.metadata()["deletionTimestamp"] = json!("2026-11-26T10:02:59Z");
@@ -239,6 +239,8 @@ pub(super) const WRITTEN: [Change; 27] = [
     }),
     ("variable in a command", |object| {
         object.containers()[0]["command"] = json!(["env", "PIEFED_INIT_CONTAINER=1", "run"]);
+    }),
+    ("variable in arguments", |object| {
         object.containers()[0]["args"] = json!(["--env=MIGRATE_ON_START=x"]);
     }),
     ("variable in a script", |object| {
