@@ -178,7 +178,12 @@ mod tests {
     fn one_that_does_not_end_or_stop() {
         let error = sh("exec sleep 1000", Duration::from_millis(50), 100).unwrap_err();
         assert!(error.starts_with("`sh` has not ended"), "{error}");
-        let closed = sh("exec >&- 2>&-; exec sleep 1000", Duration::from_millis(50), 100).unwrap_err();
+        let closed = sh(
+            "exec >&- 2>&-; exec sleep 1000",
+            Duration::from_millis(50),
+            100,
+        )
+        .unwrap_err();
         assert!(closed.starts_with("`sh` has not ended"), "{closed}");
         let endless = sh("while :; do echo y; done", LONG, 1 << 20).unwrap_err();
         assert!(
