@@ -213,8 +213,13 @@ pub fn inner_mark(text: &str) -> Option<Range<usize>> {
     None
 }
 
-/// Whether a line is blank, a comment or a bare separator.
+/// Whether a line is blank, a comment or a bare separator, and YAML could hold it: nobody else looks
+/// at it once it is passed over.
 fn is_bare(line: &str) -> bool {
+    let is_allowed = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\u{85}');
+    if !line.chars().all(is_allowed) {
+        return false;
+    }
     let line = line.trim_start_matches(MARK).trim();
     line.is_empty() || line.starts_with('#') || line == "---"
 }

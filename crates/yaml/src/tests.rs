@@ -138,6 +138,14 @@ fn documents_are_told_apart_as_kubectl_does() {
         &[json!({"a": 1}), json!({"a": 2, "b": 3}), json!({"a": 4})],
     );
     check("# c\n%YAML 1.2\n---\na: 1\n", &[json!({"a": 1})]);
+    check("# c\u{85}\t\r\n\u{feff}a: 1\n", &[json!({"a": 1})]);
+}
+
+#[test]
+fn a_mark_behind_a_comment_lets_no_control_character_through() {
+    for text in ["# c\u{1}\na: 1\n", "# c\u{1}\n\u{feff}a: 1\n"] {
+        assert!(read(text).is_err(), "{text:?}");
+    }
 }
 
 #[test]
