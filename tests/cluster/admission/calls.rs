@@ -54,9 +54,11 @@ fn counts(kubectl: &Kubectl) -> Result<BTreeMap<String, u64>> {
         else {
             continue;
         };
+        // Other tests have webhooks of other names.
         let name = labels.split("name=\"").nth(1);
-        let name = name.and_then(|rest| rest.split_once(".migration-gate.io\""));
-        let (name, _) = name.with_context(|| format!("a webhook's name in {line}"))?;
+        let Some((name, _)) = name.and_then(|rest| rest.split_once(".migration-gate.io\"")) else {
+            continue;
+        };
         *counts.entry(name.to_owned()).or_default() += count.parse::<u64>()?;
     }
     Ok(counts)
