@@ -154,6 +154,11 @@ fn is_tried(kind: usize, pair: (usize, usize)) -> bool {
     (pair.0 + pair.1) % HeldKind::ALL.len() == kind
 }
 
+/// The kinds that a gate can hold.
+fn held_kinds() -> impl Iterator<Item = &'static PodKind> {
+    HeldKind::ALL.map(HeldKind::pod_kind).into_iter()
+}
+
 fn unheld_kinds() -> impl Iterator<Item = &'static PodKind> {
     let held = HeldKind::ALL.map(HeldKind::pod_kind);
     POD_KINDS.iter().filter(move |kind| !held.contains(kind))
@@ -211,11 +216,7 @@ impl Comparisons {
     }
 
     fn creations(&mut self) {
-        for (index, kind) in HeldKind::ALL
-            .map(HeldKind::pod_kind)
-            .into_iter()
-            .enumerate()
-        {
+        for (index, kind) in held_kinds().enumerate() {
             for (i, name) in NAMES.iter().enumerate() {
                 for (j, change) in WRITTEN.iter().enumerate() {
                     if change.0 == AS_IT_IS.0 || is_tried(index, (i, j)) {
@@ -245,11 +246,7 @@ impl Comparisons {
     }
 
     fn updates(&mut self) -> Result<()> {
-        for (index, kind) in HeldKind::ALL
-            .map(HeldKind::pod_kind)
-            .into_iter()
-            .enumerate()
-        {
+        for (index, kind) in held_kinds().enumerate() {
             for (i, name) in STORED.iter().enumerate() {
                 for (j, change) in UPDATES.iter().enumerate() {
                     if is_tried(index, (i, j)) {

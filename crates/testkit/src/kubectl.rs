@@ -152,19 +152,24 @@ impl Kubectl {
 
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command
-            .envs(NO_COLLECTION)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("KUBECACHEDIR", &self.cache)
-            // Nothing of the user's own set-up may decide a test.
-            .env("KUBERC", "off")
-            .env("HELM_CACHE_HOME", self.cache.join("helm"))
-            .env("HELM_CONFIG_HOME", self.cache.join("helm"))
-            .env("HELM_DATA_HOME", self.cache.join("helm"));
+        self.set_environment(&mut command);
         if let Some(namespace) = &self.namespace {
             command.args(["--namespace", namespace]);
         }
         command
+    }
+
+    /// Lets kubectl and Helm, where a command runs them, go by this cluster, and by nothing of the
+    /// user's own set-up, which may not decide a test.
+    pub fn set_environment(&self, command: &mut Command) {
+        command
+            .envs(NO_COLLECTION)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", &self.cache)
+            .env("KUBERC", "off")
+            .env("HELM_CACHE_HOME", self.cache.join("helm"))
+            .env("HELM_CONFIG_HOME", self.cache.join("helm"))
+            .env("HELM_DATA_HOME", self.cache.join("helm"));
     }
 }
 

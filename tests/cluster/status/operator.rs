@@ -221,13 +221,8 @@ impl Operator {
         let mut shell = Command::new("bash");
         shell
             .args(["-euo", "pipefail", "-c", line])
-            .env("PATH", path)
-            .env("KUBECONFIG", &kubectl.kubeconfig)
-            .env("KUBECACHEDIR", &kubectl.cache)
-            .env("KUBERC", "off")
-            .env("HELM_CACHE_HOME", kubectl.cache.join("helm"))
-            .env("HELM_CONFIG_HOME", kubectl.cache.join("helm"))
-            .env("HELM_DATA_HOME", kubectl.cache.join("helm"));
+            .env("PATH", path);
+        kubectl.set_environment(&mut shell);
         process::run(&mut shell, "", Duration::from_mins(1))
     }
 }
