@@ -2,7 +2,7 @@
 //! each of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -38,32 +38,31 @@ pub(crate) const EVERY_KIND: &str = "waiter-every-kind";
 /// The namespace whose gate waits for a Job with another name in each revision.
 pub(crate) const REVISIONS: &str = "story-revisions";
 
-/// The release; it is uninstalled when the last story that plays here is over.
-pub(crate) struct Stage {
+/// What is there for as long as a story plays.
+struct Scenery {
     // Dropped first: the release's objects lie in the namespaces.
     _release: Release,
-    namespaces: Mutex<BTreeMap<String, Namespace>>,
+    namespaces: BTreeMap<String, Namespace>,
+    players: usize,
+}
+
+/// A story's part in the release, which is uninstalled when the last story that plays is over.
+pub(crate) struct Stage {
+    // Locked while it is set and while it is struck, so that nobody sets it anew beside what is left
+    // of the last.
+    scenery: &'static Mutex<Option<Scenery>>,
 }
 
 impl Stage {
     /// Joins the stories that are being played, or sets the stage for them.
-    pub(crate) fn enter(cluster: &Cluster) -> Result<Arc<Self>> {
-        static STAGE: Mutex<Weak<Stage>> = Mutex::new(Weak::new());
-        let mut stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stage) = stage.upgrade() {
-            return Ok(stage);
+    pub(crate) fn enter(cluster: &Cluster) -> Result<Self> {
+        static SCENERY: Mutex<Option<Scenery>> = Mutex::new(None);
+        let mut scenery = SCENERY.lock().unwrap_or_else(PoisonError::into_inner);
+        match scenery.as_mut() {
+            Some(scenery) => scenery.players += 1,
+            None => *scenery = Some(Scenery::set(cluster)?),
         }
-        let mut namespaces = BTreeMap::new();
-        for name in NAMESPACES {
-            namespaces.insert((*name).to_owned(), cluster.namespace_named(name)?);
-        }
-        let gates: Vec<_> = NAMESPACES.iter().copied().map(gate).collect();
-        let set = Arc::new(Self {
-            _release: Release::install_with(cluster, &json!({"gates": gates}))?,
-            namespaces: Mutex::new(namespaces),
-        });
-        *stage = Arc::downgrade(&set);
-        Ok(set)
+        Ok(Self { scenery: &SCENERY })
     }
 
     /// The application in a story's namespace.
@@ -73,13 +72,42 @@ impl Stage {
 
     /// A namespace with a gate, for whoever asks first.
     pub(crate) fn namespace(&self, name: &str) -> Result<Namespace> {
-        let mut namespaces = self
-            .namespaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        namespaces
-            .remove(name)
+        self.scenery()
+            .as_mut()
+            .and_then(|scenery| scenery.namespaces.remove(name))
             .with_context(|| format!("no namespace {name}"))
+    }
+
+    fn scenery(&self) -> MutexGuard<'static, Option<Scenery>> {
+        self.scenery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let mut scenery = self.scenery();
+        let left = scenery.as_mut().map_or(0, |scenery| {
+            scenery.players -= 1;
+            scenery.players
+        });
+        if left == 0 {
+            *scenery = None;
+        }
+    }
+}
+
+impl Scenery {
+    fn set(cluster: &Cluster) -> Result<Self> {
+        let mut namespaces = BTreeMap::new();
+        for name in NAMESPACES {
+            namespaces.insert((*name).to_owned(), cluster.namespace_named(name)?);
+        }
+        let gates: Vec<_> = NAMESPACES.iter().copied().map(gate).collect();
+        Ok(Self {
+            _release: Release::install_with(cluster, &json!({"gates": gates}))?,
+            namespaces,
+            players: 1,
+        })
     }
 }
 

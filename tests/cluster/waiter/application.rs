@@ -1,6 +1,5 @@
 //! PieFed's stand-in, as one Deployment with one pod, and its Job, in a namespace with a gate.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -60,7 +59,7 @@ pub(super) struct GatedApplication {
     // Dropped first, while the release's webhooks are there.
     namespace: Namespace,
     pods: Api<Pod>,
-    _stage: Option<Arc<Stage>>,
+    _stage: Option<Stage>,
 }
 
 impl GatedApplication {
