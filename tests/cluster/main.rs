@@ -10,6 +10,7 @@ mod first_deployment;
 mod flux;
 mod machine;
 mod orders;
+mod pages;
 mod prefilter;
 mod rendered;
 mod same_verdict;
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
         admission::tests(),
         smoke::tests(),
         machine::tests(),
+        pages::tests(),
     ];
     testkit::harness::run(Suite {
         tests: tests.concat(),

@@ -71,6 +71,7 @@ pub mod rows;
 pub mod sandbox;
 pub mod scene;
 mod schedule;
+pub mod shell;
 pub mod skip;
 pub mod suite;
 pub mod waiter;

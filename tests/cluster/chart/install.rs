@@ -1,16 +1,15 @@
 //! The Install page, by its own commands: from a node without migration-gate to a held Deployment.
 
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::APPLICATION;
+use crate::pages::page;
 use testkit::assets::repository;
 use testkit::cluster::Cluster;
 use testkit::image::MIGRATION_GATE;
-use testkit::process;
+use testkit::shell::Shell;
 
 testkit::tests! {
     exclusive: the_install_pages_commands_install;
@@ -30,35 +29,6 @@ impl Drop for Installed<'_> {
     }
 }
 
-/// A command of a page, and what the page says that it prints.
-struct Shown {
-    command: String,
-    printed: String,
-}
-
-/// The commands of one section, in the order of the page.
-fn commands(page: &str, section: &str) -> Result<Vec<Shown>> {
-    let (_, text) = page
-        .split_once(&format!("\n## {section}\n"))
-        .with_context(|| format!("no section {section}"))?;
-    let text = text.split("\n## ").next().unwrap_or(text);
-    let mut shown: Vec<Shown> = Vec::new();
-    for block in text.split("```console\n").skip(1) {
-        let block = block.split("```").next().unwrap_or(block);
-        for line in block.replace("\\\n", "").lines() {
-            match (line.strip_prefix("$ "), shown.last_mut()) {
-                (Some(command), _) => shown.push(Shown {
-                    command: command.to_owned(),
-                    printed: String::new(),
-                }),
-                (None, Some(last)) => last.printed.push_str(line),
-                (None, None) => {}
-            }
-        }
-    }
-    Ok(shown)
-}
-
 fn the_install_pages_commands_install(cluster: &Cluster) -> Result<()> {
     for name in ["migration-gate", APPLICATION] {
         cluster
@@ -68,29 +38,17 @@ fn the_install_pages_commands_install(cluster: &Cluster) -> Result<()> {
     // What `make image` makes is on the node under another name.
     cluster.tag(MIGRATION_GATE, "docker.io/library/migration-gate:dev")?;
     let _installed = Installed(cluster);
-    let page = fs::read_to_string(repository().join("docs/install.md"))?;
-    let path = format!(
-        "{}:{}",
-        cluster.programs()?.display(),
-        std::env::var("PATH").unwrap_or_default()
-    );
+    let shell = Shell::new(cluster.kubectl(), repository())?;
     let mut ran = 0;
-    for Shown { command, printed } in commands(&page, "A build of your own")? {
-        if command == "make image" {
+    for shown in page::commands("docs/install.md")? {
+        if shown.section != "A build of your own" || shown.command == "make image" {
             continue;
         }
-        let said = process::run(
-            Command::new("sh")
-                .args(["-c", &command])
-                .env("PATH", &path)
-                .env("KUBECONFIG", &cluster.kubectl().kubeconfig)
-                .current_dir(repository()),
-            "",
-            Duration::from_mins(3),
-        )?
-        .success()
-        .with_context(|| command.clone())?;
-        ensure!(said.contains(&printed), "{command}: {said}");
+        let said = shell
+            .run(&shown.command, Duration::from_mins(3))?
+            .success()
+            .with_context(|| shown.command.clone())?;
+        ensure!(said.contains(&shown.printed), "{}: {said}", shown.command);
         ran += 1;
     }
     ensure!(ran == 5, "{ran} commands were run");

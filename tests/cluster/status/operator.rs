@@ -14,6 +14,7 @@ use testkit::kubectl::Kubectl;
 use testkit::namespace::Namespace;
 use testkit::poll::{Look, until};
 use testkit::process::{self, Finished, program};
+use testkit::shell::Shell;
 
 /// How long a trouble may take to show or to go.
 pub(super) const PATIENCE: Duration = Duration::from_mins(3);
@@ -209,21 +210,7 @@ impl Operator {
     }
 
     fn shell(&self, line: &str) -> Result<Finished> {
-        let kubectl = self.kubectl();
-        let folder = |path: &Path| path.parent().map(PathBuf::from).unwrap_or_default();
-        let folders = [&kubectl.program, &kubectl.helm, &program()].map(|path| folder(path));
-        let own = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(
-            std::iter::once(self.folder.path().to_owned())
-                .chain(folders)
-                .chain(std::env::split_paths(&own)),
-        )?;
-        let mut shell = Command::new("bash");
-        shell
-            .args(["-euo", "pipefail", "-c", line])
-            .env("PATH", path);
-        kubectl.set_environment(&mut shell);
-        process::run(&mut shell, "", Duration::from_mins(1))
+        Shell::new(self.kubectl(), self.folder.path())?.run(line, Duration::from_mins(1))
     }
 }
 

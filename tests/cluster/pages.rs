@@ -1,0 +1,245 @@
+//! The commands of README and documentation, run as they stand by somebody who reads the pages one
+//! after the other.
+
+pub(crate) mod page;
+mod reader;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use self::reader::Reader;
+use testkit::assets::repository;
+use testkit::cluster::Cluster;
+
+testkit::tests! {
+    helm: every_command_of_the_pages_is_run_or_accounted_for;
+}
+
+testkit::soaks! {
+    exclusive: the_commands_of_the_pages_run_as_they_stand;
+}
+
+/// The pages whose commands [`Reader`] runs.
+const READ: &[&str] = &[
+    "README.md",
+    "charts/migration-gate/README.md",
+    "docs/gates.md",
+    "docs/integration.md",
+    "docs/monitoring.md",
+    "docs/operating.md",
+    "docs/status.md",
+    "docs/troubleshooting.md",
+    "examples/piefed/README.md",
+];
+
+/// Where a command is run otherwise, or why it can't be run here.
+enum Elsewhere {
+    /// By the test of this name.
+    Test(&'static str),
+    /// Nowhere: it needs this.
+    Needs(&'static str),
+}
+use Elsewhere::{Needs, Test};
+
+/// Pages, and beginnings of commands, that no reader runs.
+const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
+    ("certs/README.md", "kubectl", Needs("cert-manager")),
+    ("certs/README.md", "helm", Needs("cert-manager")),
+    (
+        "certs/README.md",
+        "certs/development.sh",
+        Test("the_script_makes_certificates_that_verify"),
+    ),
+    (
+        "certs/README.md",
+        "cargo run",
+        Test("the_script_makes_certificates_that_verify"),
+    ),
+    (
+        "certs/README.md",
+        "curl",
+        Test("the_script_makes_certificates_that_verify"),
+    ),
+    (
+        "README.md",
+        "make demo",
+        Needs("the build of this very test"),
+    ),
+    (
+        "README.md",
+        "make test",
+        Needs("the machine to itself: this is one of its tests"),
+    ),
+    (
+        "README.md",
+        "make image",
+        Test("the_install_pages_commands_install"),
+    ),
+    ("README.md", "kind load", Needs("kind")),
+    ("docs/review.md", "", Test("what_the_command_line_prints")),
+    (
+        "docs/reliability.md",
+        "cargo test",
+        Needs("the machine to itself: these are soaks"),
+    ),
+    (
+        "docs/platforms.md",
+        "helm install",
+        Test("every_platforms_values_do_what_it_needs"),
+    ),
+    (
+        "docs/platforms.md",
+        "make image",
+        Test("the_install_pages_commands_install"),
+    ),
+    ("docs/platforms.md", "sudo k3s", Needs("k3s")),
+    ("docs/platforms.md", "crane", Needs("a published release")),
+    (
+        "docs/install.md",
+        "make image",
+        Test("the_install_pages_commands_install"),
+    ),
+    (
+        "docs/install.md",
+        "kubectl krew",
+        Needs("a published release"),
+    ),
+    (
+        "docs/install.md",
+        "kubectl migration-gate",
+        Needs("a published release"),
+    ),
+    (
+        "docs/install.md",
+        "kubectl",
+        Test("the_install_pages_commands_install"),
+    ),
+    (
+        "docs/install.md",
+        "helm install migration-gate oci://",
+        Needs("a published release"),
+    ),
+    (
+        "docs/install.md",
+        "helm",
+        Test("the_install_pages_commands_install"),
+    ),
+    ("docs/install.md", "identity=", Needs("a published release")),
+    ("docs/install.md", "issuer=", Needs("a published release")),
+    ("docs/install.md", "cosign", Needs("a published release")),
+    ("docs/install.md", "gh ", Needs("a published release")),
+    ("docs/install.md", "curl", Needs("a published release")),
+    ("docs/install.md", "sha256sum", Needs("a published release")),
+    ("docs/install.md", "tar ", Needs("a published release")),
+    (
+        "docs/install.md",
+        "./migration-gate",
+        Needs("a published release"),
+    ),
+    ("docs/install.md", "docker", Needs("a container engine")),
+    (
+        "examples/piefed/README.md",
+        "image/build-all.sh",
+        Needs("a container engine"),
+    ),
+    (
+        "examples/piefed/README.md",
+        "kustomize edit",
+        Needs("kustomize's own program"),
+    ),
+];
+
+fn elsewhere(page: &str, command: &str) -> Option<&'static Elsewhere> {
+    let mut known = ELSEWHERE.iter();
+    known
+        .find(|(on, begins, _)| *on == page && command.starts_with(begins))
+        .map(|(_, _, elsewhere)| elsewhere)
+}
+
+fn every_command_of_the_pages_is_run_or_accounted_for(_: &Path) -> Result<()> {
+    let root = repository();
+    let mut unknown = Vec::new();
+    for page in pages(root)? {
+        for shown in page::commands(&page)? {
+            if !READ.contains(&&*page) && elsewhere(&page, &shown.command).is_none() {
+                unknown.push(format!("{page}: {}", shown.command));
+            }
+        }
+    }
+    ensure!(
+        unknown.is_empty(),
+        "no test runs these, and `ELSEWHERE` doesn't say why: {unknown:#?}"
+    );
+    let tests = sources(&root.join("tests"))?;
+    for (page, begins, elsewhere) in ELSEWHERE {
+        if let Test(name) = elsewhere {
+            ensure!(
+                tests.contains(&format!("fn {name}(")),
+                "there is no test {name}"
+            );
+        }
+        let needed = page::commands(page)?;
+        ensure!(
+            needed.iter().any(|shown| shown.command.starts_with(begins)),
+            "{page} has no `{begins}` any more"
+        );
+    }
+    Ok(())
+}
+
+/// What people read, but for what is about the repository itself.
+fn pages(root: &Path) -> Result<BTreeSet<String>> {
+    let mut pages: BTreeSet<String> = READ.iter().map(|&page| page.to_owned()).collect();
+    pages.extend(["SECURITY.md", "certs/README.md"].map(str::to_owned));
+    for entry in root.join("docs").read_dir()? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if Path::new(&name)
+            .extension()
+            .is_some_and(|kind| kind == "md")
+        {
+            pages.insert(format!("docs/{name}"));
+        }
+    }
+    Ok(pages)
+}
+
+/// All Rust files below a folder, as one text.
+fn sources(folder: &Path) -> Result<String> {
+    let mut text = String::new();
+    for entry in folder.read_dir()? {
+        let path = entry?.path();
+        if path.is_dir() {
+            text.push_str(&sources(&path)?);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            text.push_str(&std::fs::read_to_string(path)?);
+        }
+    }
+    Ok(text)
+}
+
+fn the_commands_of_the_pages_run_as_they_stand(cluster: &Cluster) -> Result<()> {
+    let reader = Reader::arrives(cluster)?;
+    let mut ran = 0;
+    for page in READ {
+        reader.turns_to(page)?;
+        for shown in page::commands(page)? {
+            if elsewhere(page, &shown.command).is_none() {
+                reader.types(page, &shown.command)?;
+                ran += 1;
+            }
+        }
+    }
+    println!(
+        "{ran} commands of {} pages ran as they stand; not here:",
+        READ.len()
+    );
+    for (page, begins, elsewhere) in ELSEWHERE {
+        match elsewhere {
+            Test(name) => println!("{page}: {begins}: {name} runs it"),
+            Needs(what) => println!("{page}: {begins}: needs {what}"),
+        }
+    }
+    Ok(())
+}
