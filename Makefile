@@ -103,7 +103,7 @@ soak: packages ## The long forms of the tests, one after the other (under an hou
 	cargo test --locked --package migration-gate-core --test model -- --ignored
 	ATTACK_SECONDS=20 $(MAKE) --no-print-directory attacks
 	$(call say,soaks on a cluster (a release build and a control plane at first))
-	cargo test --locked --test cluster -- --soak $(SOAKS)
+	MIGRATION_GATE_TEST_PROMETHEUS=$$(tests/cluster/prometheus.sh) cargo test --locked --test cluster -- --soak $(SOAKS)
 
 .PHONY: sbom
 sbom: packages $(cyclonedx) ## The image's bill of materials, checked against what is linked: target/sbom/migration-gate.cdx.json

@@ -9,6 +9,7 @@ mod chart;
 mod first_deployment;
 mod flux;
 mod machine;
+mod monitoring;
 mod orders;
 mod pages;
 mod prefilter;

@@ -80,6 +80,16 @@ const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
     ("README.md", "kind load", Needs("kind")),
     ("docs/review.md", "", Test("what_the_command_line_prints")),
     (
+        "docs/monitoring.md",
+        "export MIGRATION_GATE_TEST_PROMETHEUS",
+        Test("the_alerts_are_true_and_the_dashboard_shows_it"),
+    ),
+    (
+        "docs/monitoring.md",
+        "GENERATE=1 cargo test",
+        Test("the_alerts_are_true_and_the_dashboard_shows_it"),
+    ),
+    (
         "docs/reliability.md",
         "cargo test",
         Needs("the machine to itself: these are soaks"),

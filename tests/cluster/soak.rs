@@ -3,7 +3,7 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, orders, pages, status, waiter};
+use crate::{chart, monitoring, orders, pages, status, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
@@ -12,6 +12,7 @@ pub(crate) fn soaks() -> Vec<Test> {
         waiter::soaks(),
         chart::soaks(),
         status::soaks(),
+        monitoring::soaks(),
         pages::soaks(),
     ]
     .concat()

@@ -6,6 +6,7 @@
 
 mod objects;
 mod operator;
+mod size;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,6 +23,7 @@ use time::OffsetDateTime;
 
 use self::objects::{ANEW, GONE, QUOTA, SHOP, UNNAMED};
 use self::operator::{Operator, PATIENCE, Trouble};
+use self::size::status_of_a_large_cluster;
 use testkit::client::{await_list, block_on};
 use testkit::cluster::Cluster;
 use testkit::gate::{complete, running};
@@ -36,6 +38,7 @@ testkit::tests! {
 
 testkit::soaks! {
     exclusive: a_server_in_trouble_is_mended_by_the_command_that_is_printed;
+    standalone: status_of_a_large_cluster;
 }
 
 /// The troubles of gates and of the release's objects that one report shows.
