@@ -111,7 +111,10 @@ impl Screen {
             text.push('\n');
         }
         if shown.len() < lines.len() {
-            let more = format!("… and {} more lines\n", lines.len() - shown.len());
+            let more = match lines.len() - shown.len() {
+                1 => "… and 1 more line\n".to_owned(),
+                more => format!("… and {more} more lines\n"),
+            };
             text.push_str(&more);
         }
         text + "\x1b[?2026l"
@@ -127,4 +130,25 @@ fn length(line: &str) -> usize {
             .map_or(0, |(_, rest)| rest.chars().count())
     });
     first + rest.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_no_more_rows_than_the_terminal_however_its_lines_wrap() {
+        let mut screen = Screen::of_width(40);
+        screen.height = 10;
+        let long = screen.paint(&"x".repeat(100), Tone::Bad);
+        let short = "y".to_owned();
+        // Three rows and one: with the line that tells of the rest, and the cursor's, ten.
+        let lines = [&long, &long, &short, &short, &short].map(Clone::clone);
+        let frame = screen.frame(&lines, false);
+        assert_eq!(frame.matches('x').count(), 200, "{frame}");
+        assert_eq!(frame.matches('y').count(), 2, "{frame}");
+        assert!(frame.contains("… and 1 more line"), "{frame}");
+        let last = screen.frame(&lines, true);
+        assert_eq!(last.matches('y').count(), 3, "{last}");
+    }
 }
