@@ -20,7 +20,7 @@ else
 fi
 # A folder of its own: instrumented builds and others would replace each other.
 [ -z "${CARGO_TARGET_DIR-}" ] || export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/fuzz
-for target in review yaml manifests patterns record versions; do
+for target in frames review yaml manifests patterns record versions; do
     echo "==> fuzzing $target for $seconds s"
     mkdir -p "fuzz/corpus/$target"
     # Larger inputs than these find nothing that smaller ones don't, and take longer to find it.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use checks::{manifests, patterns, record, review, versions, yaml};
+use checks::{frames, manifests, patterns, record, review, versions, yaml};
 
 fn each(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -19,6 +19,17 @@ fn each(target: &str, check: fn(&[u8])) {
         count += 1;
     }
     assert!(count > 5, "{count} seeds");
+}
+
+#[test]
+fn every_connection_ends_and_is_answered_in_frames() {
+    each("frames", |bytes| {
+        frames::check(bytes);
+    });
+    // Or none of them would show anything.
+    let answered = frames::check(include_bytes!("../fuzz/seeds/frames/review"));
+    let answered = String::from_utf8_lossy(&answered);
+    assert!(answered.contains(r#""allowed":true"#), "{answered}");
 }
 
 #[test]

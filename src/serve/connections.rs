@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
@@ -110,6 +111,27 @@ impl Listener {
         drop(socket);
         tasks.close();
         tasks.wait().await;
+    }
+}
+
+/// Serves one connection of HTTP/2 to its end, over a stream that needs no handshake, within the
+/// bounds of a [`Listener`]'s connections. How it ended concerns nobody else.
+pub async fn serve_http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    routes: Router,
+    limits: Arc<ClientLimits>,
+    stop: Stop,
+) {
+    let registry = Registry::new(1);
+    let connection = Connection {
+        activity: registry.register(registry.slot().await),
+        tls: None,
+        routes,
+        limits,
+        stop,
+    };
+    if let Err(error) = connection.run_http2(stream).await {
+        debug!(cause = chain(&error), "connection ended");
     }
 }
 

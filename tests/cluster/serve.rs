@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -13,7 +13,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Resource};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -27,9 +27,11 @@ use testkit::poll::{Look, until};
 use testkit::process::Process;
 use testkit::sandbox::Sandbox;
 
+mod faults;
 mod installed;
 mod load;
 
+use self::faults::of_100_000_calls_only_killed_replicas_lose_some;
 use self::installed::Installed;
 use self::load::Load;
 
@@ -39,6 +41,10 @@ testkit::tests! {
         no_call_fails_while_certificates_rotate_and_replicas_roll,
         no_call_fails_while_the_files_of_a_certificate_change,
         a_replica_that_is_killed_costs_few_calls;
+}
+
+testkit::soaks! {
+    exclusive: of_100_000_calls_only_killed_replicas_lose_some;
 }
 
 const ROUNDS: usize = 50;
@@ -297,14 +303,8 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
     let installed = Installed::self_managed(cluster)?;
     let load = Load::start(cluster, &installed.namespace.name);
     load.reaches(500)?;
-    let victim = processes_of("serve")?
-        .into_iter()
-        .find(|(_, arguments)| arguments.contains(&installed.namespace.name))
-        .context("no process of a replica")?
-        .0;
     let before = load.created();
-    let killed = Instant::now();
-    kill_process(victim, Signal::KILL)?;
+    let killed = installed.kills_a_replica()?;
     load.reaches(before + 2000)?;
     let failures = load.failures();
     let last = failures

@@ -149,8 +149,7 @@ fn a_webhook_is_dialled_through_its_service(cluster: &Cluster) -> Result<()> {
 }
 
 fn an_api_server_stops_and_starts(sandbox: &Sandbox) -> Result<()> {
-    let mut control_plane =
-        ControlPlane::start(sandbox, PlaneSettings::bare("stops-and-starts", 0)?)?;
+    let control_plane = ControlPlane::start(sandbox, PlaneSettings::bare("stops-and-starts", 0)?)?;
     let maps: Api<ConfigMap> = Api::all(client(control_plane.admin())?);
     let name = "kube-apiserver-legacy-service-account-token-tracking";
     let list = || {

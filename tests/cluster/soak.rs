@@ -3,7 +3,7 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, monitoring, orders, pages, status, waiter};
+use crate::{chart, monitoring, orders, pages, serve, status, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
@@ -11,6 +11,7 @@ pub(crate) fn soaks() -> Vec<Test> {
         orders::soaks(),
         waiter::soaks(),
         chart::soaks(),
+        serve::soaks(),
         status::soaks(),
         monitoring::soaks(),
         pages::soaks(),

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a check fails by panicking")]
 
+pub mod frames;
 pub mod manifests;
 pub mod patterns;
 pub mod record;

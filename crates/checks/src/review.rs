@@ -18,16 +18,19 @@ struct Arguments {
     limits: ClientLimits,
 }
 
+/// What a client may cost where nothing else is said.
+pub(crate) fn limits() -> ClientLimits {
+    Arguments::parse_from(["serve"]).limits
+}
+
 /// Checks one body.
 ///
 /// # Panics
 ///
 /// When something doesn't hold.
 pub fn check(body: &[u8]) {
-    static REVIEWER: LazyLock<Reviewer> = LazyLock::new(|| {
-        let limits = Arguments::parse_from(["serve"]).limits;
-        Reviewer::new(Arc::default(), Metrics::new(), Arc::new(limits))
-    });
+    static REVIEWER: LazyLock<Reviewer> =
+        LazyLock::new(|| Reviewer::new(Arc::default(), Metrics::new(), Arc::new(limits())));
     let reviewer: &Reviewer = &REVIEWER;
     let Ok(request) = admission::decode(body) else {
         for webhook in [Webhook::MUTATE, Webhook::VALIDATE] {

@@ -258,6 +258,11 @@ impl Cluster {
         self.own()?.control_plane.audit_events_with(word)
     }
 
+    /// Its control plane. Skips the test on a given cluster.
+    pub fn control_plane(&self) -> Result<&ControlPlane> {
+        Ok(&self.own()?.control_plane)
+    }
+
     /// Puts the images in an archive on the node. Skips the test on a given cluster.
     pub fn import(&self, archive: &Path) -> Result<()> {
         self.own()?.node.import(archive)

@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -74,7 +75,7 @@ pub struct ControlPlane {
     service_accounts: Pair,
     // In the order in which they are dropped: whoever depends on another ends before it.
     controllers: Vec<Process>,
-    api_server: Option<Process>,
+    api_server: Mutex<Option<Process>>,
     etcd: Process,
 }
 
@@ -117,7 +118,7 @@ impl ControlPlane {
             webhook_client,
             server,
             controllers: Vec::new(),
-            api_server: None,
+            api_server: Mutex::default(),
             etcd,
         };
         this.admin = this.user("admin", "kubernetes-admin", Some("system:masters"))?;
@@ -158,14 +159,14 @@ impl ControlPlane {
     /// An error if a component that should run doesn't.
     pub fn check(&self) -> Result<()> {
         self.etcd.check()?;
-        self.api_server
+        self.api_server()
             .iter()
             .chain(&self.controllers)
             .try_for_each(Process::check)
     }
 
     /// Starts the API server and waits until it is ready.
-    pub fn start_api_server(&mut self) -> Result<()> {
+    pub fn start_api_server(&self) -> Result<()> {
         let process = self.spawn_api_server()?;
         // A client of this attempt's own: one that met a dead server may hold on to its connection.
         let client = client(&self.admin)?;
@@ -174,13 +175,13 @@ impl ControlPlane {
             let request = hyper::Request::get("/readyz").body(Vec::new())?;
             Ok(block_on(client.request_text(request))?)
         })?;
-        self.api_server = Some(process);
+        *self.api_server() = Some(process);
         Ok(())
     }
 
     /// Stops the API server as an upgrade would: by SIGTERM.
-    pub fn stop_api_server(&mut self) -> Result<()> {
-        self.api_server
+    pub fn stop_api_server(&self) -> Result<()> {
+        self.api_server()
             .take()
             .context("the API server is stopped already")?
             .stop(STOP)
@@ -188,11 +189,16 @@ impl ControlPlane {
 
     /// Ends the API server as a crash would. One that is asked to stop goes on for up to a minute
     /// for the watches that it still serves.
-    pub fn kill_api_server(&mut self) -> Result<()> {
-        self.api_server
+    pub fn kill_api_server(&self) -> Result<()> {
+        self.api_server()
             .take()
             .map(drop)
             .context("the API server is stopped already")
+    }
+
+    fn api_server(&self) -> MutexGuard<'_, Option<Process>> {
+        let process = self.api_server.lock();
+        process.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The requests that the API server has answered or begun to answer, as audit events, oldest

@@ -74,6 +74,17 @@ impl Connection {
         }
     }
 
+    /// Serves what is HTTP/2 without a handshake.
+    pub(super) async fn run_http2(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), ConnectionError> {
+        tokio::select! {
+            result = self.http2(stream) => result,
+            () = self.activity.cut() => Err(ConnectionError::Untaken),
+        }
+    }
+
     async fn serve(self, stream: TcpStream) -> Result<(), ConnectionError> {
         // Answers are one small write each; waiting for more would only delay them.
         let _ = stream.set_nodelay(true);

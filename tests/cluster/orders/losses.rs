@@ -295,7 +295,7 @@ impl World<'_> {
 
     /// What no watch had brought by then, none brings afterwards.
     fn restarts(&self, recorders: &mut Recorders<'_>, quiet: bool) -> Result<()> {
-        let mut plane = self.plane.write().unwrap_or_else(PoisonError::into_inner);
+        let plane = self.plane.write().unwrap_or_else(PoisonError::into_inner);
         if quiet {
             self.await_record()?;
         } else {

@@ -1,15 +1,17 @@
 //! A Deployment of the server that a test can treat as it likes.
 
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use super::manifests;
+use super::{manifests, processes_of};
 use testkit::client::block_on;
 use testkit::cluster::Cluster;
 use testkit::image;
@@ -100,6 +102,18 @@ impl Installed {
             read(pair.key)?
         ))?;
         Ok(())
+    }
+
+    /// Kills one of the replicas, as a node that dies does; answers when that was.
+    pub(super) fn kills_a_replica(&self) -> Result<Instant> {
+        let victim = processes_of("serve")?
+            .into_iter()
+            .find(|(_, arguments)| arguments.contains(&self.namespace.name))
+            .context("no process of a replica")?
+            .0;
+        let killed = Instant::now();
+        kill_process(victim, Signal::KILL)?;
+        Ok(killed)
     }
 
     /// The certificate that the server has made last.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, ResourceExt as _};
 
 use testkit::client::spawn;
 use testkit::cluster::Cluster;
@@ -26,6 +26,7 @@ pub(super) struct Load {
 
 #[derive(Default)]
 struct LoadState {
+    updates: bool,
     over: AtomicBool,
     created: AtomicUsize,
     /// How many callers are at it.
@@ -35,8 +36,20 @@ struct LoadState {
 
 impl Load {
     pub(super) fn start(cluster: &Cluster, namespace: &str) -> Self {
+        Self::of(cluster, namespace, false)
+    }
+
+    /// The same, and what is created is updated, which counts as another.
+    pub(super) fn with_updates(cluster: &Cluster, namespace: &str) -> Self {
+        Self::of(cluster, namespace, true)
+    }
+
+    fn of(cluster: &Cluster, namespace: &str, updates: bool) -> Self {
         let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), namespace);
-        let shared = Arc::<LoadState>::default();
+        let shared = Arc::new(LoadState {
+            updates,
+            ..LoadState::default()
+        });
         for _ in 0..CALLERS {
             let (maps, shared) = (maps.clone(), Arc::clone(&shared));
             shared.callers.fetch_add(1, Ordering::Relaxed);
@@ -110,17 +123,35 @@ impl LoadState {
             },
             ..ConfigMap::default()
         };
+        let params = PostParams::default();
         while !self.over.load(Ordering::Relaxed) {
-            match maps.create(&PostParams::default(), &map).await {
-                Ok(_) => {
-                    self.created.fetch_add(1, Ordering::Relaxed);
+            match self.counted(maps.create(&params, &map)).await {
+                Some(mut created) if self.updates => {
+                    let name = created.name_any();
+                    created.data = Some([("changed".to_owned(), String::new())].into());
+                    self.counted(maps.replace(&name, &params, &created)).await;
                 }
-                Err(error) => {
-                    self.failed(error.to_string());
-                    // As a client would that tries again, rather than count one trouble a thousand
-                    // times.
-                    tokio::time::sleep(BACKOFF).await;
-                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for a request, and counts it as done or failed.
+    async fn counted(
+        &self,
+        request: impl Future<Output = kube::Result<ConfigMap>>,
+    ) -> Option<ConfigMap> {
+        match request.await {
+            Ok(done) => {
+                self.created.fetch_add(1, Ordering::Relaxed);
+                Some(done)
+            }
+            Err(error) => {
+                self.failed(error.to_string());
+                // As a client would that tries again, rather than count one trouble a thousand
+                // times.
+                tokio::time::sleep(BACKOFF).await;
+                None
             }
         }
     }
