@@ -80,10 +80,27 @@ async fn run(args: &StatusArgs, program: &str) -> anyhow::Result<Exit> {
     let flags = flags(args, program);
     let begun = Instant::now();
     let mut printer = StatusPrinter::new(args, cluster.clone());
+    let mut has_looked = false;
     loop {
-        let (config, release, unread) = installation::find(&cluster.client, own.clone()).await?;
-        let gates = meant(args, &config)?;
-        let report = Box::pin(report(&cluster, &config, gates, release, unread, &flags)).await;
+        let left = args
+            .timeout
+            .map(|limit| limit.saturating_sub(begun.elapsed()));
+        let look = Box::pin(look(args, &cluster, own.clone(), &flags));
+        let report = match within(left, look).await {
+            None => {
+                eprintln!("error: --timeout is over, and the cluster has not answered");
+                return Ok(Exit::Failure);
+            }
+            Some(Ok(report)) => report,
+            // Whoever watches sees it through.
+            Some(Err(error)) if has_looked => {
+                eprintln!("error: {error:#}; looking again");
+                tokio::time::sleep(INTERVAL.min(left.unwrap_or(INTERVAL))).await;
+                continue;
+            }
+            Some(Err(error)) => return Err(error),
+        };
+        has_looked = true;
         let timed_out = args
             .timeout
             .is_some_and(|limit| begun.elapsed() + INTERVAL > limit);
@@ -99,6 +116,25 @@ async fn run(args: &StatusArgs, program: &str) -> anyhow::Result<Exit> {
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// What comes of some work, or `None` if it takes longer than that.
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+async fn look(
+    args: &StatusArgs,
+    cluster: &ClusterAccess,
+    own: Option<Config>,
+    flags: &Flags,
+) -> anyhow::Result<StatusReport> {
+    let (config, release, unread) = installation::find(&cluster.client, own).await?;
+    let gates = meant(args, &config)?;
+    Ok(Box::pin(report(cluster, &config, gates, release, unread, flags)).await)
 }
 
 /// What commands are to name, as this one named it.
@@ -117,7 +153,8 @@ fn meant<'c>(args: &StatusArgs, config: &'c Config) -> anyhow::Result<Vec<&'c Ga
     args.scope.gates(config)?;
     let gates = chosen(&config.gates, args.gate.as_deref(), args.scope.namespace());
     if let Some(name) = &args.gate {
-        let known: Vec<&str> = config.gates.iter().map(|gate| gate.name.as_str()).collect();
+        let known = chosen(&config.gates, None, args.scope.namespace());
+        let known: Vec<&str> = known.iter().map(|gate| gate.name.as_str()).collect();
         ensure!(
             !gates.is_empty(),
             "there is no gate {name}, only {}; correct it, or name the file with --config",
@@ -140,8 +177,9 @@ async fn report(
 ) -> StatusReport {
     let reading = Reading::new(&cluster.client, config);
     let mut snapshot = Box::pin(reading.snapshot(gates, release, flags.clone())).await;
-    Box::pin(closer::look(&cluster.client, &mut snapshot)).await;
+    let closer = Box::pin(closer::look(&cluster.client, &mut snapshot)).await;
     unread.extend(reading.unread());
+    unread.extend(closer);
     let at = Timestamp::now();
     StatusReport {
         overview: overview(&snapshot, at),

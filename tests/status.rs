@@ -126,7 +126,7 @@ impl Shops {
         for pod in 0..pods {
             let namespace = format!("shop{n}");
             let spec = template(&namespace)["spec"].clone();
-            let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+            let running = json!({"running": {"startedAt": jiff::Timestamp::now()}});
             self.api.put(
                 &format!("{core}/pods/web-{pod}"),
                 json!({
@@ -209,7 +209,7 @@ fn a_gate_that_is_open_is_shown_as_such() {
         "shop0  shop0      open",
         "Deployment web  2",
         "in-place  open",
-        "Nothing is wrong.",
+        "Nothing is wrong, as far as it could be read.",
     ] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
@@ -255,6 +255,63 @@ fn a_failed_job_is_told_with_the_end_of_its_log_and_the_command() {
         error.contains("there is no gate other, only shop0, shop1"),
         "{error}"
     );
+}
+
+#[test]
+fn a_migration_that_is_started_again_and_again_is_told_with_its_log() {
+    let shops = Shops::well(1);
+    shops.hold(0, 1);
+    shops.job(
+        0,
+        json!({"startTime": "2026-01-01T00:00:00Z", "active": 1, "ready": 0}),
+    );
+    let ended = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+    shops.api.put(
+        "/api/v1/namespaces/shop0/pods/migrate-1",
+        json!({
+            "metadata": {"namespace": "shop0", "labels": {
+                "batch.kubernetes.io/job-name": "migrate",
+                "batch.kubernetes.io/controller-uid": "of-the-job",
+            }},
+            "spec": {"containers": [{"name": "m"}]},
+            "status": {"phase": "Running", "containerStatuses": [{
+                "name": "m", "restartCount": 3, "lastState": ended,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            }]},
+        }),
+    );
+    shops.api.log("migrate-1", "m", "no such table\n");
+    let text = shops.run(&[], 1);
+    for part in [
+        "error[job-crashing]: Job migrate in shop0",
+        "container m has been started 4 times",
+        "  | no such table",
+        "logs -l batch.kubernetes.io/job-name=migrate",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+/// An author of manifests writes to the terminal of an administrator, and moves nothing there.
+#[test]
+fn what_others_have_written_moves_no_cursor() {
+    let shops = Shops::well(1);
+    let gate = json!({"name": "shop0", "namespace": "shop0", "job": "migrate", "deployments": ["web"],
+                      "serviceAccount": "waiter", "version": {"annotation": "v"}});
+    shops.install(&json!({"gates": [gate], "waiter": {"image": "gate:1"}}));
+    shops.hold(0, 1);
+    let mut template = template("shop0");
+    template["metadata"] = json!({"annotations": {"v": "1\u{1b}[2J"}});
+    shops.api.put(
+        "/apis/apps/v1/namespaces/shop0/deployments/web",
+        json!({"metadata": {"namespace": "shop0"}, "spec": {"template": template}, "status": {}}),
+    );
+    let text = shops.run(&[], 1);
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    assert!(text.contains(r"record done $'1\x1b[2J'"), "{text}");
+    let lines = shops.run(&["--watch", "--timeout=1s"], 1);
+    assert!(lines.contains("1\u{fffd}[2J"), "{lines:?}");
+    assert!(!lines.contains('\u{1b}'), "{lines:?}");
 }
 
 #[test]
@@ -423,7 +480,10 @@ fn watching_on_a_terminal_redraws_it_in_place() {
     let frames: Vec<&str> = seen.split("\x1b[H\x1b[J").skip(1).collect();
     assert!(frames.len() > 2, "{seen}");
     let (last, earlier) = frames.split_last().expect("frames");
-    assert!(last.contains("Nothing is wrong."), "{last}");
+    assert!(
+        last.contains("Nothing is wrong, as far as it could be read."),
+        "{last}"
+    );
     for frame in earlier {
         let lines: Vec<String> = frame.lines().map(plain).collect();
         let rows: usize = lines

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::found::{StatusReport, place};
 use migration_gate_core::status::{Diagnosis, GateLine};
+use migration_gate_core::text::printable;
 
 /// Remembers what was printed.
 #[derive(Default)]
@@ -45,6 +46,7 @@ fn lines(report: &StatusReport) -> Vec<String> {
     gates
         .chain(overview.troubles.iter().map(trouble))
         .chain(unread)
+        .map(|line| printable(&line))
         .collect()
 }
 

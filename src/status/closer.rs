@@ -2,7 +2,7 @@
 //! runs during a roll-out, rights, and whether the webhooks answer.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{AsyncReadExt as _, StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -13,17 +13,17 @@ use kube::Client;
 use kube::api::{ListParams, LogParams, Patch};
 use serde_json::{Value, json};
 
-use super::found::text;
+use super::found::{Unread, text};
 use super::reading::each_of;
-use crate::api::Objects;
 use crate::api::objects::workload;
+use crate::api::{ApiError, Objects};
 use migration_gate_core::explain::quoted;
 use migration_gate_core::gates::HeldKind;
 use migration_gate_core::injection::waiter_of;
 use migration_gate_core::job::JobState;
 use migration_gate_core::podspec::list;
 use migration_gate_core::status::{
-    Calling, FAILED_MOUNT, JobSeen, PodSeen, Reduction, Right, Snapshot, WorkloadSeen,
+    Calling, JobSeen, PodSeen, Reduction, Right, Snapshot, WaiterPlace, WorkloadSeen,
     doubtful_rights,
 };
 
@@ -36,20 +36,39 @@ const AT_ONCE: usize = 16;
 /// How long a pod's volumes may take, in seconds.
 const MOUNTING: i64 = 10;
 
+/// What the kubelet and the attacher say of a pod that they can't prepare.
+const UNPREPARED: [&str; 4] = [
+    "FailedMount",
+    "FailedAttachVolume",
+    "FailedMapVolume",
+    "FailedCreatePodSandBox",
+];
+
 /// How much of a log is shown.
 const LOG_LINES: i64 = 5;
 
 /// How much of it is read.
 const LOG_BYTES: usize = 4096;
 
-/// Completes a snapshot. What can't be read stays unknown: it is only for better words.
-pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) {
+/// What could not be read.
+type Gaps = RefCell<BTreeSet<Unread>>;
+
+fn gap(gaps: &Gaps, what: &str, why: &impl ToString) {
+    gaps.borrow_mut().insert(Unread {
+        what: what.to_owned(),
+        why: why.to_string(),
+    });
+}
+
+/// Completes a snapshot. Gives what could not be read, which stays unknown.
+pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) -> Vec<Unread> {
+    let gaps = Gaps::default();
     let (answers, runs, answer, told, unmounted) = futures::join!(
-        rights(client, snapshot),
-        running(client, snapshot),
-        webhooks(client, snapshot),
-        jobs(client, snapshot),
-        unmounted(client, snapshot),
+        rights(client, snapshot, &gaps),
+        running(client, snapshot, &gaps),
+        webhooks(client, snapshot, &gaps),
+        jobs(client, snapshot, &gaps),
+        unprepared(client, snapshot, &gaps),
     );
     snapshot.answers = answers;
     if let Some(release) = &mut snapshot.release {
@@ -65,22 +84,33 @@ pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) {
             pod.blocked = pod.blocked.take().or(unmounted.get(&pod.uid).cloned());
         }
         for job in seen.jobs.iter_mut().flatten() {
-            if let Some((log, refusal)) = told.get(&job.job.uid) {
-                job.log.clone_from(log);
-                job.refusal.clone_from(refusal);
+            if let Some(told) = told.get(&job.job.uid) {
+                job.log.clone_from(&told.log);
+                job.refusal.clone_from(&told.refusal);
+                job.crash.clone_from(&told.crash);
             }
         }
     }
+    gaps.into_inner().into_iter().collect()
 }
 
 /// Asks about the rights that no Role was seen to give. Where that isn't permitted, there are no
 /// answers.
-async fn rights(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<Right, bool> {
+async fn rights(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap<Right, bool> {
     let reviews = Objects::cluster::<SubjectAccessReview>(client);
     let reviews = &reviews;
     let ask = |right: Right| async move {
-        let answer: Value = reviews.create(&review(&right)).await.ok()?;
-        Some((right, answer["status"]["allowed"] == true))
+        match reviews.create::<Value>(&review(&right)).await {
+            Ok(answer) => Some((right, answer["status"]["allowed"] == true)),
+            Err(error) => {
+                gap(
+                    gaps,
+                    "the rights of accounts, where no Role of the chart gives them",
+                    &error,
+                );
+                None
+            }
+        }
     };
     let mut doubtful = doubtful_rights(snapshot).into_iter();
     // Who may not ask once may not ask at all.
@@ -116,7 +146,11 @@ fn review(right: &Right) -> Value {
 }
 
 /// The versions that run of each Deployment that is being rolled out, by its uid.
-async fn running(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<String, Vec<String>> {
+async fn running(
+    client: &Client,
+    snapshot: &Snapshot<'_>,
+    gaps: &Gaps,
+) -> BTreeMap<String, Vec<String>> {
     let held = snapshot
         .namespaces
         .values()
@@ -157,12 +191,14 @@ async fn running(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<String, V
             }
         };
         let sets = Objects::namespaced::<ReplicaSet>(client, namespace);
-        if each_of(&sets, &ListParams::default(), &take).await.is_ok() {
-            for (uid, version) in found.take() {
-                let versions: &mut Vec<String> = runs.entry(uid).or_default();
-                if !versions.contains(&version) {
-                    versions.push(version);
-                }
+        if let Err(error) = each_of(&sets, &ListParams::default(), &take).await {
+            gap(gaps, &format!("replicasets in {namespace}"), &error);
+            continue;
+        }
+        for (uid, version) in found.take() {
+            let versions: &mut Vec<String> = runs.entry(uid).or_default();
+            if !versions.contains(&version) {
+                versions.push(version);
             }
         }
     }
@@ -170,26 +206,38 @@ async fn running(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<String, V
 }
 
 /// What a dry run of a change to a held workload's pod template comes to.
-async fn webhooks(client: &Client, snapshot: &Snapshot<'_>) -> Option<Calling> {
+async fn webhooks(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> Option<Calling> {
+    const WHAT: &str = "whether the webhooks answer";
     snapshot.release.as_ref()?;
     let mut workloads = snapshot
         .namespaces
         .values()
         .flat_map(|n| n.workloads.iter().flatten());
-    let held = workloads.find(|w| !w.gates.is_empty() && w.offences.is_empty())?;
+    let held = workloads.find(|w| {
+        !w.gates.is_empty() && w.offences.is_empty() && w.waiter != WaiterPlace::Windows
+    })?;
     let pods = held.kind.pod_kind();
     let objects = Objects::of(client, workload(pods), Some(&held.namespace));
     let mut change = json!({"metadata": {"annotations": {"migration-gate.io/status": "asked"}}});
     for field in pods.path[..pods.path.len() - 1].iter().rev() {
         change = json!({ *field: change });
     }
-    let answer = objects
-        .try_patch(&held.name, &Patch::Merge(change))
-        .await
-        .ok()?;
+    let answer = match objects.try_patch(&held.name, &Patch::Merge(change)).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            gap(gaps, WHAT, &error);
+            return None;
+        }
+    };
     let message = text(&answer.body["message"]);
-    if message.contains("failed calling webhook") || message.contains("failed to call webhook") {
-        return Some(Calling::Failed(message.to_owned()));
+    let calling = ["failed calling webhook", "failed to call webhook"];
+    if calling.iter().any(|failed| message.contains(failed)) {
+        if message.contains(".migration-gate.io\"") {
+            return Some(Calling::Failed(message.to_owned()));
+        }
+        // Another's, which says nothing about these.
+        gap(gaps, WHAT, &quoted(message));
+        return None;
     }
     if answer.code < 300 {
         let spec = pods.pod_spec(&answer.body).unwrap_or(&Value::Null);
@@ -204,31 +252,48 @@ async fn webhooks(client: &Client, snapshot: &Snapshot<'_>) -> Option<Calling> {
         });
     }
     // Refused, which only they can do if they say so.
-    message
-        .contains(".migration-gate.io\" denied")
-        .then_some(Calling::Good)
+    if message.contains(".migration-gate.io\" denied") {
+        return Some(Calling::Good);
+    }
+    gap(gaps, WHAT, &quoted(message));
+    None
 }
 
-/// The end of each failed Job's log, and what is said of each Job without a pod, by their uids.
-async fn jobs(
-    client: &Client,
-    snapshot: &Snapshot<'_>,
-) -> BTreeMap<String, (Vec<String>, Option<String>)> {
+/// What is said of a Job, and what it says.
+#[derive(Default)]
+struct JobTold {
+    log: Vec<String>,
+    refusal: Option<String>,
+    crash: Option<String>,
+}
+
+/// The end of each log of a Job that has failed or fails again and again, and what is said of each
+/// Job without a pod, by their uids.
+async fn jobs(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap<String, JobTold> {
     let jobs = snapshot
         .namespaces
         .values()
         .flat_map(|n| n.jobs.iter().flatten());
-    let unclear = jobs.filter(|seen| {
-        let failed = matches!(seen.job.state, JobState::Failed { .. });
-        (failed || seen.job.state == JobState::NoPod) && is_asked_for(snapshot, seen)
-    });
-    let looks = unclear.take(MOST).map(|seen| async move {
-        let uid = seen.job.uid.clone();
+    let is_unclear = |seen: &&JobSeen| {
+        let state = &seen.job.state;
+        let is_unclear = matches!(
+            state,
+            JobState::Failed { .. } | JobState::NoPod | JobState::PodNotReady
+        );
+        is_unclear && is_asked_for(snapshot, seen)
+    };
+    let mut unclear: Vec<&JobSeen> = jobs.filter(is_unclear).collect();
+    // Those of today are more likely to be waited for than those of long ago.
+    unclear.sort_by_key(|seen| std::cmp::Reverse(seen.job.created));
+    let looks = unclear.into_iter().take(MOST).map(|seen| async move {
         let told = match seen.job.state {
-            JobState::NoPod => (Vec::new(), refusal(client, seen).await),
-            _ => (log(client, seen).await.unwrap_or_default(), None),
+            JobState::NoPod => JobTold {
+                refusal: refusal(client, seen, gaps).await,
+                ..JobTold::default()
+            },
+            _ => said(client, seen, gaps).await,
         };
-        (uid, told)
+        (seen.job.uid.clone(), told)
     });
     stream::iter(looks)
         .buffer_unordered(AT_ONCE)
@@ -236,8 +301,13 @@ async fn jobs(
         .await
 }
 
-/// What is said of volumes that can't be mounted, by the uids of the pods that wait for them.
-async fn unmounted(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<String, String> {
+/// What is said of volumes that can't be mounted and of networks that can't be set up, by the uids of
+/// the pods that wait for them.
+async fn unprepared(
+    client: &Client,
+    snapshot: &Snapshot<'_>,
+    gaps: &Gaps,
+) -> BTreeMap<String, String> {
     let now = Timestamp::now();
     let waits = |pod: &PodSeen| {
         let patience = SignedDuration::from_secs(MOUNTING);
@@ -250,17 +320,25 @@ async fn unmounted(client: &Client, snapshot: &Snapshot<'_>) -> BTreeMap<String,
     let stuck = namespaces.filter(|(_, seen)| seen.pods.iter().flatten().any(waits));
     let looks = stuck.take(MOST).map(|(namespace, _)| async move {
         let events = Objects::namespaced::<Event>(client, namespace);
-        let params = ListParams::default().fields("reason=FailedMount");
-        events.list::<Value>(&params).await.unwrap_or_default()
+        let params = ListParams::default().fields("involvedObject.kind=Pod,type=Warning");
+        match events.list::<Value>(&params).await {
+            Ok(events) => events,
+            Err(error) => {
+                gap(gaps, &format!("events in {namespace}"), &error);
+                Vec::new()
+            }
+        }
     });
     let events = futures::future::join_all(looks).await;
     let events = events.iter().flatten();
-    let told = events
-        .filter(|event| event["reason"] == "FailedMount")
-        .map(|event| {
-            let uid = text(&event["involvedObject"]["uid"]).to_owned();
-            (uid, format!("{FAILED_MOUNT}{}", text(&event["message"])))
-        });
+    let told = events.filter_map(|event| {
+        let reason = text(&event["reason"]);
+        let uid = text(&event["involvedObject"]["uid"]).to_owned();
+        let message = text(&event["message"]);
+        UNPREPARED
+            .contains(&reason)
+            .then(|| (uid, format!("{reason}: {message}")))
+    });
     told.collect()
 }
 
@@ -274,60 +352,122 @@ fn is_asked_for(snapshot: &Snapshot<'_>, seen: &JobSeen) -> bool {
 }
 
 /// What the Job controller says of pods that it can't create.
-async fn refusal(client: &Client, seen: &JobSeen) -> Option<String> {
+async fn refusal(client: &Client, seen: &JobSeen, gaps: &Gaps) -> Option<String> {
     let events = Objects::namespaced::<Event>(client, &seen.namespace);
     let params = ListParams::default().fields(&format!(
         "involvedObject.uid={},reason=FailedCreate",
         seen.job.uid
     ));
-    let events: Vec<Value> = events.list(&params).await.ok()?;
+    let events: Vec<Value> = match events.list(&params).await {
+        Ok(events) => events,
+        Err(error) => {
+            gap(gaps, &format!("events in {}", seen.namespace), &error);
+            return None;
+        }
+    };
     let mut events = events.iter().rev();
     let of_job = events.find(|event| *text(&event["involvedObject"]["uid"]) == *seen.job.uid)?;
     Some(text(&of_job["message"]).to_owned())
 }
 
-/// The end of the log of the Job's last pod.
-async fn log(client: &Client, seen: &JobSeen) -> Option<Vec<String>> {
+/// The end of the log of the Job's last pod, and how its container ended if it is started again.
+async fn said(client: &Client, seen: &JobSeen, gaps: &Gaps) -> JobTold {
+    let JobSeen { namespace, job, .. } = seen;
+    match pod_of(client, seen).await {
+        Ok(Some(pod)) => {
+            let crash = crash(&pod);
+            if crash.is_none() && !matches!(job.state, JobState::Failed { .. }) {
+                return JobTold::default();
+            }
+            let log = log(client, namespace, &pod).await;
+            let log = log.unwrap_or_else(|error| {
+                gap(
+                    gaps,
+                    &format!("the log of Job {} in {namespace}", job.name),
+                    &error,
+                );
+                Vec::new()
+            });
+            JobTold {
+                log,
+                crash,
+                refusal: None,
+            }
+        }
+        Ok(None) => JobTold::default(),
+        Err(error) => {
+            gap(
+                gaps,
+                &format!("the pods of Job {} in {namespace}", job.name),
+                &error,
+            );
+            JobTold::default()
+        }
+    }
+}
+
+/// The Job's last pod.
+async fn pod_of(client: &Client, seen: &JobSeen) -> Result<Option<Value>, ApiError> {
     let pods = Objects::namespaced::<Pod>(client, &seen.namespace);
     let labels = format!("batch.kubernetes.io/job-name={}", seen.job.name);
-    let mut found: Vec<Value> = pods
-        .list(&ListParams::default().labels(&labels))
-        .await
-        .ok()?;
+    let mut found: Vec<Value> = pods.list(&ListParams::default().labels(&labels)).await?;
     found.retain(|pod| {
         *text(&pod["metadata"]["labels"]["batch.kubernetes.io/controller-uid"]) == *seen.job.uid
     });
-    let pod = found
-        .iter()
-        .max_by_key(|pod| text(&pod["metadata"]["creationTimestamp"]))?;
+    let created = |pod: &Value| text(&pod["metadata"]["creationTimestamp"]).to_owned();
+    Ok(found.into_iter().max_by_key(created))
+}
+
+/// The end of its log: where it is to be started again, of its last run.
+async fn log(client: &Client, namespace: &str, pod: &Value) -> Result<Vec<String>, ApiError> {
+    let Some(container) = failed_container(pod) else {
+        return Ok(Vec::new());
+    };
     let params = LogParams {
-        container: Some(failed_container(pod)?.to_owned()),
+        container: Some(container.to_owned()),
         tail_lines: Some(LOG_LINES),
         ..LogParams::default()
     };
+    let pods = Objects::namespaced::<Pod>(client, namespace);
+    let log = pods.log(text(&pod["metadata"]["name"]), &params).await?;
     let mut bytes = Vec::new();
-    let log = pods
-        .log(text(&pod["metadata"]["name"]), &params)
-        .await
-        .ok()?;
-    let mut log = log.take(LOG_BYTES as u64);
-    log.read_to_end(&mut bytes).await.ok()?;
+    // What was read by then is better than nothing.
+    let _ = log.take(LOG_BYTES as u64).read_to_end(&mut bytes).await;
     let text = String::from_utf8_lossy(&bytes);
-    Some(text.lines().map(quoted).collect())
+    Ok(text.lines().map(quoted).collect())
+}
+
+fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    lists
+        .into_iter()
+        .flat_map(|field| list(&pod["status"], field))
+}
+
+/// How a container ended whose next start is put off.
+fn crash(pod: &Value) -> Option<String> {
+    let crashing = |c: &&Value| c["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    let container = statuses(pod).find(crashing)?;
+    let ended = &container["lastState"]["terminated"];
+    let reason = text(&ended["reason"]);
+    Some(format!(
+        "Pod {}: container {} has been started {} times; it ended with exit code {} ({reason})",
+        text(&pod["metadata"]["name"]),
+        text(&container["name"]),
+        container["restartCount"].as_u64().unwrap_or_default() + 1,
+        ended["exitCode"].as_i64().unwrap_or_default(),
+    ))
 }
 
 /// The first container that ended badly, else the first.
 fn failed_container(pod: &Value) -> Option<&str> {
-    let status = &pod["status"];
-    let lists = ["initContainerStatuses", "containerStatuses"];
-    let mut statuses = lists.iter().flat_map(|field| list(status, field));
     let bad = |c: &&Value| {
-        c["state"]["terminated"]["exitCode"]
-            .as_i64()
-            .is_some_and(|code| code != 0)
+        let ended = [&c["state"]["terminated"], &c["lastState"]["terminated"]];
+        let mut codes = ended.iter().filter_map(|ended| ended["exitCode"].as_i64());
+        codes.next().is_some_and(|code| code != 0)
     };
-    let failed = statuses
-        .find(bad)
-        .and_then(|container| container["name"].as_str());
-    failed.or_else(|| pod["spec"]["containers"][0]["name"].as_str())
+    let failed = statuses(pod).find(bad);
+    failed
+        .and_then(|container| container["name"].as_str())
+        .or_else(|| pod["spec"]["containers"][0]["name"].as_str())
 }

@@ -14,7 +14,7 @@ pub(super) struct StatusReport {
 }
 
 /// Something that could not be read, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Unread {
     /// What.
     pub(super) what: String,

@@ -7,6 +7,7 @@ use migration_gate_core::explain::duration;
 use migration_gate_core::status::{
     Diagnosis, GateLine, Grade, InstallationLine, JobLine, Passage, PodLine,
 };
+use migration_gate_core::text::printable;
 
 /// How many gates are shown with all about them, without being asked for one by one.
 const FEW: usize = 5;
@@ -48,7 +49,7 @@ pub(super) fn lines(
     }
     page.unread(&report.unread);
     page.blank();
-    page.end(&overview.troubles);
+    page.end(&overview.troubles, report.unread.is_empty());
     page.lines
 }
 
@@ -124,7 +125,9 @@ impl Sheet<'_> {
         let room = self.screen.width().saturating_sub(indent.len());
         let mut line = String::new();
         let mut broken = Vec::new();
-        for word in text.split(' ') {
+        let text = printable(text);
+        let most = self.screen.table_width().saturating_sub(indent.len());
+        for word in text.split(' ').flat_map(|word| pieces(word, most)) {
             let length = line.chars().count() + 1 + word.chars().count();
             if !line.is_empty() && length > room {
                 broken.push(std::mem::take(&mut line));
@@ -132,7 +135,7 @@ impl Sheet<'_> {
             if !line.is_empty() {
                 line.push(' ');
             }
-            line.push_str(word);
+            line.push_str(&word);
         }
         broken.push(line);
         for line in broken {
@@ -142,7 +145,11 @@ impl Sheet<'_> {
     }
 
     /// A table, whose widest columns are cut where the screen ends.
-    fn table(&mut self, indent: &str, titles: &[&str], rows: &[Vec<Cell>]) {
+    fn table(&mut self, indent: &str, titles: &[&str], mut rows: Vec<Vec<Cell>>) {
+        for (text, _) in rows.iter_mut().flatten() {
+            *text = printable(text);
+        }
+        let rows = &rows;
         let columns = 0..titles.len();
         let length = |text: &str| text.chars().count();
         let mut widths: Vec<usize> = columns
@@ -192,6 +199,7 @@ impl Sheet<'_> {
                 let jobs: Vec<String> = gate.jobs.iter().map(job).collect();
                 let record = match &gate.record {
                     Some(record) => record.last.clone().unwrap_or_else(|| "empty".to_owned()),
+                    None if gate.state == Passage::Unknown => "?".to_owned(),
                     None => "none".to_owned(),
                 };
                 let ready = gate.workloads.iter().map(|w| w.ready).sum::<u64>();
@@ -216,7 +224,7 @@ impl Sheet<'_> {
             "READY",
             "WAITING",
         ];
-        self.table("", &titles, &rows);
+        self.table("", &titles, rows);
     }
 
     fn gate(&mut self, gate: &GateLine) {
@@ -249,7 +257,9 @@ impl Sheet<'_> {
             })
             .collect();
         let titles = ["WORKLOAD", "WANTS", "RUNS", "READY", "WAITER", "NEW PODS"];
-        self.table("  ", &titles, &rows);
+        if !rows.is_empty() {
+            self.table("  ", &titles, rows);
+        }
         let mut told: Vec<&str> = Vec::new();
         for why in gate.workloads.iter().flat_map(|workload| &workload.why) {
             if !told.contains(&why.as_str()) {
@@ -279,7 +289,7 @@ impl Sheet<'_> {
             })
             .collect();
         let titles = ["WAITING POD", "WANTS", "FOR", "GIVES UP IN", "RESTARTS"];
-        self.table("  ", &titles, &rows);
+        self.table("  ", &titles, rows);
         if pods.len() > MOST_PODS {
             let more = format!("  … and {} more", pods.len() - MOST_PODS);
             self.lines.push(more);
@@ -302,8 +312,8 @@ impl Sheet<'_> {
         for remedy in &trouble.remedies {
             self.sentence("  ", &remedy.text, None);
             if let Some(command) = &remedy.command {
-                self.lines
-                    .push(format!("    {}", self.screen.paint(command, Tone::Strong)));
+                let command = self.screen.paint(&printable(command), Tone::Strong);
+                self.lines.push(format!("    {command}"));
             }
         }
     }
@@ -317,7 +327,7 @@ impl Sheet<'_> {
         }
     }
 
-    fn end(&mut self, troubles: &[Diagnosis]) {
+    fn end(&mut self, troubles: &[Diagnosis], is_all_read: bool) {
         let count = |level| {
             troubles
                 .iter()
@@ -330,7 +340,11 @@ impl Sheet<'_> {
             count => format!("{count} {word}s"),
         };
         let (text, tone) = match (errors, warnings) {
-            (0, 0) => ("Nothing is wrong.".to_owned(), Tone::Good),
+            (0, 0) if is_all_read => ("Nothing is wrong.".to_owned(), Tone::Good),
+            (0, 0) => {
+                let text = "Nothing is wrong, as far as it could be read.";
+                (text.to_owned(), Tone::Doubtful)
+            }
             (0, _) => (of(warnings, "warning") + ".", Tone::Doubtful),
             (_, 0) => (of(errors, "error") + ".", Tone::Bad),
             _ => {
@@ -340,6 +354,16 @@ impl Sheet<'_> {
         };
         self.sentence("", &text, Some(tone));
     }
+}
+
+/// A word in parts of so many characters at most.
+fn pieces(word: &str, most: usize) -> Vec<String> {
+    let characters: Vec<char> = word.chars().collect();
+    if characters.len() <= most {
+        return vec![word.to_owned()];
+    }
+    let parts = characters.chunks(most.max(1));
+    parts.map(|part| part.iter().collect()).collect()
 }
 
 /// A text of so many characters at most.
@@ -392,6 +416,7 @@ mod tests {
         page.gate(&gate);
         page.sentence("  ", &format!("{long} waits for {long}. ").repeat(3), None);
         page.sentence("", &"word ".repeat(40), Some(Tone::Bad));
+        page.sentence("  | ", &"x".repeat(300), None);
         assert!(page.lines.len() > 12, "{:#?}", page.lines);
         for line in &page.lines {
             assert!(plain(line).chars().count() <= 80, "{line}");

@@ -45,19 +45,29 @@ pub(super) async fn find(
         ),
         (None, several) => bail!(
             "several releases are installed ({}); name the gates of one with --config",
-            several
-                .iter()
-                .map(installed::place)
-                .collect::<Vec<_>>()
-                .join(", ")
+            places(several)
         ),
     };
-    let Some(config_map) = found.first() else {
-        return Ok((config, None, Vec::new()));
+    let config_map = match found.as_slice() {
+        [] => return Ok((config, None, Vec::new())),
+        [one] => one,
+        // The configuration says nothing of which it is meant to be.
+        several => {
+            let unread = Unread {
+                what: "the release of these gates".to_owned(),
+                why: format!("several are installed ({})", places(several)),
+            };
+            return Ok((config, Some(Installation::default()), vec![unread]));
+        }
     };
     let mut unread = Vec::new();
     let release = release(client, config_map, &mut unread).await;
     Ok((config, Some(release), unread))
+}
+
+fn places(releases: &[Value]) -> String {
+    let places: Vec<String> = releases.iter().map(installed::place).collect();
+    places.join(", ")
 }
 
 async fn release(client: &Client, config_map: &Value, unread: &mut Vec<Unread>) -> Installation {

@@ -171,12 +171,14 @@ impl<'c> Reading<'c> {
         }
         let namespaces = &namespaces;
         let each = names.iter().map(|name| async move {
-            // It is only for better words, so an error is not worth telling.
-            if let Ok(found) = namespaces.get::<Value>(name).await
-                && let Some(seen) = into.borrow_mut().get_mut(*name)
-            {
-                seen.absent = found.is_none();
-                seen.created = found.as_ref().and_then(created);
+            match namespaces.get::<Value>(name).await {
+                Ok(found) => {
+                    if let Some(seen) = into.borrow_mut().get_mut(*name) {
+                        seen.absent = found.is_none();
+                        seen.created = found.as_ref().and_then(created);
+                    }
+                }
+                Err(error) => self.cannot(format!("namespace {name}"), &error),
             }
         });
         stream::iter(each)
@@ -351,6 +353,8 @@ pub(super) async fn each_of(
         }
         match page.metadata.next() {
             None => return Ok(()),
+            // It would never end.
+            next if next == params.continue_token => return Ok(()),
             next => params.continue_token = next,
         }
     }

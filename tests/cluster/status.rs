@@ -63,7 +63,7 @@ const TOGETHER: &[(&str, &str)] = &[
         "ServiceAccount migration-gate/migration-gate in status-shop",
     ),
     ("namespace-missing", "Namespace status-gone"),
-    ("namespace-new", "Namespace status-anew in status-anew"),
+    ("namespace-new", "Namespace status-anew"),
     (
         "record-corrupt",
         "ConfigMap migration-gate-corrupt in status-shop",

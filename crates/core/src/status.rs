@@ -23,8 +23,8 @@ pub use diagnosis::{Diagnosis, Grade, Remedy, TroubleCode};
 pub use grants::{Grants, Right};
 pub use records::doubtful_rights;
 pub use seen::{
-    Applier, Calling, Certificate, CertificateMaker, FAILED_MOUNT, Installation, JobSeen, Lean,
-    NamespaceSeen, PodSeen, Reduction, Server, Snapshot, Webhooks, WorkloadSeen,
+    Applier, Calling, Certificate, CertificateMaker, Installation, JobSeen, Lean, NamespaceSeen,
+    PodSeen, Reduction, Server, Snapshot, WaiterPlace, Webhooks, WorkloadSeen,
 };
 
 use crate::gates::Gate;
@@ -87,11 +87,19 @@ pub enum Passage {
     Failed,
     /// The gate holds nothing that is there.
     Unused,
-    /// Jobs or workloads could not be read.
+    /// Jobs, workloads or the record could not be read, or a waiter goes by something else.
     Unknown,
 }
 
 impl Passage {
+    /// That of a gate of which this is known, and one workload can't be judged.
+    fn or_doubtful(self) -> Self {
+        match self {
+            Self::Open | Self::Unused | Self::Unknown => Self::Unknown,
+            known => known,
+        }
+    }
+
     /// The word for people and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::text::printable;
+
 /// What has to stand in a command so that it reaches the cluster that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
@@ -78,13 +80,25 @@ pub(super) fn retried(now: Timestamp) -> String {
     format!("migration-gate.io/retried={}", now.as_second())
 }
 
-/// A word as a shell takes it.
+/// A word as a shell takes it, and as a terminal may be shown it.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
+    } else if printable(word) != word {
+        // As bash, zsh and ksh take what can't be written as it is.
+        let escaped: String = word.bytes().map(escaped).collect();
+        format!("$'{escaped}'")
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn escaped(byte: u8) -> String {
+    match byte {
+        b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        byte => format!("\\x{byte:02x}"),
     }
 }
 
@@ -120,5 +134,6 @@ mod tests {
              meta.helm.sh/release-name=gate meta.helm.sh/release-namespace=ops | kubectl apply -f -"
         );
         assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("1\u{1b}[2J'ä"), r"$'1\x1b[2J\'\xc3\xa4'");
     }
 }

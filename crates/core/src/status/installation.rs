@@ -27,12 +27,21 @@ pub(super) fn line(release: &Installation) -> InstallationLine {
         version: release.version.clone(),
         replicas,
         ready,
-        answers: release
-            .answer
-            .as_ref()
-            .map(|answer| *answer == Calling::Good),
+        // Where one isn't there, nothing of it can answer.
+        answers: if lacks_webhooks(release) {
+            Some(false)
+        } else {
+            let answer = release.answer.as_ref();
+            answer.map(|answer| *answer == Calling::Good)
+        },
         certificate_expires: release.certificate.as_ref().and_then(|c| c.not_after),
     }
+}
+
+/// Whether a webhook configuration is not there, or has no webhooks.
+fn lacks_webhooks(release: &Installation) -> bool {
+    let mut found = release.webhooks.values();
+    found.any(|found| found.as_ref().is_none_or(|found| found.bundles.is_empty()))
 }
 
 pub(super) fn diagnose(snapshot: &Snapshot<'_>, now: Timestamp) -> Vec<Diagnosis> {
@@ -49,7 +58,7 @@ pub(super) fn diagnose(snapshot: &Snapshot<'_>, now: Timestamp) -> Vec<Diagnosis
         now,
     };
     // A replica is ready only while webhooks are there that trust it.
-    let waits_for_webhooks = release.webhooks.values().any(Option::is_none)
+    let waits_for_webhooks = lacks_webhooks(release)
         && matches!(&release.server, Some(Server::Present { replicas, .. }) if *replicas > 0);
     let server = case.server().filter(|_| !waits_for_webhooks);
     let mut troubles: Vec<Diagnosis> = server.into_iter().collect();
@@ -121,12 +130,12 @@ impl InstallationCase<'_> {
     fn webhook(&self, kind: &str, found: Option<&Webhooks>) -> Option<Diagnosis> {
         let name = &self.release.name;
         let object = format!("{kind} {name}");
-        let Some(found) = found else {
+        let Some(found) = found.filter(|found| !found.bundles.is_empty()) else {
             let cause = match kind {
                 "MutatingWebhookConfiguration" => {
-                    "It is not there, so held workloads get no waiter."
+                    "It is not there, or has no webhooks, so held workloads get no waiter."
                 }
-                _ => "It is not there, so nothing is refused.",
+                _ => "It is not there, or has no webhooks, so nothing is refused.",
             };
             let mut start = Diagnosis::new(Code::WebhookMissing, object, cause);
             start.namespace = None;

@@ -1,7 +1,7 @@
 //! What is wrong with a gate's Jobs, as far as workloads wait for them.
 
 use super::commands::{quoted, retried};
-use super::diagnosis::{Diagnosis, TroubleCode as Code};
+use super::diagnosis::{Diagnosis, Grade, TroubleCode as Code};
 use super::passage::{Decided, View};
 use super::seen::{Applier, FAILED_MOUNT, JobSeen, WorkloadSeen};
 use crate::explain::{self, duration};
@@ -67,9 +67,12 @@ fn of_waiting(
         What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => case.other(),
         What::Suspended { queue } => case.suspended(queue.as_deref()),
         What::NoPod => case.no_pod()?,
-        What::PodNotReady { .. } => case.pod_blocked().or_else(|| case.slow())?,
+        What::PodNotReady { .. } => case
+            .pod_blocked()
+            .or_else(|| case.crashing())
+            .or_else(|| case.slow())?,
         What::Running { .. } | What::BetweenAttempts { .. } | What::Succeeding | What::Failing => {
-            case.slow()?
+            case.crashing().or_else(|| case.slow())?
         }
         What::Empty => case.again(
             Code::JobEmpty,
@@ -126,29 +129,63 @@ impl JobCase<'_> {
             .seen
             .map(|seen| seen.log.as_slice())
             .unwrap_or_default();
-        let start = self.start(Code::JobFailed).with(details);
+        let mut start = self.start(Code::JobFailed).with(details);
+        // It doesn't end by itself, whoever is the next to wait.
+        start.level = Grade::Error;
         let start = start.advise("Correct what made it fail; the end of its log says more:");
         self.rerun(start)
     }
 
     fn missing(&self) -> Diagnosis {
+        let start = self.start(Code::JobMissing);
+        self.unless_done(start.advise("Apply the migration Job."))
+    }
+
+    /// Whether the gate names this very Job.
+    fn is_asked_for_by_name(&self) -> bool {
+        let name = self.job();
+        let requirements = self.view.gate.requirements();
+        let mut sources = requirements.iter().flat_map(|of| &of.any_of);
+        sources.any(|source| source.exact_name() == Some(name.as_str()))
+    }
+
+    /// With what says that the wanted version is migrated already.
+    fn unless_done(&self, start: Diagnosis) -> Diagnosis {
         let (done, migrated) = match self.wanted.word() {
             Some(word) => (quoted(word), self.wanted.version()),
             None => ("--wanted".to_owned(), "all that the gate holds".to_owned()),
         };
         let done = format!("record done {done} --yes");
         let gate = &self.view.gate.name;
-        self.start(Code::JobMissing)
-            .advise("Apply the migration Job.")
-            .mend(
-                format!("If {migrated} was migrated already, say so:"),
-                self.view.snapshot.flags.own(&done, gate),
-            )
+        start.mend(
+            format!("If {migrated} was migrated already, say so:"),
+            self.view.snapshot.flags.own(&done, gate),
+        )
+    }
+
+    fn crashing(&self) -> Option<Diagnosis> {
+        let seen = self.seen?;
+        let crash = seen.crash.as_deref()?;
+        let details: Vec<String> = std::iter::once(explain::quoted(crash))
+            .chain(seen.log.iter().cloned())
+            .collect();
+        let job = quoted(&self.job());
+        Some(self.start(Code::JobCrashing).with(&details).mend(
+            "See all that it says, and correct what makes it fail:",
+            self.kubectl(&format!(
+                "logs -l batch.kubernetes.io/job-name={job} --all-containers --prefix --tail=20"
+            )),
+        ))
     }
 
     fn other(&self) -> Diagnosis {
         let job = quoted(&self.job());
         let start = self.start(Code::JobOfAnotherVersion);
+        if !self.is_asked_for_by_name() {
+            // Each version has a Job of its own, and this one is not the wanted one's.
+            return self
+                .unless_done(start.advise("Apply the migration Job of the wanted version."));
+        }
         let text = "A Job's template can't be changed, so the Job has to be made anew. Delete it";
         let delete = self.kubectl(&format!("delete job {job}"));
         match self.seen.map(|seen| &seen.applier) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::seen::{JobSeen, NamespaceSeen, PodSeen, Snapshot, WorkloadSeen, word};
+use super::seen::{JobSeen, NamespaceSeen, PodSeen, Snapshot, WaiterPlace, WorkloadSeen, word};
 use super::{GateLine, JobLine, Passage, PodLine, RecordLine, WorkloadLine};
 use crate::explain::{self, Subject};
 use crate::gates::Gate;
@@ -75,7 +75,8 @@ impl<'s> View<'s> {
         view
     }
 
-    /// What a waiter would decide for a version; `None` if the Jobs could not be read.
+    /// What a waiter would decide for a version; `None` if the Jobs could not be read, or the record
+    /// that could open what they don't.
     pub(super) fn decide(&self, wanted: &Wanted) -> Option<Decided> {
         let mut known = self.known.borrow_mut();
         if let Some((_, decided)) = known.iter().find(|(known, _)| known == wanted) {
@@ -89,6 +90,9 @@ impl<'s> View<'s> {
             Verdict::End(End::Open(whys)) => {
                 let opened = |why| explain::opened(why).trim_start_matches("open: ").to_owned();
                 Decided::Opens(whys.iter().map(opened).collect())
+            }
+            Verdict::Wait { .. } if !self.namespace.records.contains_key(&self.gate.name) => {
+                return None;
             }
             Verdict::Wait { waiting, .. } => Decided::Waits(waiting),
             // It has been restarted and its time is never over, so it ends in no other way.
@@ -155,6 +159,9 @@ impl<'s> View<'s> {
         let mut state = Passage::Unused;
         for (workload, decided) in &self.held {
             match decided {
+                Some(Decided::Opens(_)) if !goes_by_the_gate(workload) => {
+                    state = state.or_doubtful();
+                }
                 Some(Decided::Opens(_)) if state == Passage::Unused => state = Passage::Open,
                 Some(Decided::Waits(waiting)) => {
                     let failed = |w: &Waiting| matches!(w.what, What::Failed { .. });
@@ -167,6 +174,7 @@ impl<'s> View<'s> {
                 None if workload.wanted.as_ref().is_some_and(Result::is_err) => {
                     state = Passage::Waiting;
                 }
+                None if workload.wanted.is_some() => state = state.or_doubtful(),
                 Some(Decided::Opens(_)) | None => {}
             }
         }
@@ -243,7 +251,10 @@ impl<'s> View<'s> {
     fn workload_line(&self, workload: &WorkloadSeen, decided: Option<&Decided>) -> WorkloadLine {
         let (open, why) = match (&workload.wanted, decided) {
             (Some(Err(error)), _) => (Some(false), vec![error.to_string()]),
-            (Some(Ok(wanted)), Some(decided)) => self.words(wanted, decided),
+            (Some(Ok(wanted)), Some(decided)) => match self.words(wanted, decided) {
+                (Some(true), why) if !goes_by_the_gate(workload) => (None, why),
+                known => known,
+            },
             _ => (None, Vec::new()),
         };
         WorkloadLine {
@@ -296,6 +307,14 @@ impl<'s> View<'s> {
         }
         lines
     }
+}
+
+/// Whether the waiter in a pod template waits for what the gate says.
+fn goes_by_the_gate(workload: &WorkloadSeen) -> bool {
+    !matches!(
+        workload.waiter,
+        WaiterPlace::Stale(_) | WaiterPlace::HandWritten
+    )
 }
 
 /// What a waiter would have seen of a gate; `None` if the Jobs could not be read.

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use super::commands::quoted;
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
 use super::grants::Right;
-use super::passage::{View, version_of};
-use super::seen::{Installation, NamespaceSeen, Server, Snapshot, WaiterPlace};
+use super::passage::{Decided, View, version_of};
+use super::seen::{Installation, JobSeen, NamespaceSeen, Server, Snapshot, WaiterPlace};
 use crate::explain;
 use crate::gates::Gate;
 use crate::job::JobState;
 use crate::names;
-use crate::record::Entry;
+use crate::record::{Entry, Recorded};
 
 /// How long the server may take to record a completion, in seconds.
 const RECORDING: u64 = 30;
@@ -168,7 +168,7 @@ fn of_namespace(snapshot: &Snapshot<'_>, name: &str) -> Option<Diagnosis> {
              is gone: {}.",
             lacking.join("; ")
         );
-        let start = Diagnosis::new(Code::NamespaceNew, object, cause).within(name);
+        let start = Diagnosis::new(Code::NamespaceNew, object, cause);
         mend_by_chart(snapshot, start)
     })
 }
@@ -258,7 +258,9 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             Some((_, message)) if !message.is_empty() => vec![first_line(message)],
             _ => Vec::new(),
         };
-        if missing.is_empty() && said.is_some() && snapshot.answers.is_empty() {
+        let mut rights = waiter_rights(gate, &account).into_iter();
+        let is_doubtful = rights.any(|right| !namespace.grants.allow(&right));
+        if missing.is_empty() && said.is_some() && is_doubtful && snapshot.answers.is_empty() {
             missing.push("watch the Job".to_owned());
         }
         if missing.is_empty() {
@@ -372,10 +374,13 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             .seconds_since(seen.ended)
             .is_some_and(|seconds| seconds > RECORDING);
         let entry = Entry::of(&seen.job, gate.version.as_ref(), view.now).filter(|_| old)?;
+        let word = entry.version.to_string();
         let known = read.as_ref().is_some_and(|record| {
-            let mut entries = record.entries.values();
-            record.has_forgotten(&entry.uid)
-                || entries.any(|known| known.uid == entry.uid || known.version == entry.version)
+            let same = |known: &Entry| match &known.version {
+                Recorded::Word(said) => *said == word,
+                version => known.uid == entry.uid || *version == entry.version,
+            };
+            record.has_forgotten(&entry.uid) || record.entries.values().any(same)
         });
         (!known).then_some(seen)
     });
@@ -387,14 +392,40 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
         seen.job.name
     );
     let start = Diagnosis::new(Code::RecordIncomplete, object, cause);
-    let start = start.advise("See the other troubles: the server records it as soon as it can.");
-    // A tag that moves is no word for a version.
-    let moves = |word: &String| gate.version.is_none() && gate.moving_tags().contains(word);
-    troubles.push(match version_of(&seen.job, gate) {
-        Some(version) if !moves(&version) => {
+    troubles.push(match word_for(view, seen) {
+        Some(version) => {
             let done = format!("record done {} --yes", quoted(&version));
-            start.mend("By hand:", snapshot.flags.own(&done, &gate.name))
+            start
+                .advise("The server records it as soon as it can.")
+                .mend("By hand:", snapshot.flags.own(&done, &gate.name))
         }
-        _ => start,
+        None => match &snapshot.release {
+            Some(release) => start.mend(
+                "The server records it as soon as it can; see what keeps it from that:",
+                snapshot.flags.kubectl(
+                    &release.namespace,
+                    "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20",
+                ),
+            ),
+            None => start.advise("The server records it as soon as it can."),
+        },
     });
+}
+
+/// The word by which somebody may say that what a Job migrated is done: it opens what is open
+/// already, and nothing else.
+fn word_for(view: &View<'_>, seen: &JobSeen) -> Option<String> {
+    let gate = view.gate;
+    let word = version_of(&seen.job, gate)?;
+    // A tag that moves is no word for a version.
+    if gate.version.is_none() && gate.moving_tags().contains(&word) {
+        return None;
+    }
+    let mut called = view.held.iter().filter(|(workload, _)| {
+        let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
+        wanted.is_some_and(|wanted| wanted.is_called(&word))
+    });
+    let first = called.next()?;
+    let opens = |(_, decided): &(_, Option<Decided>)| matches!(decided, Some(Decided::Opens(_)));
+    (opens(first) && called.all(opens)).then_some(word)
 }

@@ -123,6 +123,8 @@ pub struct JobSeen {
     pub log: Vec<String>,
     /// What its controller says about pods that it can't create.
     pub refusal: Option<String>,
+    /// How its pod's container ended that is started again and again, if that was looked for.
+    pub crash: Option<String>,
 }
 
 /// Who put an object there, and so who can put it there again.
@@ -178,6 +180,7 @@ impl JobSeen {
             ended: time(&object["status"]["completionTime"]).or(last.max()),
             log: Vec::new(),
             refusal: None,
+            crash: None,
         })
     }
 }
@@ -221,6 +224,8 @@ pub struct WorkloadSeen {
     pub deadline: Option<u64>,
     /// The JSON Patch that takes the waiter out, where no gate holds it.
     pub removal: Option<String>,
+    /// Somebody has paused its roll-outs.
+    pub paused: bool,
 }
 
 /// How a waiter stands in a pod template.
@@ -278,11 +283,14 @@ impl<'c> Reduction<'c> {
         }
     }
 
-    /// A workload as it was read; `None` for one that concerns no gate.
+    /// A workload as it was read; `None` for one that concerns no gate, or is being deleted.
     pub fn workload(&self, kind: HeldKind, object: &Value) -> Option<WorkloadSeen> {
         let config = self.config;
         let pods = kind.pod_kind();
         let metadata = &object["metadata"];
+        if metadata["deletionTimestamp"].is_string() {
+            return None;
+        }
         let namespace = text(&metadata["namespace"]);
         let template = pods.template(object)?;
         let spec = &template["spec"];
@@ -338,6 +346,7 @@ impl<'c> Reduction<'c> {
             ),
             refusal: condition(status, "ReplicaFailure", "True", None),
             deadline: object["spec"]["progressDeadlineSeconds"].as_u64(),
+            paused: object["spec"]["paused"] == true,
             namespace,
         })
     }
@@ -380,7 +389,8 @@ impl<'c> Reduction<'c> {
             .find_map(|ended| Some((ended["exitCode"].as_i64()?, text(&ended["message"]))));
         let since = state("running")["startedAt"].as_str();
         let since = since.or_else(|| metadata["creationTimestamp"].as_str());
-        let reason = &state("waiting")["reason"];
+        let backs_off = state("waiting")["reason"] == "CrashLoopBackOff";
+        let owner = list(metadata, "ownerReferences").first();
         Some(PodSeen {
             name: text(&metadata["name"]),
             uid: text(&metadata["uid"]),
@@ -392,7 +402,10 @@ impl<'c> Reduction<'c> {
             restarts: waiter
                 .and_then(|waiter| waiter["restartCount"].as_u64())
                 .unwrap_or_default(),
-            backs_off: reason == "CrashLoopBackOff",
+            backs_off,
+            runs: state("running").is_object(),
+            crash: crash(last).filter(|_| backs_off),
+            owner: owner.map(|owner| (text(&owner["kind"]), text(&owner["name"]))),
             ended,
             blocked: blocked(status, gate.is_some()),
             prepares: prepares(spec, status),
@@ -532,6 +545,12 @@ pub struct PodSeen {
     pub restarts: u64,
     /// Its waiter is not running, because the next start is put off.
     pub backs_off: bool,
+    /// Its waiter is running.
+    pub runs: bool,
+    /// How its waiter ended, if it is put off because it can't do its work.
+    pub crash: Option<String>,
+    /// The kind and name of the object that it is of.
+    pub owner: Option<(String, String)>,
     /// The waiter's last end: its exit code, and what it said.
     pub ended: Option<(i64, String)>,
     /// Why it can't start at all.
@@ -542,7 +561,17 @@ pub struct PodSeen {
 }
 
 /// How [`PodSeen::blocked`] begins where a volume can't be mounted.
-pub const FAILED_MOUNT: &str = "FailedMount: ";
+pub(super) const FAILED_MOUNT: &str = "FailedMount: ";
+
+/// How a waiter ended, unless it did its work: the Job has failed, the time was over, or it may not
+/// look.
+fn crash(ended: &Value) -> Option<String> {
+    let code = ended["exitCode"].as_i64()?;
+    let (reason, message) = (text(&ended["reason"]), text(&ended["message"]));
+    let parts = [reason.as_str(), message.as_str()].map(str::trim);
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    (![0, 3, 4, 5].contains(&code)).then(|| format!("exit code {code}: {}", parts.join(": ")))
+}
 
 fn timeout(spec: &Value) -> Option<Duration> {
     let (_, waiter) = waiter_of(spec)?;

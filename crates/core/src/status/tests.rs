@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::gates::{Config, HeldKind};
 use crate::injection::Injection;
-use crate::record::{Entry, Record};
+use crate::record::{Entry, Record, Recorded};
 
 const NOW: &str = "2026-01-01T12:00:00Z";
 const CA: &str = "-----BEGIN CERTIFICATE-----\nQQ==\n-----END CERTIFICATE-----";
@@ -29,6 +29,9 @@ struct Stage {
     release: Option<Installation>,
     /// What the API server says about rights that no Role gives.
     allowed: bool,
+    /// Whether it could be asked.
+    is_asked: bool,
+    record_is_read: bool,
 }
 
 impl Stage {
@@ -74,6 +77,8 @@ impl Stage {
             release: Some(release()),
             config,
             allowed: true,
+            is_asked: true,
+            record_is_read: true,
         };
         stage.namespace.absent = false;
         stage
@@ -89,6 +94,24 @@ impl Stage {
             .pods
             .push(stage.pod(json!({"running": {"startedAt": "2026-01-01T11:59:00Z"}})));
         stage
+    }
+
+    /// Lets every account do everything here.
+    fn grant_all(&mut self) {
+        let metadata = json!({"name": "all", "namespace": "shop"});
+        self.namespace
+            .grants
+            .add_role(&json!({"metadata": metadata, "rules": [
+                {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+            ]}));
+        let accounts = [("shop", "waiter"), ("ops", "migration-gate")];
+        let subjects = accounts.map(|(namespace, name)| {
+            json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
+        });
+        self.namespace.grants.add_binding(&json!({
+            "metadata": metadata, "subjects": subjects,
+            "roleRef": {"kind": "Role", "name": "all"},
+        }));
     }
 
     fn template(&mut self) -> &mut Value {
@@ -122,7 +145,9 @@ impl Stage {
         let record = self
             .record
             .map(|record| Record::deserialize(record).expect("a record"));
-        namespace.records.insert("shop".to_owned(), record);
+        if self.record_is_read {
+            namespace.records.insert("shop".to_owned(), record);
+        }
         let mut snapshot = Snapshot {
             config: &self.config,
             gates: self.config.gates.iter().collect(),
@@ -131,7 +156,10 @@ impl Stage {
             namespaces: [("shop".to_owned(), namespace)].into(),
             answers: BTreeMap::new(),
         };
-        let doubtful = doubtful_rights(&snapshot);
+        let mut doubtful = doubtful_rights(&snapshot);
+        if !self.is_asked {
+            doubtful.clear();
+        }
         snapshot.answers = doubtful
             .into_iter()
             .map(|right| (right, self.allowed))
@@ -169,6 +197,10 @@ fn job(tag: &str, status: Value) -> Value {
 
 fn running(since: &str) -> Value {
     job("2", json!({"startTime": since, "active": 1, "ready": 1}))
+}
+
+fn running_job() -> Value {
+    running("2026-01-01T11:59:00Z")
 }
 
 fn over(kind: &str) -> Value {
@@ -250,10 +282,14 @@ fn a_job_that_does_not_open_the_gate_is_a_trouble() {
         let (level, command) = Stage::waiting(job.clone()).trouble(code);
         assert_eq!(level, Grade::Error, "{code:?}");
         assert!(command.contains(mends), "{code:?}: {command}");
-        // Nobody waits for it yet.
+        // Nobody waits for it yet. What has failed doesn't end by itself.
         let mut stage = Stage::waiting(job);
         stage.pods.clear();
-        assert_eq!(stage.trouble(code).0, Grade::Warning, "{code:?}");
+        let expected = match code {
+            TroubleCode::JobFailed => Grade::Error,
+            _ => Grade::Warning,
+        };
+        assert_eq!(stage.trouble(code).0, expected, "{code:?}");
     };
     let again = "kubectl -n shop apply view-last-applied job migrate -o json | \
                  kubectl -n shop replace --force -f -";
@@ -426,9 +462,134 @@ fn a_record_that_does_not_serve_is_a_trouble() {
     let found = troubles.iter().find(|trouble| trouble.code == incomplete);
     let remedies = &found.expect("a trouble").remedies;
     assert!(
-        remedies.iter().all(|r| r.command.is_none()),
+        remedies
+            .iter()
+            .filter_map(|r| r.command.as_ref())
+            .all(|c| c.contains(" logs ")),
         "{remedies:#?}"
     );
+}
+
+/// The commands for a record that lacks a completion.
+fn commands_for_incomplete(stage: Stage) -> Vec<String> {
+    let mut troubles = stage.look().troubles;
+    troubles.retain(|trouble| trouble.code == TroubleCode::RecordIncomplete);
+    let remedies = troubles.into_iter().flat_map(|trouble| trouble.remedies);
+    remedies.filter_map(|remedy| remedy.command).collect()
+}
+
+#[test]
+fn no_command_records_more_than_what_is_migrated() {
+    let see = "kubectl -n ops logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20";
+    // Another Job of the gate has failed.
+    let two = json!({"name": "shop", "namespace": "shop", "jobs": [{"name": "migrate"}, {"name": "seed"}],
+                     "deployments": ["web"], "serviceAccount": "waiter"});
+    let mut stage = Stage::of(two);
+    stage.record = None;
+    assert_eq!(commands_for_incomplete(stage), [see]);
+
+    // The tag is the same, and the image is not.
+    let digest = |digit: &str| format!("shop:2@sha256:{}", digit.repeat(64));
+    let mut stage = Stage::well();
+    stage.record = None;
+    let containers = json!([{"name": "migrate", "image": digest("b")}]);
+    stage.job.as_mut().expect("a Job")["spec"]["template"]["spec"]["containers"] = containers;
+    stage.template()["spec"]["containers"][0]["image"] = json!(digest("a"));
+    assert_eq!(commands_for_incomplete(stage), [see]);
+
+    // It was said by hand already.
+    let mut stage = Stage::well();
+    let mut entry = Entry::of(
+        &JobSeen::of(stage.job.as_ref().expect("a Job"))
+            .expect("a Job")
+            .job,
+        None,
+        Timestamp::UNIX_EPOCH,
+    )
+    .expect("an entry");
+    entry.version = Recorded::Word("2".to_owned());
+    entry.uid = String::new();
+    stage.record = Some(json!({"metadata": {}, "data": {entry.key(): entry.to_value()}}));
+    assert_eq!(stage.look().troubles, []);
+}
+
+#[test]
+fn what_could_not_be_read_is_not_judged() {
+    // No Job, and a record that may have the version.
+    let mut stage = Stage::waiting(None);
+    stage.record_is_read = false;
+    let overview = stage.look();
+    assert_eq!(overview.troubles, []);
+    assert_eq!(overview.gates[0].state, Passage::Unknown);
+    assert_eq!(overview.gates[0].workloads[0].open, None);
+    // A Job that is complete opens it all the same.
+    let mut stage = Stage::well();
+    stage.record_is_read = false;
+    assert_eq!(stage.look().gates[0].state, Passage::Open);
+
+    // An account that has all rights, whatever its waiter said before it had them.
+    let mut stage = Stage::well();
+    stage.allowed = false;
+    stage.is_asked = false;
+    let mut pod = stage.pod(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+    pod["status"]["initContainerStatuses"][0]["lastState"]["terminated"]["exitCode"] = json!(5);
+    stage.pods.push(pod.clone());
+    let codes: Vec<TroubleCode> = stage.look().troubles.iter().map(|t| t.code).collect();
+    assert_eq!(codes, [TroubleCode::WaiterRights, TroubleCode::PodBackOff]);
+    let mut stage = Stage::well();
+    stage.grant_all();
+    stage.is_asked = false;
+    stage.pods.push(pod);
+    stage.trouble(TroubleCode::PodBackOff);
+}
+
+#[test]
+fn a_workload_that_goes_says_nothing() {
+    let mut stage = Stage::well();
+    stage.web["metadata"]["name"] = json!("other");
+    stage.web["metadata"]["deletionTimestamp"] = json!(NOW);
+    assert_eq!(stage.look().troubles, []);
+}
+
+#[test]
+fn a_waiter_that_waits_for_something_else_is_not_known_to_open() {
+    let mut stage = Stage::well();
+    let args = &mut stage.template()["spec"]["initContainers"][0]["args"];
+    let args = args.as_array_mut().expect("arguments");
+    for arg in args.iter_mut().filter(|arg| **arg == "--job=migrate") {
+        *arg = json!("--job=other");
+    }
+    let overview = stage.look();
+    assert_eq!(overview.troubles[0].code, TroubleCode::WaiterStale);
+    assert_eq!(overview.gates[0].state, Passage::Unknown);
+    assert_eq!(overview.gates[0].workloads[0].open, None);
+    assert!(!overview.is_open());
+}
+
+#[test]
+fn a_paused_deployment_is_not_restarted() {
+    let mut stage = Stage::well();
+    stage.web["spec"]["paused"] = json!(true);
+    let spec = &mut stage.template()["spec"];
+    spec.as_object_mut()
+        .map(|spec| spec.remove("initContainers"));
+    let (_, command) = stage.trouble(TroubleCode::WaiterMissing);
+    assert!(
+        command.starts_with("kubectl -n shop patch deployment/web"),
+        "{command}"
+    );
+}
+
+#[test]
+fn the_job_of_a_pattern_is_not_made_anew_for_another_version() {
+    let gate = json!({"name": "shop", "namespace": "shop", "job": "migr*",
+                      "deployments": ["web"], "serviceAccount": "waiter"});
+    let mut stage = Stage::of(gate);
+    let old = job("1", over("Complete"));
+    stage.record = Some(recorded(&old));
+    stage.job = Some(old);
+    let command = stage.trouble(TroubleCode::JobOfAnotherVersion).1;
+    assert_eq!(command, "migration-gate record done 2 --yes --gate shop");
 }
 
 #[test]
@@ -642,6 +803,46 @@ fn pods_that_do_not_notice_are_a_trouble() {
         .pods
         .push(stage.pod(json!({"waiting": {"reason": "ErrImagePull", "message": "m"}})));
     stage.trouble(TroubleCode::PodBlocked);
+
+    // It runs, and for long enough to have seen it.
+    let mut stage = Stage::well();
+    let running = |since: &str| json!({"running": {"startedAt": since}});
+    let mut pod = stage.pod(running("2026-01-01T11:58:00Z"));
+    let ended = &mut pod["status"]["initContainerStatuses"][0]["lastState"]["terminated"];
+    *ended = json!({"exitCode": 4, "message": "gave up: the API server cannot be reached"});
+    stage.pods.push(pod);
+    let overview = stage.look();
+    assert_eq!(overview.troubles[0].code, TroubleCode::WaiterCutOff);
+    assert_eq!(overview.troubles[0].level, Grade::Error);
+    assert!(overview.troubles[0].details[0].contains("cannot be reached"));
+    let mut stage = Stage::well();
+    stage.pods.push(stage.pod(running("2026-01-01T11:59:30Z")));
+    assert_eq!(stage.look().troubles, []);
+
+    // It is killed, whether the gate is open or not.
+    for mut stage in [Stage::well(), Stage::waiting(Some(running_job()))] {
+        stage.pods.clear();
+        let mut pod = stage.pod(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        let ended = &mut pod["status"]["initContainerStatuses"][0]["lastState"]["terminated"];
+        *ended = json!({"exitCode": 137, "reason": "OOMKilled"});
+        stage.pods.push(pod);
+        let overview = stage.look();
+        let [trouble] = overview.troubles.as_slice() else {
+            panic!("{:#?}", overview.troubles);
+        };
+        assert_eq!(trouble.code, TroubleCode::PodBlocked);
+        assert!(trouble.remedies[0].text.contains("waiter.resources"));
+    }
+
+    // A StatefulSet leaves a pod of its last revision where it is.
+    let mut stage = Stage::well();
+    let mut pod = stage.pod(running("2026-01-01T11:58:00Z"));
+    pod["spec"]["containers"][0]["image"] = json!("shop:1");
+    pod["metadata"]["ownerReferences"] = json!([{"kind": "StatefulSet", "name": "web"}]);
+    stage.pods.push(pod);
+    let (level, command) = stage.trouble(TroubleCode::PodOutdated);
+    assert_eq!(level, Grade::Error);
+    assert_eq!(command, "kubectl -n shop delete pod/web-1");
 
     // Its waiter has ended well, so it waits for something else.
     let mut stage = Stage::well();

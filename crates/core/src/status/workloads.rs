@@ -5,6 +5,7 @@ use super::diagnosis::{Diagnosis, TroubleCode as Code};
 use super::passage::{Decided, View};
 use super::seen::{PodSeen, Snapshot, WaiterPlace, WorkloadSeen};
 use crate::explain;
+use crate::names::WAITER_CONTAINER;
 
 pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     for (workload, decided) in &view.held {
@@ -21,6 +22,13 @@ pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     }
     pods(view, troubles);
 }
+
+/// Changes a pod template, and nothing that a pod would notice.
+const RESTARTED: &str =
+    r#"{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}"#;
+
+/// How long a waiter that runs may take to see that the gate is open, in seconds.
+const SEEING: u64 = 60;
 
 struct WorkloadCase<'a> {
     view: &'a View<'a>,
@@ -45,6 +53,8 @@ impl WorkloadCase<'_> {
         use crate::gates::HeldKind;
         let resource = quoted(&self.workload.resource());
         match self.workload.kind {
+            // A paused one refuses to be restarted, and gets its waiter all the same.
+            HeldKind::Deployment if self.workload.paused => self.annotate(&resource, RESTARTED),
             HeldKind::Deployment | HeldKind::StatefulSet | HeldKind::DaemonSet => {
                 self.kubectl(&format!("rollout restart {resource}"))
             }
@@ -53,10 +63,7 @@ impl WorkloadCase<'_> {
                 &resource,
                 r#"{"spec":{"jobTemplate":{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}}}"#,
             ),
-            HeldKind::Rollout => self.annotate(
-                &resource,
-                r#"{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}"#,
-            ),
+            HeldKind::Rollout => self.annotate(&resource, RESTARTED),
         }
     }
 
@@ -192,45 +199,150 @@ impl WorkloadCase<'_> {
     }
 }
 
+/// What is wrong with pods that wait, or should not wait any more.
 fn pods(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
-    let namespace = &view.gate.namespace;
-    let kubectl = |rest: &str| view.snapshot.flags.kubectl(namespace, rest);
-    let start = |code, pods: &[&PodSeen], cause: String| {
+    let case = PodsCase { view };
+    let found = [
+        case.blocked(),
+        case.crashing(),
+        case.outdated(),
+        case.cut_off(),
+        case.late(),
+    ];
+    troubles.extend(found.into_iter().flatten());
+}
+
+struct PodsCase<'a> {
+    view: &'a View<'a>,
+}
+
+impl<'a> PodsCase<'a> {
+    fn kubectl(&self, rest: &str) -> String {
+        let namespace = &self.view.gate.namespace;
+        self.view.snapshot.flags.kubectl(namespace, rest)
+    }
+
+    /// Those for which something holds.
+    fn those(&self, holds: impl Fn(&PodSeen) -> bool) -> Option<Vec<&'a PodSeen>> {
+        let pods: Vec<&PodSeen> = self.view.pods().filter(|pod| holds(pod)).collect();
+        (!pods.is_empty()).then_some(pods)
+    }
+
+    fn start(&self, code: Code, pods: &[&PodSeen], cause: &str) -> Diagnosis {
         let object = match pods {
             [one] => format!("Pod {}", one.name),
             [one, others @ ..] => format!("Pod {} and {} more", one.name, others.len()),
             [] => String::new(),
         };
         Diagnosis::new(code, object, cause)
-            .of_gate(&view.gate.name)
-            .within(namespace)
-    };
-    let blocked: Vec<&PodSeen> = view.pods().filter(|pod| pod.blocked.is_some()).collect();
-    if let Some(message) = blocked.first().and_then(|pod| pod.blocked.as_deref()) {
-        let cause = "Its waiter can't start.".to_owned();
-        troubles.push(
-            start(Code::PodBlocked, &blocked, cause)
-                .with(&[explain::quoted(message)])
-                .mend(
-                    "See what it is, and mend that; it starts by itself then:",
-                    kubectl(&format!("describe pod {}", quoted(&blocked[0].name))),
-                ),
-        );
+            .of_gate(&self.view.gate.name)
+            .within(&self.view.gate.namespace)
     }
-    let opens = |pod: &&PodSeen| {
-        let decided = pod.wanted.as_ref().and_then(|wanted| view.decide(wanted));
-        pod.backs_off && matches!(decided, Some(Decided::Opens(_)))
-    };
-    let late: Vec<&PodSeen> = view.pods().filter(opens).collect();
-    if !late.is_empty() {
-        let names: Vec<String> = late.iter().map(|pod| quoted(&pod.name)).collect();
+
+    /// What a waiter would decide for this pod.
+    fn decided(&self, pod: &PodSeen) -> Option<Decided> {
+        self.view.decide(pod.wanted.as_ref()?)
+    }
+
+    fn opens(&self, pod: &PodSeen) -> bool {
+        matches!(self.decided(pod), Some(Decided::Opens(_)))
+    }
+
+    fn blocked(&self) -> Option<Diagnosis> {
+        let pods = self.those(|pod| pod.blocked.is_some())?;
+        let message = pods[0].blocked.as_deref().unwrap_or_default();
+        let describe = format!("describe pod {}", quoted(&pods[0].name));
+        let start = self.start(Code::PodBlocked, &pods, "Its waiter can't start.");
+        Some(start.with(&[explain::quoted(message)]).mend(
+            "See what it is, and mend that; it starts by itself then:",
+            self.kubectl(&describe),
+        ))
+    }
+
+    fn crashing(&self) -> Option<Diagnosis> {
+        let pods = self.those(|pod| pod.crash.is_some())?;
+        let message = pods[0].crash.as_deref().unwrap_or_default();
+        let cause = "Its waiter is ended before it has done its work, and started again.";
+        let start = self.start(Code::PodBlocked, &pods, cause);
+        let start = start.with(&[explain::quoted(message)]);
+        let describe = self.kubectl(&format!("describe pod {}", quoted(&pods[0].name)));
+        Some(if message.contains("OOMKilled") {
+            let text = "Raise waiter.resources in the chart's values; then a roll-out puts it right. \
+                        See what it had:";
+            start.mend(text, describe)
+        } else {
+            start.mend("See what ends it, and mend that:", describe)
+        })
+    }
+
+    /// Controllers that don't replace a pod that never was ready.
+    fn outdated(&self) -> Option<Diagnosis> {
+        let pods = self.those(|pod| {
+            let kind = pod.owner.as_ref().map(|(kind, _)| kind.as_str());
+            let is_wanted = self.view.held.iter().any(|(workload, _)| {
+                let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
+                wanted == pod.wanted.as_ref()
+            });
+            matches!(kind, Some("StatefulSet" | "Job"))
+                && !is_wanted
+                && matches!(self.decided(pod), Some(Decided::Waits(_)))
+        })?;
+        let cause = "It waits for a version that its workload no longer wants, and its controller \
+                     doesn't replace it.";
+        let delete: Vec<String> = pods
+            .iter()
+            .filter_map(|pod| match pod.owner.as_ref()? {
+                (kind, job) if kind == "Job" => Some(format!("job/{}", quoted(job))),
+                _ => Some(format!("pod/{}", quoted(&pod.name))),
+            })
+            .collect();
+        Some(self.start(Code::PodOutdated, &pods, cause).mend(
+            "Delete it; what takes its place has the wanted version:",
+            self.kubectl(&format!("delete {}", delete.join(" "))),
+        ))
+    }
+
+    fn cut_off(&self) -> Option<Diagnosis> {
+        // What waits for something else is a trouble of its own.
+        let stale = |pod: &PodSeen| {
+            let mut held = self.view.held.iter();
+            held.any(|(workload, _)| {
+                let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
+                matches!(
+                    workload.waiter,
+                    WaiterPlace::Stale(_) | WaiterPlace::HandWritten
+                ) && wanted == pod.wanted.as_ref()
+            })
+        };
+        let pods = self.those(|pod| {
+            let since = self.view.seconds_since(pod.since);
+            let has_time = since.is_some_and(|seconds| seconds > SEEING);
+            pod.runs && has_time && self.opens(pod) && !stale(pod)
+        })?;
+        let cause = "The gate is open, but its waiter runs and doesn't see it.";
+        let start = self.start(Code::WaiterCutOff, &pods, cause);
+        let said = pods[0].ended.as_ref().map(|(_, message)| message.as_str());
+        let said = said.and_then(|message| message.lines().last());
+        let details: Vec<String> = said.map(explain::quoted).into_iter().collect();
+        let logs = format!(
+            "logs {} -c {WAITER_CONTAINER} --tail=5",
+            quoted(&pods[0].name)
+        );
+        Some(start.with(&details).mend(
+            "Let it reach the API server; a NetworkPolicy or a mesh keeps it away, or else it says why:",
+            self.kubectl(&logs),
+        ))
+    }
+
+    fn late(&self) -> Option<Diagnosis> {
+        let pods = self.those(|pod| pod.backs_off && pod.crash.is_none() && self.opens(pod))?;
+        let names: Vec<String> = pods.iter().map(|pod| quoted(&pod.name)).collect();
         let cause = "The gate is open, but the waiter ended before it opened, and its next start \
-                     is put off by up to five minutes."
-            .to_owned();
-        troubles.push(start(Code::PodBackOff, &late, cause).mend(
+                     is put off by up to five minutes.";
+        Some(self.start(Code::PodBackOff, &pods, cause).mend(
             "Let other pods take the place of these:",
-            kubectl(&format!("delete pod {}", names.join(" "))),
-        ));
+            self.kubectl(&format!("delete pod {}", names.join(" "))),
+        ))
     }
 }
 
