@@ -1,10 +1,10 @@
 //! The subcommand `review`: the webhooks' rules over manifests, before a cluster sees them.
 //!
-//! [`input`] gathers texts (or [`live`] the objects of a cluster), [`manifest`] finds the objects
-//! in them, and [`engine`] asks the webhooks' own rules what they would do with each, and [`lint`]
-//! about trouble that shows later. The [`report`] holds the answers. [`rewrite`] shows changes as
-//! edits of the text, and [`output`] prints. The steps from `manifest` to `rewrite` neither read
-//! nor print.
+//! [`input`] gathers texts (or [`live`] the objects of a cluster), [`load`] reads their documents,
+//! [`manifest`] finds the objects in them, [`engine`] asks the webhooks' own rules what they would
+//! do with each, and [`lint`] looks for trouble that shows later. The [`report`] holds the answers.
+//! [`rewrite`] shows changes as edits of the text, and [`output`] prints. The steps from `manifest`
+//! to `rewrite` neither read nor print.
 
 pub mod codes;
 pub mod diff;
@@ -14,10 +14,12 @@ pub mod folder;
 pub mod input;
 pub mod lint;
 pub mod live;
+pub mod load;
 pub mod manifest;
 pub mod origin;
 pub mod output;
 mod program;
+mod progress;
 pub mod render;
 pub mod rendered;
 pub mod report;
@@ -33,7 +35,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use self::codes::{Code, Level};
 use self::input::{SourceText, Unreadable};
-use self::manifest::Loaded;
+use self::load::{Retention, load};
 use self::output::{Format, Paint, Sinks};
 use self::rendered::HelmArgs;
 use self::report::Report;
@@ -156,7 +158,15 @@ fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
     } else {
         gather(&paths, &kustomize, &helm, namespace.as_deref())
     };
-    let loaded: Vec<Loaded> = sources.into_iter().map(Loaded::new).collect();
+    let retention = match output {
+        // It prints all of every object.
+        Format::Yaml => Retention::All,
+        _ => Retention::Needed {
+            config: &config,
+            namespace: namespace.as_deref(),
+        },
+    };
+    let loaded = load(sources, retention);
     let mut report = engine::review(&config, &loaded, namespace.as_deref());
     report.unreadable = unreadable;
     report.ignore(&ignore);
@@ -214,7 +224,11 @@ pub fn review_text(config: &Config, text: &str) -> String {
         text: text.to_owned(),
         ..input::SourceText::default()
     };
-    let loaded = [Loaded::new(source)];
+    let retention = Retention::Needed {
+        config,
+        namespace: None,
+    };
+    let loaded = load(vec![source], retention);
     let report = engine::review(config, &loaded, None);
     let mut sinks = Sinks {
         out: Vec::new(),

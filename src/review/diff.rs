@@ -1,7 +1,7 @@
 //! Unified diffs.
 //!
 //! `similar` compares two texts. Where the edits are known already, nothing has to be searched for, so
-//! [`FileDiff::of_edits`] takes time in proportion to the file, which may be 128 MiB long; `similar`
+//! [`FileDiff::of_edits`] takes time in proportion to the file, which may be 256 MiB long; `similar`
 //! has no printer for differences that it hasn't found itself.
 
 use std::fmt::Write as _;

@@ -35,14 +35,9 @@ pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l s
         skipped,
         ignored: 0,
     };
-    // Violations are found as such, with their fields, and become warnings if the mode says so.
-    let mut enforced = config.clone();
-    enforced.mode = Mode::Enforce;
-    for gate in &mut enforced.gates {
-        gate.mode = None;
-    }
+    let assessor = Assessor::new(config);
     for (index, manifest) in manifests.into_iter().enumerate() {
-        let (object, findings) = admit(mode(config, &manifest.request), &enforced, index, manifest);
+        let (object, findings) = assessor.admit(index, manifest);
         report.objects.push(object);
         report.findings.extend(findings);
     }
@@ -52,6 +47,44 @@ pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l s
     report.ignore(&[]);
     sort(&mut report);
     report
+}
+
+/// Asks both webhooks' rules.
+#[derive(Debug)]
+pub struct Assessor<'c> {
+    config: &'c Config,
+    /// The same, but that everything is refused that may be.
+    enforced: Config,
+}
+
+impl<'c> Assessor<'c> {
+    /// By the rules of a configuration.
+    pub fn new(config: &'c Config) -> Self {
+        // Violations are found as such, with their fields, and become warnings if the mode says so.
+        let mut enforced = config.clone();
+        enforced.mode = Mode::Enforce;
+        for gate in &mut enforced.gates {
+            gate.mode = None;
+        }
+        Self { config, enforced }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &'c Config {
+        self.config
+    }
+
+    fn admit<'l>(&self, index: usize, manifest: Manifest<'l>) -> (Reviewed<'l>, Vec<Finding>) {
+        let mode = mode(self.config, &manifest.request);
+        admit(mode, &self.enforced, index, manifest)
+    }
+
+    /// Whether the rules hold, change or refuse an object, or warn of it.
+    pub fn has_findings(&self, manifest: Manifest<'_>) -> bool {
+        let (object, findings) = self.admit(0, manifest);
+        let untouched = object.outcome == Decision::default().outcome && object.patched.is_none();
+        !untouched || object.gate.is_some() || !findings.is_empty()
+    }
 }
 
 /// One object as both webhooks treat it, with their findings. `index` is its place in the report.

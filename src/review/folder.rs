@@ -11,7 +11,7 @@ use serde_json::Value;
 use migration_gate_yaml as yaml;
 
 /// How much is read in all, in bytes.
-pub const MAX_INPUT: u64 = 128 << 20;
+pub const MAX_INPUT: u64 = 256 << 20;
 
 /// Something beside manifests that is passed over, and that the report names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use super::manifest::Manifest;
 use super::report::{Finding, Reviewed};
 use migration_gate_core::field::{FieldPath, Step};
 use migration_gate_core::gates::{Config, Gate, Requirement};
+use migration_gate_core::names::WAITER_CONTAINER;
 use migration_gate_core::podspec::{CONTAINER_LISTS, list, name, pod_kind};
 use migration_gate_core::request::Request;
 
@@ -54,6 +55,34 @@ const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 4] = [
     gate::stale_waiter,
     release::not_rendered,
 ];
+
+/// Kinds that lints look for in any namespace, by group and kind. Of an empty kind, all of the group.
+const LOOKED_FOR: [(&str, &str); 8] = [
+    ("", "ConfigMap"),
+    ("", "Secret"),
+    ("rbac.authorization.k8s.io", ""),
+    ("kustomize.toolkit.fluxcd.io", "Kustomization"),
+    ("helm.toolkit.fluxcd.io", "HelmRelease"),
+    ("argoproj.io", "Application"),
+    ("argoproj.io", "ApplicationSet"),
+    ("helm.cattle.io", "HelmChart"),
+];
+
+/// Whether some lint may have something to say about an object, or look for it. Of the others, the
+/// name is enough.
+pub fn looks_at(config: &Config, manifest: &Manifest<'_>) -> bool {
+    let request = &manifest.request;
+    let mut gates = config.gates.iter();
+    let mut kinds = LOOKED_FOR.iter();
+    !manifest.namespace_known
+        || gates.any(|gate| gate.namespace == request.namespace)
+        || kinds.any(|(group, kind)| {
+            *group == request.group && (kind.is_empty() || *kind == request.kind)
+        })
+        || containers(request).iter().any(|(_, container)| {
+            name(container) == Some(WAITER_CONTAINER) || container.get("envFrom").is_some()
+        })
+}
 
 /// The reviewed objects, to be found by name.
 pub struct World<'w> {

@@ -7,37 +7,22 @@ use super::input::SourceText;
 use migration_gate_core::field::{FieldPath, Step};
 use migration_gate_core::podspec::{list, pod_kind};
 use migration_gate_core::request::{Operation, Request};
-use migration_gate_yaml::{Document, Span, SyntaxError, documents};
+use migration_gate_yaml::{Document, Span, SyntaxError};
 
 /// The namespace of an object that names none, where nothing else does: the one that `kubectl`
 /// would take.
 pub const FALLBACK_NAMESPACE: &str = "default";
 
-/// A source with its documents.
+/// A source with its documents. [`load`](super::load) reads them.
 #[derive(Debug)]
 pub struct Loaded {
     /// The source.
     pub source: SourceText,
     /// What could be read of it, and what couldn't.
     pub documents: Vec<Result<Document, SyntaxError>>,
-}
-
-impl Loaded {
-    /// Reads a source's documents. Of a template there are none.
-    pub fn new(mut source: SourceText) -> Self {
-        let mut read = Vec::new();
-        if source.part != Some(Part::Template) {
-            read = documents(&source.text).collect();
-        }
-        if source.found && source.text.contains("{{") && read.iter().any(Result::is_err) {
-            source.part = Some(Part::Template);
-            read.clear();
-        }
-        Self {
-            source,
-            documents: read,
-        }
-    }
+    /// For each document, whether no more is left of it than the name of its one object, because no
+    /// rule and no lint needs the rest.
+    pub trimmed: Vec<bool>,
 }
 
 /// One object of the cluster.
@@ -104,13 +89,46 @@ pub fn contents<'l>(loaded: &'l [Loaded], namespace: Option<&'l str>) -> SourceC
         if one.source.part == Some(Part::Template) {
             collector.skip(source, Span::default(), Part::Template);
         }
-        for (document, parsed) in one.documents.iter().enumerate() {
+        for (document, (parsed, trimmed)) in one.documents.iter().zip(&one.trimmed).enumerate() {
             if let Ok(parsed) = parsed {
-                collector.document(&one.source, source, document, parsed);
+                collector.document(Cursor {
+                    source: &one.source,
+                    index: source,
+                    document,
+                    parsed,
+                    trimmed: *trimmed,
+                });
             }
         }
     }
     collector.contents
+}
+
+/// The one object that a document is, unless there is more or less to say of it.
+pub fn only_object<'l>(
+    source: &'l SourceText,
+    parsed: &'l Document,
+    namespace: Option<&'l str>,
+) -> Option<Manifest<'l>> {
+    let mut collector = Collector {
+        contents: SourceContents::default(),
+        namespace,
+    };
+    collector.document(Cursor {
+        source,
+        index: 0,
+        document: 0,
+        parsed,
+        trimmed: false,
+    });
+    let SourceContents {
+        mut manifests,
+        problems,
+        skipped,
+    } = collector.contents;
+    let manifest = manifests.pop()?;
+    let alone = manifests.is_empty() && problems.is_empty() && skipped.is_empty();
+    (alone && manifest.at.is_empty()).then_some(manifest)
 }
 
 struct Collector<'l> {
@@ -125,22 +143,17 @@ struct Cursor<'l> {
     index: usize,
     document: usize,
     parsed: &'l Document,
+    trimmed: bool,
 }
 
 impl<'l> Collector<'l> {
-    fn document(
-        &mut self,
-        source: &'l SourceText,
-        index: usize,
-        document: usize,
-        parsed: &'l Document,
-    ) {
-        let place = Cursor {
+    fn document(&mut self, place: Cursor<'l>) {
+        let Cursor {
             source,
             index,
-            document,
             parsed,
-        };
+            ..
+        } = place;
         let value = &parsed.value;
         if value.is_null() || (is_kustomization(&source.name) && text(value, "kind").is_none()) {
             return;
@@ -189,7 +202,7 @@ impl<'l> Collector<'l> {
         }
         let fragment =
             place.source.part == Some(Part::Patch) || is_fragment(api_version, kind, object);
-        let fragment = fragment && !place.source.stored;
+        let fragment = fragment && !place.source.stored && !place.trimmed;
         if fragment {
             let span = place.parsed.find(&at).node.span;
             self.skip(place.index, span, Part::Patch);

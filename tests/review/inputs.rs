@@ -157,9 +157,9 @@ fn what_is_read_is_bounded() {
     let (sources, unreadable) = gather(&[PathBuf::from("-")], std::io::repeat(b'#'));
     assert!(sources.is_empty());
     assert!(
-        unreadable[0].message.contains("128 MiB in all"),
+        unreadable[0].message.contains("256 MiB in all"),
         "{}",
         unreadable[0]
     );
-    assert_eq!(MAX_INPUT, 128 << 20);
+    assert_eq!(MAX_INPUT, 256 << 20);
 }

@@ -12,6 +12,7 @@ mod manifests;
 mod output;
 mod rendered;
 mod strict;
+mod trimmed;
 
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;

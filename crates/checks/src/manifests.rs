@@ -6,6 +6,7 @@ use clap::ValueEnum as _;
 use migration_gate::cli::config::parse;
 use migration_gate::review::engine::review;
 use migration_gate::review::input::SourceText;
+use migration_gate::review::load::{Retention, load};
 use migration_gate::review::manifest::Loaded;
 use migration_gate::review::origin::Origin;
 use migration_gate::review::output::{self, Format, Paint, Sinks};
@@ -44,6 +45,7 @@ pub fn check(bytes: &[u8]) -> Shown {
         ..SourceText::default()
     })];
     let report = review(&EVERY_OPTION, &loaded, None);
+    check_trimming(&EVERY_OPTION, &report);
     check_spans(&report);
     check_forms(&report);
     check_origins(&report.loaded[0].source.text);
@@ -85,6 +87,18 @@ pub fn in_every_form(report: &Report<'_>) -> impl Iterator<Item = (Format, [Stri
     })
 }
 
+/// The form with everything in it but the manifests' own text.
+fn as_json(report: &Report<'_>) -> String {
+    let mut sinks = Sinks {
+        out: Vec::new(),
+        err: Vec::new(),
+        out_paint: Paint::Plain,
+        err_paint: Paint::Plain,
+    };
+    output::write(Format::Json, report, &mut sinks).expect("memory to write to");
+    String::from_utf8(sinks.out).expect("UTF-8")
+}
+
 /// Each form of a report can be written, and those for programs can be read.
 fn check_forms(report: &Report<'_>) {
     for (form, [out, _]) in in_every_form(report) {
@@ -92,6 +106,19 @@ fn check_forms(report: &Report<'_>) {
             serde_json::from_str::<Value>(&out).expect("JSON");
         }
     }
+}
+
+/// Without what no rule and no lint needs, a text makes the same report.
+///
+/// # Panics
+///
+/// When the reports differ.
+pub fn check_trimming(config: &Config, whole: &Report<'_>) {
+    let sources = whole.loaded.iter().map(|loaded| loaded.source.clone());
+    let namespace = None;
+    let trimmed = load(sources.collect(), Retention::Needed { config, namespace });
+    let trimmed = review(config, &trimmed, namespace);
+    assert_eq!(as_json(whole), as_json(&trimmed));
 }
 
 /// As if the text were rendered from itself, each line is found in the text or not at all.

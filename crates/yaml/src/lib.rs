@@ -175,22 +175,37 @@ pub struct SyntaxError {
 ///
 /// A document without a value (comments alone) is left out.
 pub fn documents(text: &str) -> impl Iterator<Item = Result<Document, SyntaxError>> + '_ {
-    let too_long = (text.len() > MAX_TEXT).then(|| {
-        Err(SyntaxError {
-            message: format!("the text is longer than {MAX_TEXT} bytes"),
-            offset: 0,
-        })
-    });
-    let readable = if too_long.is_some() { "" } else { text };
+    parts(text).flat_map(move |part| documents_of(text, part))
+}
+
+/// The parts of a text, in order. Each can be read by itself, by [`documents_of`].
+pub fn parts(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    // One that is too long is a single part, whose one document is the error.
+    let readable = if text.len() > MAX_TEXT { "" } else { text };
     let json = json::values(readable);
     let start = json.last().map_or(0, |value| value.end);
     let chunks = json.into_iter().chain(Chunks {
         text: readable,
         start,
     });
-    too_long
-        .into_iter()
-        .chain(chunks.flat_map(move |chunk| build::documents(text, chunk)))
+    let too_long = (text.len() > MAX_TEXT).then_some(0..0);
+    too_long.into_iter().chain(chunks)
+}
+
+/// The documents in one of a text's [`parts`].
+pub fn documents_of(
+    text: &str,
+    part: Range<usize>,
+) -> impl Iterator<Item = Result<Document, SyntaxError>> + '_ {
+    let too_long = text.len() > MAX_TEXT;
+    let error = too_long.then(|| {
+        Err(SyntaxError {
+            message: format!("the text is longer than {MAX_TEXT} bytes"),
+            offset: 0,
+        })
+    });
+    let documents = (!too_long).then(|| build::documents(text, part));
+    error.into_iter().chain(documents.into_iter().flatten())
 }
 
 /// The place of a byte order mark that stands behind a document's `---` or comments, and nothing
