@@ -91,11 +91,17 @@ $(cargo_fuzz):
 	$(call say,building cargo-fuzz $(cargo_fuzz_version) (about a minute on two cores$(comma) once))
 	$(cargo_install) cargo-fuzz@$(cargo_fuzz_version)
 
+# BENCHES measures the parts whose names have this in them; the others' figures stay as they are. COMPARE measures the
+# program of another commit beside this one, and keeps no figures.
 .PHONY: bench
-bench: packages ## Figures, as ratios: the waiter next to kubectl wait and a poll, admission next to none, review next to parsing
-	$(call say,figures (the waiter and admission on a real API server; a release build and a control plane at first))
-	cargo test --locked --test cluster -- --bench $(BENCHES)
-	cargo bench --locked --bench review
+bench: packages ## Figures, which it writes to docs/performance.md (some 15 minutes); BENCHES=part, COMPARE=commit
+	$(call say,what is compared with: gator$(comma) kubectl-validate$(comma) a bare server (minutes at first))
+	@tests/cluster/bench/tools.sh $(COMPARE) >/dev/null
+	@cargo build --quiet --release --locked --package migration-gate-core --example rules
+	$(call say,figures (a release build and a control plane at first))
+	BENCH_TOOLS=$$(tests/cluster/bench/tools.sh $(COMPARE)) \
+	BENCH_RULES=$$(realpath $${CARGO_TARGET_DIR:-target}/release/examples/rules) \
+		cargo test --locked --test cluster -- --bench $(BENCHES)
 
 .PHONY: soak
 soak: packages ## The long forms of the tests, one after the other (under an hour on two cores)

@@ -1,7 +1,18 @@
 //! Figures for people: `make bench`. Nothing is asserted about a time, since machines are shared
 //! and noisy; what compares are figures of one run.
+//!
+//! A benchmark is a module with a function that measures contenders in turns and keeps a part of
+//! the results ([`figures`]), from which [`page`] writes `docs/performance.md`. To add one, list its
+//! module's `tests()` here, and a section in `page`.
 
 mod admission;
+mod crowd;
+mod figures;
+mod page;
+mod plot;
+mod policies;
+mod review;
+mod server;
 mod waiter;
 
 use std::time::Duration;
@@ -10,7 +21,14 @@ use testkit::suite::Test;
 
 /// All of them.
 pub(crate) fn benches() -> Vec<Test> {
-    [waiter::tests(), admission::tests()].concat()
+    [
+        server::tests(),
+        review::tests(),
+        waiter::tests(),
+        crowd::tests(),
+        admission::tests(),
+    ]
+    .concat()
 }
 
 /// Times, as they were measured.
@@ -22,25 +40,9 @@ impl Sample {
         self.0.push(time);
     }
 
-    /// The time that this share of all times doesn't exceed.
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an index into some thousand times"
-    )]
-    fn quantile(&self, share: f64) -> Duration {
-        let mut times = self.0.clone();
-        times.sort();
-        let index = (times.len() as f64 * share).ceil() as usize;
-        times
-            .get(index.saturating_sub(1))
-            .copied()
-            .unwrap_or_default()
-    }
-
-    fn median(&self) -> Duration {
-        self.quantile(0.5)
+    fn median(&mut self) -> Duration {
+        self.0.sort_unstable();
+        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
     }
 }
 

@@ -156,6 +156,13 @@ impl ControlPlane {
         Ok(path)
     }
 
+    /// The API server's process identifier.
+    pub fn pid(&self) -> Result<u32> {
+        let server = self.api_server();
+        let process = server.as_ref().context("the API server is stopped")?;
+        Ok(process.pid())
+    }
+
     /// An error if a component that should run doesn't.
     pub fn check(&self) -> Result<()> {
         self.etcd.check()?;

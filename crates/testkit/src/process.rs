@@ -55,6 +55,11 @@ impl Process {
         })
     }
 
+    /// Its process identifier.
+    pub fn pid(&self) -> u32 {
+        self.child().id()
+    }
+
     /// An error with the end of its log, if it is no longer running.
     pub fn check(&self) -> Result<()> {
         match self.child().try_wait()? {

@@ -1,152 +1,334 @@
-//! What a create costs with these webhooks, next to what it costs without.
+//! What a request costs with these webhooks, next to none and next to the API server's own policies.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use migration_gate_core::gates::Config;
 use migration_gate_core::prefilter::{Prefilter, mutating, validating};
 use serde_json::{Value, json};
-
-use super::{Sample, milliseconds};
 use testkit::client::block_on;
-use testkit::image;
 use testkit::process::Process;
 use testkit::sandbox::Sandbox;
 use testkit::scene::Plane;
+
+use super::figures::{OTHER, OURS, Part, programs};
+use super::{Sample, milliseconds, policies};
 
 testkit::tests! {
     standalone: admission;
 }
 
 /// Rounds of each, in turns: the machine drifts, and only neighbours compare.
-const ROUNDS: usize = 6;
-const CREATES: usize = 300;
-const PORT: u16 = 18300;
+const ROUNDS: usize = 7;
+/// Requests of each round, by how many callers send them.
+const REQUESTS: [(usize, usize); 2] = [(1, 60), (8, 240)];
 
-/// Namespaces, by what happens to a Deployment `piefed-web` there.
-const NAMESPACES: [(&str, &str); 3] = [
-    ("unwatched", "no webhook"),
-    ("spared", "spared by matchConditions"),
-    ("held", "injected and validated"),
+/// What is asked of the API server, as dry runs.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    HeldCreate,
+    UnchangedUpdate,
+    UnchangedApply,
+    Unconcerned,
+}
+
+pub(super) const KINDS: [(Kind, &str); 4] = [
+    (Kind::HeldCreate, "a held Deployment, create"),
+    (Kind::UnchangedUpdate, "the same, unchanged update"),
+    (
+        Kind::UnchangedApply,
+        "the same, unchanged server-side apply",
+    ),
+    (Kind::Unconcerned, "a Pod of 10 variables, create"),
 ];
+
+/// Who admits nothing.
+pub(super) const NONE: &str = "none";
+/// The API server's own policies.
+pub(super) const POLICIES: &str = "in-tree policies";
+
+/// The namespace of each contender, in which no other admits anything.
+fn namespace(who: &str) -> &'static str {
+    match who {
+        OURS => "gate",
+        OTHER => "other",
+        POLICIES => "policies",
+        _ => NONE,
+    }
+}
 
 fn admission(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::start(sandbox, "bench-admission", 7)?;
-    for (name, _) in NAMESPACES {
+    let mut contenders = vec![NONE, POLICIES];
+    for who in contenders.iter().copied().chain([OURS, OTHER]) {
+        let name = namespace(who);
         plane.kubectl.run(&format!("create namespace {name}"))?;
+        plane
+            .kubectl
+            .run(&format!("create serviceaccount default --namespace={name}"))?;
     }
-    let _server = serve(sandbox, &plane)?;
-    for callers in [1, 8] {
-        let mut samples = NAMESPACES.map(|_| Sample::default());
-        for _ in 0..ROUNDS {
-            for (index, (namespace, _)) in NAMESPACES.into_iter().enumerate() {
-                let times = block_on(creates(&plane.client, namespace, callers))?;
-                samples[index].0.extend(times);
+    let mut servers = Vec::new();
+    for ((who, program), port) in programs()?.into_iter().zip([18300, 18310]) {
+        servers.push(serve(sandbox, &plane, who, &program, port)?);
+        contenders.push(who);
+    }
+    policies::install(&plane, &config(namespace(POLICIES)), namespace(POLICIES))?;
+    let mut calls = Vec::new();
+    for who in &contenders {
+        calls.push((*who, block_on(Calls::prepare(&plane.client, who))?));
+    }
+    let mut part = Part::default();
+    for (callers, requests) in REQUESTS {
+        for (kind, name) in KINDS {
+            let mut medians = vec![Vec::new(); calls.len()];
+            for _ in 0..ROUNDS {
+                for ((_, calls), medians) in calls.iter().zip(&mut medians) {
+                    let mut sample = block_on(times(calls, kind, callers, requests))?;
+                    medians.push(milliseconds(sample.median()));
+                }
+            }
+            let what = format!("{name}, {callers} at a time");
+            // Of one round each, so that the machine's drift isn't in it.
+            let added: Vec<Vec<f64>> = medians
+                .iter()
+                .map(|own| own.iter().zip(&medians[0]).map(|(a, b)| a - b).collect())
+                .collect();
+            for (((who, _), medians), own) in calls.iter().zip(&medians).zip(&added) {
+                part.add(&what, who, "ms", medians);
+                if *who != NONE {
+                    part.add(&format!("{what}: added"), who, "ms", own);
+                }
+                if !matches!(*who, NONE | POLICIES) {
+                    // Those of the policies are second.
+                    let shares: Vec<f64> = own.iter().zip(&added[1]).map(|(a, b)| a / b).collect();
+                    part.add(&format!("{what}: share"), who, "x", &shares);
+                }
             }
         }
-        println!(
-            "\ncreates of a Deployment, dry run, {callers} at a time, {} of each",
-            ROUNDS * CREATES
-        );
-        let bare = samples[0].median();
-        for ((_, what), sample) in NAMESPACES.iter().zip(&samples) {
-            println!(
-                "{what:<28} median {:>6.2} ms   99 % {:>6.2} ms   {:>5.2} x",
-                milliseconds(sample.median()),
-                milliseconds(sample.quantile(0.99)),
-                sample.median().as_secs_f64() / bare.as_secs_f64()
-            );
-        }
     }
-    Ok(())
+    part.keep("admission")
+}
+
+/// A configuration whose one gate is in this namespace.
+fn config(namespace: &str) -> Config {
+    let mut config = Config::default();
+    namespace.clone_into(&mut config.gates[0].namespace);
+    config
 }
 
 /// The released server as a process, and the API server told to call it as the chart would have it.
-fn serve(sandbox: &Sandbox, plane: &Plane) -> Result<Process> {
-    let folder = sandbox.state("bench-serve")?;
+fn serve(
+    sandbox: &Sandbox,
+    plane: &Plane,
+    who: &str,
+    program: &Path,
+    port: u16,
+) -> Result<Process> {
+    let name = namespace(who);
+    let folder = sandbox.state(&format!("bench-serve-{name}"))?;
     let authority = plane.server.authority();
     let certificate = authority.server("bench-serve", &["localhost"], &[])?;
-    let mut config = Config::default();
-    "held".clone_into(&mut config.gates[0].namespace);
+    let config = config(name);
     let file = folder.join("config.yaml");
     let gate = &config.gates[0];
     let text = json!({"gates": [{
         "name": gate.name, "namespace": gate.namespace, "job": "piefed-db-init",
-        "serviceAccount": gate.service_account, "deployments": ["piefed-web"],
+        "serviceAccount": gate.service_account, "deployments": [CREATED, STORED],
     }]});
     fs::write(&file, text.to_string())?;
-    let mut command = std::process::Command::new(image::released_binary()?);
+    let mut command = std::process::Command::new(program);
     command
         .env("KUBECONFIG", plane.server.admin())
         .arg("serve")
         .arg(format!("--config={}", file.display()))
         .arg(format!("--tls-cert={}", certificate.certificate.display()))
         .arg(format!("--tls-key={}", certificate.key.display()))
-        .arg(format!("--listen=127.0.0.1:{PORT}"))
-        .arg(format!("--health-listen=127.0.0.1:{}", PORT + 1));
-    let server = Process::spawn("serve", &sandbox.logs("bench")?, &mut command)?;
+        .arg(format!("--listen=127.0.0.1:{port}"))
+        .arg(format!("--health-listen=127.0.0.1:{}", port + 1));
+    let server = Process::spawn(name, &sandbox.logs("bench")?, &mut command)?;
     let authority = STANDARD.encode(fs::read(authority.pair().certificate)?);
     for (kind, path, filters) in [
         ("Mutating", "mutate", mutating()),
         ("Validating", "validate", validating()),
     ] {
-        plane
-            .kubectl
-            .apply(&configuration(kind, path, &authority, filters, &config))?;
+        let webhooks: Vec<Value> = filters
+            .into_iter()
+            .map(|filter| {
+                webhook(
+                    filter,
+                    &config,
+                    &format!("https://localhost:{port}/{path}"),
+                    &authority,
+                )
+            })
+            .collect();
+        let configuration = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": format!("{kind}WebhookConfiguration"),
+            "metadata": {"name": format!("bench-{name}")},
+            "webhooks": webhooks,
+        });
+        plane.kubectl.apply(&configuration.to_string())?;
     }
     // Held Deployments are refused while it can't be called, so one that isn't shows that it can.
     server.await_ready(
-        "a held Deployment to be accepted",
+        "a held Deployment to be injected",
         Duration::from_mins(3),
-        || block_on(create(&plane.client, "held")),
+        || block_on(is_injected(&plane.client, name)),
     )?;
     Ok(server)
 }
 
-fn configuration(
-    kind: &str,
-    path: &str,
-    authority: &str,
-    filters: Vec<Prefilter>,
-    config: &Config,
-) -> String {
-    let webhooks: Vec<Value> = filters
-        .into_iter()
-        .map(|filter| {
-            let filter = filter.of(config);
-            json!({
-                "name": format!("{}.migration-gate.io", filter.name),
-                "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail",
-                "clientConfig": {"url": format!("https://localhost:{PORT}/{path}"), "caBundle": authority},
-                "namespaceSelector": {"matchExpressions": [{
-                    "key": "kubernetes.io/metadata.name", "operator": "In", "values": ["spared", "held"],
-                }]},
-                "rules": filter.rules, "matchConditions": filter.match_conditions,
-            })
-        })
-        .collect();
+fn webhook(filter: Prefilter, config: &Config, url: &str, authority: &str) -> Value {
+    let filter = filter.of(config);
     json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": format!("{kind}WebhookConfiguration"),
-        "metadata": {"name": "bench"},
-        "webhooks": webhooks,
+        "name": format!("{}.migration-gate.io", filter.name),
+        "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail",
+        "clientConfig": {"url": url, "caBundle": authority},
+        "namespaceSelector": selector(&config.gates[0].namespace),
+        "rules": filter.rules, "matchConditions": filter.match_conditions,
     })
-    .to_string()
 }
 
-/// The times of so many creates, by so many callers at once.
-async fn creates(client: &kube::Client, namespace: &str, callers: usize) -> Result<Vec<Duration>> {
-    let left = Arc::new(AtomicUsize::new(CREATES));
-    let times = Arc::<Mutex<Vec<Duration>>>::default();
+/// Selects one namespace.
+pub(super) fn selector(namespace: &str) -> Value {
+    json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}})
+}
+
+/// An error unless a held Deployment gets its waiter there.
+pub(super) async fn is_injected(client: &kube::Client, namespace: &str) -> Result<()> {
+    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+    let created = api
+        .create(&dry_run(), &serde_json::from_value(deployment(CREATED))?)
+        .await?;
+    let spec = created.spec.and_then(|spec| spec.template.spec);
+    let containers = spec
+        .and_then(|spec| spec.init_containers)
+        .unwrap_or_default();
+    ensure!(
+        containers.len() == 1,
+        "there are {} init containers",
+        containers.len()
+    );
+    Ok(())
+}
+
+/// The two Deployments that the gate holds: one is created, the other is stored.
+pub(super) const CREATED: &str = "piefed-web";
+const STORED: &str = "piefed-worker";
+
+/// One of them.
+pub(super) fn deployment(name: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "piefed:1.2.0"}]},
+            },
+        },
+    })
+}
+
+fn pod() -> Value {
+    let env: Vec<Value> = (0..10)
+        .map(|i| json!({"name": format!("V{i}"), "value": "1"}))
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell"},
+        "spec": {"containers": [{"name": "shell", "image": "piefed:1.2.0", "env": env}]},
+    })
+}
+
+fn dry_run() -> PostParams {
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    }
+}
+
+/// One contender's requests.
+struct Calls {
+    deployments: Api<Deployment>,
+    pods: Api<Pod>,
+    pod: Pod,
+    /// As it is created, under another name than the stored one.
+    created: Deployment,
+    /// As it is applied.
+    applied: Value,
+    /// As it is stored.
+    stored: Deployment,
+    injects: bool,
+}
+
+impl Calls {
+    /// Stores the Deployment as a server-side apply makes it.
+    async fn prepare(client: &kube::Client, who: &str) -> Result<Self> {
+        let deployments = Api::<Deployment>::namespaced(client.clone(), namespace(who));
+        let apply = PatchParams::apply("bench").force();
+        let stored = deployments
+            .patch(STORED, &apply, &Patch::Apply(deployment(STORED)))
+            .await?;
+        Ok(Self {
+            pods: Api::namespaced(client.clone(), namespace(who)),
+            pod: serde_json::from_value(pod())?,
+            created: serde_json::from_value(deployment(CREATED))?,
+            applied: deployment(STORED),
+            stored,
+            deployments,
+            injects: who != NONE,
+        })
+    }
+
+    async fn call(&self, kind: Kind) -> Result<()> {
+        match kind {
+            Kind::HeldCreate => {
+                let created = self.deployments.create(&dry_run(), &self.created).await?;
+                let spec = created
+                    .spec
+                    .and_then(|spec| spec.template.spec)
+                    .context("no spec")?;
+                ensure!(spec.init_containers.is_some() == self.injects);
+            }
+            Kind::UnchangedUpdate => {
+                self.deployments
+                    .replace(STORED, &dry_run(), &self.stored)
+                    .await?;
+            }
+            Kind::UnchangedApply => {
+                let apply = PatchParams {
+                    dry_run: true,
+                    ..PatchParams::apply("bench")
+                };
+                self.deployments
+                    .patch(STORED, &apply, &Patch::Apply(&self.applied))
+                    .await?;
+            }
+            Kind::Unconcerned => {
+                self.pods.create(&dry_run(), &self.pod).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The times of so many requests, by so many callers at once.
+async fn times(calls: &Calls, kind: Kind, callers: usize, requests: usize) -> Result<Sample> {
+    let left = Arc::new(AtomicUsize::new(requests));
+    let times = Arc::<Mutex<Sample>>::default();
     let callers = (0..callers).map(|_| async {
         while left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -155,11 +337,12 @@ async fn creates(client: &kube::Client, namespace: &str, callers: usize) -> Resu
             .is_ok()
         {
             let begun = Instant::now();
-            create(client, namespace).await?;
+            calls.call(kind).await?;
+            let took = begun.elapsed();
             times
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(begun.elapsed());
+                .push(took);
         }
         anyhow::Ok(())
     });
@@ -167,35 +350,6 @@ async fn creates(client: &kube::Client, namespace: &str, callers: usize) -> Resu
         .await
         .into_iter()
         .collect::<Result<()>>()?;
-    let times = times.lock().unwrap_or_else(PoisonError::into_inner);
-    ensure!(times.len() == CREATES);
-    Ok(times.clone())
-}
-
-async fn create(client: &kube::Client, namespace: &str) -> Result<()> {
-    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
-    let deployment: Deployment = serde_json::from_value(json!({
-        "metadata": {"name": "piefed-web"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "web", "image": "piefed:1.2.0"}]},
-            },
-        },
-    }))?;
-    let params = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let created = api.create(&params, &deployment).await?;
-    let injected = created
-        .spec
-        .and_then(|spec| spec.template.spec)
-        .is_some_and(|spec| spec.init_containers.is_some());
-    ensure!(
-        injected == (namespace == "held"),
-        "the Deployment in {namespace} isn't as it should be"
-    );
-    Ok(())
+    let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *times))
 }

@@ -1,7 +1,7 @@
 //! From the Job's condition to the end of whoever waited for it, and what the waiting costs.
 
-use std::fs;
-use std::path::Path;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Sample, milliseconds};
+use super::figures::{OTHER, OURS, Part, programs};
+use super::milliseconds;
+use super::server::resident;
 use testkit::gate::{JOB, V2, complete, running};
-use testkit::image;
 use testkit::poll::{Look, until};
 use testkit::sandbox::Sandbox;
 use testkit::scene::{Plane, Scene};
@@ -21,7 +22,7 @@ testkit::tests! {
     standalone: waiter;
 }
 
-const ROUNDS: u32 = 30;
+const ROUNDS: u32 = 20;
 /// What hand-written waiters sleep between two looks.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -33,23 +34,39 @@ enum Contender {
     Poll,
 }
 
-const CONTENDERS: [(Contender, &str); 3] = [
-    (Contender::Gate, "migration-gate wait"),
-    (Contender::KubectlWait, "kubectl wait"),
-    (Contender::Poll, "kubectl get, every 2 s"),
-];
+pub(super) const KUBECTL_WAIT: &str = "kubectl wait";
+pub(super) const POLLING: &str = "kubectl get, every 2 s";
 
 fn waiter(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::start(sandbox, "bench", 6)?;
-    let binary = image::released_binary()?;
-    let mut samples = CONTENDERS.map(|_| Sample::default());
+    let programs = programs()?;
+    let ours = programs[0].1.clone();
+    let mut contenders: Vec<(&str, Contender, PathBuf)> = vec![
+        (KUBECTL_WAIT, Contender::KubectlWait, ours.clone()),
+        (POLLING, Contender::Poll, ours.clone()),
+    ];
+    contenders.extend(
+        programs
+            .into_iter()
+            .map(|(who, path)| (who, Contender::Gate, path)),
+    );
+    let mut reactions = vec![Vec::new(); contenders.len()];
+    let mut first_lines = vec![Vec::new(); contenders.len()];
     for round in 0..ROUNDS {
-        for (index, (contender, _)) in CONTENDERS.into_iter().enumerate() {
+        for (index, (who, contender, binary)) in contenders.iter().enumerate() {
             let scene = Scene::on(&plane, &format!("bench-{round}-{index}"))?;
             scene.create("2")?;
             scene.status(&running())?;
-            let mut child = start(contender, &plane, &scene, &binary)?;
-            await_readiness(contender, &plane, &scene)?;
+            let started = Instant::now();
+            let mut child = start(*contender, &plane, &scene, binary)?;
+            if matches!(*who, OURS | OTHER) {
+                let mut out = child.stdout.take().context("no standard output")?;
+                out.read_exact(&mut [0])?;
+                first_lines[index].push(milliseconds(started.elapsed()));
+                // What comes later is read, too, or the waiter would see a closed pipe.
+                thread::spawn(move || out.read_to_end(&mut Vec::new()));
+            }
+            await_readiness(*contender, &plane, &scene)?;
             if matches!(contender, Contender::Poll) {
                 // Completions come at any moment between two looks.
                 thread::sleep(POLL * round / ROUNDS);
@@ -57,36 +74,30 @@ fn waiter(sandbox: &Sandbox) -> Result<()> {
             let begun = Instant::now();
             scene.status(&complete())?;
             let status = child.wait()?;
-            samples[index].push(begun.elapsed());
+            reactions[index].push(milliseconds(begun.elapsed()));
             ensure!(status.success(), "{status}");
         }
     }
-    println!(
-        "\n{ROUNDS} rounds, from sending the Job's Complete condition to the process's end; its storing included"
-    );
-    let gate = samples[0].median();
-    for ((_, name), sample) in CONTENDERS.iter().zip(&samples) {
-        println!(
-            "{name:<24} median {:>8.1} ms   90 % {:>8.1} ms   {:>7.2} x",
-            milliseconds(sample.median()),
-            milliseconds(sample.quantile(0.9)),
-            sample.median().as_secs_f64() / gate.as_secs_f64()
-        );
+    let mut part = Part::default();
+    for (((who, ..), reactions), lines) in contenders.iter().zip(&reactions).zip(&first_lines) {
+        part.add("complete to exit", who, "ms", reactions);
+        part.add("start to first line", who, "ms", lines);
     }
-    footprint(&plane, &binary)
+    footprint(&plane, &ours, &mut part)?;
+    part.keep("waiter")
 }
 
 fn start(contender: Contender, plane: &Plane, scene: &Scene, binary: &Path) -> Result<Child> {
     let kubectl = plane.kubectl.program.display();
     let namespace = &scene.namespace;
-    let mut command = match contender {
-        Contender::Gate => gate(binary, namespace),
+    let (mut command, out) = match contender {
+        Contender::Gate => (gate(binary, namespace), Stdio::piped()),
         Contender::KubectlWait => {
             let mut command = Command::new(&plane.kubectl.program);
             command.args(["wait", "--for=condition=Complete", "--timeout=10m"]);
             command.arg(format!("--namespace={namespace}"));
             command.arg(format!("job/{JOB}"));
-            command
+            (command, Stdio::null())
         }
         Contender::Poll => {
             let look = format!(
@@ -100,18 +111,18 @@ fn start(contender: Contender, plane: &Plane, scene: &Scene, binary: &Path) -> R
                     POLL.as_secs()
                 ),
             ]);
-            command
+            (command, Stdio::null())
         }
     };
     command
         .env("KUBECONFIG", plane.server.admin())
         .env("KUBECACHEDIR", &plane.kubectl.cache)
-        .stdout(Stdio::null())
+        .stdout(out)
         .spawn()
         .context("starting a waiter")
 }
 
-fn gate(binary: &Path, namespace: &str) -> Command {
+pub(super) fn gate(binary: &Path, namespace: &str) -> Command {
     let mut command = Command::new(binary);
     command
         .args(["wait", "--gate=g", "--termination-log=/dev/null", V2])
@@ -145,11 +156,14 @@ fn await_readiness(contender: Contender, plane: &Plane, scene: &Scene) -> Result
 }
 
 /// Peak memory and requests of one wait that sees one completion.
-fn footprint(plane: &Plane, binary: &Path) -> Result<()> {
+fn footprint(plane: &Plane, binary: &Path, part: &mut Part) -> Result<()> {
     let waiting = Scene::on(plane, "bench-footprint")?;
     waiting.create("2")?;
     waiting.status(&running())?;
     let mut child = start(Contender::Gate, plane, &waiting, binary)?;
+    // Read to its end in a thread of its own.
+    let out = child.stdout.take();
+    thread::spawn(move || out.map(|mut out| out.read_to_end(&mut Vec::new())));
     let pid = child.id();
     let over = AtomicBool::new(false);
     let peak = thread::scope(|scope| {
@@ -173,23 +187,18 @@ fn footprint(plane: &Plane, binary: &Path) -> Result<()> {
     };
     let requests = plane.requests(&waiting.namespace)?;
     let requests = requests.iter().filter(reads).count();
-    println!(
-        "one wait: peak memory {peak} kB (VmHWM, the binary's own pages included), {requests} requests, binary {} kB",
-        fs::metadata(binary)?.len() / 1000
-    );
+    part.add("memory of a wait, at its peak", OURS, "MB", &[peak]);
+    part.note(format!(
+        "A wait that sees one completion makes {requests} requests."
+    ));
     Ok(())
 }
 
-/// The highest resident size that a process reached, in kB, as last seen before its end.
-fn peak_memory(pid: u32, over: &AtomicBool) -> Option<u64> {
+/// The highest resident size that a process reached, in MB, as last seen before its end.
+pub(super) fn peak_memory(pid: u32, over: &AtomicBool) -> Option<f64> {
     let mut peak = None;
     while !over.load(Ordering::Relaxed) {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let found = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next())
-            .and_then(|number| number.parse().ok());
-        peak = peak.max(found);
+        peak = resident(pid, "VmHWM").ok().or(peak);
         thread::sleep(Duration::from_millis(1));
     }
     peak

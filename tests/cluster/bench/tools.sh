@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Provides what `make bench` compares with: gator and kubectl-validate, built from pinned Go modules, and the bare HTTPS
+# server with its load (benches/http). They are kept in the user's cache. Prints the folder that holds the programs, and
+# nothing else, on standard output; progress goes to standard error.
+#
+#   tests/cluster/bench/tools.sh               the programs
+#   tests/cluster/bench/tools.sh COMMIT        these, and `other`: migration-gate as that commit releases it
+#
+# Go's programs are only compared with, so that one that can't be built is left out, and the page says so.
+set -euo pipefail
+
+gator=v3.23.1
+kubectl_validate=v0.0.4
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/migration-gate
+
+say() { echo "bench tools: $*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+# The folder's name is the hash of all that decides what is in it.
+key=$({
+    echo "$gator $kubectl_validate"
+    rustc -vV
+    cat "$repository"/benches/http/{Cargo.toml,Cargo.lock,src/*}
+} | sha256sum | cut -c1-16)
+kept=$cache/bench-$key
+mkdir -p "$kept"
+exec 9>"$kept/lock"
+flock 9 # another run may be building them
+
+go_program() { # NAME MODULE@VERSION
+    [ -e "$kept/$1" ] && return
+    command -v go >/dev/null || { say "no $1: there is no Go to build it with" && return; }
+    say "building $1 (about a minute on two cores, once)"
+    CGO_ENABLED=0 GOBIN=$kept/building go install -trimpath -ldflags '-s -w' "$2" 2>"$kept/$1.log" &&
+        mv "$kept/building/$1" "$kept/$1" || say "no $1: it can't be built; $(tail -n 1 "$kept/$1.log")"
+}
+go_program gator "github.com/open-policy-agent/gatekeeper/v3/cmd/gator@$gator"
+go_program kubectl-validate "sigs.k8s.io/kubectl-validate@$kubectl_validate"
+echo "$gator" >"$kept/gator.version"
+echo "$kubectl_validate" >"$kept/kubectl-validate.version"
+
+if [ ! -e "$kept/http" ]; then
+    say "building the bare server and the load (about a minute on two cores, once)"
+    CARGO_TARGET_DIR=$kept/target cargo build --quiet --release --locked \
+        --manifest-path "$repository/benches/http/Cargo.toml" >&2 || die "building the bare server failed"
+    mv "$kept/target/release/migration-gate-bench-http" "$kept/http"
+    rm -rf "$kept/target"
+fi
+
+rm -f "$kept/other"
+if [ -n "${1-}" ]; then
+    commit=$(git -C "$repository" rev-parse --verify --quiet "$1^{commit}") || die "there is no commit $1"
+    released=$cache/released-${commit:0:12}-$(rustc -vV | sha256sum | cut -c1-8)
+    if [ ! -e "$released" ]; then
+        say "building migration-gate of ${commit:0:12} as it is released (about 4 minutes on two cores, once)"
+        work=$(mktemp -d "$cache/released.building.XXXXXX")
+        trap 'rm -rf "$work"' EXIT
+        git -C "$repository" archive "$commit" | tar --extract --directory "$work"
+        binary=$(CARGO_TARGET_DIR=$work/target CARGO_TERM_QUIET=true "$work/build/binary.sh") ||
+            die "building it failed; the lines above say why"
+        mv "$binary" "$released"
+    fi
+    ln -s "$released" "$kept/other"
+fi
+echo "$kept"
