@@ -90,6 +90,11 @@ const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
         Test("the_alerts_are_true_and_the_dashboard_shows_it"),
     ),
     (
+        "docs/performance.md",
+        "make bench",
+        Needs("the machine to itself: these are figures"),
+    ),
+    (
         "docs/reliability.md",
         "cargo test",
         Needs("the machine to itself: these are soaks"),
