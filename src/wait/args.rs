@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::ClusterArgs;
+use migration_gate_core::applier::Applier;
 use migration_gate_core::explain::Subject;
 use migration_gate_core::gates::{Freshness, JobSource, LogFormat, Requirement, parse_duration};
 use migration_gate_core::names;
@@ -129,6 +130,9 @@ impl Plan {
                 gate: args.gate.clone(),
                 namespace: args.namespace.clone(),
                 wanted: args.version.wanted(args.freshness)?,
+                applier: std::env::var(names::APPLIED_BY)
+                    .map(|word| Applier::parse(&word))
+                    .unwrap_or_default(),
             },
             jobs: args.jobs.clone(),
             record,

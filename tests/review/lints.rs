@@ -5,7 +5,7 @@ use migration_gate_core::gates::{Config, Freshness, Mode};
 use migration_gate_yaml::documents;
 use serde_json::json;
 
-use super::found;
+use super::{found, loaded, review};
 
 pub(super) const FORCE: &str = "kustomize.toolkit.fluxcd.io/force: enabled";
 
@@ -123,6 +123,31 @@ fn versions() {
     let other = WEB.replace(":1.2.0", "");
     assert_eq!(codes_with(&config, &[JOB, &other, RBAC]), ["freshness-any"]);
     assert!(codes_with(&config, &[JOB]).is_empty());
+}
+
+/// Of objects that are read in a cluster, who applies them is seen.
+#[test]
+fn a_job_that_its_applier_cannot_replace_names_that_one() {
+    for (mark, way) in [
+        (
+            "argocd.argoproj.io/tracking-id: 'shop:batch/Job:a/b'",
+            "let Argo CD replace it",
+        ),
+        ("meta.helm.sh/release-name: shop", "let Helm replace it"),
+        (
+            "kubectl.kubernetes.io/last-applied-configuration: '{}'",
+            "kubectl can't replace it",
+        ),
+        ("a: b", "tell the applier to replace it"),
+    ] {
+        let job = JOB.replace(FORCE, mark);
+        let loaded = loaded(&[&job, WEB].concat());
+        let findings = review(&Config::default(), &loaded, None).findings;
+        assert!(
+            findings.iter().any(|it| it.message.contains(way)),
+            "{mark}: {findings:#?}"
+        );
+    }
 }
 
 #[test]

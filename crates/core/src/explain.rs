@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use super::applier::Applier;
 use super::job::Attempt;
 use super::mask;
 use super::text::{printable, shorten, truncate};
 use super::verdict::{Failure, JobName, Jobs, Seen, Trouble, TroubleKind, Waiting, What, Why};
 use super::version::Wanted;
+
+mod again;
+
+pub(crate) use again::{again, capital};
 
 /// What the words are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +22,8 @@ pub struct Subject {
     pub namespace: String,
     /// What has to have happened.
     pub wanted: Wanted,
+    /// Who applies the workload that waits.
+    pub applier: Applier,
 }
 
 /// The parts of a line that change without anything having changed.
@@ -168,13 +175,15 @@ fn last_seen(subject: &Subject, waiting: &Waiting, seen: &Seen) -> String {
 
 /// The end of a failed Job, in one line.
 pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
-    let job = &failure.job;
-    format!(
-        "Job {job} has failed{}, so this pod must not start; mend the cause, delete the Job and apply it \
-         again: kubectl delete job {job} -n {}",
-        reason(failure),
-        subject.namespace
-    )
+    let (job, ns) = (&failure.job, &subject.namespace);
+    let reason = reason(failure);
+    let start = format!("Job {job} has failed{reason}, so this pod must not start; mend the cause");
+    match again(failure.applier.or(&subject.applier), ns, Some(job)) {
+        Some(again) => format!("{start}. {again}"),
+        None => {
+            format!("{start}, delete the Job and apply it again: kubectl delete job {job} -n {ns}")
+        }
+    }
 }
 
 /// The most of a text from elsewhere that stands within a line of the waiter's own, in bytes.
@@ -305,31 +314,44 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
             "-l batch.kubernetes.io/job-name".to_owned(),
         ),
     };
+    let there = match &waiting.job {
+        JobName::Exact(job) if !is_missing(&waiting.what) => Some(job.as_str()),
+        _ => None,
+    };
+    let again = again(waiting.applier.or(&subject.applier), ns, there);
     match &waiting.what {
         What::Nothing => format!(
             "Look whether pods of namespace {ns} can reach the API server (network policies, DNS)."
         ),
-        What::NoJob | What::Vanished | What::Settling { .. } => {
+        What::NoJob | What::Vanished | What::Settling { .. } => again.unwrap_or_else(|| {
             format!("Apply the migration Job; look whether it is there: kubectl get {jobs}")
-        }
+        }),
         What::OldComplete { foreign: true, .. } => format!(
             "If its image has versions of its own, let gate {gate} compare a label or annotation \
              (`version`); if it is an old Job, delete it and apply again: kubectl delete {jobs}"
         ),
-        What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => format!(
-            "A Job's template is immutable, so an apply with a new image fails on the old Job. Delete \
-             it and apply again: kubectl delete {jobs}"
-        ),
-        What::Forgotten => {
+        What::OldComplete { .. } | What::OldFailed { .. } | What::Other { .. } => again
+            .unwrap_or_else(|| {
+                format!(
+                    "A Job's template is immutable, so an apply with a new image fails on the old \
+                     Job. Delete it and apply again: kubectl delete {jobs}"
+                )
+            }),
+        What::Forgotten => again.unwrap_or_else(|| {
             format!("Delete the Job and apply it again, so that it runs: kubectl delete {jobs}")
-        }
+        }),
         What::Empty => {
             format!("Set spec.completions to 1, or leave it out: kubectl get {jobs} -o yaml")
         }
-        What::Failed { .. } => format!(
-            "Mend the cause, delete the Job and apply it again; this pod starts as soon as it has \
-             completed: kubectl delete {jobs}"
-        ),
+        What::Failed { .. } => match again {
+            Some(again) => {
+                format!("Mend the cause; this pod starts as soon as the Job has completed. {again}")
+            }
+            None => format!(
+                "Mend the cause, delete the Job and apply it again; this pod starts as soon as it \
+                 has completed: kubectl delete {jobs}"
+            ),
+        },
         What::Suspended { queue: None } => {
             format!("Resume it: kubectl patch {jobs} -p '{{\"spec\":{{\"suspend\":false}}}}'")
         }
@@ -372,6 +394,11 @@ fn correction(subject: &Subject, waiting: &Waiting) -> Option<String> {
         let word = wanted.word().unwrap_or("--wanted");
         format!("If {version} was migrated before: migration-gate record done {word} --gate {gate}")
     })
+}
+
+/// Whether there is no Job that would have to be replaced.
+fn is_missing(what: &What) -> bool {
+    matches!(what, What::NoJob | What::Vanished | What::Settling { .. })
 }
 
 fn tells_of_record(what: &What) -> bool {

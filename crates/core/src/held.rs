@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::applier::Applier;
 use super::field::FieldPath;
 use super::gates::{Config, Gate, HeldKind, Mode};
 use super::injection::Injection;
@@ -77,7 +78,8 @@ impl<'r> Held<'_, 'r> {
 
     /// What the template is to carry, and whether that is what another release left there.
     pub fn injection(&self, config: &Config, template: &Value) -> (Injection, bool) {
-        let wanted = Injection::wanted(self.gate, &config.waiter, template);
+        let applier = Applier::of(&self.request.object["metadata"]);
+        let wanted = Injection::wanted(self.gate, &config.waiter, template).applied_by(&applier);
         self.old_template()
             .and_then(|old| Injection::kept(self.gate, &wanted, old, template))
             .filter(|kept| *kept != wanted)

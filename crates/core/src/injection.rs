@@ -5,10 +5,11 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use super::applier::Applier;
 use super::gates::{Gate, LogFormat, WaiterConfig};
 use super::glob::Glob;
 use super::image::{MovingTags, Relation, compare, same_repository, same_through_mirror};
-use super::names::{self, POD_NAME, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
+use super::names::{self, APPLIED_BY, POD_NAME, TOKEN_MOUNT_PATH, TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{list, name};
 use super::version::{Containers, Images, Wanted};
 
@@ -58,6 +59,18 @@ impl Injection {
             volume: VOLUME.clone(),
             at: (0, 0),
         }
+    }
+
+    /// The same for a workload of that applier, so that the waiter can name the way in which a Job
+    /// comes there.
+    ///
+    /// A variable, as the webhooks' conditions compare arguments.
+    #[must_use]
+    pub fn applied_by(mut self, applier: &Applier) -> Self {
+        if let (Some(word), Some(env)) = (applier.word(), self.container["env"].as_array_mut()) {
+            env.push(json!({"name": APPLIED_BY, "value": word}));
+        }
+        self
     }
 
     /// What was injected into `old`, if `new` differs from it in the injection at most.

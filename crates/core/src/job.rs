@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::applier::Applier;
 use super::gates::JobSource;
 use super::version::Contents;
 
@@ -37,6 +38,8 @@ pub struct Job {
     pub has_failed_pods: bool,
     /// A CronJob's schedule has created it, and not a release.
     pub scheduled: bool,
+    /// Who applies it.
+    pub applier: Applier,
 }
 
 impl Job {
@@ -205,6 +208,7 @@ impl From<JobWire> for Job {
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             contents: Contents::of(&own, &spec.template),
+            applier: Applier::of(&own),
             deleting: metadata.deletion_timestamp.is_some(),
             created: metadata.creation_timestamp,
             started: status.start_time,

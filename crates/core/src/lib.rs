@@ -4,6 +4,7 @@
 //! offline review and the tests call the same functions and get the same answers.
 
 pub mod announcement;
+pub mod applier;
 pub mod decision;
 pub mod dependent;
 pub mod eject;

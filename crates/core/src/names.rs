@@ -14,6 +14,9 @@ pub const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccoun
 /// The variable that tells the waiter the name of its pod.
 pub const POD_NAME: &str = "POD_NAME";
 
+/// The variable that tells the waiter who applies its workload, where that is seen.
+pub const APPLIED_BY: &str = "APPLIED_BY";
+
 /// The label by which the chart says for which gate it made an object.
 pub const GATE_LABEL: &str = "migration-gate.io/gate";
 

@@ -23,8 +23,8 @@ pub use diagnosis::{Diagnosis, Grade, Remedy, TroubleCode};
 pub use grants::{Grants, Right};
 pub use records::doubtful_rights;
 pub use seen::{
-    Applier, Calling, Certificate, CertificateMaker, Installation, JobSeen, Lean, NamespaceSeen,
-    PodSeen, Reduction, Server, Snapshot, WaiterPlace, Webhooks, WorkloadSeen,
+    Calling, Certificate, CertificateMaker, Installation, JobSeen, Lean, NamespaceSeen, PodSeen,
+    Reduction, Server, Snapshot, WaiterPlace, Webhooks, WorkloadSeen,
 };
 
 use crate::gates::Gate;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::applier::Applier;
 use super::job::Attempt;
 use super::version::Wanted;
 pub use seen::{Jobs, RecordSeen, Seen, Trouble, TroubleKind, Watch};
@@ -83,6 +84,8 @@ pub struct Failure {
     pub message: String,
     /// Its last attempt.
     pub attempt: Option<Attempt>,
+    /// Who applies it.
+    pub applier: Applier,
 }
 
 /// Why a requirement is met.
@@ -127,6 +130,8 @@ pub struct Waiting {
     pub trouble: Option<TroubleKind>,
     /// The record has never been read, so what it says isn't known.
     pub record_unread: bool,
+    /// Who applies the Job, if it is there.
+    pub applier: Applier,
 }
 
 /// What a waiter sees of its Job.

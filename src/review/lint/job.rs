@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Gated, image_field, metadata};
 use crate::review::codes::Code;
 use crate::review::report::Finding;
+use migration_gate_core::applier::Applier;
 use migration_gate_core::field::FieldPath;
 use migration_gate_core::gates::{Freshness, HeldKind, Requirement};
 use migration_gate_core::image::{Relation, same_repository};
@@ -105,13 +106,33 @@ pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
         .filter(|job| !is_replaced(gated.world.object(*job)) && !is_forced(gated));
     let findings = stays.map(|job| {
         let message = format!(
-            "a Job's pod template can't be changed, so applying the next version fails on this Job and gate `{}` stays shut; tell the applier to replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled` (Flux), `argocd.argoproj.io/sync-options: Force=true,Replace=true` (Argo CD) or `helm.sh/hook: pre-install,pre-upgrade` (Helm); with kubectl, delete it first",
-            gated.gate.name
+            "a Job's pod template can't be changed, so applying the next version fails on this Job and gate `{}` stays shut; {}",
+            gated.gate.name,
+            how_to_replace(gated.world.object(job))
         );
         let field = FieldPath::from_iter(["metadata", "annotations"]);
         Finding::new(job, Code::JobNotReplaceable, field, message)
     });
     findings.collect()
+}
+
+/// What has an applier replace the Job: the one that it shows, or whichever it is.
+fn how_to_replace(job: &Value) -> &'static str {
+    match Applier::of(&job["metadata"]) {
+        Applier::ArgoCd { .. } => {
+            "let Argo CD replace it: annotate it with `argocd.argoproj.io/sync-options: Force=true,Replace=true`, or make it a hook, `argocd.argoproj.io/hook: PreSync`"
+        }
+        Applier::Flux { .. } => {
+            "let Flux replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled`"
+        }
+        Applier::FluxRelease { .. } | Applier::Helm { .. } => {
+            "let Helm replace it: annotate it with `helm.sh/hook: pre-install,pre-upgrade`"
+        }
+        Applier::Kubectl => "kubectl can't replace it: delete it first",
+        Applier::Unknown => {
+            "tell the applier to replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled` (Flux), `argocd.argoproj.io/sync-options: Force=true,Replace=true` (Argo CD) or `helm.sh/hook: pre-install,pre-upgrade` (Helm); with kubectl, delete it first"
+        }
+    }
 }
 
 /// Whether the Job says to Flux, Argo CD or Helm that it is to be replaced.

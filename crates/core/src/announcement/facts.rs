@@ -124,11 +124,15 @@ fn advice(gate: &Gate, fact: &Fact) -> String {
         format!("kubectl logs -n {ns} -l batch.kubernetes.io/job-name={job} --prefix --tail=-1")
     };
     match fact {
-        Fact::Failed(Failure { job, .. }) => format!(
-            "Mend the cause, delete the Job and apply it again: kubectl delete job {job} -n {ns}. \
-             Its logs: {}",
-            logs(job)
-        ),
+        Fact::Failed(Failure { job, applier, .. }) => {
+            let again = match explain::again(applier, ns, Some(job)) {
+                Some(again) => format!("Mend the cause. {again}"),
+                None => format!(
+                    "Mend the cause, delete the Job and apply it again: kubectl delete job {job} -n {ns}"
+                ),
+            };
+            format!("{again}. Its logs: {}", logs(job))
+        }
         Fact::Completed(_) => String::new(),
         Fact::Overdue(job) => format!(
             "See what it does: {}. If it always takes so long, raise the gate's timeout.",

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::budget::{BURST, PACE};
 use super::*;
+use crate::applier::Applier;
 use crate::gates::{Config, Gate, HeldKind};
 use crate::image::MovingTags;
 use crate::outlook::outlook;
@@ -107,6 +108,26 @@ fn dependent(number: usize, version: &str) -> Dependent {
             moving: MovingTags::default(),
         }),
         waiting_pods: 1,
+    }
+}
+
+/// Argo CD makes a deleted hook anew in a full sync alone.
+#[test]
+fn the_way_out_is_that_of_who_applies_the_job() {
+    let mut stage = GateStage::new(1);
+    stage.fails("j1", "2");
+    let mut job = stage.seen.job("piefed-db-init").expect("a Job").clone();
+    job.applier = Applier::ArgoCd {
+        application: "shop".to_owned(),
+        replaces: true,
+    };
+    stage.seen.jobs[0].changed(job, stage.now.elapsed);
+    let (due, _) = stage.due();
+    assert_eq!(due.len(), 2);
+    for announcement in due {
+        let note = announcement.note;
+        assert!(note.contains(": argocd app sync shop. Its logs:"), "{note}");
+        assert!(!note.contains("delete"), "{note}");
     }
 }
 

@@ -21,6 +21,7 @@ fn subject() -> Subject {
         gate: "piefed".into(),
         namespace: "ns".into(),
         wanted: Wanted::of(&Config::default().gates[0], &template).expect("a version"),
+        applier: Applier::Unknown,
     }
 }
 
@@ -30,6 +31,7 @@ fn waiting(what: What) -> Waiting {
         what,
         trouble: None,
         record_unread: false,
+        applier: Applier::Unknown,
     }
 }
 
@@ -64,6 +66,7 @@ fn failure(reason: &str, message: &str) -> Failure {
         reason: reason.into(),
         message: message.into(),
         attempt: None,
+        applier: Applier::Unknown,
     }
 }
 
@@ -237,6 +240,63 @@ fn an_end_is_told_with_its_reason() {
         lines.push(job_failed(&subject(), &failure(reason, message)));
     }
     check("an_end_is_told_with_its_reason", &lines);
+}
+
+/// What the Job shows counts, else what the workload shows.
+#[test]
+fn the_way_out_is_that_of_who_applies_the_job() {
+    let argo_cd = |replaces| Applier::ArgoCd {
+        application: "shop".into(),
+        replaces,
+    };
+    let (namespace, name) = ("flux-system".to_owned(), "shop".to_owned());
+    let release = Applier::Helm {
+        release: "shop".into(),
+    };
+    let appliers = [
+        argo_cd(true),
+        argo_cd(false),
+        Applier::Flux {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        },
+        Applier::FluxRelease { namespace, name },
+        release.clone(),
+        Applier::Kubectl,
+    ];
+    let mut lines = Vec::new();
+    for applier in appliers {
+        let of_workload = Subject {
+            applier: applier.clone(),
+            ..subject()
+        };
+        let time_out = |subject: &Subject, waiting: Waiting| {
+            timed_out(subject, &[waiting], &unseen(None), TIMEOUT, "sa")
+        };
+        lines.push(time_out(&of_workload, waiting(What::NoJob)));
+        let old = Waiting {
+            applier: applier.clone(),
+            ..waiting(old_complete("version 1".to_owned(), false))
+        };
+        let other = Subject {
+            applier: release.clone(),
+            ..subject()
+        };
+        lines.push(time_out(&other, old));
+        let failure = Failure {
+            applier,
+            ..failure("", "")
+        };
+        let failed = Waiting {
+            applier: failure.applier.clone(),
+            ..waiting(What::Failed {
+                failure: failure.clone(),
+            })
+        };
+        lines.extend(line(&subject(), &failed, &moment()));
+        lines.push(job_failed(&subject(), &failure));
+    }
+    check("the_way_out_is_that_of_who_applies_the_job", &lines);
 }
 
 #[test]

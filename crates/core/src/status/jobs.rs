@@ -3,8 +3,9 @@
 use super::commands::{quoted, retried};
 use super::diagnosis::{Diagnosis, Grade, TroubleCode as Code};
 use super::passage::{Decided, View};
-use super::seen::{Applier, FAILED_MOUNT, JobSeen, WorkloadSeen};
-use crate::explain::{self, duration};
+use super::seen::{FAILED_MOUNT, JobSeen, WorkloadSeen};
+use crate::applier::Applier;
+use crate::explain::{self, capital, duration};
 use crate::verdict::{JobName, Waiting, What};
 use crate::version::Wanted;
 
@@ -110,7 +111,7 @@ impl JobCase<'_> {
 
     /// In the waiter's words, with who waits.
     fn start(&self, code: Code) -> Diagnosis {
-        let subject = self.view.subject(self.wanted);
+        let subject = self.view.subject(self.wanted, &self.workload.applier);
         let sentence = explain::sentence(&subject, self.waiting);
         let cause = format!(
             "{}. {} waits for it.",
@@ -138,7 +139,18 @@ impl JobCase<'_> {
 
     fn missing(&self) -> Diagnosis {
         let start = self.start(Code::JobMissing);
-        self.unless_done(start.advise("Apply the migration Job."))
+        self.unless_done(self.applied(start, "Apply the migration Job."))
+    }
+
+    /// With what makes a Job that is not there, or that in other words.
+    fn applied(&self, start: Diagnosis, otherwise: &str) -> Diagnosis {
+        match (self.by_applier(), self.applier()) {
+            (Some((text, command)), _) => start.mend(format!("{}:", capital(&text)), command),
+            (None, Applier::Helm { release }) => start.advise(format!(
+                "Upgrade release {release} again, which applies the Job."
+            )),
+            (None, _) => start.advise(otherwise),
+        }
     }
 
     /// Whether the gate names this very Job.
@@ -179,26 +191,65 @@ impl JobCase<'_> {
     }
 
     fn other(&self) -> Diagnosis {
-        let job = quoted(&self.job());
         let start = self.start(Code::JobOfAnotherVersion);
         if !self.is_asked_for_by_name() {
             // Each version has a Job of its own, and this one is not the wanted one's.
-            return self
-                .unless_done(start.advise("Apply the migration Job of the wanted version."));
+            let text = "Apply the migration Job of the wanted version.";
+            return self.unless_done(self.applied(start, text));
         }
-        let text = "A Job's template can't be changed, so the Job has to be made anew. Delete it";
-        let delete = self.kubectl(&format!("delete job {job}"));
-        match self.seen.map(|seen| &seen.applier) {
-            Some(Applier::Flux { namespace, name }) => start.mend(
-                format!("{text}, and let Flux apply it again:"),
-                format!("{delete} && {}", self.reconcile(namespace, name)),
+        let text = "A Job's template can't be changed, so the Job has to be made anew.";
+        match self.replacement() {
+            Some((how, command)) => start.mend(format!("{text} {}:", capital(&how)), command),
+            None => start.mend(
+                format!("{text} Delete it, and apply the new one:"),
+                self.delete(),
             ),
-            Some(Applier::Helm { release }) => start.mend(
-                format!("{text}, and upgrade release {release} again:"),
-                delete,
-            ),
-            _ => start.mend(format!("{text}, and apply the new one:"), delete),
         }
+    }
+
+    fn delete(&self) -> String {
+        self.kubectl(&format!("delete job {}", quoted(&self.job())))
+    }
+
+    fn applier(&self) -> &Applier {
+        self.waiting.applier.or(&self.workload.applier)
+    }
+
+    /// How those who apply the Job apply it again, as words and a command; `None` where no command
+    /// does: Helm needs the chart, kubectl the manifests.
+    fn by_applier(&self) -> Option<(String, String)> {
+        Some(match self.applier() {
+            Applier::ArgoCd { application, .. } => (
+                "sync the whole Application, as a selective sync and self-heal run no hooks"
+                    .to_owned(),
+                format!("argocd app sync {application}"),
+            ),
+            Applier::Flux { namespace, name } => (
+                "let Flux apply it again".to_owned(),
+                self.reconcile("kustomizations.kustomize", namespace, name, "requestedAt"),
+            ),
+            Applier::FluxRelease { namespace, name } => (
+                "let Flux upgrade the release".to_owned(),
+                self.reconcile("helmreleases.helm", namespace, name, "forceAt"),
+            ),
+            Applier::Helm { .. } | Applier::Kubectl | Applier::Unknown => return None,
+        })
+    }
+
+    /// The same for a Job that is there.
+    fn replacement(&self) -> Option<(String, String)> {
+        if let Applier::Helm { release } = self.applier() {
+            let text = format!("delete it, and upgrade release {release} again");
+            return Some((text, self.delete()));
+        }
+        let (text, command) = self.by_applier()?;
+        Some(match self.applier() {
+            Applier::ArgoCd { replaces: true, .. } => (text, command),
+            _ => (
+                format!("delete it, and {text}"),
+                format!("{} && {command}", self.delete()),
+            ),
+        })
     }
 
     fn suspended(&self, queue: Option<&str>) -> Diagnosis {
@@ -328,36 +379,33 @@ impl JobCase<'_> {
 
     /// With what makes the Job anew as it is.
     fn rerun(&self, start: Diagnosis) -> Diagnosis {
-        let job = quoted(&self.job());
-        let delete = self.kubectl(&format!("delete job {job}"));
-        match self.seen.map(|seen| &seen.applier) {
-            Some(Applier::Kubectl) => {
-                let manifest = format!("apply view-last-applied job {job} -o json");
-                let replace = self.kubectl("replace --force -f -");
-                start.mend(
-                    "Then run it again, as it was applied last:",
-                    format!("{} | {replace}", self.kubectl(&manifest)),
-                )
-            }
-            Some(Applier::Flux { namespace, name }) => start.mend(
-                "Then delete it, and let Flux apply it again:",
-                format!("{delete} && {}", self.reconcile(namespace, name)),
-            ),
-            Some(Applier::Helm { release }) => start.mend(
-                format!("Then delete it, and upgrade release {release} again:"),
-                delete,
-            ),
-            _ => start.mend("Then delete it, and apply it again:", delete),
+        if let Some((text, command)) = self.replacement() {
+            return start.mend(format!("Then {text}:"), command);
         }
+        if matches!(self.applier(), Applier::Unknown) {
+            return start.mend("Then delete it, and apply it again:", self.delete());
+        }
+        let job = quoted(&self.job());
+        let manifest = format!("apply view-last-applied job {job} -o json");
+        let replace = self.kubectl("replace --force -f -");
+        start.mend(
+            "Then run it again, as it was applied last:",
+            format!("{} | {replace}", self.kubectl(&manifest)),
+        )
     }
 
-    /// What makes Flux reconcile a Kustomization now.
-    fn reconcile(&self, namespace: &str, name: &str) -> String {
+    /// What makes Flux reconcile an object of its own now.
+    fn reconcile(&self, kind: &str, namespace: &str, name: &str, at: &str) -> String {
+        // Flux takes a request to force for one that asks for a reconciliation at the same time.
+        let force = match at {
+            "requestedAt" => String::new(),
+            at => format!(" reconcile.fluxcd.io/{at}=\"$(date +%s)\""),
+        };
         self.view.snapshot.flags.kubectl(
             namespace,
             &format!(
-                "annotate kustomizations.kustomize.toolkit.fluxcd.io {} --overwrite \
-                 reconcile.fluxcd.io/requestedAt=\"$(date +%s)\"",
+                "annotate {kind}.toolkit.fluxcd.io {} --overwrite \
+                 reconcile.fluxcd.io/requestedAt=\"$(date +%s)\"{force}",
                 quoted(name)
             ),
         )
@@ -366,10 +414,4 @@ impl JobCase<'_> {
 
 fn words(seconds: u64) -> String {
     duration(std::time::Duration::from_secs(seconds))
-}
-
-fn capital(sentence: &str) -> String {
-    let mut rest = sentence.chars();
-    let first = rest.next().map(|c| c.to_ascii_uppercase());
-    first.into_iter().chain(rest).collect()
 }

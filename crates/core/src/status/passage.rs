@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::seen::{JobSeen, NamespaceSeen, PodSeen, Snapshot, WaiterPlace, WorkloadSeen, word};
 use super::{GateLine, JobLine, Passage, PodLine, RecordLine, WorkloadLine};
+use crate::applier::Applier;
 use crate::explain::{self, Subject};
 use crate::gates::Gate;
 use crate::job::{Job, JobState};
@@ -133,8 +134,9 @@ impl<'s> View<'s> {
         self.namespace.records.get(&self.gate.name)?.as_ref()
     }
 
-    pub(super) fn subject(&self, wanted: &Wanted) -> Subject {
+    pub(super) fn subject(&self, wanted: &Wanted, applier: &Applier) -> Subject {
         Subject {
+            applier: applier.clone(),
             gate: self.gate.name.clone(),
             namespace: self.gate.namespace.clone(),
             wanted: wanted.clone(),
@@ -278,7 +280,7 @@ impl<'s> View<'s> {
         match decided {
             Decided::Opens(whys) => (Some(true), whys.clone()),
             Decided::Waits(waiting) => {
-                let subject = self.subject(wanted);
+                let subject = self.subject(wanted, &Applier::Unknown);
                 let words = waiting.iter().map(|w| explain::sentence(&subject, w));
                 (Some(false), words.collect())
             }

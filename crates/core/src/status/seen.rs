@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::commands::Flags;
 use super::grants::{Grants, Right};
+use crate::applier::Applier;
 use crate::decision::Rule;
 use crate::eject::gate_of;
 use crate::gates::{Config, Gate, HeldKind, Mode, parse_duration};
@@ -113,8 +114,6 @@ pub struct JobSeen {
     pub job: Job,
     /// Its namespace.
     pub namespace: String,
-    /// Who put it there.
-    pub applier: Applier,
     /// When somebody deleted it.
     pub deleted: Option<Timestamp>,
     /// When it ended, or, if it did not say, when it last changed its condition.
@@ -127,44 +126,6 @@ pub struct JobSeen {
     pub crash: Option<String>,
 }
 
-/// Who put an object there, and so who can put it there again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applier {
-    /// `kubectl apply`, which leaves the manifest in an annotation.
-    Kubectl,
-    /// A Kustomization of Flux.
-    Flux {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// A release of Helm.
-    Helm {
-        /// Its name.
-        release: String,
-    },
-    /// Unknown.
-    Unknown,
-}
-
-impl Applier {
-    fn of(metadata: &Value) -> Self {
-        let text = |field: &str, key: &str| metadata[field][key].as_str().map(str::to_owned);
-        let flux = |part: &str| text("labels", &format!("kustomize.toolkit.fluxcd.io/{part}"));
-        if let (Some(namespace), Some(name)) = (flux("namespace"), flux("name")) {
-            return Self::Flux { namespace, name };
-        }
-        if let Some(release) = text("annotations", "meta.helm.sh/release-name") {
-            return Self::Helm { release };
-        }
-        match metadata["annotations"].get("kubectl.kubernetes.io/last-applied-configuration") {
-            Some(_) => Self::Kubectl,
-            None => Self::Unknown,
-        }
-    }
-}
-
 impl JobSeen {
     /// From a Job as it was read; `None` for something else.
     pub fn of(object: &Value) -> Option<Self> {
@@ -175,7 +136,6 @@ impl JobSeen {
         Some(Self {
             job: Job::deserialize(object).ok()?,
             namespace: text(&metadata["namespace"]),
-            applier: Applier::of(metadata),
             deleted: time(&metadata["deletionTimestamp"]),
             ended: time(&object["status"]["completionTime"]).or(last.max()),
             log: Vec::new(),
@@ -196,6 +156,8 @@ pub struct WorkloadSeen {
     pub name: String,
     /// Its uid.
     pub uid: String,
+    /// Who applies it.
+    pub applier: Applier,
     /// The gates that hold it; it waits for the first.
     pub gates: Vec<String>,
     /// The version that its pod template wants, by the first gate.
@@ -323,6 +285,7 @@ impl<'c> Reduction<'c> {
             kind,
             name: text(&metadata["name"]),
             uid: text(&metadata["uid"]),
+            applier: Applier::of(metadata),
             gates: holding.iter().map(|gate| gate.name.clone()).collect(),
             wanted: gate.map(|gate| Wanted::of(gate, template)),
             waiter: match gate {

@@ -358,6 +358,49 @@ fn who_applied_the_job_can_apply_it_again() {
              reconcile.fluxcd.io/requestedAt=\"$(date +%s)\""
         ),
     );
+    check(
+        json!({"labels": {"helm.toolkit.fluxcd.io/name": "shop",
+                          "helm.toolkit.fluxcd.io/namespace": "apps"},
+               "annotations": {"meta.helm.sh/release-name": "shop"}}),
+        &format!(
+            "{delete} && kubectl -n apps annotate helmreleases.helm.toolkit.fluxcd.io shop \
+             --overwrite reconcile.fluxcd.io/requestedAt=\"$(date +%s)\" \
+             reconcile.fluxcd.io/forceAt=\"$(date +%s)\""
+        ),
+    );
+    let tracked = "shop:batch/Job:shop/migrate";
+    check(
+        json!({"annotations": {"argocd.argoproj.io/tracking-id": tracked,
+                               "argocd.argoproj.io/hook": "PreSync"}}),
+        "argocd app sync shop",
+    );
+    check(
+        json!({"annotations": {"argocd.argoproj.io/tracking-id": tracked}}),
+        &format!("{delete} && argocd app sync shop"),
+    );
+}
+
+/// A hook that has completed is deleted, and of another it is as if it had never been.
+#[test]
+fn who_applies_the_workload_can_apply_the_job() {
+    let first = |annotations: Value| {
+        let mut stage = Stage::waiting(None);
+        stage.web["metadata"]["annotations"] = annotations;
+        let overview = stage.look();
+        let trouble = overview.troubles.iter();
+        let mut trouble = trouble.filter(|it| it.code == TroubleCode::JobMissing);
+        let remedies = &trouble.next().expect("it waits").remedies;
+        (remedies[0].text.clone(), remedies[0].command.clone())
+    };
+    let (_, command) =
+        first(json!({"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:shop/web"}));
+    assert_eq!(command.as_deref(), Some("argocd app sync shop"));
+    let (text, command) = first(json!({"meta.helm.sh/release-name": "shop"}));
+    assert_eq!(
+        (text.as_str(), command),
+        ("Upgrade release shop again, which applies the Job.", None)
+    );
+    assert_eq!(first(json!({})).0, "Apply the migration Job.");
 }
 
 #[test]

@@ -92,6 +92,10 @@ impl<'a> Case<'a> {
             what,
             trouble: self.jobs.trouble().map(|trouble| trouble.kind),
             record_unread: self.record_is_unread(),
+            applier: self
+                .named(newest)
+                .map(|job| job.applier.clone())
+                .unwrap_or_default(),
         };
         if let Some(failure) = newest.and_then(failed) {
             // Where tags move, the record has no say while there is a Job.
@@ -330,13 +334,17 @@ impl<'a> Case<'a> {
     /// asks for.
     fn name(&self, newest: Option<&Job>) -> JobName {
         let requirement = &self.jobs.requirement;
-        match newest.or_else(|| self.newest_of_all()) {
+        match self.named(newest) {
             Some(job) => JobName::Exact(job.name.clone()),
             None => match requirement.exact_name() {
                 Some(name) => JobName::Exact(name.to_owned()),
                 None => JobName::Any(requirement.to_string()),
             },
         }
+    }
+
+    fn named(&self, newest: Option<&'a Job>) -> Option<&'a Job> {
+        newest.or_else(|| self.newest_of_all())
     }
 
     fn newest_of_all(&self) -> Option<&'a Job> {
@@ -408,6 +416,7 @@ fn failed(job: &Job) -> Option<Failure> {
         reason: reason.clone(),
         message: message.clone(),
         attempt: job.attempt,
+        applier: job.applier.clone(),
     })
 }
 
