@@ -61,6 +61,11 @@ test-cluster: packages ## The tests on a real node (builds and boots it), or on 
 	$(call say,tests on a cluster (the first run builds a control plane$(comma) a node and an application: some 20 minutes; then 8))
 	cargo test --locked --test cluster -- $(TESTS)
 
+.PHONY: test-peers
+test-peers: packages ## The tests beside Argo CD (which takes some 9 minutes to build at first; then minutes)
+	$(call say,tests beside other tools (each is built once: some 9 minutes on two cores))
+	cargo test --locked --test cluster -- --peers $(PEERS)
+
 .PHONY: lint
 lint: packages ## Formatting and clippy, where a warning is an error
 	$(call say,formatting and lints (about 2 minutes on two cores at first))

@@ -1,5 +1,5 @@
-//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; figures, with `-- --bench`; and the
-//! long forms of tests, with `-- --soak`.
+//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; figures, with `-- --bench`; the long
+//! forms of tests, with `-- --soak`; and tests beside other tools, with `-- --peers`.
 //!
 //! `crates/testkit` explains what they run on.
 
@@ -12,6 +12,7 @@ mod machine;
 mod monitoring;
 mod orders;
 mod pages;
+mod peers;
 mod prefilter;
 mod rendered;
 mod same_verdict;
@@ -47,6 +48,7 @@ fn main() -> std::process::ExitCode {
         tests: tests.concat(),
         benches: bench::benches(),
         soaks: soak::soaks(),
+        peers: peers::tests(),
         scratch: env!("CARGO_TARGET_TMPDIR"),
     })
 }

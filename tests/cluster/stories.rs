@@ -6,7 +6,7 @@
 //! and the application writes a line
 //! `UNMIGRATED …`. The stories count these lines: none with migration-gate, some without it.
 
-mod application;
+pub(crate) mod application;
 mod day_after;
 mod down;
 mod failure;

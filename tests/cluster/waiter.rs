@@ -3,7 +3,7 @@
 //! `tests/waiter/` runs it against a fake, where every failure can be made at will. Here the API
 //! server decides what a Job can look like, who may see it and how a watch ends.
 
-mod application;
+pub(crate) mod application;
 mod connection;
 mod corrected;
 mod node;

@@ -90,6 +90,23 @@ pub fn definitions() -> Result<PathBuf> {
     printed(Command::new(script)).map(PathBuf::from)
 }
 
+/// The variable with the folder of the peers, for the process inside.
+pub(crate) const PEERS: &str = "MIGRATION_GATE_CLUSTER_PEERS";
+
+/// Builds these peers, or finds them in the cache; gives the folder that holds a folder for each.
+pub(crate) fn peers(names: &[String]) -> Result<PathBuf> {
+    let mut script = Command::new(repository().join("tests/cluster/peers.sh"));
+    script.args(names);
+    printed(script).map(PathBuf::from)
+}
+
+/// The folder of a peer, of which the selected tests' modules have the name.
+pub fn peer(name: &str) -> Result<PathBuf> {
+    std::env::var_os(PEERS)
+        .map(|peers| PathBuf::from(peers).join(name))
+        .context("the sandbox was entered without peers")
+}
+
 /// How the variables begin that cargo sets for the package whose tests it runs.
 const PACKAGE: [&str; 4] = [
     "CARGO_PKG_",

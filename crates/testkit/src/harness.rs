@@ -30,6 +30,8 @@ pub struct Suite {
     pub benches: Vec<Test>,
     /// The long forms of tests. They run with `--soak`, one after the other.
     pub soaks: Vec<Test>,
+    /// The tests beside other tools. They run with `--peers`.
+    pub peers: Vec<Test>,
     /// The test target's `CARGO_TARGET_TMPDIR`, where the image's archive is made.
     pub scratch: &'static str,
 }
@@ -43,7 +45,7 @@ pub fn run(suite: Suite) -> ExitCode {
     let done = match Sandbox::current() {
         Ok(None) => outside(suite),
         Ok(Some(sandbox)) => {
-            let all = [suite.tests, suite.benches, suite.soaks];
+            let all = [suite.tests, suite.benches, suite.soaks, suite.peers];
             inside(sandbox, &all.concat())
         }
         Err(error) => Err(error),
@@ -68,16 +70,22 @@ fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
 }
 
 fn outside(suite: Suite) -> Result<ExitCode> {
-    let (soak, rest): (Vec<String>, Vec<String>) =
-        std::env::args().partition(|argument| argument == "--soak");
-    let soak = !soak.is_empty();
+    // These two are none of libtest's.
+    let mut rest: Vec<String> = std::env::args().collect();
+    let mut given = |option: &str| {
+        let before = rest.len();
+        rest.retain(|argument| argument != option);
+        rest.len() < before
+    };
+    let (soak, peers) = (given("--soak"), given("--peers"));
     let mut arguments = Arguments::from_iter(rest);
     // Benchmarks print their own figures; libtest's format has room for one number.
     let bench = std::mem::take(&mut arguments.bench);
-    let tests = match (bench, soak) {
-        (true, _) => suite.benches,
-        (false, true) => suite.soaks,
-        (false, false) => suite.tests,
+    let tests = match (bench, soak, peers) {
+        (true, ..) => suite.benches,
+        (_, true, _) => suite.soaks,
+        (.., true) => suite.peers,
+        _ => suite.tests,
     };
     let alone = bench || soak;
     let image = Path::new(suite.scratch).join("migration-gate.tar");
@@ -85,11 +93,18 @@ fn outside(suite: Suite) -> Result<ExitCode> {
         let nowhere = Surroundings::Unsuitable("only listed".to_owned());
         Backend::InProcess(Box::new(Local::new(nowhere, image)))
     } else {
-        let chosen = |test: &Test| {
+        let chosen = tests.iter().filter(|test| {
             let filter = arguments.filter.as_deref();
-            test.needs_previous() && filter.is_none_or(|filter| test.name.contains(filter))
+            filter.is_none_or(|filter| test.name.contains(filter))
+        });
+        let mut peers: Vec<String> = chosen.clone().filter_map(Test::peer).collect();
+        peers.dedup();
+        let needed = Needed {
+            released: alone,
+            previous: chosen.clone().any(Test::needs_previous),
+            peers,
         };
-        Backend::find(image, alone, tests.iter().any(chosen))?
+        Backend::find(image, &needed)?
     };
     let (nodes, limit) = match &backend {
         // Side by side, benchmarks would measure each other. A soak fills the machine by itself.
@@ -137,6 +152,16 @@ impl Image {
     }
 }
 
+/// What the chosen tests need that takes minutes to build.
+struct Needed {
+    /// The binary as it is released.
+    released: bool,
+    /// The release before.
+    previous: bool,
+    /// The tools beside which they run.
+    peers: Vec<String>,
+}
+
 /// The processes that run the tests' functions.
 enum Backend {
     /// This one.
@@ -146,8 +171,7 @@ enum Backend {
 }
 
 impl Backend {
-    /// `released` makes the binary as it is released, too, and `previous` the release before.
-    fn find(archive: PathBuf, released: bool, previous: bool) -> Result<Self> {
+    fn find(archive: PathBuf, needed: &Needed) -> Result<Self> {
         let in_process = |surroundings, archive| {
             Ok(Self::InProcess(Box::new(Local::new(surroundings, archive))))
         };
@@ -161,7 +185,10 @@ impl Backend {
         let assets = Assets::prepare()?;
         let applications = image::applications()?;
         let definitions = assets::definitions()?;
-        let previous = previous.then(image::build_previous).transpose()?;
+        let previous = needed.previous.then(image::build_previous).transpose()?;
+        let peers = &needed.peers;
+        let peers = (!peers.is_empty()).then(|| assets::peers(peers));
+        let peers = peers.transpose()?;
         let program = program();
         let (name, bin) = assets.announce();
         let mut environment = vec![
@@ -174,7 +201,10 @@ impl Backend {
         if let Some(previous) = &previous {
             environment.push((image::PREVIOUS, previous.as_os_str()));
         }
-        let binary = released.then(image::release).transpose()?;
+        if let Some(peers) = &peers {
+            environment.push((assets::PEERS, peers.as_os_str()));
+        }
+        let binary = needed.released.then(image::release).transpose()?;
         if let Some(binary) = &binary {
             environment.push((image::RELEASED_BINARY, binary.as_os_str()));
         }

@@ -31,7 +31,8 @@
 //! awaits what nothing announces, [`client`] watches objects, [`kubectl`] waits as a user would.
 //!
 //! Benchmarks (`-- --bench`) and soaks (`-- --soak`, the long forms of tests) are functions of the same
-//! kinds, in lists of their own. They run one after the other, with the binary as it is released.
+//! kinds, in lists of their own. They run one after the other, with the binary as it is released. So are
+//! the tests beside other tools (`-- --peers`), which run as the tests do.
 //!
 //! When a test fails, the components' logs stay in the folder that the last lines name.
 //!

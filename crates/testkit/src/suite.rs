@@ -73,6 +73,12 @@ impl Test {
         self.name.contains("::previous::")
     }
 
+    /// The peer that it runs beside: the module in `peers` that it is in.
+    pub(crate) fn peer(&self) -> Option<String> {
+        let (peer, _) = self.name.strip_prefix("peers::")?.split_once("::")?;
+        Some(peer.replace('_', "-"))
+    }
+
     /// The path begins with the crate, which is the same for all tests of a program.
     fn new(path: &'static str, function: Function) -> Self {
         let name = path.split_once("::").map_or(path, |(_, name)| name);

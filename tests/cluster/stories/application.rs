@@ -341,7 +341,7 @@ pub(crate) fn patch(kind: &str, name: &str, operations: &Value) -> Value {
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Puts the images on the node and starts its DNS, once.
-fn provide(cluster: &Cluster) -> Result<()> {
+pub(crate) fn provide(cluster: &Cluster) -> Result<()> {
     static PROVIDED: Mutex<bool> = Mutex::new(false);
     let mut provided = PROVIDED.lock().unwrap_or_else(PoisonError::into_inner);
     if !*provided {

@@ -38,8 +38,23 @@ pub(crate) const EVERY_KIND: &str = "waiter-every-kind";
 /// The namespace whose gate waits for a Job with another name in each revision.
 pub(crate) const REVISIONS: &str = "story-revisions";
 
+/// Those that share a release: their namespaces, with a gate for each.
+pub(crate) struct Cast {
+    pub(crate) namespaces: &'static [&'static str],
+    pub(crate) gate: fn(&str) -> Value,
+    // Locked while it is set and while it is struck, so that nobody sets it anew beside what is left
+    // of the last.
+    pub(crate) scenery: Mutex<Option<Scenery>>,
+}
+
+static STORIES: Cast = Cast {
+    namespaces: NAMESPACES,
+    gate,
+    scenery: Mutex::new(None),
+};
+
 /// What is there for as long as a story plays.
-struct Scenery {
+pub(crate) struct Scenery {
     // Dropped first: the release's objects lie in the namespaces.
     _release: Release,
     namespaces: BTreeMap<String, Namespace>,
@@ -48,21 +63,25 @@ struct Scenery {
 
 /// A story's part in the release, which is uninstalled when the last story that plays is over.
 pub(crate) struct Stage {
-    // Locked while it is set and while it is struck, so that nobody sets it anew beside what is left
-    // of the last.
     scenery: &'static Mutex<Option<Scenery>>,
 }
 
 impl Stage {
     /// Joins the stories that are being played, or sets the stage for them.
     pub(crate) fn enter(cluster: &Cluster) -> Result<Self> {
-        static SCENERY: Mutex<Option<Scenery>> = Mutex::new(None);
-        let mut scenery = SCENERY.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::enter_with(cluster, &STORIES)
+    }
+
+    /// The same with others than the stories.
+    pub(crate) fn enter_with(cluster: &Cluster, cast: &'static Cast) -> Result<Self> {
+        let mut scenery = cast.scenery.lock().unwrap_or_else(PoisonError::into_inner);
         match scenery.as_mut() {
             Some(scenery) => scenery.players += 1,
-            None => *scenery = Some(Scenery::set(cluster)?),
+            None => *scenery = Some(Scenery::set(cluster, cast)?),
         }
-        Ok(Self { scenery: &SCENERY })
+        Ok(Self {
+            scenery: &cast.scenery,
+        })
     }
 
     /// The application in a story's namespace.
@@ -97,12 +116,12 @@ impl Drop for Stage {
 }
 
 impl Scenery {
-    fn set(cluster: &Cluster) -> Result<Self> {
+    fn set(cluster: &Cluster, cast: &Cast) -> Result<Self> {
         let mut namespaces = BTreeMap::new();
-        for name in NAMESPACES {
+        for name in cast.namespaces {
             namespaces.insert((*name).to_owned(), cluster.namespace_named(name)?);
         }
-        let gates: Vec<_> = NAMESPACES.iter().copied().map(gate).collect();
+        let gates: Vec<_> = cast.namespaces.iter().copied().map(cast.gate).collect();
         Ok(Self {
             _release: Release::install_with(cluster, &json!({"gates": gates}))?,
             namespaces,

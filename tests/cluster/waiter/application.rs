@@ -1,5 +1,6 @@
 //! PieFed's stand-in, as one Deployment with one pod, and its Job, in a namespace with a gate.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,13 +14,14 @@ use testkit::client::await_list;
 use testkit::cluster::Cluster;
 use testkit::kubectl::Kubectl;
 use testkit::namespace::Namespace;
+use testkit::{image, process};
 
-pub(super) const JOB: &str = "piefed-db-init";
-pub(super) const WEB: &str = "piefed-web";
-pub(super) const WAITER: &str = "wait-for-migrations";
+pub(crate) const JOB: &str = "piefed-db-init";
+pub(crate) const WEB: &str = "piefed-web";
+pub(crate) const WAITER: &str = "wait-for-migrations";
 
 /// The Job and one Deployment, of this image.
-pub(super) fn manifests(image: &str) -> String {
+pub(crate) fn manifests(image: &str) -> String {
     manifests_with(image, None)
 }
 
@@ -28,7 +30,7 @@ const UNTIL_MIGRATED: &str = "migrates() { cat /proc/[0-9]*/comm | grep -q '^fla
     until migrates; do sleep 0.1; done; while migrates; do sleep 0.1; done";
 
 /// The same with a proxy of this image in front.
-pub(super) fn manifests_with(image: &str, proxy: Option<&str>) -> String {
+pub(crate) fn manifests_with(image: &str, proxy: Option<&str>) -> String {
     let containers = |proxy_command: &[&str], own: Value| -> Value {
         let proxy =
             proxy.map(|image| json!({"name": "proxy", "image": image, "command": proxy_command}));
@@ -55,7 +57,7 @@ pub(super) fn manifests_with(image: &str, proxy: Option<&str>) -> String {
 }
 
 /// The application in a namespace with a gate of its own.
-pub(super) struct GatedApplication {
+pub(crate) struct GatedApplication {
     // Dropped first, while the release's webhooks are there.
     namespace: Namespace,
     pods: Api<Pod>,
@@ -63,8 +65,12 @@ pub(super) struct GatedApplication {
 }
 
 impl GatedApplication {
-    pub(super) fn new(cluster: &Cluster, name: &str) -> Result<Self> {
-        let stage = Stage::enter(cluster)?;
+    pub(crate) fn new(cluster: &Cluster, name: &str) -> Result<Self> {
+        Self::on(Stage::enter(cluster)?, cluster, name)
+    }
+
+    /// In a namespace with a gate of a release that it shares with others.
+    pub(crate) fn on(stage: Stage, cluster: &Cluster, name: &str) -> Result<Self> {
         let namespace = stage.namespace(name)?;
         Ok(Self {
             _stage: Some(stage),
@@ -73,7 +79,7 @@ impl GatedApplication {
     }
 
     /// In a namespace whose gate is of a release that the test has installed by itself.
-    pub(super) fn of(cluster: &Cluster, namespace: Namespace) -> Self {
+    pub(crate) fn of(cluster: &Cluster, namespace: Namespace) -> Self {
         Self {
             pods: Api::namespaced(cluster.client(), &namespace.name),
             namespace,
@@ -81,19 +87,19 @@ impl GatedApplication {
         }
     }
 
-    pub(super) fn kubectl(&self) -> &Kubectl {
+    pub(crate) fn kubectl(&self) -> &Kubectl {
         &self.namespace.kubectl
     }
 
     /// Lets the Job that runs succeed; gives the time of its completion, in whole seconds.
-    pub(super) fn migrate(&self) -> Result<String> {
+    pub(crate) fn migrate(&self) -> Result<String> {
         let job = self.end("success", "Complete")?;
         let completed = job["status"]["completionTime"].as_str();
         Ok(completed.context("a completed Job")?.to_owned())
     }
 
     /// Has the Job that runs fail for good.
-    pub(super) fn fails(&self) -> Result<()> {
+    pub(crate) fn fails(&self) -> Result<()> {
         self.end("failure", "Failed").map(drop)
     }
 
@@ -107,7 +113,7 @@ impl GatedApplication {
     }
 
     /// The Deployment's pods of this image, but those that are being deleted.
-    fn pods(&self, image: &str) -> Result<Vec<Value>> {
+    pub(crate) fn pods(&self, image: &str) -> Result<Vec<Value>> {
         let mut pods = self.kubectl().get("pods --selector=app=web")?;
         let Value::Array(mut items) = pods["items"].take() else {
             return Ok(Vec::new());
@@ -118,7 +124,7 @@ impl GatedApplication {
 
     /// Waits until the only pod of this image whose own container hasn't started has a waiter that
     /// says so; gives the pod's name.
-    pub(super) fn holds(&self, image: &str, what: &str) -> Result<String> {
+    pub(crate) fn holds(&self, image: &str, what: &str) -> Result<String> {
         let name = await_list(
             &self.pods,
             "app=web",
@@ -143,7 +149,7 @@ impl GatedApplication {
     }
 
     /// The pods of these labels, as JSON, once all of this many have a waiter that runs.
-    pub(super) fn waiting(&self, labels: &str, count: usize) -> Result<Vec<Value>> {
+    pub(crate) fn waiting(&self, labels: &str, count: usize) -> Result<Vec<Value>> {
         let what = format!("{count} pods of {labels} in their waiters");
         await_list(&self.pods, labels, &what, Duration::from_mins(3), |pods| {
             let pods: Vec<Value> = pods.iter().map(|pod| json!(**pod)).collect();
@@ -153,13 +159,13 @@ impl GatedApplication {
     }
 
     /// Follows a pod's waiter until it says something.
-    pub(super) fn says(&self, pod: &Value, what: &str) -> Result<String> {
+    pub(crate) fn says(&self, pod: &Value, what: &str) -> Result<String> {
         let name = pod["metadata"]["name"].as_str().context("a name")?;
         self.namespace.says(name, WAITER, &[what])
     }
 
     /// The names of this image's pods, and what their waiters have said.
-    pub(super) fn waiters(&self, image: &str) -> Result<Vec<(String, String)>> {
+    pub(crate) fn waiters(&self, image: &str) -> Result<Vec<(String, String)>> {
         let pods = self.pods(image)?;
         let started = pods.iter().filter(|pod| {
             let state = &waiter(pod)["state"];
@@ -173,15 +179,44 @@ impl GatedApplication {
             .collect()
     }
 
-    pub(super) fn rolled_out(&self) -> Result<()> {
+    pub(crate) fn rolled_out(&self) -> Result<()> {
         self.kubectl()
             .run(&format!("rollout status deployment/{WEB} --timeout=170s"))?;
         Ok(())
     }
 
+    /// The last words of the waiter of the pod of this image that waits: what it says when its time is
+    /// up. It is run by hand, as it stands in the pod but for the time.
+    pub(crate) fn last_words(&self, cluster: &Cluster, image: &str) -> Result<String> {
+        let pods = self.pods(image)?;
+        let mut waiting = pods
+            .iter()
+            .filter(|pod| waiter(pod)["state"].get("running").is_some());
+        let pod = waiting
+            .next()
+            .with_context(|| format!("no pod of {image} waits"))?;
+        let container = &pod["spec"]["initContainers"][0];
+        let args = container["args"].as_array().context("arguments")?;
+        let args = args.iter().filter_map(Value::as_str).map(|arg| {
+            if arg.starts_with("--timeout=") {
+                "--timeout=1s"
+            } else {
+                arg
+            }
+        });
+        let variables = container["env"].as_array().into_iter().flatten();
+        let variables =
+            variables.filter_map(|one| Some((one["name"].as_str()?, one["value"].as_str()?)));
+        let mut command = released(cluster)?;
+        command.args(args).envs(variables);
+        let said = said(&mut command, 4)?;
+        eprintln!("waiter: {}", said.trim_end());
+        Ok(said)
+    }
+
     /// Every pod of this image has started, and its own container not before `completed`; gives the
     /// longest time between the two, in seconds, which is how Kubernetes notes them.
-    pub(super) fn started_after(&self, completed: &str, image: &str) -> Result<i64> {
+    pub(crate) fn started_after(&self, completed: &str, image: &str) -> Result<i64> {
         let pods = self.pods(image)?;
         ensure!(!pods.is_empty(), "no pod of {image}");
         let completed: Timestamp = completed.parse()?;
@@ -201,7 +236,7 @@ impl GatedApplication {
     }
 
     /// The Job's migration runs and holds a new pod; once it is over, the pod starts.
-    pub(super) fn migrates_first(&self, image: &str) -> Result<()> {
+    pub(crate) fn migrates_first(&self, image: &str) -> Result<()> {
         self.holds(image, "waiting: Job piefed-db-init is running")?;
         let completed = self.migrate()?;
         self.rolled_out()?;
@@ -216,7 +251,7 @@ fn is_of(pod: &Value, image: &str) -> bool {
 }
 
 /// The status of the first init container.
-pub(super) fn waiter(pod: &Value) -> &Value {
+pub(crate) fn waiter(pod: &Value) -> &Value {
     &pod["status"]["initContainerStatuses"][0]
 }
 
@@ -225,4 +260,26 @@ fn status(pod: &Value) -> &Value {
     let statuses = pod["status"]["containerStatuses"].as_array();
     let own = statuses.and_then(|list| list.iter().find(|status| status["name"] == "web"));
     own.map_or(&Value::Null, |own| &own["state"])
+}
+
+/// The released program, as whom kubectl acts; gives what it printed.
+pub(crate) fn program(cluster: &Cluster, args: &[&str], code: i32) -> Result<String> {
+    said(released(cluster)?.args(args), code)
+}
+
+fn released(cluster: &Cluster) -> Result<Command> {
+    let mut command = Command::new(image::release()?);
+    command.env("KUBECONFIG", &cluster.kubectl().kubeconfig);
+    Ok(command)
+}
+
+fn said(command: &mut Command, code: i32) -> Result<String> {
+    let output = process::run(command, "", Duration::from_mins(1))?;
+    let said = output.stdout + &output.stderr;
+    ensure!(
+        output.status.code() == Some(code),
+        "{}: {said}",
+        output.line
+    );
+    Ok(said)
 }

@@ -1,17 +1,13 @@
 //! Workloads of every kind wait; what the record says of them is corrected by the command that the
 //! waiter names.
 
-use std::process::Command;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::application::{GatedApplication, JOB, manifests, waiter};
+use super::application::{GatedApplication, JOB, manifests, program};
 use crate::stories::stage::EVERY_KIND;
 use testkit::cluster::Cluster;
-use testkit::{image, process};
 
 testkit::tests! {
     shared: every_kind_waits_and_its_record_is_corrected_by_hand;
@@ -50,18 +46,6 @@ fn other_kinds(image: &str) -> String {
                  "jobTemplate": {"spec": {"template": run}}},
     });
     format!("{search}\n---\n{agent}\n---\n{clean}")
-}
-
-/// The released program, as whom kubectl acts; gives what it printed.
-fn program(cluster: &Cluster, args: &[&str], code: i32) -> Result<String> {
-    let mut command = Command::new(image::release()?);
-    command
-        .args(args)
-        .env("KUBECONFIG", &cluster.kubectl().kubeconfig);
-    let output = process::run(&mut command, "", Duration::from_mins(1))?;
-    let said = output.stdout + &output.stderr;
-    ensure!(output.status.code() == Some(code), "{args:?}: {said}");
-    Ok(said)
 }
 
 /// When a pod's own container started. A `CronJob`'s has ended.
@@ -104,7 +88,7 @@ fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Re
     let refusal = kubectl.apply_refused(&manifests(v2))?;
     ensure!(refusal.contains("field is immutable"), "{refusal}");
     application.holds(v2, "is complete, but for version 1.3.0 ")?;
-    let correction = last_words(cluster, &application, v2)?;
+    let correction = correction(cluster, &application, v2)?;
     let correction: Vec<&str> = correction.split_whitespace().collect();
     let shown = program(cluster, &correction, 0)?;
     ensure!(shown.contains("Nothing was changed"), "{shown}");
@@ -128,28 +112,9 @@ fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Re
     Ok(())
 }
 
-/// The command that the waiter of the pod that waits names when its time is up, without the
-/// program's name. Its arguments are tried by hand, as they stand.
-fn last_words(cluster: &Cluster, application: &GatedApplication, image: &str) -> Result<String> {
-    let pods = application.kubectl().get("pods --selector=app=web")?;
-    let pods = pods["items"].as_array().context("pods")?;
-    let pod = pods
-        .iter()
-        .find(|pod| pod["spec"]["containers"][0]["image"] == image)
-        .with_context(|| format!("no pod of {image}"))?;
-    ensure!(waiter(pod)["state"].get("running").is_some(), "{pod:#}");
-    let args = pod["spec"]["initContainers"][0]["args"].as_array();
-    let args = args.context("arguments")?.iter().filter_map(Value::as_str);
-    let args = args.map(|arg| {
-        if arg.starts_with("--timeout=") {
-            "--timeout=1s"
-        } else {
-            arg
-        }
-    });
-    let args: Vec<&str> = args.collect();
-    let said = program(cluster, &args, 4)?;
-    eprintln!("waiter: {}", said.trim_end());
+/// The command that the waiter names when its time is up, without the program's name.
+fn correction(cluster: &Cluster, application: &GatedApplication, image: &str) -> Result<String> {
+    let said = application.last_words(cluster, image)?;
     let (_, command) = said
         .lines()
         .rev()

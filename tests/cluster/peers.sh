@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Provides the tools beside which `make test-peers` tries migration-gate, built from pinned Go modules once and kept in
+# the user's cache. Prints a folder that holds a folder for each of them, and nothing else, on standard output.
+#
+#   tests/cluster/peers.sh PEER...     argo-cd
+#
+# To add a peer: its pin, a function of its name that puts programs and definitions into the folder it is given, and a
+# module of its name below tests/cluster/peers/, whose tests are what asks for it.
+set -euo pipefail
+
+argo_cd=v3.6.1
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+say() { echo "cluster peers: $*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+[ $# -gt 0 ] || die "which peer? (argo-cd)"
+command -v go >/dev/null || die "Go is needed: install Go 1.26 or later"
+# Argo CD fetches its manifests with it.
+command -v git >/dev/null || {
+    say "installing Debian packages: git (under a minute)"
+    apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends git >/dev/null
+}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/migration-gate/peers
+mkdir -p "$cache"
+
+# Newer than what the node is built with, as their modules ask for.
+export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=go1.27.0
+quiet() { # Go names each module that it downloads, which is hundreds of lines.
+    "$@" 2> >(grep -v '^go: \(downloading\|added\|upgraded\|finding\)' >&2 || true)
+}
+module_folder() { # MODULE@VERSION: where Go unpacks it
+    local answer
+    answer=$(cd "$cache" && quiet go mod download -json "$1") || {
+        sed -n 's/^\t"Error": /cluster peers: /p' <<<"$answer" >&2
+        return 1
+    }
+    sed -n 's/^\t"Dir": "\(.*\)",$/\1/p' <<<"$answer"
+}
+# go_build OUT FOLDER GO.MOD PACKAGE: builds it in the module's folder, by a go.mod of ours
+go_build() {
+    (cd "$2" && quiet go build -trimpath -mod=mod -modfile="$3" -ldflags '-s -w' -o "$1" "$4")
+}
+
+argo_cd() { # OUT
+    local module=github.com/argoproj/argo-cd source
+    source=$(module_folder $module/v3@$argo_cd) || return
+    # The module replaces its gitops-engine by the folder next to it, which a module zip doesn't hold: name its release.
+    sed "s|=> ./gitops-engine|=> $module/gitops-engine/v3 $argo_cd|" "$source/go.mod" >"$1/go.mod"
+    install -m 0644 "$source/go.sum" "$1/go.sum"
+    # One program, which each component's name starts.
+    go_build "$1/bin/argocd" "$source" "$1/go.mod" ./cmd || return
+    install -m 0644 -D -t "$1/crds" "$source"/manifests/crds/{application,appproject}-crd.yaml
+    install -m 0644 -D -t "$1/config" "$source"/manifests/base/config/argocd-*.yaml
+}
+# Each peer is built in a folder of its own and moved into place when it is whole.
+provide() { # PEER
+    local function=${1//-/_} pin out started=$SECONDS
+    declare -F "$function" >/dev/null || die "unknown peer '$1'"
+    pin=${!function}
+    [ -e "$cache/$1-$pin" ] && return
+    # Two test runs at once: the second waits for the first one's builds, and then finds them.
+    exec 9>"$cache/lock"
+    flock -n 9 || { say "another run is building; waiting for it" && flock 9; }
+    [ -e "$cache/$1-$pin" ] && return
+    rm -rf "$cache"/building.*
+    say "building $1 $pin (some 9 minutes on two cores, once)"
+    out=$(mktemp -d "$cache/building.XXXXXX")
+    mkdir "$out/bin"
+    "$function" "$out" >&2 || die "building $1 failed; the lines above say why"
+    chmod 0755 "$out"
+    mv --no-target-directory "$out" "$cache/$1-$pin"
+    say "built $1 in $((SECONDS - started)) s"
+}
+
+# A folder for these pins, so that a run with others can't change what is in it.
+chosen=$cache/pins-$(echo "$argo_cd" | sha256sum | cut -c1-16)
+mkdir -p "$chosen"
+for peer; do
+    provide "$peer"
+    function=${peer//-/_}
+    ln -sfn "../$peer-${!function}" "$chosen/$peer"
+done
+echo "$chosen"

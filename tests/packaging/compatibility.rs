@@ -1,0 +1,126 @@
+//! `docs/compatibility.md` says what was tried beside which version of which tool. The versions are
+//! those of the pins that the tests are built by, and the tests are there.
+//! `GENERATE=1 cargo test --test packaging compatibility` writes the page.
+
+use std::fs;
+
+use super::{read, repository};
+
+/// A tool that the tests run.
+struct Tool {
+    name: &'static str,
+    /// The file that pins it, and what stands in front of the version there.
+    pin: (&'static str, &'static str),
+    proven: &'static str,
+    /// Tests of `tests/cluster/`, by module and name; a module alone stands for all of it.
+    tests: &'static [&'static str],
+}
+
+const ASSETS: &str = "tests/cluster/assets.sh";
+const DEFINITIONS: &str = "tests/cluster/definitions.sh";
+const PEERS: &str = "tests/cluster/peers.sh";
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        name: "Kubernetes",
+        pin: (ASSETS, "kubernetes=v"),
+        proven: "API server, controllers, scheduler and kubelet: everything",
+        tests: &["prefilter", "same_verdict", "orders", "waiter", "stories"],
+    },
+    Tool {
+        name: "containerd",
+        pin: (ASSETS, "containerd=v"),
+        proven: "runs every pod of the tests",
+        tests: &["waiter"],
+    },
+    Tool {
+        name: "Helm",
+        pin: (ASSETS, "helm=v"),
+        proven: "install, upgrade, rollback and uninstallation of the chart",
+        tests: &["chart::lifecycle", "chart::upgrading", "chart::install"],
+    },
+    Tool {
+        name: "Flux kustomize-controller",
+        pin: (ASSETS, "flux=v"),
+        proven: "first deployment, upgrades, failures, the day after; no drift",
+        tests: &[
+            "stories::first_deployment",
+            "stories::upgrade",
+            "stories::day_after",
+        ],
+    },
+    Tool {
+        name: "Argo CD",
+        pin: (PEERS, "argo_cd=v"),
+        proven: "hooks in order; a selective sync, and the self-heal that runs no hook \
+                 (argo-cd#22795), held until a full sync; no drift; hooks that are deleted at once",
+        tests: &["peers::argo_cd"],
+    },
+    Tool {
+        name: "cert-manager",
+        pin: (DEFINITIONS, "github.com/cert-manager/cert-manager@v"),
+        proven: "its kinds, as the chart renders them; its controllers are not run",
+        tests: &["chart::certificates"],
+    },
+    Tool {
+        name: "Prometheus operator",
+        pin: (
+            DEFINITIONS,
+            "github.com/prometheus-operator/prometheus-operator@v",
+        ),
+        proven: "its kinds, as the chart renders them",
+        tests: &["chart::accepted"],
+    },
+];
+
+const BEGIN: &str = "<!-- made from the tests' pins -->\n";
+const END: &str = "<!-- end -->\n";
+
+impl Tool {
+    fn version(&self) -> String {
+        let (file, before) = self.pin;
+        let text = read(file);
+        let mut lines = text.lines().map(str::trim);
+        let version = lines.find_map(|line| line.strip_prefix(before));
+        version
+            .unwrap_or_else(|| panic!("{file} pins no {}", self.name))
+            .to_owned()
+    }
+
+    fn row(&self) -> String {
+        let tests: Vec<String> = self.tests.iter().map(|test| format!("`{test}`")).collect();
+        let proven = self.proven.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!(
+            "| {} | {} | {proven} | {} |\n",
+            self.name,
+            self.version(),
+            tests.join(", ")
+        )
+    }
+}
+
+#[test]
+fn the_page_on_compatibility_is_that_of_the_pins() {
+    let path = "docs/compatibility.md";
+    let page = read(path);
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let rows: String = TOOLS.iter().map(Tool::row).collect();
+    let table = format!("| tool | version | proven | tests |\n|---|---|---|---|\n{rows}");
+    let expected = format!("{before}{BEGIN}\n{table}\n{END}{after}");
+    if std::env::var_os("GENERATE").is_some() {
+        fs::write(repository().join(path), &expected).unwrap();
+    }
+    assert!(
+        read(path) == expected,
+        "{path} is out of date; run `GENERATE=1 cargo test --test packaging compatibility` and commit it"
+    );
+}
+
+#[test]
+fn the_tests_of_the_page_on_compatibility_are_there() {
+    for test in TOOLS.iter().flat_map(|tool| tool.tests) {
+        let module = repository().join(format!("tests/cluster/{}.rs", test.replace("::", "/")));
+        assert!(module.exists(), "there is no {}", module.display());
+    }
+}
