@@ -88,6 +88,16 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
     for who in &contenders {
         calls.push((*who, block_on(Calls::prepare(&plane.client, who))?));
     }
+    // What is updated without admission is as large as what is updated with it.
+    let injected = calls.last().map(|(_, calls)| json!(calls.stored.spec));
+    if let (Some((_, none)), Some(spec)) = (calls.first_mut(), injected) {
+        let template = json!({"spec": {"template": spec["template"]}});
+        none.stored = block_on(none.deployments.patch(
+            STORED,
+            &PatchParams::default(),
+            &Patch::Merge(template),
+        ))?;
+    }
     let mut part = Part::default();
     for (callers, requests) in REQUESTS {
         for (kind, name) in KINDS {
