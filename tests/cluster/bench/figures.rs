@@ -242,10 +242,10 @@ fn commit() -> Result<String> {
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
     let changes = git(&["status", "--porcelain", "--", ".", ":!docs/performance*"])?;
-    let changed = if changes.is_empty() {
+    let note = if changes.is_empty() {
         ""
     } else {
         ", with changes"
     };
-    Ok(format!("{}{changed}", commit.trim()))
+    Ok(format!("{}{note}", commit.trim()))
 }
