@@ -16,7 +16,12 @@ use testkit::suite::Test;
 
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
-    [argo_cd::tests(), argo_cd::chart::tests()].concat()
+    [
+        argo_cd::tests(),
+        argo_cd::down::tests(),
+        argo_cd::chart::tests(),
+    ]
+    .concat()
 }
 
 /// The namespaces of the tests that share a release of migration-gate, each with a gate of that name.

@@ -3,12 +3,13 @@
 //! their migration, and the gate is what holds them.
 
 pub(super) mod chart;
+pub(super) mod down;
 mod instance;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use self::instance::{ArgoApplication, ArgoCd};
+use self::instance::{ArgoApplication, ArgoCd, PATIENCE};
 use super::stage;
 use crate::waiter::application::{GatedApplication, JOB, WEB};
 use testkit::cluster::Cluster;

@@ -26,7 +26,7 @@ use testkit::cluster::Cluster;
 use testkit::process::{self, Process};
 
 const NAMESPACE: &str = "argocd";
-const PATIENCE: Duration = Duration::from_mins(4);
+pub(super) const PATIENCE: Duration = Duration::from_mins(4);
 
 /// The running Argo CD of a cluster, which all tests of a run share.
 pub(super) struct ArgoCd {
