@@ -4,6 +4,7 @@
 //! server decides what a Job can look like, who may see it and how a watch ends.
 
 pub(crate) mod application;
+mod applied;
 mod connection;
 mod corrected;
 mod node;
@@ -25,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
         node::tests(),
         rollout::tests(),
         corrected::tests(),
+        applied::tests(),
     ]
     .concat()
 }

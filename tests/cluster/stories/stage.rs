@@ -25,12 +25,20 @@ const NAMESPACES: &[&str] = &[
     "waiter-proxy",
     "waiter-digest",
     "waiter-repaired",
+    BY_HELM,
+    BY_FLUX,
     EVERY_KIND,
     REVISIONS,
     "piefed-failed-job",
     "piefed-dry-run",
     "piefed-restricted",
 ];
+
+/// The namespace of an application that Helm applies.
+pub(crate) const BY_HELM: &str = "waiter-by-helm";
+
+/// The namespace of one that Flux applies.
+pub(crate) const BY_FLUX: &str = "waiter-by-flux";
 
 /// The namespace whose gate holds workloads of other kinds, too.
 pub(crate) const EVERY_KIND: &str = "waiter-every-kind";
