@@ -5,12 +5,15 @@
 //! the script knows it by.
 
 mod argo_cd;
+mod argo_rollouts;
 
 use std::sync::Mutex;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use crate::stories::stage::{Cast, Stage, gate};
+use crate::waiter::application::WEB;
 use testkit::cluster::Cluster;
 use testkit::suite::Test;
 
@@ -20,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         argo_cd::tests(),
         argo_cd::down::tests(),
         argo_cd::chart::tests(),
+        argo_rollouts::tests(),
     ]
     .concat()
 }
@@ -31,10 +35,21 @@ static CAST: Cast = Cast {
         argo_cd::SELECTIVE,
         argo_cd::RACE,
         argo_cd::HOOKS,
+        argo_rollouts::CANARY,
+        argo_rollouts::BLUE_GREEN,
+        argo_rollouts::REFERENCE,
     ],
-    gate,
+    gate: of_peer,
     scenery: Mutex::new(None),
 };
+
+fn of_peer(namespace: &str) -> Value {
+    let mut gate = gate(namespace);
+    if namespace.starts_with("rollouts-") {
+        gate["workloads"] = json!([{"kind": "Rollout", "name": WEB}]);
+    }
+    gate
+}
 
 /// Joins the tests that share a release.
 fn stage(cluster: &Cluster) -> Result<Stage> {

@@ -2,13 +2,14 @@
 # Provides the tools beside which `make test-peers` tries migration-gate, built from pinned Go modules once and kept in
 # the user's cache. Prints a folder that holds a folder for each of them, and nothing else, on standard output.
 #
-#   tests/cluster/peers.sh PEER...     argo-cd
+#   tests/cluster/peers.sh PEER...     argo-cd, argo-rollouts
 #
 # To add a peer: its pin, a function of its name that puts programs and definitions into the folder it is given, and a
 # module of its name below tests/cluster/peers/, whose tests are what asks for it.
 set -euo pipefail
 
 argo_cd=v3.6.1
+argo_rollouts=v1.10.2
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -18,7 +19,7 @@ die() {
     exit 1
 }
 
-[ $# -gt 0 ] || die "which peer? (argo-cd)"
+[ $# -gt 0 ] || die "which peer? (argo-cd, argo-rollouts)"
 command -v go >/dev/null || die "Go is needed: install Go 1.26 or later"
 # Argo CD fetches its manifests with it.
 command -v git >/dev/null || {
@@ -57,6 +58,14 @@ argo_cd() { # OUT
     install -m 0644 -D -t "$1/crds" "$source"/manifests/crds/{application,appproject}-crd.yaml
     install -m 0644 -D -t "$1/config" "$source"/manifests/base/config/argocd-*.yaml
 }
+argo_rollouts() { # OUT
+    local source
+    source=$(module_folder github.com/argoproj/argo-rollouts@$argo_rollouts) || return
+    install -m 0644 -t "$1" "$source"/go.{mod,sum}
+    go_build "$1/bin/rollouts-controller" "$source" "$1/go.mod" ./cmd/rollouts-controller || return
+    install -m 0644 -D -t "$1/crds" "$source"/manifests/crds/*-crd.yaml
+}
+
 # Each peer is built in a folder of its own and moved into place when it is whole.
 provide() { # PEER
     local function=${1//-/_} pin out started=$SECONDS
@@ -78,7 +87,7 @@ provide() { # PEER
 }
 
 # A folder for these pins, so that a run with others can't change what is in it.
-chosen=$cache/pins-$(echo "$argo_cd" | sha256sum | cut -c1-16)
+chosen=$cache/pins-$(echo "$argo_cd $argo_rollouts" | sha256sum | cut -c1-16)
 mkdir -p "$chosen"
 for peer; do
     provide "$peer"

@@ -57,6 +57,12 @@ const TOOLS: &[Tool] = &[
         tests: &["peers::argo_cd"],
     },
     Tool {
+        name: "Argo Rollouts",
+        pin: (PEERS, "argo_rollouts=v"),
+        proven: "canary, blue-green and `workloadRef` held; an abort while held",
+        tests: &["peers::argo_rollouts"],
+    },
+    Tool {
         name: "cert-manager",
         pin: (DEFINITIONS, "github.com/cert-manager/cert-manager@v"),
         proven: "its kinds, as the chart renders them; its controllers are not run",
