@@ -61,12 +61,12 @@ pub(crate) fn soaks() -> Vec<Test> {
 /// Where the chart is.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate");
 
-const APPLICATION: &str = "piefed-application";
+pub(crate) const APPLICATION: &str = "piefed-application";
 /// `examples/piefed` on a node that has no storage.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/example");
 
 /// A Deployment that the built-in gate holds.
-const HELD: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: piefed-web}, spec: {selector: {matchLabels: {app: web}}, \
+pub(crate) const HELD: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: piefed-web}, spec: {selector: {matchLabels: {app: web}}, \
      template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: 'piefed/piefed:1.2.0', command: [flask, run]}]}}}}";
 
 /// Renders the chart with `values` over its own, as a release `migration-gate` in a namespace of

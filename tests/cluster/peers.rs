@@ -6,6 +6,7 @@
 
 mod argo_cd;
 mod argo_rollouts;
+mod cert_manager;
 
 use std::sync::Mutex;
 
@@ -24,6 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
         argo_cd::down::tests(),
         argo_cd::chart::tests(),
         argo_rollouts::tests(),
+        cert_manager::tests(),
     ]
     .concat()
 }

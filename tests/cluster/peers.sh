@@ -2,7 +2,7 @@
 # Provides the tools beside which `make test-peers` tries migration-gate, built from pinned Go modules once and kept in
 # the user's cache. Prints a folder that holds a folder for each of them, and nothing else, on standard output.
 #
-#   tests/cluster/peers.sh PEER...     argo-cd, argo-rollouts
+#   tests/cluster/peers.sh PEER...     argo-cd, argo-rollouts, cert-manager
 #
 # To add a peer: its pin, a function of its name that puts programs and definitions into the folder it is given, and a
 # module of its name below tests/cluster/peers/, whose tests are what asks for it.
@@ -10,6 +10,7 @@ set -euo pipefail
 
 argo_cd=v3.6.1
 argo_rollouts=v1.10.2
+cert_manager=v1.21.2
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -19,7 +20,7 @@ die() {
     exit 1
 }
 
-[ $# -gt 0 ] || die "which peer? (argo-cd, argo-rollouts)"
+[ $# -gt 0 ] || die "which peer? (argo-cd, argo-rollouts, cert-manager)"
 command -v go >/dev/null || die "Go is needed: install Go 1.26 or later"
 # Argo CD fetches its manifests with it.
 command -v git >/dev/null || {
@@ -65,12 +66,36 @@ argo_rollouts() { # OUT
     go_build "$1/bin/rollouts-controller" "$source" "$1/go.mod" ./cmd/rollouts-controller || return
     install -m 0644 -D -t "$1/crds" "$source"/manifests/crds/*-crd.yaml
 }
+cert_manager() { # OUT
+    # Its programs are modules that are not published, so a program of ours starts its controllers.
+    local module=github.com/cert-manager/cert-manager source
+    source=$(module_folder $module@$cert_manager) || return
+    mkdir "$1/program"
+    cp "$here/peers/cert-manager/main.go" "$1/program/"
+    sed "s|^module .*|module migration-gate.test/cert-manager|" "$source/go.mod" >"$1/program/go.mod"
+    echo "require $module $cert_manager" >>"$1/program/go.mod"
+    install -m 0644 "$source/go.sum" "$1/program/go.sum"
+    cat >>"$1/program/go.sum" <<SUMS
+$module $cert_manager h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68=
+$module $cert_manager/go.mod h1:cUXqp2Ki46IovJB+XpkfaFNzitQDJjyfjrCAsl5Jnns=
+SUMS
+    go_build "$1/bin/cert-manager" "$1/program" "$1/program/go.mod" . || return
+    install -m 0644 -D -t "$1/crds" "$source"/deploy/crds/*.yaml
+}
+
+# A program of ours is part of the pin.
+pin_of() { # PEER
+    local pin=${1//-/_}
+    pin=${!pin}
+    [ ! -d "$here/peers/$1" ] || pin+=-$(cat "$here/peers/$1"/* | sha256sum | cut -c1-8)
+    echo "$pin"
+}
 
 # Each peer is built in a folder of its own and moved into place when it is whole.
 provide() { # PEER
     local function=${1//-/_} pin out started=$SECONDS
     declare -F "$function" >/dev/null || die "unknown peer '$1'"
-    pin=${!function}
+    pin=$(pin_of "$1")
     [ -e "$cache/$1-$pin" ] && return
     # Two test runs at once: the second waits for the first one's builds, and then finds them.
     exec 9>"$cache/lock"
@@ -87,11 +112,10 @@ provide() { # PEER
 }
 
 # A folder for these pins, so that a run with others can't change what is in it.
-chosen=$cache/pins-$(echo "$argo_cd $argo_rollouts" | sha256sum | cut -c1-16)
+chosen=$cache/pins-$(echo "$argo_cd $argo_rollouts $cert_manager" | sha256sum | cut -c1-16)
 mkdir -p "$chosen"
 for peer; do
     provide "$peer"
-    function=${peer//-/_}
-    ln -sfn "../$peer-${!function}" "$chosen/$peer"
+    ln -sfn "../$peer-$(pin_of "$peer")" "$chosen/$peer"
 done
 echo "$chosen"

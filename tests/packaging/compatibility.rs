@@ -64,9 +64,9 @@ const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "cert-manager",
-        pin: (DEFINITIONS, "github.com/cert-manager/cert-manager@v"),
-        proven: "its kinds, as the chart renders them; its controllers are not run",
-        tests: &["chart::certificates"],
+        pin: (PEERS, "cert_manager=v"),
+        proven: "issued, injected, and both certificates renewed under load",
+        tests: &["peers::cert_manager", "chart::certificates"],
     },
     Tool {
         name: "Prometheus operator",

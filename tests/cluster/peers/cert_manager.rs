@@ -1,0 +1,250 @@
+//! cert-manager's controllers and its cainjector: the chart's issuer and certificates are issued, the
+//! authority is injected, and both are renewed under load.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::chart::{APPLICATION, HELD};
+use testkit::assets;
+use testkit::client::{block_on, spawn};
+use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
+use testkit::poll::{Look, until};
+use testkit::process::Process;
+use testkit::release::Release;
+
+testkit::tests! {
+    exclusive: certificates_are_issued_injected_and_renewed_under_load;
+}
+
+const PATIENCE: Duration = Duration::from_mins(5);
+/// The chart's Certificates: what the server presents, and the authority that signs it.
+const SERVING: &str = "migration-gate-cert-manager";
+const AUTHORITY: &str = "migration-gate-cert-manager-ca";
+
+fn start(cluster: &Cluster) -> Result<Process> {
+    let sandbox = cluster.sandbox()?;
+    let peer = assets::peer("cert-manager")?;
+    let kubectl = cluster.kubectl();
+    let definitions = peer.join("crds");
+    kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
+    kubectl
+        .run("wait --for=condition=Established --timeout=170s customresourcedefinitions --all")?;
+    let mut command = Command::new(peer.join("bin/cert-manager"));
+    command.env("KUBECONFIG", &kubectl.kubeconfig);
+    Process::spawn("cert-manager", &sandbox.logs("cert-manager")?, &mut command)
+}
+
+fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) -> Result<()> {
+    let controllers = start(cluster)?;
+    let application = cluster.namespace_named(APPLICATION)?;
+    let release = Release::prepare(cluster)?;
+    // Nothing is ready before a certificate is issued and its authority is where the API server looks.
+    release
+        .helm("install", "--wait --set=certificates.source=certManager")
+        .map_err(|error| match controllers.check() {
+            Ok(()) => error,
+            Err(gone) => gone.context(error),
+        })?;
+    let kubectl = release.kubectl();
+    application.kubectl.apply(HELD)?;
+
+    let load = Load::start(cluster)?;
+    load.goes_on()?;
+    for name in [SERVING, AUTHORITY] {
+        renew(kubectl, name)?;
+        load.goes_on()?;
+    }
+    // The pods get it when the kubelet looks at the Secret again.
+    let serial = || kubectl.get(&format!("certificate {SERVING}"));
+    let renewed = serial()?["status"]["notAfter"].clone();
+    let renewed: jiff::Timestamp = renewed.as_str().context("a time")?.parse()?;
+    until("every replica to serve it", PATIENCE, || {
+        match expiries(kubectl) {
+            Err(error) => Look::Failed(error),
+            Ok(seen) if seen.iter().all(|seconds| *seconds == renewed.as_second()) => {
+                Look::Done(())
+            }
+            Ok(seen) => Look::Pending(format!("{seen:?}, not {}", renewed.as_second())),
+        }
+    })?;
+    load.goes_on()?;
+
+    // Somebody takes the authority out. Until it is back, calls fail, and that is not this test's matter.
+    let calls = load.finish()?;
+    let configuration = "mutatingwebhookconfiguration/migration-gate";
+    let bundle = || -> Result<Value> {
+        let found = kubectl.get(configuration)?;
+        Ok(found["webhooks"][0]["clientConfig"]["caBundle"].clone())
+    };
+    let before = bundle()?;
+    let patch = json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]);
+    kubectl.run(&format!(
+        "patch {configuration} --type=json --patch={patch}"
+    ))?;
+    until(
+        "the authority to be injected anew",
+        PATIENCE,
+        || match bundle() {
+            Err(error) => Look::Failed(error),
+            Ok(found) if found == before => Look::Done(()),
+            Ok(found) => Look::Pending(found.to_string()),
+        },
+    )?;
+    application.kubectl.run("delete deployment piefed-web")?;
+    application.kubectl.apply(HELD)?;
+    eprintln!(
+        "peers: cert-manager: {calls} creates while both certificates were renewed, none failed"
+    );
+    controllers.check()
+}
+
+/// What `cmctl renew NAME` does; waits until another certificate is in its Secret.
+fn renew(kubectl: &Kubectl, name: &str) -> Result<()> {
+    let secret = || {
+        kubectl.run(&format!(
+            "get secret {name} --output=jsonpath={{.data.tls\\.crt}}"
+        ))
+    };
+    let before = secret()?;
+    let certificate = kubectl.get(&format!("certificate {name}"))?;
+    let mut conditions = certificate["status"]["conditions"].clone();
+    let conditions = conditions.as_array_mut().context("conditions")?;
+    conditions.push(json!({
+        "type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "renewed",
+        "lastTransitionTime": jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
+    }));
+    let patch = json!({"status": {"conditions": conditions}}).to_string();
+    let line = [
+        "patch",
+        "certificate",
+        name,
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &patch,
+    ];
+    kubectl.output(&line, "", PATIENCE)?.success()?;
+    until(
+        &format!("{name} to be renewed"),
+        PATIENCE,
+        || match secret() {
+            Err(error) => Look::Failed(error),
+            Ok(found) if found != before => Look::Done(()),
+            Ok(_) => Look::Pending("the same".to_owned()),
+        },
+    )
+}
+
+/// When the certificate of each replica expires, as its metrics say.
+fn expiries(kubectl: &Kubectl) -> Result<Vec<i64>> {
+    let pods = kubectl.get("pods --selector=app.kubernetes.io/name=migration-gate")?;
+    let pods = pods["items"].as_array().context("pods")?;
+    ensure!(!pods.is_empty(), "no replica");
+    let mut expiries = Vec::new();
+    for pod in pods {
+        let name = pod["metadata"]["name"].as_str().context("a name")?;
+        let namespace = pod["metadata"]["namespace"]
+            .as_str()
+            .context("a namespace")?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:8080/proxy/metrics");
+        let metrics = kubectl.run(&format!("get --raw {path}"))?;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("migration_gate_certificate_expiry_timestamp"));
+        let value = line
+            .and_then(|line| line.rsplit(' ').next())
+            .context("the metric")?;
+        expiries.push(format!("{:.0}", value.parse::<f64>()?).parse()?);
+    }
+    Ok(expiries)
+}
+
+/// Dry runs of a held Deployment without pause: each asks both webhooks.
+struct Load {
+    over: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    failures: Arc<Mutex<Vec<String>>>,
+    caller: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let api: Api<Deployment> = Api::namespaced(cluster.client(), APPLICATION);
+        let mut held: Value = serde_json::to_value(block_on(api.get("piefed-web"))?)?;
+        held["metadata"] = json!({"name": "piefed-worker"});
+        held["status"] = json!({});
+        held["spec"]["template"]["spec"]["initContainers"] = json!([]);
+        held["spec"]["template"]["spec"]["volumes"] = json!([]);
+        let held: Deployment = serde_json::from_value(held)?;
+        let (over, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let failures = Arc::<Mutex<Vec<String>>>::default();
+        let (stop, count, failed) = (Arc::clone(&over), Arc::clone(&done), Arc::clone(&failures));
+        let caller = spawn(async move {
+            let dry_run = PostParams {
+                dry_run: true,
+                ..PostParams::default()
+            };
+            while !stop.load(Ordering::Relaxed) {
+                match api.create(&dry_run, &held).await {
+                    Ok(_) => drop(count.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => failed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(error.to_string()),
+                }
+            }
+        });
+        Ok(Self {
+            over,
+            done,
+            failures,
+            caller: Some(caller),
+        })
+    }
+
+    /// Waits for more of them; none may have failed.
+    fn goes_on(&self) -> Result<()> {
+        let enough = self.done.load(Ordering::Relaxed) + 50;
+        until("more creates", PATIENCE, || {
+            match (self.failure(), self.done.load(Ordering::Relaxed)) {
+                (Some(failure), _) => Look::Failed(anyhow::anyhow!(failure)),
+                (None, done) if done >= enough => Look::Done(()),
+                (None, done) => Look::Pending(format!("{done}")),
+            }
+        })
+    }
+
+    fn failure(&self) -> Option<String> {
+        let failures = self.failures.lock();
+        failures
+            .unwrap_or_else(PoisonError::into_inner)
+            .first()
+            .cloned()
+    }
+
+    fn finish(mut self) -> Result<usize> {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(caller) = self.caller.take() {
+            block_on(caller)?;
+        }
+        match self.failure() {
+            Some(failure) => Err(anyhow::anyhow!(failure)),
+            None => Ok(self.done.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
