@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Provides what a cluster test runs on: a real control plane, kubelet, containerd, CNI plugins and Helm, built from
+# Provides what a cluster test runs on: a real control plane, kubelet, containerd, CNI plugins, Helm and crane, built from
 # pinned Go modules once and kept in the user's cache. Prints the folder that holds the programs, and nothing else, on
 # standard output; progress goes to standard error.
 #
@@ -13,6 +13,7 @@ kubernetes=v1.36.3
 containerd=v2.4.2
 cni=v1.9.1
 helm=v4.3.1
+crane=v0.21.6
 flux=v1.7.3
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +31,7 @@ esac
 
 # The folder's name is the hash of all that decides what is in it, so that a new pin never meets an old build.
 key=$({
-    echo "$kubernetes $containerd $cni $helm $flux"
+    echo "$kubernetes $containerd $cni $helm $crane $flux"
     cat "$here"/control-plane/{go.mod,go.sum,main.go,kubectl/main.go}
 } | sha256sum | cut -c1-16)
 root=${XDG_CACHE_HOME:-$HOME/.cache}/migration-gate/$key
@@ -111,6 +112,9 @@ cni_plugins() {
 helm_client() {
     go_install "$1" helm.sh/helm/v4/cmd/helm@"$helm"
 }
+crane_client() {
+    go_install "$1" github.com/google/go-containerregistry/cmd/crane@"$crane"
+}
 kustomize_controller() {
     local module source copy=$1/module
     module=$(module_folder github.com/fluxcd/kustomize-controller) || return
@@ -135,7 +139,7 @@ mapfile -t containerd_files < <(files containerd containerd-shim-runc-v2 ctr)
 mapfile -t cni_files < <(files bridge loopback host-local)
 
 wanted() {
-    has "${control_plane_files[@]}" "${containerd_files[@]}" "${cni_files[@]}" bin/helm &&
+    has "${control_plane_files[@]}" "${containerd_files[@]}" "${cni_files[@]}" bin/{helm,crane} &&
         { [ "${1-}" != flux ] || has bin/kustomize-controller flux-crds; }
 }
 
@@ -149,6 +153,7 @@ if ! wanted "$@"; then
     build "containerd $containerd" "40 s" containerd "${containerd_files[@]}"
     build "CNI plugins $cni" "10 s" cni_plugins "${cni_files[@]}"
     build "Helm $helm" "2 minutes" helm_client bin/helm
+    build "crane $crane" "20 s" crane_client bin/crane
     [ "${1-}" != flux ] ||
         build "Flux's kustomize-controller $flux" "3 minutes" kustomize_controller bin/kustomize-controller flux-crds
 fi

@@ -212,7 +212,8 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
     Ok(())
 }
 
-/// A Job and a Deployment whose own containers meet the `restricted` standard too.
+/// A Job and a Deployment whose own containers meet the `restricted` standard too. The Deployment's pod
+/// is of the quality of service `Guaranteed`.
 const RESTRICTED: &str = include_str!("first_deployment/restricted.yaml");
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {
@@ -229,6 +230,10 @@ fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> 
     kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
     kubectl.exec("job/piefed-db-init", &["finish-migration", "success"])?;
     kubectl.wait("deployment/piefed-web", "condition=Available", 60)?;
+    // Its resources don't lower what the pod's own containers earn.
+    let classes = "get pods --selector=app=web --output=jsonpath={.items[*].status.qosClass}";
+    let class = kubectl.run(classes)?;
+    ensure!(class == "Guaranteed", "{class}");
     let look = "ls -d /var/run/secrets/kubernetes.io/* 2>/dev/null; echo looked";
     let found = kubectl.exec("deployment/piefed-web", &["sh", "-c", look])?;
     ensure!(found.trim() == "looked", "{found}");

@@ -14,6 +14,7 @@ mod orders;
 mod pages;
 mod peers;
 mod prefilter;
+mod registry;
 mod rendered;
 mod same_verdict;
 mod serve;

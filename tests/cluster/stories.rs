@@ -14,7 +14,7 @@ mod first_deployment;
 mod operations;
 mod revisions;
 pub(crate) mod stage;
-mod traffic;
+pub(crate) mod traffic;
 mod ungated;
 mod upgrade;
 

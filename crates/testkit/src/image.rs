@@ -33,6 +33,16 @@ pub(crate) fn migration_gate(archive: &Path) -> Result<()> {
     printed(script).map(drop)
 }
 
+/// The archive of migration-gate's image, for the process inside.
+pub(crate) const ARCHIVE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
+
+/// The archive of migration-gate's image that was built for this run.
+pub fn archive() -> Result<PathBuf> {
+    std::env::var_os(ARCHIVE)
+        .map(PathBuf::from)
+        .context("the sandbox was entered without an image")
+}
+
 /// The released binary's path, for the process inside.
 pub const RELEASED_BINARY: &str = "MIGRATION_GATE_CLUSTER_BINARY";
 

@@ -28,7 +28,7 @@ impl Runtime {
     /// Starts containerd and waits until it answers.
     pub fn start(sandbox: &Sandbox) -> Result<Self> {
         let state = sandbox.state("containerd")?;
-        let socket = state.join("containerd.sock");
+        let socket = socket(sandbox)?;
         let config = state.join("config.toml");
         fs::write(&config, containerd_config(sandbox, &state, &socket)?)?;
         let mut command = sandbox.assets.command("containerd");
@@ -61,6 +61,17 @@ impl Runtime {
             .arg("--namespace=k8s.io");
         ctr
     }
+}
+
+/// The socket of the container runtime.
+pub fn socket(sandbox: &Sandbox) -> Result<PathBuf> {
+    Ok(sandbox.state("containerd")?.join("containerd.sock"))
+}
+
+/// Where the container runtime looks up how to reach a registry, anew for each pull: a folder for
+/// each, by its host and port.
+pub fn registries(sandbox: &Sandbox) -> Result<PathBuf> {
+    sandbox.state("registries")
 }
 
 /// A running node; dropping it stops kubelet and containerd.
@@ -149,6 +160,9 @@ address = {socket}
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = "{BUSYBOX}"
 
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = {registries}
+
 [plugins.'io.containerd.cri.v1.runtime']
 # Lowering a pod's score needs a capability that root in a sandbox may lack; without this, no pod starts there.
 restrict_oom_score_adj = true
@@ -162,6 +176,7 @@ conf_dir = {networks}
         bin = quoted(sandbox.assets.bin()),
         socket = quoted(socket),
         networks = quoted(&networks),
+        registries = quoted(&registries(sandbox)?),
     ))
 }
 
@@ -186,6 +201,9 @@ fn kubelet_config(control_plane: &ControlPlane, runtime: &Runtime, state: &Path)
         "volumePluginDir": state.join("volume-plugins"),
         // The machine's own resolvers can't be reached from in here.
         "clusterDNS": [DNS_ADDRESS], "clusterDomain": "cluster.local", "resolvConf": "",
+        // An image that it has pulled under one name it would otherwise pull again under any other,
+        // though it has been imported by then.
+        "imagePullCredentialsVerificationPolicy": "NeverVerify",
         // Mounted Secrets and ConfigMaps follow their objects within seconds rather than a minute.
         "syncFrequency": "5s",
         "eventRecordQPS": 0,

@@ -16,6 +16,7 @@ pub struct Shell {
     path: OsString,
     folder: PathBuf,
     home: Option<PathBuf>,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Shell {
@@ -33,6 +34,7 @@ impl Shell {
             )?,
             folder: first.to_owned(),
             home: None,
+            environment: Vec::new(),
         })
     }
 
@@ -50,6 +52,13 @@ impl Shell {
         self
     }
 
+    /// The same with a variable that names a path.
+    #[must_use]
+    pub fn with(mut self, variable: &'static str, path: &Path) -> Self {
+        self.environment.push((variable, path.to_owned()));
+        self
+    }
+
     /// Runs a line to its end.
     pub fn run(&self, line: &str, deadline: Duration) -> Result<Finished> {
         let mut shell = Command::new("bash");
@@ -61,6 +70,7 @@ impl Shell {
             shell.env("HOME", home);
         }
         self.kubectl.set_environment(&mut shell);
+        shell.envs(self.environment.iter().map(|(name, path)| (name, path)));
         process::run(&mut shell, "", deadline)
     }
 }

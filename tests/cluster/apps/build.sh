@@ -6,8 +6,8 @@
 #   tests/cluster/apps/build.sh
 #
 # Prints the path of one archive with all images, and nothing else, on standard output:
-#   migration-gate.test/postgres:15, migration-gate.test/redis:7 and, for each line of `releases`,
-#   migration-gate.test/piefed:<tag>
+#   migration-gate.test/postgres:15, migration-gate.test/redis:7, for each line of `releases`
+#   migration-gate.test/piefed:<tag>, and migration-gate.test/piefed-old:1.0.0, which migrates in its entrypoint
 set -euo pipefail
 export LC_ALL=C
 
@@ -124,6 +124,9 @@ if [ ! -e "$roots" ]; then
 fi
 
 images=()
+python_config() { # TAG MORE: the image's configuration
+    echo "{\"WorkingDir\":\"/app\",$2,\"Env\":[\"PATH=/usr/local/bin:/usr/bin:/bin\",\"PIEFED_VERSION=$1\",\"FLASK_APP=pyfedi.py\",\"PYTHONUNBUFFERED=1\",\"PYTHONDONTWRITEBYTECODE=1\"]}"
+}
 image() { # NAME CONFIG FOLDER...
     local name=$1 config=$2 IFS=:
     shift 2
@@ -151,10 +154,12 @@ while read -r tag migrations; do
     done
     find "$layer" -name __pycache__ -prune -exec rm -rf {} +
     compile "$roots/python" "$layer" "$layer/app"
-    image "piefed:$tag" \
-        "{\"WorkingDir\":\"/app\",\"Cmd\":[\"flask\",\"run\"],\"Env\":[\"PATH=/usr/local/bin:/usr/bin:/bin\",\"PIEFED_VERSION=$tag\",\"FLASK_APP=pyfedi.py\",\"PYTHONUNBUFFERED=1\",\"PYTHONDONTWRITEBYTECODE=1\"]}" \
-        "$roots/python" "$layer"
+    image "piefed:$tag" "$(python_config "$tag" '"Cmd":["flask","run"]')" "$roots/python" "$layer"
 done <"$here/releases"
+mkdir -p "$work/layers/old/app"
+install -m 0755 "$here/services/entrypoint-old" "$work/layers/old/app/"
+image piefed-old:1.0.0 "$(python_config 1.0.0 '"Entrypoint":["/app/entrypoint-old"],"Cmd":["gunicorn"]')" \
+    "$roots/python" "$work/layers/1.0.0" "$work/layers/old"
 
 chmod -R u=rwX,go=rX "$work/layers"
 "$repository/build/oci-archive.sh" "${images[0]}" "$archive" "${images[@]:1}"

@@ -86,8 +86,7 @@ fn nothing_tells_where_it_was_built(layer: &Path) -> Result<()> {
 }
 
 fn the_image_is_one_binary_and_the_dockerfiles(_: &Path) -> Result<()> {
-    let archive = std::env::var_os("MIGRATION_GATE_CLUSTER_IMAGE").context("an image")?;
-    let archive = Path::new(&archive);
+    let archive = &testkit::image::archive()?;
     let size = fs::metadata(archive)?.len();
     ensure!(size < LIMIT, "{size} bytes");
     let folder = tempfile::tempdir()?;

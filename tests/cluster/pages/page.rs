@@ -17,7 +17,7 @@ pub(crate) struct Shown {
 }
 
 /// What begins a command that a table shows in code.
-const PROGRAMS: [&str; 3] = ["migration-gate ", "kubectl ", "helm "];
+const PROGRAMS: [&str; 5] = ["migration-gate ", "kubectl ", "helm ", "ctr ", "crane "];
 
 /// The commands of a page, in its order: those behind `$` in its `console` blocks, and those that
 /// fill a table's column `command`.
