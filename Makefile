@@ -62,7 +62,7 @@ test-cluster: packages ## The tests on a real node (builds and boots it), or on 
 	cargo test --locked --test cluster -- $(TESTS)
 
 .PHONY: test-peers
-test-peers: packages ## The tests beside Argo CD, Argo Rollouts and cert-manager (some 25 minutes to build these at first; then minutes)
+test-peers: packages ## The tests beside Argo CD, Argo Rollouts, cert-manager and Flux (some 25 minutes to build these at first; then minutes)
 	$(call say,tests beside other tools (each is built once: some 9 minutes on two cores))
 	cargo test --locked --test cluster -- --peers $(PEERS)
 

@@ -126,6 +126,50 @@ impl Flux {
         })
     }
 
+    /// Offers what is in `folder` now, as source-controller would; gives the revision's name, and the
+    /// status of the source.
+    fn artifact(&self, name: &str, folder: &Path) -> Result<(String, Value)> {
+        let number = self.revisions.fetch_add(1, Ordering::Relaxed);
+        let file = format!("{name}-{number}.tar.gz");
+        let path = self.folder.join(&file);
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--gzip", "--file"]).arg(&path);
+        tar.arg("--directory").arg(folder).arg(".");
+        process::run(&mut tar, "", Duration::from_mins(3))?.success()?;
+        let mut sum = Command::new("sha256sum");
+        let sum = process::run(sum.arg(&path), "", Duration::from_mins(3))?.success()?;
+        let digest = sum.split(' ').next().context("a digest")?;
+        let revision = format!("main@sha256:{digest}");
+        let status = json!({"status": {
+            "artifact": {
+                "url": format!("http://{}/{file}", self.address),
+                "path": file,
+                "digest": format!("sha256:{digest}"),
+                "revision": revision,
+                "size": fs::metadata(&path)?.len(),
+                "lastUpdateTime": "2026-01-01T00:00:00Z",
+            },
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Succeeded", "message": "stored",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        }});
+        Ok((revision, status))
+    }
+
+    /// A Git repository `flux-system` that holds what is in `folder` now.
+    pub(crate) fn git_repository(&self, folder: &Path) -> Result<()> {
+        let kind = kind("source.toolkit.fluxcd.io", "GitRepository");
+        let name = NAMESPACE;
+        // source-controller leaves it alone, since there is no Git server.
+        let spec = json!({"url": "https://example.invalid/repository", "interval": "10m", "suspend": true});
+        let repository = self.create(&kind, name, &spec)?;
+        let (_, status) = self.artifact(name, folder)?;
+        let (parameters, status) = (PatchParams::default(), Patch::Merge(status));
+        block_on(repository.patch_status(name, &parameters, &status))?;
+        Ok(())
+    }
+
     fn create(&self, kind: &ApiResource, name: &str, spec: &Value) -> Result<Api<DynamicObject>> {
         let api = Api::namespaced_with(self.client.clone(), NAMESPACE, kind);
         let object = DynamicObject::new(name, kind).data(json!({"spec": spec}));
@@ -179,31 +223,7 @@ impl FluxKustomization {
     /// Offers what is in `folder` now as the source's next revision, as a push would; gives its
     /// name.
     pub(crate) fn publish(&self, folder: &Path) -> Result<String> {
-        let number = self.flux.revisions.fetch_add(1, Ordering::Relaxed);
-        let file = format!("{}-{number}.tar.gz", self.name);
-        let path = self.flux.folder.join(&file);
-        let mut tar = Command::new("tar");
-        tar.args(["--create", "--gzip", "--file"]).arg(&path);
-        tar.arg("--directory").arg(folder).arg(".");
-        process::run(&mut tar, "", Duration::from_mins(3))?.success()?;
-        let mut sum = Command::new("sha256sum");
-        let sum = process::run(sum.arg(&path), "", Duration::from_mins(3))?.success()?;
-        let digest = sum.split(' ').next().context("a digest")?;
-        let revision = format!("main@sha256:{digest}");
-        let status = json!({"status": {
-            "artifact": {
-                "url": format!("http://{}/{file}", self.flux.address),
-                "path": file,
-                "digest": format!("sha256:{digest}"),
-                "revision": revision,
-                "size": fs::metadata(&path)?.len(),
-                "lastUpdateTime": "2026-01-01T00:00:00Z",
-            },
-            "conditions": [{
-                "type": "Ready", "status": "True", "reason": "Succeeded", "message": "stored",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-            }],
-        }});
+        let (revision, status) = self.flux.artifact(&self.name, folder)?;
         let (parameters, status) = (PatchParams::default(), Patch::Merge(status));
         block_on(self.source.patch_status(&self.name, &parameters, &status))?;
         Ok(revision)

@@ -7,6 +7,7 @@
 mod argo_cd;
 mod argo_rollouts;
 mod cert_manager;
+mod flux;
 
 use std::sync::Mutex;
 
@@ -26,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
         argo_cd::chart::tests(),
         argo_rollouts::tests(),
         cert_manager::tests(),
+        flux::tests(),
     ]
     .concat()
 }

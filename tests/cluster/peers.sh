@@ -2,7 +2,7 @@
 # Provides the tools beside which `make test-peers` tries migration-gate, built from pinned Go modules once and kept in
 # the user's cache. Prints a folder that holds a folder for each of them, and nothing else, on standard output.
 #
-#   tests/cluster/peers.sh PEER...     argo-cd, argo-rollouts, cert-manager
+#   tests/cluster/peers.sh PEER...     argo-cd, argo-rollouts, cert-manager, flux
 #
 # To add a peer: its pin, a function of its name that puts programs and definitions into the folder it is given, and a
 # module of its name below tests/cluster/peers/, whose tests are what asks for it.
@@ -11,6 +11,10 @@ set -euo pipefail
 argo_cd=v3.6.1
 argo_rollouts=v1.10.2
 cert_manager=v1.21.2
+# What Flux has beside the kustomize-controller that all tests have.
+flux_source=v1.7.3
+flux_helm=v1.4.0
+flux=$flux_source-$flux_helm
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -20,7 +24,7 @@ die() {
     exit 1
 }
 
-[ $# -gt 0 ] || die "which peer? (argo-cd, argo-rollouts, cert-manager)"
+[ $# -gt 0 ] || die "which peer? (argo-cd, argo-rollouts, cert-manager, flux)"
 command -v go >/dev/null || die "Go is needed: install Go 1.26 or later"
 # Argo CD fetches its manifests with it.
 command -v git >/dev/null || {
@@ -91,6 +95,19 @@ pin_of() { # PEER
     echo "$pin"
 }
 
+flux() { # OUT
+    local name module source
+    for name in source-controller@$flux_source helm-controller@$flux_helm; do
+        module=github.com/fluxcd/${name%@*}
+        source=$(module_folder "github.com/fluxcd/$name") || return
+        # The module replaces its own api by the folder next to it, which a module zip doesn't hold: name its release.
+        sed "s|=> ./api|=> $module/api ${name#*@}|" "$source/go.mod" >"$1/go.mod"
+        install -m 0644 "$source/go.sum" "$1/go.sum"
+        # By what built the rest of Flux.
+        GOTOOLCHAIN=auto go_build "$1/bin/${name%@*}" "$source" "$1/go.mod" . || return
+        install -m 0644 -D -t "$1/crds" "$source"/config/crd/bases/*.yaml
+    done
+}
 # Each peer is built in a folder of its own and moved into place when it is whole.
 provide() { # PEER
     local function=${1//-/_} pin out started=$SECONDS
@@ -112,7 +129,7 @@ provide() { # PEER
 }
 
 # A folder for these pins, so that a run with others can't change what is in it.
-chosen=$cache/pins-$(echo "$argo_cd $argo_rollouts $cert_manager" | sha256sum | cut -c1-16)
+chosen=$cache/pins-$(echo "$argo_cd $argo_rollouts $cert_manager $flux" | sha256sum | cut -c1-16)
 mkdir -p "$chosen"
 for peer; do
     provide "$peer"

@@ -50,6 +50,18 @@ const TOOLS: &[Tool] = &[
         ],
     },
     Tool {
+        name: "Flux source-controller",
+        pin: (PEERS, "flux_source=v"),
+        proven: "the chart out of a registry; on an empty cluster the application comes after it",
+        tests: &["peers::flux"],
+    },
+    Tool {
+        name: "Flux helm-controller",
+        pin: (PEERS, "flux_helm=v"),
+        proven: "the installation of the chart",
+        tests: &["peers::flux"],
+    },
+    Tool {
         name: "Argo CD",
         pin: (PEERS, "argo_cd=v"),
         proven: "hooks in order; a selective sync, and the self-heal that runs no hook \

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 
 use crate::assets::{self, Assets};
@@ -36,9 +36,6 @@ pub struct Suite {
     pub scratch: &'static str,
 }
 
-/// The variable by which a worker finds the archive of migration-gate's image.
-const IMAGE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
-
 /// Runs the tests that the command line selects, or the benchmarks, or the soaks. In a sandbox, runs
 /// those that the process outside asks for.
 pub fn run(suite: Suite) -> ExitCode {
@@ -57,9 +54,9 @@ pub fn run(suite: Suite) -> ExitCode {
 }
 
 fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
-    let image = std::env::var_os(IMAGE).context("the sandbox was entered without an image")?;
+    let image = image::archive()?;
     let folder = sandbox.folder().to_owned();
-    let local = Local::new(Surroundings::Sandbox(sandbox), image.into());
+    let local = Local::new(Surroundings::Sandbox(sandbox), image);
     worker::serve(&folder, |name| {
         match tests.iter().find(|test| test.name == name) {
             Some(test) => local.run(test.function),
@@ -194,7 +191,7 @@ impl Backend {
         let mut environment = vec![
             (PROGRAM, program.as_os_str()),
             (name, bin.as_os_str()),
-            (IMAGE, archive.as_os_str()),
+            (image::ARCHIVE, archive.as_os_str()),
             (image::APPLICATIONS, applications.as_os_str()),
             (assets::DEFINITIONS, definitions.as_os_str()),
         ];
