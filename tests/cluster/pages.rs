@@ -82,6 +82,11 @@ const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
     ("README.md", "make image", Test(INSTALL)),
     ("README.md", "kind load", Needs("kind")),
     (
+        "docs/gitops.md",
+        "kubectl -n argocd",
+        Test("a_selective_sync_is_held_until_a_full_one"),
+    ),
+    (
         "docs/old-setup.md",
         "",
         Test("the_old_setup_is_left_step_by_step_and_nobody_notices"),
