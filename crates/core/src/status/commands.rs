@@ -4,6 +4,10 @@ use jiff::Timestamp;
 
 use crate::text::printable;
 
+/// What shows what the server says, in its namespace.
+pub(super) const SERVER_LOGS: &str =
+    "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20";
+
 /// What has to stand in a command so that it reaches the cluster that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {

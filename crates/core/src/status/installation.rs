@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::InstallationLine;
-use super::commands::quoted;
+use super::commands::{SERVER_LOGS, quoted};
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
 use super::records::mend_by_chart;
 use super::seen::{
@@ -108,12 +108,11 @@ impl InstallationCase<'_> {
             } => {
                 let cause = format!("None of its {replicas} replicas is ready, {refused}.");
                 let start = self.start(Code::ServerNotReady, object, cause);
-                let logs = "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20";
                 let pods = "describe pods -l app.kubernetes.io/name=migration-gate";
                 Some(
                     start
                         .mend("See why they don't start:", self.kubectl(pods))
-                        .mend("See what they say:", self.kubectl(logs)),
+                        .mend("See what they say:", self.kubectl(SERVER_LOGS)),
                 )
             }
             Server::Present { .. } => None,
@@ -226,7 +225,7 @@ impl InstallationCase<'_> {
         Some(match certificate.source {
             CertificateMaker::SelfManaged => start.mend(
                 "The server renews it at two thirds of its life. If it doesn't, see what it says:",
-                self.kubectl("logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20"),
+                self.kubectl(SERVER_LOGS),
             ),
             CertificateMaker::CertManager => start.mend(
                 "See why cert-manager doesn't renew it:",

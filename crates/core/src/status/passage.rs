@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::seen::{JobSeen, NamespaceSeen, PodSeen, Snapshot, WaiterPlace, WorkloadSeen, word};
+use super::seen::{JobSeen, NamespaceSeen, PodSeen, Snapshot, WorkloadSeen, word};
 use super::{GateLine, JobLine, Passage, PodLine, RecordLine, WorkloadLine};
 use crate::applier::Applier;
 use crate::explain::{self, Subject};
@@ -69,8 +69,8 @@ impl<'s> View<'s> {
         let workloads = workloads.filter(|w| w.gates.first() == Some(&gate.name));
         view.held = workloads
             .map(|workload| {
-                let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
-                (workload, wanted.and_then(|wanted| view.decide(wanted)))
+                let decided = workload.version().and_then(|wanted| view.decide(wanted));
+                (workload, decided)
             })
             .collect();
         view
@@ -161,7 +161,7 @@ impl<'s> View<'s> {
         let mut state = Passage::Unused;
         for (workload, decided) in &self.held {
             match decided {
-                Some(Decided::Opens(_)) if !goes_by_the_gate(workload) => {
+                Some(Decided::Opens(_)) if !workload.goes_by_the_gate() => {
                     state = state.or_doubtful();
                 }
                 Some(Decided::Opens(_)) if state == Passage::Unused => state = Passage::Open,
@@ -254,7 +254,7 @@ impl<'s> View<'s> {
         let (open, why) = match (&workload.wanted, decided) {
             (Some(Err(error)), _) => (Some(false), vec![error.to_string()]),
             (Some(Ok(wanted)), Some(decided)) => match self.words(wanted, decided) {
-                (Some(true), why) if !goes_by_the_gate(workload) => (None, why),
+                (Some(true), why) if !workload.goes_by_the_gate() => (None, why),
                 known => known,
             },
             _ => (None, Vec::new()),
@@ -262,11 +262,7 @@ impl<'s> View<'s> {
         WorkloadLine {
             kind: workload.kind.as_str(),
             name: workload.name.clone(),
-            wants: workload
-                .wanted
-                .as_ref()
-                .and_then(|w| w.as_ref().ok())
-                .map(word),
+            wants: workload.version().map(word),
             runs: workload.runs.clone(),
             replicas: workload.replicas,
             ready: workload.ready,
@@ -309,14 +305,6 @@ impl<'s> View<'s> {
         }
         lines
     }
-}
-
-/// Whether the waiter in a pod template waits for what the gate says.
-fn goes_by_the_gate(workload: &WorkloadSeen) -> bool {
-    !matches!(
-        workload.waiter,
-        WaiterPlace::Stale(_) | WaiterPlace::HandWritten
-    )
 }
 
 /// What a waiter would have seen of a gate; `None` if the Jobs could not be read.

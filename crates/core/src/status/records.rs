@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::commands::quoted;
+use super::commands::{SERVER_LOGS, quoted};
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
 use super::grants::Right;
 use super::passage::{Decided, View, version_of};
@@ -402,10 +402,7 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
         None => match &snapshot.release {
             Some(release) => start.mend(
                 "The server records it as soon as it can; see what keeps it from that:",
-                snapshot.flags.kubectl(
-                    &release.namespace,
-                    "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20",
-                ),
+                snapshot.flags.kubectl(&release.namespace, SERVER_LOGS),
             ),
             None => start.advise("The server records it as soon as it can."),
         },
@@ -422,7 +419,7 @@ fn word_for(view: &View<'_>, seen: &JobSeen) -> Option<String> {
         return None;
     }
     let mut called = view.held.iter().filter(|(workload, _)| {
-        let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
+        let wanted = workload.version();
         wanted.is_some_and(|wanted| wanted.is_called(&word))
     });
     let first = called.next()?;

@@ -384,6 +384,19 @@ impl<'c> Reduction<'c> {
 }
 
 impl WorkloadSeen {
+    /// The version that its pod template wants, if a gate holds it and the template says it.
+    pub fn version(&self) -> Option<&Wanted> {
+        self.wanted.as_ref()?.as_ref().ok()
+    }
+
+    /// Whether the waiter in its pod template, if it has one, waits for what the gate says.
+    pub(super) fn goes_by_the_gate(&self) -> bool {
+        !matches!(
+            self.waiter,
+            WaiterPlace::Stale(_) | WaiterPlace::HandWritten
+        )
+    }
+
     /// As people name it: `Deployment web`.
     pub fn shown(&self) -> String {
         format!("{} {}", self.kind.as_str(), self.name)

@@ -279,10 +279,11 @@ impl<'a> PodsCase<'a> {
     fn outdated(&self) -> Option<Diagnosis> {
         let pods = self.those(|pod| {
             let kind = pod.owner.as_ref().map(|(kind, _)| kind.as_str());
-            let is_wanted = self.view.held.iter().any(|(workload, _)| {
-                let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
-                wanted == pod.wanted.as_ref()
-            });
+            let is_wanted = self
+                .view
+                .held
+                .iter()
+                .any(|(workload, _)| workload.version() == pod.wanted.as_ref());
             matches!(kind, Some("StatefulSet" | "Job"))
                 && !is_wanted
                 && matches!(self.decided(pod), Some(Decided::Waits(_)))
@@ -307,11 +308,7 @@ impl<'a> PodsCase<'a> {
         let stale = |pod: &PodSeen| {
             let mut held = self.view.held.iter();
             held.any(|(workload, _)| {
-                let wanted = workload.wanted.as_ref().and_then(|w| w.as_ref().ok());
-                matches!(
-                    workload.waiter,
-                    WaiterPlace::Stale(_) | WaiterPlace::HandWritten
-                ) && wanted == pod.wanted.as_ref()
+                !workload.goes_by_the_gate() && workload.version() == pod.wanted.as_ref()
             })
         };
         let pods = self.those(|pod| {
