@@ -305,6 +305,22 @@ fn an_order_that_puts_the_job_last() {
 }
 
 #[test]
+fn a_workload_that_argo_cd_applies_and_awaits_before_the_job() {
+    changes("a_workload_that_argo_cd_applies_and_awaits_before_the_job");
+    let job = JOB.replace(
+        FORCE,
+        "argocd.argoproj.io/hook: PreSync\n    argocd.argoproj.io/sync-wave: '2'",
+    );
+    for (wave, codes) in [(1, &["deadlock"][..]), (2, &[])] {
+        let hook = format!(
+            "  name: piefed-web\n  annotations: {{argocd.argoproj.io/hook: PreSync, argocd.argoproj.io/sync-wave: '{wave}'}}"
+        );
+        let web = WEB.replace("  name: piefed-web", &hook);
+        check(&[&job, &web, RBAC], codes);
+    }
+}
+
+#[test]
 fn a_workload_that_no_gate_holds() {
     let beat = WEB.replace("piefed-web", "piefed-beat");
     check(&[JOB, WEB, RBAC, &beat], &["not-held"]);

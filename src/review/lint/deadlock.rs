@@ -190,7 +190,7 @@ const LATE_HOOKS: [(&str, &[&str], &str); 2] = [
         "Helm runs it after the Deployments are ready where it waits for them (`--wait`); use `pre-install,pre-upgrade`, with what the Job needs in hooks of a lower weight, or no hook at all",
     ),
     (
-        "argocd.argoproj.io/hook",
+        HOOK,
         &["PostSync"],
         "Argo CD runs it after the Deployments are healthy; use `Sync`",
     ),
@@ -208,25 +208,55 @@ fn late_hook(gated: &Gated<'_>, job: usize) -> Option<Finding> {
     })
 }
 
-fn late_wave(gated: &Gated<'_>, job: usize) -> Option<Finding> {
-    let wave = |index: usize| -> i64 {
-        annotation(gated, index, WAVE)
-            .and_then(|wave| wave.trim().parse().ok())
-            .unwrap_or(0)
+/// Argo CD's phases of a sync. What is no hook comes in `Sync`.
+const PHASES: [&str; 3] = ["PreSync", "Sync", "PostSync"];
+const HOOK: &str = "argocd.argoproj.io/hook";
+
+/// When Argo CD applies an object: the phase, and the wave in there. `None` for hooks of other
+/// occasions, and for those of Helm: of a release's hooks, Helm waits for Jobs and Pods alone.
+fn turn(gated: &Gated<'_>, index: usize) -> Option<(usize, i64)> {
+    let phase = match (
+        annotation(gated, index, HOOK),
+        annotation(gated, index, "helm.sh/hook"),
+    ) {
+        (Some(hook), _) => PHASES
+            .iter()
+            .position(|phase| hook.split(',').any(|word| word.trim() == *phase))?,
+        (None, Some(_)) => return None,
+        (None, None) => 1,
     };
-    let hook = annotation(gated, job, "argocd.argoproj.io/hook");
-    if hook.is_some_and(|hook| hook.contains("PreSync")) {
-        return None;
+    let wave = annotation(gated, index, WAVE).and_then(|wave| wave.trim().parse().ok());
+    Some((phase, wave.unwrap_or(0)))
+}
+
+/// Argo CD applies a workload in an earlier phase or wave than the Job, and doesn't go on before the
+/// workload is healthy. A `CronJob` is healthy without having run.
+fn late_wave(gated: &Gated<'_>, job: usize) -> Option<Finding> {
+    let own = turn(gated, job)?;
+    let mut workloads = gated.workloads.iter().copied();
+    let (earlier, first) = workloads.find_map(|workload| {
+        let turn = turn(gated, workload).filter(|turn| *turn < own)?;
+        let waits = gated.world.request(workload).kind != "CronJob";
+        waits.then_some((workload, turn))
+    })?;
+    let named = |index: usize| {
+        let manifest = gated.world.manifest(index);
+        format!("{} `{}`", manifest.request.kind, manifest.name())
+    };
+    if first.0 < own.0 {
+        let message = format!(
+            "Argo CD applies {} in phase {}, once this `{}` hook is healthy, which waits for the Job; make the Job a hook of this phase too, or this no hook",
+            named(job),
+            PHASES[own.0],
+            PHASES[first.0]
+        );
+        return Some(Finding::new(earlier, Code::Deadlock, at(HOOK), message));
     }
-    let earlier = gated
-        .workloads
-        .iter()
-        .find(|index| wave(**index) < wave(job))?;
     let message = format!(
-        "Argo CD applies the Job in wave {}, once Deployment `{}` of wave {} is healthy, which waits for the Job; put the Job in the same wave or an earlier one",
-        wave(job),
-        gated.world.manifest(*earlier).name(),
-        wave(*earlier)
+        "Argo CD applies the Job in wave {}, once {} of wave {} is healthy, which waits for the Job; put the Job in the same wave or an earlier one",
+        own.1,
+        named(earlier),
+        first.1
     );
     Some(Finding::new(job, Code::Deadlock, at(WAVE), message))
 }
