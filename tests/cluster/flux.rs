@@ -170,6 +170,16 @@ impl Flux {
         Ok(())
     }
 
+    /// An artifact of that name that holds what is in `folder` now.
+    pub(crate) fn artifact_of(&self, name: &str, folder: &Path) -> Result<()> {
+        let kind = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
+        let source = self.create(&kind, name, &json!({}))?;
+        let (_, status) = self.artifact(name, folder)?;
+        let (parameters, status) = (PatchParams::default(), Patch::Merge(status));
+        block_on(source.patch_status(name, &parameters, &status))?;
+        Ok(())
+    }
+
     fn create(&self, kind: &ApiResource, name: &str, spec: &Value) -> Result<Api<DynamicObject>> {
         let api = Api::namespaced_with(self.client.clone(), NAMESPACE, kind);
         let object = DynamicObject::new(name, kind).data(json!({"spec": spec}));

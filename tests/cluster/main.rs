@@ -6,6 +6,7 @@
 mod admission;
 mod bench;
 mod chart;
+mod cure;
 mod first_deployment;
 mod flux;
 mod machine;

@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         argo_rollouts::tests(),
         cert_manager::tests(),
         flux::tests(),
+        flux::cure::tests(),
     ]
     .concat()
 }
@@ -42,6 +43,8 @@ static CAST: Cast = Cast {
         argo_rollouts::CANARY,
         argo_rollouts::BLUE_GREEN,
         argo_rollouts::REFERENCE,
+        flux::cure::KUSTOMIZATION,
+        flux::cure::RELEASE,
     ],
     gate: of_peer,
     scenery: Mutex::new(None),

@@ -14,7 +14,9 @@ cert_manager=v1.21.2
 # What Flux has beside the kustomize-controller that all tests have.
 flux_source=v1.7.3
 flux_helm=v1.4.0
-flux=$flux_source-$flux_helm
+# Its command line.
+flux_command=v2.9.5
+flux=$flux_source-$flux_helm-$flux_command
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -107,6 +109,13 @@ flux() { # OUT
         GOTOOLCHAIN=auto go_build "$1/bin/${name%@*}" "$source" "$1/go.mod" . || return
         install -m 0644 -D -t "$1/crds" "$source"/config/crd/bases/*.yaml
     done
+    # It embeds manifests that its release adds, for `flux install`, so it is built in a copy that has one.
+    source=$(module_folder "github.com/fluxcd/flux2/v2@$flux_command") || return
+    cp -r --no-preserve=mode "$source" "$1/flux2"
+    mkdir "$1/flux2/cmd/flux/manifests"
+    echo '{}' >"$1/flux2/cmd/flux/manifests/none.yaml"
+    go_build "$1/bin/flux" "$1/flux2" "$1/flux2/go.mod" ./cmd/flux || return
+    rm -r "$1/flux2"
 }
 # Each peer is built in a folder of its own and moved into place when it is whole.
 provide() { # PEER

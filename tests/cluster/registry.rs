@@ -119,11 +119,12 @@ impl Drop for ImageRegistry {
     }
 }
 
-fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
+/// What ends TLS with this certificate.
+pub(crate) fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
     let certificates = CertificateDer::pem_file_iter(&pair.certificate)
         .and_then(Iterator::collect)
-        .context("reading the registry's certificate")?;
-    let key = PrivateKeyDer::from_pem_file(&pair.key).context("reading the registry's key")?;
+        .context("reading a certificate")?;
+    let key = PrivateKeyDer::from_pem_file(&pair.key).context("reading its key")?;
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

@@ -11,6 +11,7 @@ mod day_after;
 mod down;
 mod failure;
 mod first_deployment;
+pub(crate) mod from_zero;
 mod operations;
 mod revisions;
 pub(crate) mod stage;
@@ -30,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
         day_after::tests(),
         operations::tests(),
         revisions::tests(),
+        from_zero::tests(),
         down::tests(),
     ]
     .concat()

@@ -4,7 +4,7 @@
 //! server decides what a Job can look like, who may see it and how a watch ends.
 
 pub(crate) mod application;
-mod applied;
+pub(crate) mod applied;
 mod connection;
 mod corrected;
 mod node;

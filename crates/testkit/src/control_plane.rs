@@ -19,6 +19,8 @@ use crate::sandbox::{NODE_ADDRESS, SERVICE_ADDRESS, Sandbox};
 /// How long a component may take to start on a busy machine of two cores.
 const START: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_secs(30);
+/// An autoscaler may scale to zero. From Kubernetes 1.37 on, it may anyway.
+const FEATURES: &str = "--feature-gates=HPAScaleToZero=true";
 
 /// The common name of the certificate that API servers present to webhooks.
 pub const WEBHOOK_CLIENT: &str = "kube-apiserver-webhook-client";
@@ -279,6 +281,7 @@ impl ControlPlane {
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--enable-admission-plugins=NodeRestriction",
             ])
+            .arg(FEATURES)
             // Webhook Services are dialled at their endpoints: there is no kube-proxy.
             .arg("--enable-aggregator-routing=true")
             // Nothing here resolves the node's name.
@@ -358,7 +361,8 @@ impl ControlPlane {
             ])
             // Tests run side by side, and shouldn't wait for one another's share of the client's
             // rate limit.
-            .args(["--kube-api-qps=200", "--kube-api-burst=400"]);
+            .args(["--kube-api-qps=200", "--kube-api-burst=400"])
+            .args([FEATURES, "--horizontal-pod-autoscaler-sync-period=1s"]);
         for (flag, path) in [
             ("kubeconfig", &kubeconfig),
             ("authentication-kubeconfig", &kubeconfig),

@@ -6,11 +6,14 @@ pub(super) mod chart;
 pub(super) mod down;
 mod instance;
 
-use anyhow::{Context as _, Result, ensure};
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use self::instance::{ArgoApplication, ArgoCd, PATIENCE};
 use super::stage;
+use crate::cure::Reader;
 use crate::waiter::application::{GatedApplication, JOB, WEB};
 use testkit::cluster::Cluster;
 use testkit::kubectl::Kubectl;
@@ -34,6 +37,9 @@ testkit::tests! {
 const V2: &str = "piefed/piefed:1.2.0";
 const V3: &str = "piefed/piefed:1.3.0";
 const V4: &str = "piefed/piefed:1.4.0";
+
+/// The waiter's word while the migration runs.
+const RUNS: &str = "waiting: Job piefed-db-init is running";
 
 /// Everything that people switch on.
 fn automated() -> Value {
@@ -167,13 +173,17 @@ impl Shop {
         Ok(())
     }
 
-    /// The command that the waiter names, and what it does: a full sync, whose hook migrates.
-    fn full_sync_opens(&self, cluster: &Cluster, image: &str) -> Result<()> {
-        let words = self.application.last_words(cluster, image)?;
-        says(&words, &[&format!("argocd app sync {}", self.argo.name)])?;
-        ensure!(!words.contains("kubectl delete"), "{words}");
-        self.argo.sync(None)?;
-        self.application.migrates_first(image)
+    /// A full sync is what was printed, and it opens: its hook migrates.
+    fn full_sync_opens(&self, reader: &Reader<'_>, command: &str, image: &str) -> Result<()> {
+        let sync = format!("argocd app sync {}", self.argo.name);
+        ensure!(command == sync, "{command}");
+        // The command ends with the sync, which waits for the hook.
+        thread::scope(|scope| {
+            let synced = scope.spawn(|| reader.runs(command));
+            self.application.migrates_first(image)?;
+            let synced = synced.join();
+            synced.map_err(|_| anyhow!("the reader panicked"))?
+        })
     }
 }
 
@@ -226,7 +236,19 @@ fn a_selective_sync_is_held_until_a_full_one(cluster: &Cluster) -> Result<()> {
     shop.application
         .holds(V3, "is complete, but for version 1.2.0 ")?;
     shop.is_at_rest(&revision)?;
-    shop.full_sync_opens(cluster, V3)?;
+
+    // The hook of the sync that `status` names fails. Then the waiter and the Event name it again.
+    let reader = Reader::new(cluster, &shop.application, shop.argo.commands())?;
+    let sync = reader.status("job-of-another-version")?;
+    let again = thread::scope(|scope| {
+        let synced = scope.spawn(|| reader.tries(&sync)?.failure());
+        let pod = shop.application.holds(V3, RUNS)?;
+        let again = reader.after_a_failure(&pod)?;
+        let failed = synced.join();
+        failed.map_err(|_| anyhow!("the reader panicked"))??;
+        anyhow::Ok(again)
+    })?;
+    shop.full_sync_opens(&reader, &again, V3)?;
     shop.argo.stands(&revision, "Synced", "Healthy")?;
     Ok(())
 }
@@ -285,7 +307,8 @@ fn a_self_heal_that_runs_no_hooks_is_held(cluster: &Cluster) -> Result<()> {
     shop.argo.stands(&revision, "Synced", "Progressing")?;
     let (_, image) = shop.job()?;
     ensure!(image == V3, "a hook came after all: {image}");
-    shop.full_sync_opens(cluster, V4)?;
+    let reader = Reader::new(cluster, &shop.application, shop.argo.commands())?;
+    shop.full_sync_opens(&reader, &reader.last_words(V4)?, V4)?;
     shop.argo.stands(&revision, "Synced", "Healthy")?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! folder in the place of the Git repository, and a registry in that of the published chart's.
 
 mod controllers;
+pub(super) mod cure;
 
 use std::fs;
 use std::path::Path;

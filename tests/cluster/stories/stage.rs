@@ -25,16 +25,21 @@ const NAMESPACES: &[&str] = &[
     "waiter-proxy",
     "waiter-digest",
     "waiter-repaired",
+    BY_KUBECTL,
     BY_HELM,
     BY_FLUX,
     EVERY_KIND,
     REVISIONS,
+    SLEEPER,
     "piefed-failed-job",
     "piefed-dry-run",
     "piefed-restricted",
 ];
 
-/// The namespace of an application that Helm applies.
+/// The namespace of an application that kubectl applies.
+pub(crate) const BY_KUBECTL: &str = "waiter-by-kubectl";
+
+/// The namespace of one that Helm applies.
 pub(crate) const BY_HELM: &str = "waiter-by-helm";
 
 /// The namespace of one that Flux applies.
@@ -45,6 +50,9 @@ pub(crate) const EVERY_KIND: &str = "waiter-every-kind";
 
 /// The namespace whose gate waits for a Job with another name in each revision.
 pub(crate) const REVISIONS: &str = "story-revisions";
+
+/// The namespace of an application that scales to zero.
+pub(crate) const SLEEPER: &str = "story-from-zero";
 
 /// Those that share a release: their namespaces, with a gate for each.
 pub(crate) struct Cast {

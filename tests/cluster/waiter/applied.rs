@@ -1,32 +1,72 @@
-//! The way out that the waiter names is that of who applies the Job, and it leads out.
+//! The way out that the waiter, the Events and `status` name is that of who applies the Job, and it
+//! leads out: what they print is run, word for word.
 //!
-//! `tests/cluster/peers/argo_cd.rs` has that of Argo CD.
+//! `tests/cluster/peers/` has those of Argo CD and of Flux' Helm releases, and Flux' own command line.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::application::{GatedApplication, JOB, manifests};
+use super::application::{GatedApplication, manifests};
+use crate::cure::{Reader, script};
 use crate::flux::Flux;
-use crate::stories::stage::{BY_FLUX, BY_HELM};
+use crate::stories::stage::{BY_FLUX, BY_HELM, BY_KUBECTL};
 use testkit::cluster::Cluster;
-use testkit::process::says;
-use testkit::shell::Shell;
 
 testkit::tests! {
-    shared: the_way_out_of_a_helm_release_leads_out, the_way_out_of_a_kustomization_leads_out;
+    shared:
+        the_way_out_of_a_helm_release_leads_out,
+        the_way_out_of_a_kustomization_leads_out,
+        the_way_out_with_kubectl_leads_out;
 }
 
 const V2: &str = "piefed/piefed:1.2.0";
 const V3: &str = "piefed/piefed:1.3.0";
 
+/// A Job of an earlier version is complete.
+const OTHER: &str = "is complete, but for version 1.2.0 ";
+/// The Job's migration runs.
+const RUNS: &str = "waiting: Job piefed-db-init is running";
+
+/// The pods of this image start once the Job that runs has completed.
+fn migrates(application: &GatedApplication, image: &str) -> Result<()> {
+    let completed = application.migrate()?;
+    application.rolled_out()?;
+    application.started_after(&completed, image).map(drop)
+}
+
+fn the_way_out_with_kubectl_leads_out(cluster: &Cluster) -> Result<()> {
+    let application = GatedApplication::new(cluster, BY_KUBECTL)?;
+    let kubectl = application.kubectl();
+    let folder = tempfile::tempdir()?;
+    let reader = Reader::new(cluster, &application, folder.path())?;
+    kubectl.apply(&manifests(V2))?;
+    application.migrates_first(V2)?;
+    let refusal = kubectl.apply_refused(&manifests(V3))?;
+    ensure!(refusal.contains("field is immutable"), "{refusal}");
+    application.holds(V3, OTHER)?;
+    let delete = reader.last_words(V3)?;
+    reader.runs(&reader.status("job-of-another-version")?)?;
+    // Only who has the manifests can do this.
+    kubectl.apply(&manifests(V3))?;
+
+    let pod = application.holds(V3, RUNS)?;
+    let said = reader.after_a_failure(&pod)?;
+    ensure!(said == delete, "`{said}` is not `{delete}`");
+    reader.runs(&delete)?;
+    kubectl.apply(&manifests(V3))?;
+
+    // The Job as it was needs no manifest.
+    application.fails()?;
+    reader.runs(&reader.status("job-failed")?)?;
+    migrates(&application, V3)
+}
+
 /// A chart whose Job isn't a hook, as many are: Helm can't change it, and applies the Deployment all
 /// the same.
-fn chart(folder: &Path) -> Result<()> {
+pub(crate) fn chart(folder: &Path) -> Result<()> {
     let templates = folder.join("templates");
     fs::create_dir_all(&templates)?;
     let about = json!({"apiVersion": "v2", "name": "shop", "version": "1.0.0"});
@@ -37,85 +77,79 @@ fn chart(folder: &Path) -> Result<()> {
 
 fn the_way_out_of_a_helm_release_leads_out(cluster: &Cluster) -> Result<()> {
     let application = GatedApplication::new(cluster, BY_HELM)?;
-    let kubectl = application.kubectl();
     let folder = tempfile::tempdir()?;
     chart(&folder.path().join("chart"))?;
-    let shell = Shell::new(kubectl, folder.path())?;
-    let run = |line: &str| shell.run(line, Duration::from_mins(5));
+    let reader = Reader::new(cluster, &application, folder.path())?;
     let values = |image: &str| {
-        fs::write(
-            folder.path().join("values.yaml"),
-            json!({"image": image}).to_string(),
-        )
+        let values = json!({"image": image}).to_string();
+        fs::write(folder.path().join("values.yaml"), values)
+    };
+    // Where the chart and its values are is what the reader knows.
+    let filled = |command: String| {
+        let command = command.replace("CHART", "chart");
+        command.replace("VALUES", "values.yaml")
     };
     values(V2)?;
-    run(&format!(
+    reader.runs(&format!(
         "helm install shop chart -n {BY_HELM} --values values.yaml"
-    ))?
-    .success()?;
+    ))?;
     application.migrates_first(V2)?;
     values(V3)?;
-    let refusal = run(&format!(
+    let refusal = reader.tries(&format!(
         "helm upgrade shop chart -n {BY_HELM} --values values.yaml"
-    ))?
-    .failure()?;
+    ))?;
+    let refusal = refusal.failure()?;
     ensure!(refusal.contains("field is immutable"), "{refusal}");
-    application.holds(V3, "is complete, but for version 1.2.0 ")?;
-    let words = application.last_words(cluster, V3)?;
-    let mut lines = words.lines();
-    let words = lines
-        .find(|line| line.starts_with("gave up"))
-        .unwrap_or_default();
-    let (_, command) = words
-        .split_once("with its values: ")
-        .with_context(|| words.to_owned())?;
-    let (command, _) = command
-        .split_once(". If ")
-        .with_context(|| words.to_owned())?;
-    let command = command
-        .replace("CHART", "chart")
-        .replace("VALUES", "values.yaml");
-    run(&command)?.success()?;
-    application.migrates_first(V3)
+    application.holds(V3, OTHER)?;
+    reader.runs(&reader.status("job-of-another-version")?)?;
+    application.holds(V3, "was deleted, and there is no record of version 1.3.0")?;
+    reader.runs(&filled(reader.last_words(V3)?))?;
+
+    let pod = application.holds(V3, RUNS)?;
+    reader.runs(&filled(reader.after_a_failure(&pod)?))?;
+    migrates(&application, V3)
 }
 
 /// Flux' command line, as far as the waiter names it: it asks for a reconciliation by an annotation.
-const FLUX: &str = "#!/bin/sh
-[ \"$1 $2 $4\" = 'reconcile kustomization -n' ] || exit 2
+const FLUX: &str = "[ \"$1 $2 $4\" = 'reconcile kustomization -n' ] || exit 2
 exec kubectl -n \"$5\" annotate kustomizations.kustomize.toolkit.fluxcd.io \"$3\" --overwrite \
-    reconcile.fluxcd.io/requestedAt=\"$(date +%s)\"
-";
+    reconcile.fluxcd.io/requestedAt=\"$(date +%s%N)\"";
 
 fn the_way_out_of_a_kustomization_leads_out(cluster: &Cluster) -> Result<()> {
-    let flux = Flux::of(cluster)?;
     let application = GatedApplication::new(cluster, BY_FLUX)?;
-    let kubectl = application.kubectl();
     let folder = tempfile::tempdir()?;
-    let source = folder.path().join("source");
+    script(folder.path(), "flux", FLUX)?;
+    out_of_a_kustomization(cluster, &application, BY_FLUX, folder.path())
+}
+
+/// The ways out where Flux applies the application, in this namespace, by the `flux` that is in this
+/// folder.
+pub(crate) fn out_of_a_kustomization(
+    cluster: &Cluster,
+    application: &GatedApplication,
+    namespace: &str,
+    folder: &Path,
+) -> Result<()> {
+    let flux = Flux::of(cluster)?;
+    let reader = Reader::new(cluster, application, folder)?;
+    let source = folder.join("source");
     fs::create_dir_all(&source)?;
     fs::write(source.join("all.yaml"), manifests(V2))?;
-    let kustomization = json!({"namespace": BY_FLUX, "resources": ["all.yaml"]});
+    let kustomization = json!({"namespace": namespace, "resources": ["all.yaml"]});
     fs::write(source.join("kustomization.yaml"), kustomization.to_string())?;
-    let program = folder.path().join("flux");
-    fs::write(&program, FLUX)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
 
-    let kustomization = flux.kustomization(BY_FLUX)?;
+    let kustomization = flux.kustomization(namespace)?;
     // While Flux waits for health, it does nothing else.
-    kubectl.in_namespace("flux-system").run(&format!(
-        r#"patch kustomization {BY_FLUX} --type=merge --patch={{"spec":{{"wait":false}}}}"#
-    ))?;
+    application
+        .kubectl()
+        .in_namespace("flux-system")
+        .run(&format!(
+            r#"patch kustomization {namespace} --type=merge --patch={{"spec":{{"wait":false}}}}"#
+        ))?;
     kustomization.publish(&source)?;
-    let pod = application.holds(V2, "waiting: Job piefed-db-init is running")?;
+    let pod = application.holds(V2, RUNS)?;
+    reader.runs(&reader.after_a_failure(&pod)?)?;
     application.fails()?;
-    let command = format!(
-        "kubectl delete job {JOB} -n {BY_FLUX} && flux reconcile kustomization {BY_FLUX} -n flux-system"
-    );
-    let said = kubectl.get(&format!("pod {pod}"));
-    let said = application.says(&said?, &command)?;
-    says(&said, &["mend the cause", "let Flux apply it"])?;
-    let shell = Shell::new(kubectl, folder.path())?;
-    shell.run(&command, Duration::from_mins(5))?.success()?;
-    application.migrate()?;
-    application.rolled_out()
+    reader.runs(&reader.status("job-failed")?)?;
+    migrates(application, V2)
 }

@@ -1,8 +1,8 @@
-//! Argo CD's repository server and application controller, with a Redis and a Git repository for each
-//! Application.
+//! Argo CD's repository server, application controller and API server, with a Redis and a Git
+//! repository for each Application.
 //!
-//! Nobody logs in, so its API server is left out. What `argocd app sync` asks that server for is a
-//! patch of the Application's `operation`, and the tests make it.
+//! A sync is a patch of the Application's `operation`, which the tests make; where the command that
+//! was printed is what matters, Argo CD's own command line asks the API server for it.
 
 use std::fs;
 use std::net::TcpStream;
@@ -19,6 +19,7 @@ use kube::api::{
 };
 use serde_json::{Value, json};
 
+use crate::cure::script;
 use crate::stories::application::provide;
 use testkit::assets;
 use testkit::client::{await_gone, await_object, block_on};
@@ -26,14 +27,17 @@ use testkit::cluster::Cluster;
 use testkit::process::{self, Process};
 
 const NAMESPACE: &str = "argocd";
+/// The port of Argo CD's API server; the default is that of Argo Rollouts too.
+const API_PORT: u16 = 8088;
 pub(super) const PATIENCE: Duration = Duration::from_mins(4);
 
 /// The running Argo CD of a cluster, which all tests of a run share.
 pub(super) struct ArgoCd {
     client: kube::Client,
     repositories: PathBuf,
+    commands: PathBuf,
     controller: Process,
-    _server: Process,
+    _servers: [Process; 2],
 }
 
 impl ArgoCd {
@@ -129,11 +133,28 @@ impl ArgoCd {
                 "--app-resync-jitter=0",
             ],
         )?;
+        let api = start(
+            "argocd-server",
+            &[
+                "--address=127.0.0.1",
+                &format!("--port={API_PORT}"),
+                "--metrics-address=127.0.0.1",
+                "--redis=127.0.0.1:6379",
+                "--repo-server=127.0.0.1:8081",
+                "--repo-server-plaintext",
+                "--insecure",
+                "--disable-auth",
+            ],
+        )?;
+        api.await_ready("the API server of Argo CD to listen", PATIENCE, || {
+            Ok(TcpStream::connect(("127.0.0.1", API_PORT))?)
+        })?;
         Ok(Self {
             client: cluster.client(),
             repositories: state.join("repositories"),
+            commands: commands(&state, &peer)?,
             controller,
-            _server: server,
+            _servers: [server, api],
         })
     }
 
@@ -179,6 +200,21 @@ impl ArgoCd {
             api,
         })
     }
+}
+
+/// A folder of its own with the command line of Argo CD, `argocd`, as somebody who is logged in has it.
+fn commands(state: &Path, peer: &Path) -> Result<PathBuf> {
+    let commands = state.join("commands");
+    fs::create_dir_all(&commands)?;
+    let program = peer.join("bin/argocd");
+    // What `argocd login` would have stored.
+    let login = format!(
+        "export HOME={} ARGOCD_OPTS='--server 127.0.0.1:{API_PORT} --plaintext'\nexec {} \"$@\"",
+        commands.display(),
+        program.display()
+    );
+    script(&commands, "argocd", &login)?;
+    Ok(commands)
 }
 
 /// Everything is allowed.
@@ -253,6 +289,11 @@ impl ArgoApplication {
         )?;
         self.refresh("normal")?;
         Ok(revision)
+    }
+
+    /// The folder with Argo CD's command line, `argocd`, which is logged in.
+    pub(super) fn commands(&self) -> &Path {
+        &self.argo_cd.commands
     }
 
     /// Has Argo CD compare again: `normal`, or `hard`, which makes the manifests anew.

@@ -1,6 +1,5 @@
 //! source-controller and helm-controller, beside the kustomize-controller that all tests have.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,23 +12,15 @@ use testkit::process::{self, Process};
 
 const NAMESPACE: &str = "flux-system";
 
-/// Both of them, while a test needs them.
+/// Those of them that a test needs, for as long as it does.
 pub(super) struct Controllers {
     _running: Vec<Process>,
 }
 
 impl Controllers {
-    /// Starts them; they trust the registry.
+    /// Starts both of them; they trust the registry.
     pub(super) fn start(cluster: &Cluster, registry: &ImageRegistry) -> Result<Self> {
-        let sandbox = cluster.sandbox()?;
-        let folder = peer("flux")?;
-        let kubectl = cluster.kubectl().in_namespace(NAMESPACE);
-        kubectl.run(&format!(
-            "apply --server-side -f {}",
-            folder.join("crds").display()
-        ))?;
-        kubectl.run("wait --for=condition=Established --timeout=170s crd/helmreleases.helm.toolkit.fluxcd.io")?;
-        let state = sandbox.state("flux")?;
+        let state = cluster.sandbox()?.state("flux")?;
         let storage = state.join("storage");
         std::fs::create_dir_all(&storage)?;
         let storage = format!("--storage-path={}", storage.display());
@@ -38,29 +29,62 @@ impl Controllers {
             "--storage-addr=127.0.0.1:9090",
             "--storage-adv-addr=127.0.0.1:9090",
         ];
-        let mut running = Vec::new();
-        for (name, health, options) in [
-            ("source-controller", "127.0.0.1:9441", &source[..]),
-            ("helm-controller", "127.0.0.1:9442", &[]),
-        ] {
-            let mut command = Command::new(folder.join("bin").join(name));
+        definitions(cluster)?;
+        let trust = |mut command: Command| {
             let (variable, authority) = registry.environment();
+            command.env(variable, authority);
             command
-                .env("KUBECONFIG", &kubectl.kubeconfig)
-                .env("RUNTIME_NAMESPACE", NAMESPACE)
-                .env("TMPDIR", &state)
-                .env(variable, authority)
-                .args(["--watch-all-namespaces", "--metrics-addr=127.0.0.1:0"])
-                .arg(format!("--health-addr={health}"))
-                .args(options);
-            running.push(started(name, health, &sandbox.logs("flux")?, &mut command)?);
-        }
-        Ok(Self { _running: running })
+        };
+        let mut command = trust(command_of(cluster, SOURCE)?);
+        command.args(source);
+        let source = started(cluster, SOURCE, command)?;
+        let helm = started(cluster, HELM, trust(command_of(cluster, HELM)?))?;
+        Ok(Self {
+            _running: vec![source, helm],
+        })
+    }
+
+    /// Starts helm-controller alone, which takes its charts from where kustomize-controller takes its
+    /// manifests.
+    pub(super) fn start_helm(cluster: &Cluster) -> Result<Self> {
+        definitions(cluster)?;
+        let mut command = command_of(cluster, HELM)?;
+        command.arg("--feature-gates=ExternalArtifact=true");
+        Ok(Self {
+            _running: vec![started(cluster, HELM, command)?],
+        })
     }
 }
 
-fn started(name: &str, health: &str, logs: &Path, command: &mut Command) -> Result<Process> {
-    let process = Process::spawn(name, logs, command)?;
+/// A controller, and where it says that it is ready.
+type Controller = (&'static str, &'static str);
+
+const SOURCE: Controller = ("source-controller", "127.0.0.1:9441");
+const HELM: Controller = ("helm-controller", "127.0.0.1:9442");
+
+fn definitions(cluster: &Cluster) -> Result<()> {
+    let crds = peer("flux")?.join("crds");
+    let kubectl = cluster.kubectl();
+    kubectl.run(&format!("apply --server-side -f {}", crds.display()))?;
+    kubectl.run(
+        "wait --for=condition=Established --timeout=170s crd/helmreleases.helm.toolkit.fluxcd.io",
+    )?;
+    Ok(())
+}
+
+fn command_of(cluster: &Cluster, (name, health): Controller) -> Result<Command> {
+    let mut command = Command::new(peer("flux")?.join("bin").join(name));
+    command
+        .env("KUBECONFIG", &cluster.kubectl().kubeconfig)
+        .env("RUNTIME_NAMESPACE", NAMESPACE)
+        .env("TMPDIR", cluster.sandbox()?.state("flux")?)
+        .args(["--watch-all-namespaces", "--metrics-addr=127.0.0.1:0"])
+        .arg(format!("--health-addr={health}"));
+    Ok(command)
+}
+
+fn started(cluster: &Cluster, (name, health): Controller, mut command: Command) -> Result<Process> {
+    let process = Process::spawn(name, &cluster.sandbox()?.logs("flux")?, &mut command)?;
     process.await_ready(
         &format!("{name} to be ready"),
         Duration::from_mins(3),
