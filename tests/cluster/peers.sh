@@ -73,12 +73,13 @@ argo_rollouts() { # OUT
     install -m 0644 -D -t "$1/crds" "$source"/manifests/crds/*-crd.yaml
 }
 cert_manager() { # OUT
-    # Its programs are modules that are not published, so a program of ours starts its controllers.
+    # Its programs are modules that are not published, so a program of ours starts its controllers. Their names begin
+    # like this one's, which is what lets them import what is internal.
     local module=github.com/cert-manager/cert-manager source
     source=$(module_folder $module@$cert_manager) || return
     mkdir "$1/program"
     cp "$here/peers/cert-manager/main.go" "$1/program/"
-    sed "s|^module .*|module migration-gate.test/cert-manager|" "$source/go.mod" >"$1/program/go.mod"
+    sed "s|^module .*|module $module/migration-gate-test|" "$source/go.mod" >"$1/program/go.mod"
     echo "require $module $cert_manager" >>"$1/program/go.mod"
     install -m 0644 "$source/go.sum" "$1/program/go.sum"
     cat >>"$1/program/go.sum" <<SUMS

@@ -127,7 +127,8 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "cert-manager",
         pin: (PEERS, "cert_manager=v"),
-        proven: "issued, injected, and both certificates renewed under load",
+        proven: "let through by its webhook, issued, injected, and both certificates renewed under \
+                 load",
         tests: &["peers::cert_manager", "chart::certificates"],
     },
     Tool {

@@ -1,18 +1,19 @@
-//! cert-manager's controllers and its cainjector: the chart's issuer and certificates are issued, the
-//! authority is injected, and both are renewed under load.
+//! cert-manager's controllers, its cainjector and its webhook: the chart's issuer and certificates are
+//! let through and issued, the authority is injected, and both are renewed under load.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use crate::chart::{APPLICATION, HELD};
+use crate::waiter::application::WAITER;
 use testkit::assets;
 use testkit::client::{block_on, spawn};
 use testkit::cluster::Cluster;
@@ -38,13 +39,67 @@ fn start(cluster: &Cluster) -> Result<Process> {
     kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
     kubectl
         .run("wait --for=condition=Established --timeout=170s customresourcedefinitions --all")?;
+    kubectl.run(&format!("create namespace {NAMESPACE}"))?;
     let mut command = Command::new(peer.join("bin/cert-manager"));
     command.env("KUBECONFIG", &kubectl.kubeconfig);
-    Process::spawn("cert-manager", &sandbox.logs("cert-manager")?, &mut command)
+    let controllers = Process::spawn("cert-manager", &sandbox.logs("cert-manager")?, &mut command)?;
+    kubectl.apply(&webhooks().to_string())?;
+    until(
+        "cert-manager's webhook to refuse an object",
+        PATIENCE,
+        || match kubectl.in_namespace(NAMESPACE).apply_refused(UNFIT) {
+            _ if controllers.check().is_err() => Look::Failed(anyhow!("it has ended")),
+            Ok(said) if said.contains("denied the request") => Look::Done(()),
+            Ok(said) => Look::Pending(said),
+            Err(error) => Look::Pending(error.to_string()),
+        },
+    )?;
+    Ok(controllers)
+}
+
+const NAMESPACE: &str = "cert-manager";
+
+/// A Certificate that its definition allows, and its webhook doesn't.
+const UNFIT: &str = "
+apiVersion: cert-manager.io/v1
+kind: Certificate
+metadata: {name: unfit}
+spec: {secretName: unfit, issuerRef: {name: a}, dnsNames: [a], duration: 1h, renewBefore: 2h}
+";
+
+/// Its webhook's configurations, as its chart has them.
+fn webhooks() -> Value {
+    let configuration = |kind: &str, path: &str, operations: &[&str], resources: &str| {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
+            "metadata": {
+                "name": "cert-manager-webhook",
+                "annotations": {
+                    "cert-manager.io/inject-ca-from-secret": "cert-manager/cert-manager-webhook-ca",
+                },
+            },
+            "webhooks": [{
+                "name": "webhook.cert-manager.io", "failurePolicy": "Fail",
+                "matchPolicy": "Equivalent", "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": format!("https://localhost:10260/{path}")},
+                "rules": [{
+                    "apiGroups": ["cert-manager.io"], "apiVersions": ["v1"],
+                    "operations": operations, "resources": [resources],
+                }],
+            }],
+        })
+    };
+    let requests = "certificaterequests";
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        configuration("MutatingWebhookConfiguration", "mutate", &["CREATE"], requests),
+        configuration("ValidatingWebhookConfiguration", "validate", &["CREATE", "UPDATE"], "*/*"),
+    ]})
 }
 
 fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) -> Result<()> {
     let controllers = start(cluster)?;
+    let _left = LeftWebhooks(cluster);
     let application = cluster.namespace_named(APPLICATION)?;
     let release = Release::prepare(cluster)?;
     // Nothing is ready before a certificate is issued and its authority is where the API server looks.
@@ -105,6 +160,19 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
         "peers: cert-manager: {calls} creates while both certificates were renewed, none failed"
     );
     controllers.check()
+}
+
+/// What would review objects of cert-manager after the test, with nobody there.
+struct LeftWebhooks<'c>(&'c Cluster);
+
+impl Drop for LeftWebhooks<'_> {
+    fn drop(&mut self) {
+        // A failure has nobody to go to.
+        let _ = self.0.kubectl().run(
+            "delete mutatingwebhookconfiguration/cert-manager-webhook \
+             validatingwebhookconfiguration/cert-manager-webhook",
+        );
+    }
 }
 
 /// What `cmctl renew NAME` does; waits until another certificate is in its Secret.
@@ -194,13 +262,18 @@ impl Load {
                 ..PostParams::default()
             };
             while !stop.load(Ordering::Relaxed) {
-                match api.create(&dry_run, &held).await {
-                    Ok(_) => drop(count.fetch_add(1, Ordering::Relaxed)),
-                    Err(error) => failed
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(error.to_string()),
-                }
+                let failure = match api.create(&dry_run, &held).await {
+                    Ok(created) if is_held(&created) => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    Ok(_) => "a Deployment was created without its waiter".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                let failures = failed.lock();
+                failures
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(failure);
             }
         });
         Ok(Self {
@@ -216,7 +289,7 @@ impl Load {
         let enough = self.done.load(Ordering::Relaxed) + 50;
         until("more creates", PATIENCE, || {
             match (self.failure(), self.done.load(Ordering::Relaxed)) {
-                (Some(failure), _) => Look::Failed(anyhow::anyhow!(failure)),
+                (Some(failure), _) => Look::Failed(anyhow!(failure)),
                 (None, done) if done >= enough => Look::Done(()),
                 (None, done) => Look::Pending(format!("{done}")),
             }
@@ -237,10 +310,20 @@ impl Load {
             block_on(caller)?;
         }
         match self.failure() {
-            Some(failure) => Err(anyhow::anyhow!(failure)),
+            Some(failure) => Err(anyhow!(failure)),
             None => Ok(self.done.load(Ordering::Relaxed)),
         }
     }
+}
+
+/// Whether the webhooks have seen to it.
+fn is_held(deployment: &Deployment) -> bool {
+    let pods = deployment
+        .spec
+        .as_ref()
+        .and_then(|it| it.template.spec.as_ref());
+    let containers = pods.and_then(|pods| pods.init_containers.as_ref());
+    containers.is_some_and(|list| list.iter().any(|one| one.name == WAITER))
 }
 
 impl Drop for Load {

@@ -1,8 +1,8 @@
-// cert-manager's controllers and its cainjector, in one program.
+// cert-manager's controllers, its cainjector and its webhook, in one program.
 //
 // cert-manager's own programs are modules that are not published, so this starts the same controllers,
-// as far as the tests need them: issuers, certificates and their requests, and the injection of an
-// authority into webhook configurations.
+// as far as the tests need them: issuers, certificates and their requests, the injection of an
+// authority into webhook configurations, and the webhook that reviews these objects.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/textlogger"
@@ -19,6 +20,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/cert-manager/cert-manager/internal/apis/config/shared"
+	webhookconfig "github.com/cert-manager/cert-manager/internal/apis/config/webhook"
+	"github.com/cert-manager/cert-manager/internal/webhook"
 	"github.com/cert-manager/cert-manager/pkg/controller"
 	"github.com/cert-manager/cert-manager/pkg/controller/cainjector"
 	"github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver"
@@ -57,19 +61,21 @@ func main() {
 		},
 	})
 	check(err)
-	shared, err := factory.Build()
+	kube, err := factory.Build()
 	check(err)
 	for _, name := range names {
 		run, err := controller.Known()[name](factory)
 		check(err)
 		go func() { check(run.Run(2, ctx)) }()
 	}
-	shared.SharedInformerFactory.Start(ctx.Done())
-	shared.KubeSharedInformerFactory.Start(ctx.Done())
+	kube.SharedInformerFactory.Start(ctx.Done())
+	kube.KubeSharedInformerFactory.Start(ctx.Done())
 
-	config := shared.RESTConfig
+	go serveWebhook(ctx, log)
+
+	config := kube.RESTConfig
 	manager, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme: shared.Scheme, Metrics: server.Options{BindAddress: "0"},
+		Scheme: kube.Scheme, Metrics: server.Options{BindAddress: "0"},
 		// As cainjector has it: it reads Secrets one at a time.
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 	})
@@ -82,6 +88,19 @@ func main() {
 		},
 	}))
 	check(manager.Start(ctx))
+}
+
+// Its certificate is of an authority of its own, which the cainjector finds in a Secret.
+func serveWebhook(ctx context.Context, log logr.Logger) {
+	server, err := webhook.NewCertManagerWebhookServer(log, webhookconfig.WebhookConfiguration{
+		KubeConfig: os.Getenv("KUBECONFIG"), SecurePort: 10260, HealthzPort: 10261, MetricsListenAddress: "0",
+		TLSConfig: shared.TLSConfig{Dynamic: shared.DynamicServingConfig{
+			SecretNamespace: "cert-manager", SecretName: "cert-manager-webhook-ca",
+			DNSNames: []string{"localhost"}, LeafDuration: 24 * time.Hour,
+		}},
+	})
+	check(err)
+	check(server.Run(ctx))
 }
 
 func check(err error) {
