@@ -57,7 +57,7 @@ while [ $# -gt 0 ]; do
     reference=$2 config=$3
     IFS=: read -ra folders <<<"$1"
     shift 3
-    diffs=() descriptors=() paths=()
+    diffs=() history=() descriptors=() paths=()
     for folder in "${folders[@]}"; do
         if [ -z "${layers[$folder]-}" ]; then
             pack "$folder" "$work/layer" .
@@ -65,12 +65,14 @@ while [ $# -gt 0 ]; do
         fi
         layer=${layers[$folder]}
         diffs+=("\"sha256:$layer\"")
+        # Podman builds upon no image whose history lacks a layer.
+        history+=("{\"created\":\"$created\",\"created_by\":\"build/oci-archive.sh\"}")
         descriptors+=("{\"mediaType\":\"$oci.layer.v1.tar\",\"digest\":\"sha256:$layer\",\"size\":$(size "$blobs/$layer")}")
         paths+=("\"blobs/sha256/$layer\"")
     done
 
-    printf '{"created":"%s","architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":[%s]}}' \
-        "$created" "$architecture" "$config" "$(join "${diffs[@]}")" >"$work/config"
+    printf '{"created":"%s","architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":[%s]},"history":[%s]}' \
+        "$created" "$architecture" "$config" "$(join "${diffs[@]}")" "$(join "${history[@]}")" >"$work/config"
     config=$(blob "$work/config")
 
     printf '{"schemaVersion":2,"mediaType":"%s.manifest.v1+json","config":{"mediaType":"%s.config.v1+json","digest":"sha256:%s","size":%s},"layers":[%s]}' \
