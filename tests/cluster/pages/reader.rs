@@ -109,6 +109,13 @@ const BEFORE: &[(&str, &str, Before)] = &[
     ),
 ];
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // A failure has nobody to go to, and the next test that needs these names finds out.
+        let _ = self.leaves_nothing();
+    }
+}
+
 impl Reader {
     pub(super) fn arrives(cluster: &Cluster) -> Result<Self> {
         // What `make image` makes, and what the chart names by itself.
@@ -141,7 +148,7 @@ impl Reader {
 
     /// Begins a page, with nothing there of the last one.
     pub(super) fn turns_to(&self, page: &str) -> Result<()> {
-        self.leaves_nothing()?;
+        self.begins_anew()?;
         println!("{page}");
         Ok(())
     }
@@ -205,7 +212,12 @@ impl Reader {
         self.runs(&format!(
             "kubectl delete namespace {NAMESPACES} --ignore-not-found --wait --timeout=170s"
         ))?;
-        self.runs("kubectl delete persistentvolume media --ignore-not-found")?;
+        self.runs("kubectl delete persistentvolume media --ignore-not-found")
+            .map(drop)
+    }
+
+    fn begins_anew(&self) -> Result<()> {
+        self.leaves_nothing()?;
         let volume = json!({
             "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "media"},
             "spec": {"capacity": {"storage": "20Gi"}, "accessModes": ["ReadWriteMany"],
