@@ -99,7 +99,7 @@ $(cargo_fuzz):
 # BENCHES measures the parts whose names have this in them; the others' figures stay as they are. COMPARE measures the
 # program of another commit beside this one, and keeps no figures.
 .PHONY: bench
-bench: packages ## Figures, which it writes to docs/performance.md (some 15 minutes); BENCHES=part, COMPARE=commit
+bench: packages ## Figures, which it writes to docs/performance.md (some 30 minutes); BENCHES=part, COMPARE=commit
 	$(call say,what is compared with: gator$(comma) kubectl-validate$(comma) a bare server (minutes at first))
 	@tests/cluster/bench/tools.sh $(COMPARE) >/dev/null
 	@cargo build --quiet --release --locked --package migration-gate-core --example rules
@@ -109,7 +109,7 @@ bench: packages ## Figures, which it writes to docs/performance.md (some 15 minu
 		cargo test --locked --test cluster -- --bench $(BENCHES)
 
 .PHONY: soak
-soak: packages ## The long forms of the tests, one after the other (under an hour on two cores)
+soak: packages container-engine ## The long forms of the tests, one after the other (under an hour on two cores)
 	$(call say,the model at length (minutes))
 	cargo test --locked --package migration-gate-core --test model -- --ignored
 	ATTACK_SECONDS=20 $(MAKE) --no-print-directory attacks
@@ -153,6 +153,13 @@ packages:
 	@command -v cc >/dev/null || { \
 		echo "==> installing Debian packages: gcc libc6-dev (under a minute)"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev >/dev/null; }
+
+# Podman builds and runs what the pages have a container engine build and run.
+.PHONY: container-engine
+container-engine:
+	@command -v podman >/dev/null || { \
+		echo "==> installing Debian packages: podman buildah (a minute)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends podman buildah >/dev/null; }
 
 .PHONY: clean-cache
 clean-cache: ## Forget every program that was built for the tests

@@ -1,6 +1,7 @@
 //! The commands of README and documentation, run as they stand by somebody who reads the pages one
 //! after the other.
 
+mod container_engine;
 mod old_setup;
 pub(crate) mod page;
 mod reader;
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
+use self::container_engine::an_engine_builds_piefeds_image_and_runs_a_review;
 use self::old_setup::the_old_setup_is_left_step_by_step_and_nobody_notices;
 use self::reader::Reader;
 use testkit::assets::repository;
@@ -22,7 +24,8 @@ testkit::tests! {
 testkit::soaks! {
     exclusive:
         the_commands_of_the_pages_run_as_they_stand,
-        the_old_setup_is_left_step_by_step_and_nobody_notices;
+        the_old_setup_is_left_step_by_step_and_nobody_notices,
+        an_engine_builds_piefeds_image_and_runs_a_review;
 }
 
 /// The pages whose commands [`Reader`] runs.
@@ -49,6 +52,9 @@ use Elsewhere::{Needs, Test};
 
 /// The test of the Install page.
 const INSTALL: &str = "the_install_pages_commands_lead_from_an_empty_node_to_a_held_deployment";
+
+/// The test of the commands for a container engine.
+const ENGINE: &str = "an_engine_builds_piefeds_image_and_runs_a_review";
 
 /// Pages, and beginnings of commands, that no reader runs.
 const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
@@ -145,13 +151,13 @@ const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
         "./migration-gate",
         Needs("a published release"),
     ),
-    ("docs/install.md", "docker", Needs("a container engine")),
+    ("docs/install.md", "docker", Test(ENGINE)),
     ("docs/install.md", "ctr", Test(INSTALL)),
     ("docs/install.md", "crane", Test(INSTALL)),
     (
         "examples/piefed/README.md",
         "image/build-all.sh",
-        Needs("a container engine"),
+        Test(ENGINE),
     ),
     (
         "examples/piefed/README.md",

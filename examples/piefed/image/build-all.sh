@@ -4,11 +4,12 @@
 #   ./build-all.sh IMAGE TAG        such as: ./build-all.sh registry.example/piefed 1.2.0
 #
 # STOCK is the image to build upon. Without it PieFed's own is built, from the tag v$TAG of its
-# repository. ENGINE is docker, or podman. PUSH=no leaves the image on this machine.
+# repository (REPOSITORY is where a copy of it is). ENGINE is docker, or podman. PUSH=no leaves the
+# image on this machine.
 set -euo pipefail
 
 [ $# -eq 2 ] || {
-    sed -n '4,7s/^# \{0,3\}//p' "$0" >&2
+    sed -n '4,8s/^# \{0,3\}//p' "$0" >&2
     exit 2
 }
 image=$1 tag=$2
