@@ -314,7 +314,7 @@ impl Recorder {
     fn on_record_update(&mut self, update: Update<Record>) {
         match update {
             Update::Present(record) => {
-                self.keep_abridged(&record);
+                self.keep_overwritten(&record);
                 self.on_record(Stored::Present(record));
             }
             Update::Absent(_) => {
@@ -340,9 +340,9 @@ impl Recorder {
         }
     }
 
-    /// A replica of an earlier release, which hadn't heard of an entry yet, has written its own in
-    /// its place. What that left out is put back.
-    fn keep_abridged(&mut self, record: &Record) {
+    /// A replica that hadn't heard of an entry yet has written in its place an older one, or, if it
+    /// is of an earlier release, less of the same one. What was there is put back.
+    fn keep_overwritten(&mut self, record: &Record) {
         let Stored::Present(before) = &self.record else {
             return;
         };
@@ -350,7 +350,7 @@ impl Recorder {
             if record
                 .entries
                 .get(key)
-                .is_some_and(|now| now.abridges(entry))
+                .is_some_and(|now| now.says_less_than(entry))
             {
                 keep_latest(&mut self.completed, entry);
             }

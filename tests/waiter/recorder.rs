@@ -392,6 +392,26 @@ fn what_an_earlier_release_writes_of_the_same_completion_is_made_whole() {
     api.await_object(RECORD_PATH, is_whole);
 }
 
+/// Of a tag that moves, say: another replica's watch of the record was late, and the Job is gone.
+#[test]
+fn a_completion_that_an_older_one_has_replaced_is_put_back() {
+    let api = FakeApi::start();
+    let write = |uid: &str, completed: &str| {
+        let entry = json!({"image": "init:1", "job": JOB, "uid": uid, "completed": completed});
+        let mut object = record(&[]);
+        object["data"]["1"] = json!(entry.to_string());
+        api.put(RECORD_PATH, object);
+    };
+    write("later", "2026-01-01T00:02:00Z");
+    let _recorder = RecorderThread::start(&api);
+    api.await_watches(2);
+    write("older", "2026-01-01T00:01:00Z");
+    api.await_object(RECORD_PATH, |object| {
+        let entry = object["data"]["1"].as_str().unwrap_or_default();
+        entry.contains("later")
+    });
+}
+
 #[test]
 fn a_record_that_is_deleted_is_begun_anew() {
     let api = FakeApi::start();

@@ -270,7 +270,7 @@ impl Entry {
     }
 
     /// Whether this is another entry as releases up to 0.1 write it.
-    pub fn abridges(&self, other: &Self) -> bool {
+    fn abridges(&self, other: &Self) -> bool {
         let is_short = matches!(
             (&self.version, &other.version),
             (Recorded::Image(_), Recorded::Contents(_))
