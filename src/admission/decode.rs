@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::object::{self, ObjectValue, is_small};
+use super::object::{self, ObjectValue};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_core::text::shorten;
 
@@ -152,17 +152,13 @@ struct Header<'a> {
 
 /// Reads a review.
 ///
-/// Costs one pass over the body of the usual size, and three over others, whose objects are weighed
-/// before memory is given to them.
+/// Costs one pass over a body in which all is as it should be, and three more over any other.
 pub fn decode(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
     usual(body).map_or_else(|| any(body), Ok)
 }
 
-/// A review of the usual size in which all is as it should be.
+/// A review in which all is as it should be.
 fn usual(body: &[u8]) -> Option<AdmissionRequest<'_>> {
-    if !is_small(body.len()) {
-        return None;
-    }
     let review: Usual<'_> = serde_json::from_slice(body).ok()?;
     let is_review = review.kind == KIND && review.api_version == API_VERSION;
     (is_review && !review.request.uid.is_empty())
@@ -218,12 +214,14 @@ impl AdmissionRequest<'_> {
         self.sub_resource.as_deref().unwrap_or_default()
     }
 
-    /// The object as it would be stored, without `metadata.managedFields`. `None` where there is none.
+    /// The object as it would be stored, without `metadata.managedFields` and `status`. `None` where
+    /// there is none.
     pub fn object(&self) -> Option<Result<&Value, &serde_json::Error>> {
         self.object.as_ref().map(Result::as_ref)
     }
 
-    /// The object as it is stored, without `metadata.managedFields`. `None` where there is none.
+    /// The object as it is stored, without `metadata.managedFields` and `status`. `None` where there is
+    /// none.
     pub fn old_object(&self) -> Option<Result<&Value, &serde_json::Error>> {
         self.old_object.as_ref().map(Result::as_ref)
     }

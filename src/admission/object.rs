@@ -1,8 +1,8 @@
 //! Reading an object of a review into values.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::value::SeqAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
@@ -18,14 +18,22 @@ const MOST_MEMORY: usize = 24 * 1024 * 1024;
 /// What one value takes, in bytes.
 const VALUE: usize = size_of::<Value>();
 
-/// An object without `metadata.managedFields`, which no rule looks at and which can be most of it.
+/// An object without `metadata.managedFields` and `status`, which no rule looks at and which can be
+/// most of it. One that would take more than 24 MiB isn't read.
 #[derive(Debug)]
 pub(super) struct ObjectValue(pub(super) Value);
 
 impl<'de> Deserialize<'de> for ObjectValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ObjectPart::Whole.deserialize(deserializer).map(Self)
+        within(MOST_MEMORY / VALUE, deserializer).map(Self)
     }
+}
+
+/// Reads an object of at most so many values.
+fn within<'de, D: Deserializer<'de>>(values: usize, deserializer: D) -> Result<Value, D::Error> {
+    let left = Cell::new(values);
+    let part = ObjectPart::Whole;
+    PartReader { part, left: &left }.deserialize(deserializer)
 }
 
 /// Which part of an object is read.
@@ -33,9 +41,52 @@ impl<'de> Deserialize<'de> for ObjectValue {
 enum ObjectPart {
     Whole,
     Metadata,
+    Within,
 }
 
-impl<'de> DeserializeSeed<'de> for ObjectPart {
+impl ObjectPart {
+    /// What is behind a key, unless no rule looks at it.
+    fn at(self, key: &str) -> Option<Self> {
+        match (self, key) {
+            (Self::Whole, "metadata") => Some(Self::Metadata),
+            (Self::Whole, "status") | (Self::Metadata, "managedFields") => None,
+            _ => Some(Self::Within),
+        }
+    }
+}
+
+/// Reads a part of an object while there is memory for its values.
+#[derive(Clone, Copy)]
+struct PartReader<'l> {
+    part: ObjectPart,
+    /// How many more values the object may have.
+    left: &'l Cell<usize>,
+}
+
+impl PartReader<'_> {
+    fn at(self, part: ObjectPart) -> Self {
+        Self { part, ..self }
+    }
+
+    /// Takes the memory of so many values.
+    fn take<E: de::Error>(self, values: usize) -> Result<(), E> {
+        let left = self.left.get().checked_sub(values).ok_or_else(|| {
+            E::custom(format_args!(
+                "it is divided so finely that it takes more than {} MiB of memory",
+                MOST_MEMORY >> 20
+            ))
+        })?;
+        self.left.set(left);
+        Ok(())
+    }
+}
+
+/// An empty list or map begins with room for a few.
+const EMPTY: usize = 4;
+/// A key is text of its own, in a place that is larger than a value.
+const MEMBER: usize = 3;
+
+impl<'de> DeserializeSeed<'de> for PartReader<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -43,7 +94,7 @@ impl<'de> DeserializeSeed<'de> for ObjectPart {
     }
 }
 
-impl<'de> Visitor<'de> for ObjectPart {
+impl<'de> Visitor<'de> for PartReader<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,24 +102,28 @@ impl<'de> Visitor<'de> for ObjectPart {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        self.take(EMPTY)?;
         let mut read = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            let value = match (self, key.as_str()) {
-                (Self::Whole, "metadata") => map.next_value_seed(Self::Metadata)?,
-                (Self::Metadata, "managedFields") => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-                _ => map.next_value()?,
+            let Some(part) = self.part.at(&key) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
             };
+            self.take(MEMBER)?;
+            let value = map.next_value_seed(self.at(part))?;
             read.insert(key, value);
         }
         Ok(Value::Object(read))
     }
 
-    // The API server sends objects alone; others are refused by the rules, not here.
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Value, A::Error> {
-        Value::deserialize(SeqAccessDeserializer::new(list))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        self.take(EMPTY)?;
+        let mut read = Vec::new();
+        while let Some(value) = list.next_element_seed(self.at(ObjectPart::Within))? {
+            self.take(1)?;
+            read.push(value);
+        }
+        Ok(Value::Array(read))
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -98,51 +153,7 @@ impl<'de> Visitor<'de> for ObjectPart {
 
 /// Reads an object that is kept as text so far.
 pub(super) fn read(raw: &RawValue) -> Result<Value, serde_json::Error> {
-    let text = raw.get();
-    if !is_small(text.len()) && takes_more_than(text, MOST_MEMORY) {
-        return Err(de::Error::custom(format_args!(
-            "it is divided so finely that it takes more than {} MiB of memory",
-            MOST_MEMORY >> 20
-        )));
-    }
-    serde_json::from_str(text).map(|ObjectValue(value)| value)
-}
-
-/// Whether a text of that many bytes can't come to too much memory, whatever it is.
-pub(super) const fn is_small(bytes: usize) -> bool {
-    // No text takes more for its length than an empty list does.
-    bytes * 4 <= MOST_MEMORY / VALUE
-}
-
-/// Whether valid JSON takes more memory than that as values, about.
-fn takes_more_than(text: &str, most: usize) -> bool {
-    let most = most / VALUE;
-    let (mut count, mut in_string, mut escaped) = (1, false, false);
-    for byte in text.bytes() {
-        count += match byte {
-            _ if escaped => {
-                escaped = false;
-                0
-            }
-            b'\\' => {
-                escaped = in_string;
-                0
-            }
-            b'"' => {
-                in_string = !in_string;
-                0
-            }
-            _ if in_string => 0,
-            // What follows is a value, or a key and its value.
-            b',' => 1,
-            // A key is text of its own, in a place that is larger than a value.
-            b':' => 2,
-            // Both begin with room for a few.
-            b'[' | b'{' => 4,
-            _ => 0,
-        };
-    }
-    count > most
+    serde_json::from_str(raw.get()).map(|ObjectValue(value)| value)
 }
 
 #[cfg(test)]
@@ -155,12 +166,14 @@ mod tests {
     #[test]
     fn what_takes_too_much_memory_is_not_read() {
         let check = |text: &str, values: usize| {
-            assert!(!takes_more_than(text, values * VALUE), "{text}");
-            assert!(takes_more_than(text, (values - 1) * VALUE), "{text}");
+            let read = |most| within(most, &mut serde_json::Deserializer::from_str(text));
+            assert!(read(values).is_ok(), "{text}");
+            assert!(read(values - 1).is_err(), "{text}");
         };
-        check("7", 1);
-        check("[0,0,[1]]", 11);
-        check(r#"{"a":{"b":[true,"x,y[z{"]},"c,":"\\\",[,"}"#, 21);
+        check("[]", 4);
+        check("[0,0,[1]]", 12);
+        check(r#"{"a":{"b":[true,"x,y[z{"]},"c,":"\\\",[,"}"#, 23);
+        check(r#"{"status":[[],[]]}"#, 4);
         for flood in ["0,", "[0],", "{\"\":0},"] {
             let text = format!("[{}0]", flood.repeat(400_000));
             let raw: &RawValue = serde_json::from_str(&text).unwrap();
@@ -175,16 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn managed_fields_of_the_object_alone_are_left_out() {
-        let lists = json!({"managedFields": [1], "metadata": {"managedFields": [2]}});
-        let mut object = lists.clone();
-        object["metadata"]["name"] = "x".into();
-        object["spec"] = lists;
+    fn managed_fields_and_status_of_the_object_alone_are_left_out() {
+        let left_out = json!({"managedFields": [1], "status": {"replicas": 1}});
+        let mut object = left_out.clone();
+        object["metadata"] = left_out.clone();
+        object["spec"] = left_out;
         let ObjectValue(read) = serde_json::from_value(object.clone()).unwrap();
-        object["metadata"]
-            .as_object_mut()
-            .unwrap()
-            .remove("managedFields");
+        let remove = |value: &mut Value, key: &str| value.as_object_mut().unwrap().remove(key);
+        remove(&mut object, "status");
+        remove(&mut object["metadata"], "managedFields");
         assert_eq!(read, object);
     }
 
