@@ -8,6 +8,7 @@
 mod admission;
 mod crowd;
 mod figures;
+mod launch;
 mod page;
 mod plot;
 mod policies;
@@ -26,6 +27,7 @@ pub(crate) fn benches() -> Vec<Test> {
         review::tests(),
         waiter::tests(),
         crowd::tests(),
+        launch::tests(),
         admission::tests(),
     ]
     .concat()

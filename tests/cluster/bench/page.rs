@@ -8,7 +8,7 @@ use testkit::assets::repository;
 
 use super::figures::{Figure, OURS, Part, Results, folder};
 use super::plot::{Curve, svg};
-use super::{admission, crowd, review, server, waiter};
+use super::{admission, crowd, launch, review, server, waiter};
 
 /// The text between the tables. Each `{{name}}` stands for a table, and `{{goal: …}}` for a word.
 const TEMPLATE: &str = include_str!("page.md");
@@ -62,6 +62,7 @@ fn section(results: &Results, name: &str) -> Result<String> {
             &[OURS, waiter::KUBECTL_WAIT, waiter::POLLING],
         ),
         "crowd" => crowd_table(part)?,
+        "launch" => rows(part, &[launch::LAUNCH], &[OURS, launch::OTHER_INIT]),
         "review" => review_table(part)?,
         "instructions" => rows_of(part, &instructions(), &[OURS]),
         "start" => rows(

@@ -23,8 +23,8 @@ testkit::tests! {
 pub(super) const COUNTS: [usize; 4] = [100, 1000, 10_000, 100_000];
 pub(super) const GATOR: &str = "gator test";
 pub(super) const KUBECTL_VALIDATE: &str = "kubectl-validate";
-/// The most that the others get: of more, they would take minutes and gigabytes.
-const MOST_FOR_OTHERS: usize = 10_000;
+/// The most that the others get more than once: of more, they take minutes and gigabytes.
+const REPEATED: usize = 10_000;
 
 /// A rule for gator that is one of ours: no container sets the variable.
 const CONSTRAINT: &str = r#"
@@ -66,10 +66,10 @@ fn review(sandbox: &Sandbox) -> Result<()> {
         fs::write(&file, manifests(count))?;
         let rounds = if count > 1000 { 2 } else { 5 };
         let mut seen = vec![[const { Vec::new() }; 2]; contenders.len()];
-        for _ in 0..rounds {
+        for round in 0..rounds {
             for ((who, program), seen) in contenders.iter().zip(&mut seen) {
                 let ours = matches!(*who, OURS | OTHER);
-                if ours || count <= MOST_FOR_OTHERS {
+                if ours || round == 0 || count <= REPEATED {
                     let (time, memory) = run(command(who, program, &file, &constraint))?;
                     seen[0].push(time);
                     seen[1].extend(memory);
