@@ -1,5 +1,5 @@
-//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; figures, with `-- --bench`; the long
-//! forms of tests, with `-- --soak`; and tests beside other tools, with `-- --peers`.
+//! Tests on a real cluster: `cargo test --test cluster [FILTER]`; figures, with `-- --bench`; the
+//! long forms of tests, with `-- --soak`; and tests beside other tools, with `-- --peers`.
 //!
 //! `crates/testkit` explains what they run on.
 
@@ -19,10 +19,12 @@ mod registry;
 mod rendered;
 mod same_verdict;
 mod serve;
+mod session;
 mod smoke;
 mod soak;
 mod status;
 mod stories;
+mod svg;
 mod waiter;
 
 use testkit::harness::Suite;

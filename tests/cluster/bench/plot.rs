@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::svg::document;
+
 /// A line: its name and its points.
 pub(super) struct Curve {
     pub(super) name: String,
@@ -30,9 +32,7 @@ pub(super) fn svg(title: &str, x: &str, y: &str, curves: &[&Curve]) -> String {
     let at_x = |value: f64| left + place(value, across) * (WIDTH - left - right);
     let at_y = |value: f64| HEIGHT - bottom - place(value, up) * (HEIGHT - top - bottom);
     let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">
-<rect width="100%" height="100%" fill="white"/>
-<text x="{left}" y="20" font-size="14">{title}</text>
+        r##"<text x="{left}" y="20" font-size="14">{title}</text>
 <text x="{left}" y="{}" fill="#555">{x}</text>
 <text x="8" y="{}" fill="#555">{y}</text>
 "##,
@@ -86,7 +86,8 @@ pub(super) fn svg(title: &str, x: &str, y: &str, curves: &[&Curve]) -> String {
             );
         }
     }
-    svg + "</svg>\n"
+    let style = "font-family=\"sans-serif\" font-size=\"12\"";
+    document((WIDTH, HEIGHT), style, "white", &svg)
 }
 
 /// The powers of ten from one exponent to another.

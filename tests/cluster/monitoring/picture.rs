@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::prometheus::Series;
+use crate::svg::{document, escaped};
 
 /// Sizes are in pixels.
 const COLUMN: f64 = 50.0;
@@ -83,14 +84,8 @@ impl Picture {
 
     /// The whole picture, as SVG.
     pub(super) fn svg(&self) -> String {
-        let width = 24.0 * COLUMN;
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-             font-family=\"sans-serif\">\n<rect width=\"{width}\" height=\"{height}\" \
-             fill=\"#111217\"/>\n{body}</svg>\n",
-            height = self.height,
-            body = self.body,
-        )
+        let size = (24.0 * COLUMN, self.height);
+        document(size, "font-family=\"sans-serif\"", "#111217", &self.body)
     }
 
     fn states(&mut self, frame: &Frame, series: &[Series], mappings: &Value) {
@@ -208,10 +203,6 @@ fn spans(points: &[(f64, f64)]) -> Vec<(f64, f64, f64)> {
         }
     }
     spans
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 /// A value in its unit, as short as can be.
