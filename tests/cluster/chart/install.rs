@@ -33,19 +33,19 @@ fn the_install_pages_commands_lead_from_an_empty_node_to_a_held_deployment(
     reader.types("A build of your own", "make image")?;
     registry.publish(&repository().join("target/image/migration-gate.tar"))?;
     reader.types("The published chart", "")?;
-    reader.types("See that it holds", "")?;
+    reader.types("Check that it holds", "")?;
 
     reader.empties_the_node()?;
     reader.types("A build of your own", "ctr ")?;
     reader.types("An image that was imported", "")?;
-    reader.types("See that it holds", "")?;
+    reader.types("Check that it holds", "")?;
 
     reader.empties_the_node()?;
     reader.types("A build of your own", "crane ")?;
     reader.types("An image that was pushed", "")
 }
 
-/// Somebody who has a checkout, a registry, and a cluster of one node.
+/// Someone who has a checkout, a registry, and a cluster of one node.
 struct Newcomer<'c> {
     cluster: &'c Cluster,
     registry: &'c ImageRegistry,
@@ -87,8 +87,8 @@ impl<'c> Newcomer<'c> {
         ran.success().context(line)
     }
 
-    /// Uninstalls what was installed, and removes the image under all of its names: its content goes
-    /// with the last of them.
+    /// Uninstalls what was installed, and removes the image under all of its names: its content
+    /// goes with the last of them.
     fn empties_the_node(&self) -> Result<()> {
         self.runs(
             "helm uninstall migration-gate --namespace migration-gate --wait --ignore-not-found",
@@ -122,7 +122,7 @@ impl<'c> Newcomer<'c> {
 
 impl Drop for Newcomer<'_> {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that installs finds out.
+        // A failure cannot be reported here; the next test that installs finds out.
         let release = self.cluster.kubectl().in_namespace("migration-gate");
         let _ = release.helm("uninstall migration-gate --wait --ignore-not-found");
         let _ = self.cluster.kubectl().run(&format!(

@@ -67,7 +67,7 @@ fn old_setup(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Somebody who follows the page, in a folder that holds `old` and `new`.
+/// Someone who follows the page, in a folder that holds `old` and `new`.
 struct Follower {
     shell: Shell,
 }
@@ -97,8 +97,8 @@ impl Follower {
 
 /// The commands that the page says fail.
 const FAIL: &[(&str, &str)] = &[
-    ("1. Look", REVIEW),
-    ("4. Look again", REVIEW),
+    ("1. Find offenders", REVIEW),
+    ("4. Find the rest", REVIEW),
     ("5. Enforce", "kubectl apply -k old"),
 ];
 const REVIEW: &str = "migration-gate review --live -n piefed-application";
@@ -144,7 +144,7 @@ pub(super) fn the_old_setup_is_left_step_by_step_and_nobody_notices(
         seen.pages.contains_key("1.0.0")
     })?;
 
-    let said = follower.follows("1. Look")?;
+    let said = follower.follows("1. Find offenders")?;
     says(
         &said,
         &[SWITCH, "piefed-web", "piefed-shell", "piefed-maintenance"],
@@ -165,7 +165,7 @@ pub(super) fn the_old_setup_is_left_step_by_step_and_nobody_notices(
         seen.pages.contains_key("1.1.0")
     })?;
     application.started_after_the_migration("1.1.0", 3)?;
-    let said = follower.follows("4. Look again")?;
+    let said = follower.follows("4. Find the rest")?;
     says(&said, &["piefed-shell", "piefed-maintenance"])?;
     follower.follows("5. Enforce")?;
     let refused: Vec<Value> = vec![kubectl.get("deployment piefed-web")?];
@@ -183,7 +183,7 @@ struct Uninstalled<'c>(&'c Cluster);
 
 impl Drop for Uninstalled<'_> {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that installs finds out.
+        // A failure cannot be reported here; the next test that installs finds out.
         let release = self.0.kubectl().in_namespace("migration-gate");
         let _ = release.helm("uninstall migration-gate --wait --ignore-not-found");
         let _ = release.run("delete namespace migration-gate --ignore-not-found --wait=false");

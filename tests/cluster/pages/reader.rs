@@ -1,4 +1,4 @@
-//! Somebody who types what the pages show, in a home and a folder of their own.
+//! Someone who types what the pages show, in a home and a folder of their own.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -36,12 +36,6 @@ type Before = fn(&Reader) -> Result<()>;
 
 /// What has to be so before a command, by its page and its beginning. All that fit are done.
 const BEFORE: &[(&str, &str, Before)] = &[
-    (
-        "README.md",
-        "helm install migration-gate charts/migration-gate --namespace migration-gate --create-namespace --set mode=warn",
-        Reader::uninstalls,
-    ),
-    ("README.md", "migration-gate eject", Reader::lets_migrate),
     ("docs/gates.md", "", Reader::has_a_chart_of_its_own),
     ("docs/integration.md", "kubectl get roles", Reader::installs),
     (
@@ -111,7 +105,7 @@ const BEFORE: &[(&str, &str, Before)] = &[
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that needs these names finds out.
+        // A failure cannot be reported here; the next test that needs these names finds out.
         let _ = self.leaves_nothing();
     }
 }
