@@ -19,7 +19,7 @@ cyclonedx_version := 0.5.9
 cyclonedx := $(cache)/tools/cargo-cyclonedx-$(cyclonedx_version)/bin/cargo-cyclonedx
 # Progress that stands out from what the tools print.
 say = @echo "==> $(1)"
-# Tools that nobody runs for their own speed, so what is quick to build will do.
+# The speed of these tools does not matter, so they are built quickly.
 cargo_install = CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 	cargo install --quiet --locked --root "$(@D)/.."
 
@@ -38,7 +38,7 @@ demo: packages ## What the webhooks would do to PieFed's manifests, as they shou
 
 .PHONY: test
 test: packages ## Everything: lints, dependencies' licences, all tests (some 30 minutes on two cores at first, 12 when all is cached)
-	$(call say,release binary for the image; it takes one core for 2 minutes$(comma) so the next steps go on beside it)
+	$(call say,release binary for the image; it takes one core for 2 minutes$(comma) so the next steps run in parallel)
 	@CARGO_TERM_QUIET=true build/binary.sh >/dev/null & binary=$$!; \
 	trap 'kill $$binary 2>/dev/null || true' EXIT; \
 	$(MAKE) --no-print-directory lint test-fast deny sbom test-cluster; \
@@ -51,7 +51,7 @@ test-fast: packages ## The tests that need no cluster (seconds, once compiled)
 	cargo test --locked
 
 .PHONY: attacks
-attacks: packages ## Clients that mean harm against the released binary, in a memory cgroup of the chart's limit
+attacks: packages ## Hostile clients against the released binary, in a memory cgroup of the chart's limit
 	$(call say,attacks on the released binary (half a minute; ATTACK_SECONDS lengthens each))
 	ATTACKED=$$(build/binary.sh) cargo test --locked --test attacks -- --include-ignored --nocapture
 
@@ -67,8 +67,9 @@ test-peers: packages ## The tests beside Argo CD, Argo Rollouts, cert-manager an
 	cargo test --locked --test cluster -- --peers $(PEERS)
 
 .PHONY: lint
-lint: packages ## Formatting and clippy, where a warning is an error
-	$(call say,formatting and lints (about 2 minutes on two cores at first))
+lint: packages ## Formatting, words, and clippy, where a warning is an error
+	$(call say,formatting$(comma) words and lints (about 2 minutes on two cores at first))
+	tests/words.sh
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
