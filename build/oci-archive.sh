@@ -90,6 +90,6 @@ printf '{"schemaVersion":2,"mediaType":"%s.index.v1+json","manifests":[%s]}' "$o
 printf '[%s]' "$(join "${loads[@]}")" >"$work/manifest.json"
 printf '{"imageLayoutVersion":"1.0.0"}' >"$work/oci-layout"
 
-# Written next to its destination and then renamed: whoever reads it meanwhile sees the old archive or the new one.
+# Written next to its destination and then renamed: a reader meanwhile sees the old archive or the new one.
 pack "$work" "$output.partial" --mode=u=rwX,go=rX blobs index.json manifest.json oci-layout
 mv "$output.partial" "$output"

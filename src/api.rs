@@ -1,4 +1,4 @@
-//! The one way to the API server.
+//! All access to the API server.
 
 pub mod client;
 pub mod error;

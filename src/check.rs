@@ -1,7 +1,7 @@
-//! The subcommand `check`: whether the webhooks of an installed release do their work.
+//! The subcommand `check`: tests the webhooks of an installed release.
 //!
-//! Asks the API server to dry-run what each gate is about, a held Deployment and one that sets a
-//! forbidden variable. Nothing is stored, and no pod is started. `helm test` runs it.
+//! For each gate, the API server dry-runs a held workload, and one that sets a forbidden variable.
+//! Nothing is stored, and no pod is started. `helm test` runs it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,23 +33,27 @@ const OUR_DENIAL: &str = ".migration-gate.io\" denied the request";
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Dry-runs a held Deployment and an offender for each gate, and says what the webhooks made of them.
+/// Test the webhooks of an installed release, with dry runs
 ///
-/// Nothing is stored. Needs the rights to create and patch Deployments in the gates' namespaces.
+/// For each gate, the API server dry-runs a held workload, which must get its waiter, and one that
+/// sets a forbidden variable, which must be denied. Nothing is stored. This needs permission to
+/// create and patch Deployments in the gates' namespaces.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     scope: ScopeArgs,
-    /// How long to try again what is not as it should be: a release that was just installed needs a moment.
+    /// How long to wait for the dry runs to pass
+    ///
+    /// A release that was just installed needs a moment.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate check` and answers with its exit code: 0 if all is as it should be, 1 otherwise.
+/// Runs `migration-gate check` and answers with its exit code: 0 if all checks passed, 1 otherwise.
 pub fn main(args: &CheckArgs) -> ExitCode {
     let ended = cli::block_on(run(args)).map(|trials| report(&trials));
     cli::finish(ended, Exit::Failure)
@@ -61,7 +65,7 @@ fn report(trials: &[Trial]) -> Exit {
     }
     let failed = trials.iter().filter(|t| t.result.is_err()).count();
     if failed == 0 {
-        say("All is as it should be.");
+        say("All checks passed.");
         return Exit::Success;
     }
     say(format_args!("{failed} of {} failed.", trials.len()));
@@ -77,15 +81,14 @@ async fn run(args: &CheckArgs) -> anyhow::Result<Vec<Trial>> {
         let trials = look(&client, &config, &gates).await;
         let passed = |trials: &Vec<Trial>| trials.iter().all(|trial| trial.result.is_ok());
         if trials.as_ref().is_ok_and(passed) || Instant::now() + PAUSE > end {
-            return trials.context(
-                "the API server gave no answer; see whether the network from here reaches it",
-            );
+            return trials
+                .context("the API server did not answer; check that it can be reached from here");
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// What was asked for, and in words what came of it.
+/// A dry run, and its result in words.
 struct Trial {
     about: String,
     result: Result<String, String>,
@@ -141,7 +144,8 @@ struct Example {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// Workloads that a gate holds: those that it names, and one for each of its patterns and selectors.
+/// Workloads that a gate holds: those that it names, and one for each of its patterns and
+/// selectors.
 fn examples(gate: &Gate) -> Vec<Example> {
     let named = |kind, name: &str| Example {
         kind,
@@ -218,7 +222,7 @@ fn example(
     })
 }
 
-/// What the server has to say to a refusal.
+/// The server's message for a refusal.
 fn message(answer: &DryRun) -> &str {
     answer.body["message"].as_str().unwrap_or("no reason given")
 }
@@ -267,7 +271,7 @@ fn judge_held(gate: &Gate, kind: HeldKind, answer: &DryRun) -> Result<String, St
     }
 }
 
-/// What a gate waits for, in words.
+/// The gate's Jobs, for people.
 fn jobs(gate: &Gate) -> String {
     let jobs: Vec<String> = gate
         .requirements()
@@ -294,14 +298,15 @@ fn judge_offender(
         Mode::Enforce if ours => Ok(format!("is refused, for {FIELD}")),
         Mode::Warn if passed && warned => Ok("is let through with a warning".to_owned()),
         _ if passed => Err(
-            "it would be stored, and nothing said: the webhook was not called; see `kubectl get validatingwebhookconfigurations` and its namespaceSelector"
+            "it would be stored without a warning: the webhook was not called; see `kubectl get validatingwebhookconfigurations` and its namespaceSelector"
                 .to_owned(),
         ),
         _ => Err(refused(&gate.namespace, answer)),
     }
 }
 
-/// In words, why the API server refused what it should have taken, or with other words than it should have.
+/// The reason, in words, why the API server refused an object that it should accept, or refused it
+/// with another message.
 fn refused(namespace: &str, answer: &DryRun) -> String {
     let message = message(answer);
     let next = if message.contains("failed calling webhook") {
@@ -319,7 +324,8 @@ fn refused(namespace: &str, answer: &DryRun) -> String {
             "migration-gate refuses the object as it is stored, and so the next apply of it: correct its manifest; `kubectl get deployments -n {namespace} -o yaml | migration-gate review -` shows every field"
         )
     } else {
-        "that is no word of migration-gate's; see what else the cluster enforces".to_owned()
+        "migration-gate did not send this denial; check which other policies the cluster enforces"
+            .to_owned()
     };
     format!("the API server answered {}: {message}; {next}", answer.code)
 }
@@ -401,7 +407,7 @@ mod tests {
     #[test]
     fn every_refusal_has_a_next_step() {
         let gate = &Config::default().gates[0];
-        let others = "what else the cluster enforces";
+        let others = "which other policies the cluster enforces";
         for (code, step, message) in [
             (
                 500,

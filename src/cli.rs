@@ -1,4 +1,4 @@
-//! The one way to be a subcommand: shared arguments, the runtime, errors and exit codes.
+//! Shared parts of the subcommands: arguments, the runtime, errors and exit codes.
 //!
 //! A message never contains its cause: the cause is the error's `source()`. `finish` writes the
 //! whole chain, each cause once, behind one prefix.

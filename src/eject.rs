@@ -1,5 +1,5 @@
-//! The subcommand `eject`: takes the waiters out of the held Deployments, then deletes what
-//! `helm uninstall` left for them.
+//! The subcommand `eject`: removes the waiters from held workloads, then deletes the objects that
+//! they needed.
 
 mod carriers;
 mod ejection;
@@ -18,23 +18,23 @@ use crate::cli::say::say;
 use crate::cli::{self, ClusterArgs, ConfigArgs, Exit, ScopeArgs};
 use migration_gate_core::gates::{Gate, parse_duration};
 
-/// Takes the waiters out of the held Deployments, and deletes what `helm uninstall` left.
+/// Remove the waiters from held workloads, and delete what they needed
 ///
-/// Shows what it would do; with --yes it does it. An installed release has its configuration in a
-/// ConfigMap that goes with `helm uninstall`, so save it before.
+/// Without --yes, the changes are only shown. `helm uninstall` deletes the ConfigMap with the
+/// release's configuration, so save it first and pass it with --config.
 #[derive(Debug, clap::Args)]
 pub struct EjectArgs {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     scope: ScopeArgs,
-    /// Only this gate of the configuration; may be given again.
+    /// Name of a gate; repeatable [default: all gates]
     #[arg(long = "gate", value_name = "NAME")]
     gates: Vec<String>,
-    /// Do it.
+    /// Make the changes
     #[arg(long)]
     yes: bool,
-    /// How long to wait for each gate's roll-outs before giving up.
+    /// How long to wait for each gate's roll-outs
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]
@@ -61,19 +61,19 @@ async fn run(args: &EjectArgs) -> anyhow::Result<()> {
     say(format_args!("In {cluster}:"));
     say(describe(&ejections, &leftovers).trim_end());
     if !args.yes {
-        say("Nothing was changed. Run it again with --yes to do this.");
+        say("Nothing was changed. Run it again with --yes to make these changes.");
         return Ok(());
     }
 
     for ejection in &ejections {
         ejection.take_out(&client).await?;
     }
-    // Nothing is deleted before no pod needs it, whoever began to take its waiter out: an earlier
+    // Nothing is deleted before no pod needs it: an earlier
     // run of this command may have given up here.
     for ejection in &ejections {
         carriers::gone(&client, ejection.gate, args.timeout).await?;
     }
-    // Found anew: what a Deployment names has changed, and minutes may have passed.
+    // Found again: what a Deployment names has changed, and minutes may have passed.
     let leftovers = Leftovers::find(&client, &ejections).await?;
     leftovers.delete(&client).await?;
     say("Done.");
@@ -135,7 +135,7 @@ fn describe(ejections: &[Ejection<'_>], leftovers: &Leftovers) -> String {
             if !ejected(gate, namespace) && told.insert(shown) {
                 let _ = writeln!(
                     text,
-                    "{shown}: left alone, because its waiter is of gate {gate}"
+                    "{shown}: not changed, because its waiter belongs to gate {gate}"
                 );
             }
         }

@@ -1,8 +1,8 @@
 //! Kubernetes admission webhooks that make a cluster enforce migration ordering.
 //!
-//! [`migration_gate_core`] decides and does nothing else: it has no clock, no client, no file and no async code.
-//! Everything around it is a shell that fetches what the core wants to see and carries out what
-//! it said: [`serve`] for the API server, [`wait`] for the pods that were held, [`review`] for
+//! [`migration_gate_core`] decides and does nothing else: it has no clock, no client, no file and
+//! no async code. Everything around it is a shell that fetches its input and carries out its
+//! decisions: [`serve`] for the API server, [`wait`] for the pods that were held, [`review`] for
 //! people and their pull requests.
 //!
 //! `ARCHITECTURE.md` has the code map and the invariants.

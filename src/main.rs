@@ -9,7 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use migration_gate::cli::generate::{self, CompletionsArgs, ManArgs};
 use migration_gate::{check, eject, record, review, serve, status, version, wait};
 
-/// Makes a Kubernetes cluster enforce migration ordering.
+/// Start Kubernetes workloads only after their migration Job has completed
 #[derive(Parser)]
 #[command(version, max_term_width = 80)]
 struct Cli {
@@ -32,8 +32,8 @@ enum Command {
     Man(ManArgs),
 }
 
-/// The same for a waiter alone. To define the other subcommands takes a megabyte of memory, which each
-/// waiting pod would pay for.
+/// The same for a waiter alone. Defining the other subcommands takes a megabyte of memory in each
+/// waiting pod.
 #[derive(Parser)]
 #[command(version, max_term_width = 80)]
 struct WaiterCli {

@@ -1,7 +1,7 @@
-//! The subcommand `record`: shows and corrects what a gate's record says was migrated.
+//! The subcommand `record`: lists and corrects the versions in a gate's record.
 //!
-//! It acts as whom kubectl does. What changes the record shows first what it would do, and does it
-//! with `--yes`.
+//! It uses the same kubeconfig and credentials as kubectl. Commands that change the record only
+//! show the change, unless `--yes` is given.
 
 mod list;
 mod running;
@@ -28,7 +28,7 @@ use migration_gate_core::record::{Entry, Record, RecordPatch, Recorded, Write, f
 /// How often a change is tried again that another writer was faster than.
 const TRIES: usize = 5;
 
-/// Shows or corrects what was migrated according to a gate's record
+/// List or correct the versions that a gate has recorded as migrated
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {
     #[command(subcommand)]
@@ -42,36 +42,35 @@ enum RecordCommand {
     Forget(ForgetArgs),
 }
 
-/// Records a version as migrated, so that its pods start
+/// Record a version as migrated, so that its pods start
 ///
-/// For what was migrated by hand, or before the gate was installed. Shows what it
-/// would do; with --yes it does it.
+/// For a version that was migrated by hand, or before the gate was installed. Without --yes, the
+/// change is only shown.
 #[derive(Debug, clap::Args)]
 struct DoneArgs {
-    /// The version: a tag, a digest, or the value of the gate's label
+    /// Version: an image tag, a digest, or the value of the gate's label
     #[arg(required_unless_present_any = ["running", "wanted"])]
     version: Option<String>,
-    /// The versions that the held workloads run now
+    /// Record the versions that the held workloads run now
     #[arg(long, conflicts_with = "version")]
     running: bool,
-    /// The versions that their pod templates want, whether they run or not
+    /// Record the versions in their pod templates, whether they run or not
     #[arg(long, conflicts_with_all = ["version", "running"])]
     wanted: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
 
-/// Forgets a version, so that its pods wait for its migration again
+/// Forget a version, so that its pods wait for its migration again
 ///
-/// For a database that was restored or replaced. A completed Job of that version
-/// that is still there doesn't count any more either. Shows what it would do; with
-/// --yes it does it.
+/// For a database that was restored or replaced. A completed Job of that version no longer counts,
+/// even if it still exists. Without --yes, the change is only shown.
 #[derive(Debug, clap::Args)]
 struct ForgetArgs {
-    /// The version: an image, its tag or digest, or the value of the gate's label
+    /// Version: an image, its tag or digest, or the value of the gate's label
     #[arg(required_unless_present = "all")]
     version: Option<String>,
-    /// Every version
+    /// Forget every version
     #[arg(long, conflicts_with = "version")]
     all: bool,
     #[command(flatten)]
@@ -81,10 +80,10 @@ struct ForgetArgs {
 /// The arguments of what changes a record.
 #[derive(Debug, clap::Args)]
 struct ChangeArgs {
-    /// The gate; may be left out where there is only one
+    /// Name of the gate; needed only if there are several
     #[arg(long, value_name = "NAME")]
     gate: Option<String>,
-    /// Do it
+    /// Make the change
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -154,7 +153,7 @@ fn word(gate: &Gate, given: &str) -> anyhow::Result<String> {
     };
     ensure!(
         !gate.moving_tags().contains(word),
-        "`{word}` tells no versions apart; give the digest, --running or --wanted"
+        "`{word}` does not identify a version; give the digest, --running or --wanted"
     );
     Ok(word.to_owned())
 }
@@ -190,9 +189,7 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
     }
     for job in &jobs {
         let (namespace, name) = (&gate.namespace, &job.name);
-        say(format_args!(
-            "Job {namespace}/{name}: doesn't count any more"
-        ));
+        say(format_args!("Job {namespace}/{name}: no longer counts"));
     }
     let uids: BTreeSet<String> = jobs.iter().map(|job| job.uid.clone()).collect();
     if forget(record.as_ref(), &keys, &uids).is_none() {
@@ -252,7 +249,7 @@ impl ChangeArgs {
     }
 
     /// Writes what `change` makes of the record, if that is wanted. Where another writer is faster,
-    /// it is made anew.
+    /// it is made again.
     async fn write(
         &self,
         client: &Client,
@@ -260,7 +257,7 @@ impl ChangeArgs {
         change: impl Fn(Option<&Record>) -> Option<Write>,
     ) -> anyhow::Result<()> {
         if !self.yes {
-            say("Nothing was changed. Run it again with --yes to do this.");
+            say("Nothing was changed. Run it again with --yes to make these changes.");
             return Ok(());
         }
         let objects = Objects::config_maps(client, &gate.namespace);
@@ -275,7 +272,7 @@ impl ChangeArgs {
             match written {
                 Ok(record) if write.shows_in(&record) => break,
                 Ok(_) => bail!(
-                    "the API server accepts the write of {}, and answers with a record that does not show it; look for a mutating webhook that changes ConfigMaps",
+                    "the API server accepts the write of {}, but returns a record without it; check for a mutating webhook that changes ConfigMaps",
                     shown(gate)
                 ),
                 Err(error) if error.code() == Some(409) && tries > 0 => {}

@@ -2,9 +2,9 @@
 //!
 //! [`input`] gathers texts (or [`live`] the objects of a cluster), [`load`] reads their documents,
 //! [`manifest`] finds the objects in them, [`engine`] asks the webhooks' own rules what they would
-//! do with each, and [`lint`] looks for trouble that shows later. The [`report`] holds the answers.
-//! [`rewrite`] shows changes as edits of the text, and [`output`] prints. The steps from `manifest`
-//! to `rewrite` neither read nor print.
+//! do with each, and [`lint`] looks for problems that appear later. The [`report`] holds the
+//! answers. [`rewrite`] shows changes as edits of the text, and [`output`] prints. The steps from
+//! `manifest` to `rewrite` neither read nor print.
 
 pub mod codes;
 pub mod diff;
@@ -45,48 +45,53 @@ use migration_gate_core::gates::Config;
 /// The arguments of `migration-gate review`.
 #[derive(Debug, clap::Args)]
 #[command(
-    about = "Shows what admission will do to manifests, before a cluster sees them",
+    about = "Show what admission would do to manifests, before a cluster sees them",
     after_help = "\
-Exit codes: 0 nothing would be refused, 1 something would, 2 something could not be reviewed.
+Exit codes: 0 nothing would be denied, 1 something would, 2 something cannot be reviewed.
 
-What kustomize or Helm makes of files is reviewed as it is rendered:
+To review what kustomize or Helm renders:
   migration-gate review -k DIR
   migration-gate review --helm CHART -f values.yaml -n NAMESPACE"
 )]
 pub struct ReviewArgs {
-    /// Files, folders (with all *.yaml, *.yml and *.json below them), or `-` for standard input
+    /// Files, directories (every *.yaml, *.yml and *.json below), or - for standard input
     #[arg(required_unless_present_any = ["live", "kustomize", "helm"], value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// Review what kustomize makes of this folder, by `kubectl kustomize` or `kustomize build`
+    /// Review what kustomize renders from this directory; repeatable
+    ///
+    /// Runs kubectl kustomize or kustomize build.
     #[arg(long, short = 'k', value_name = "DIR")]
     kustomize: Vec<PathBuf>,
 
-    /// Review what is in the cluster of the kubeconfig instead: what the next apply of it would do
+    /// Review the objects in the cluster, as if they were applied again
     #[arg(long, conflicts_with_all = ["paths", "kustomize", "helm"])]
     live: bool,
 
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// The namespace of objects that name none [default: that of the kustomization beside the
-    /// file]; with --helm, the release's; with --live, the only one to look at
+    /// Namespace of the objects that name none [default: from the kustomization beside the file]
+    ///
+    /// With --helm, the namespace of the release. With --live, the only namespace to review.
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
-    /// With --live, the objects of all namespaces, which is the default
+    /// All namespaces, with --live; this is the default
     #[arg(long, short = 'A', requires = "live", conflicts_with = "namespace")]
     all_namespaces: bool,
 
-    /// The form of the report
-    #[arg(long, short, value_enum, default_value_t = Format::Human)]
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t = Format::Human)]
     output: Format,
 
-    /// Warnings too make the exit code 1
+    /// Exit with code 1 on warnings, too
     #[arg(long)]
     strict: bool,
 
-    /// Drop the warnings of this code; the annotation migration-gate.io/ignore drops those of one object
+    /// Code of warnings to drop; repeatable
+    ///
+    /// The annotation migration-gate.io/ignore drops them for one object.
     #[arg(
         long,
         value_name = "CODE",
@@ -96,7 +101,7 @@ pub struct ReviewArgs {
     )]
     ignore: Vec<Code>,
 
-    /// Whether to use colours; `auto` does on a terminal, unless `NO_COLOR` is set
+    /// When to use colors; auto means on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
 
@@ -188,7 +193,7 @@ fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
     }
 }
 
-/// What is in files, and what is rendered.
+/// Objects in files, and rendered ones.
 fn gather(
     paths: &[PathBuf],
     kustomize: &[PathBuf],

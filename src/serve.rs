@@ -42,44 +42,38 @@ use self::tls::{Acceptor, Served};
 use crate::cli::{self, ClusterArgs, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
-/// Most threads that decide on reviews. Each may hold an object as values, which takes many times the
-/// memory that it takes as text.
+/// Maximum number of threads that decide on reviews. Each may hold an object as values, which takes
+/// many times the memory of its text.
 const MOST_WORKERS: usize = 4;
 
-/// Answers the API server's admission reviews.
+/// Serve the admission webhooks
 #[derive(Debug, Clone, clap::Args)]
 #[command(mut_arg("config", |config| config.env("MIGRATION_GATE_CONFIG")))]
 pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Where the webhooks listen, with TLS
+    /// Address of the webhooks, with TLS
     ///
-    /// `[::]` is every address, IPv4's too; 0.0.0.0 where there is no IPv6.
+    /// [::] stands for all addresses, IPv4 included.
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8443")]
     listen: SocketAddr,
 
-    /// Where /livez, /readyz and /metrics listen, without TLS
+    /// Address of /livez, /readyz and /metrics, without TLS
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080")]
     health_listen: SocketAddr,
 
-    #[command(flatten)]
-    certificate: certificates::CertificateArgs,
-
-    #[command(flatten)]
-    clients: ClientArgs,
-
-    /// How long to go on serving after SIGTERM, while word of it gets around
+    /// How long to keep serving after SIGTERM, while endpoints update
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_or_zero)]
     drain_delay: Duration,
 
-    /// How long, after that, the requests in flight may take
+    /// Time limit for open requests after that
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration_or_zero)]
     drain_timeout: Duration,
 
-    /// What is logged, such as `debug` or `warn,migration_gate=info`
+    /// Log filter, such as debug or warn,h2=info
     ///
-    /// The HTTP/2 library is silent unless it is named, as in `info,h2=debug`.
+    /// The HTTP/2 library, h2, logs only if it is named.
     #[arg(
         long,
         value_name = "FILTER",
@@ -88,9 +82,15 @@ pub struct ServeArgs {
     )]
     log: String,
 
-    /// Create no Kubernetes Events
+    /// Do not create Kubernetes Events
     #[arg(long)]
     no_events: bool,
+
+    #[command(flatten)]
+    certificate: certificates::CertificateArgs,
+
+    #[command(flatten)]
+    clients: ClientArgs,
 
     #[command(flatten)]
     limits: ClientLimits,
@@ -108,7 +108,7 @@ pub fn main(args: ServeArgs) -> ExitCode {
     };
     let ended = serve(args, config).map_or_else(
         |error| {
-            // Whoever collects the log by now expects JSON.
+            // From here on, the log is JSON.
             error!(cause = cli::chain(error.as_ref()), "cannot serve");
             Exit::Failure
         },
@@ -156,11 +156,11 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     let served = Arc::new(Served::default());
     let stop = Stop::default();
 
-    // What can't work is said before a port is opened, so that nobody is sent here in vain.
+    // Report what cannot work before a port is opened, so that no request arrives.
     let interval = certificate.reload_interval();
     let source = CertificateSource::new(certificate, &cluster, &served, &metrics).await?;
     let callers = source.callers();
-    let tls = Acceptor::new(Arc::clone(&served)).context("cannot set TLS up")?;
+    let tls = Acceptor::new(Arc::clone(&served)).context("cannot set up TLS")?;
     let mut clients = ClientFile::new(clients);
     if let Some(clients) = &mut clients {
         clients.apply(&tls).await?;
@@ -212,17 +212,18 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     );
     let mut webhooks = tokio::spawn(webhooks.run());
 
-    // Neither ends before it is told to. One that does is a bug, and a new process a way out.
+    // Neither ends before it is stopped. If one does, it is a bug; exit, so that Kubernetes
+    // restarts this process.
     tokio::select! {
         signal = signals.next() => {
-            // Said once it is so: whoever reads it finds this replica not ready.
+            // Logged once it is true: the replica is not ready by then.
             stop.begin();
             info!(signal, "asked to stop");
         }
-        _ = &mut certificates => bail!("the keeper of the certificate ended by itself"),
-        _ = &mut webhooks => bail!("the webhooks' listener ended by itself"),
-        _ = &mut health => bail!("the health listener ended by itself"),
-        _ = &mut records => bail!("the recorder of migrations ended by itself"),
+        _ = &mut certificates => bail!("the certificate rotator ended unexpectedly"),
+        _ = &mut webhooks => bail!("the webhooks' listener ended unexpectedly"),
+        _ = &mut health => bail!("the health listener ended unexpectedly"),
+        _ = &mut records => bail!("the recorder ended unexpectedly"),
     }
     let stopping = stop.run(drain_delay, drain_timeout, signals.next());
     let cut = tokio::select! {
@@ -279,7 +280,7 @@ async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     bound.with_context(|| format!("cannot listen on {address}; is the port in use? Set {flag}"))
 }
 
-/// What to listen on instead, if an address stands for all there are, and IPv6 is not among them.
+/// The IPv4 address to listen on instead, if an address stands for all and IPv6 is not available.
 fn without_ipv6(address: SocketAddr, cause: &io::Error) -> Option<SocketAddr> {
     let taken = matches!(
         cause.kind(),

@@ -1,7 +1,7 @@
-//! The subcommand `status`: how the gates stand, what is wrong, and the command that mends it.
+//! The subcommand `status`: the state of the gates, what is wrong, and the commands that fix it.
 //!
-//! `reading` fetches with few requests what `migration_gate_core::status` judges, `human`, `changes`
-//! and `json` print it.
+//! `reading` fetches with few requests what `migration_gate_core::status` judges, `human`,
+//! `changes` and `json` print it.
 
 mod changes;
 mod closer;
@@ -32,25 +32,25 @@ use migration_gate_core::status::{Flags, Installation, chosen, overview};
 /// Between two looks of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Shows how the gates stand, what is wrong, and the command that mends it
+/// Show the state of the gates, what is wrong, and the commands that fix it
 ///
-/// Reads the gates of the installed release. Changes nothing. Exit code 0 if nothing
-/// is wrong, 1 if something is, 2 if the cluster can't be asked.
+/// The gates are those of the installed release. Nothing is changed. Exit codes: 0 nothing is
+/// wrong, 1 something is, 2 the cluster cannot be read.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// Only this gate
+    /// Name of a gate [default: all gates]
     #[arg(value_name = "GATE")]
     gate: Option<String>,
-    /// The form of the report
-    #[arg(long, short, value_enum, default_value_t)]
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
     output: ReportForm,
-    /// Look again every two seconds until every gate is open
+    /// Show changes until every gate is open
     #[arg(long, short)]
     watch: bool,
-    /// With --watch, how long at most [default: for ever]
+    /// How long to wait for the gates to open, with --watch [default: no limit]
     #[arg(long, value_name = "DURATION", requires = "watch", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// The configuration file; without it, what the installed release has
+    /// Configuration file [default: the one of the installed release]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -61,10 +61,10 @@ pub struct StatusArgs {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum ReportForm {
-    /// A table and sentences for people
+    /// A table and sentences
     #[default]
     Human,
-    /// A JSON object; with --watch one a line for each change
+    /// A JSON object; with --watch, one per line for each change
     Json,
 }
 
@@ -92,7 +92,7 @@ async fn run(args: &StatusArgs, program: &str) -> anyhow::Result<Exit> {
                 return Ok(Exit::Failure);
             }
             Some(Ok(report)) => report,
-            // Whoever watches sees it through.
+            // With --watch, keep looking.
             Some(Err(error)) if has_looked => {
                 eprintln!("error: {error:#}; looking again");
                 tokio::time::sleep(INTERVAL.min(left.unwrap_or(INTERVAL))).await;
@@ -118,7 +118,7 @@ async fn run(args: &StatusArgs, program: &str) -> anyhow::Result<Exit> {
     }
 }
 
-/// What comes of some work, or `None` if it takes longer than that.
+/// The result of some work, or `None` if it takes longer than that.
 async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
     match limit {
         Some(limit) => tokio::time::timeout(limit, work).await.ok(),
@@ -137,7 +137,7 @@ async fn look(
     Ok(Box::pin(report(cluster, &config, gates, release, unread, flags)).await)
 }
 
-/// What commands are to name, as this one named it.
+/// The options that commands must have, as given to this one.
 fn flags(args: &StatusArgs, program: &str) -> Flags {
     let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
     Flags {

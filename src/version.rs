@@ -15,17 +15,18 @@ use crate::cli::{self, ClusterArgs, Exit};
 /// The server's Deployment, as the chart labels it.
 const SERVER: &str = "app.kubernetes.io/name=migration-gate";
 
-/// Prints the versions of this program, of the installed release and of the cluster
+/// Print the versions of this program, the installed release and the cluster
 #[derive(Debug, clap::Args)]
 pub struct VersionArgs {
-    /// Only this program's
+    /// Print only the version of this program
     #[arg(long)]
     client: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate version` and answers with its exit code: 1 where the cluster can't be asked.
+/// Runs `migration-gate version` and answers with its exit code: 1 where the cluster can't be
+/// asked.
 pub fn main(args: &VersionArgs) -> ExitCode {
     say(format_args!("migration-gate {}", env!("CARGO_PKG_VERSION")));
     if args.client {
@@ -38,7 +39,7 @@ pub fn main(args: &VersionArgs) -> ExitCode {
         match installed(&cluster).await {
             Ok(installed) if installed.is_empty() => say("no release is installed"),
             Ok(installed) => installed.iter().for_each(say),
-            Err(error) => say(format_args!("the installed release is not known: {error}")),
+            Err(error) => say(format_args!("cannot read the installed release: {error}")),
         }
         Ok(Exit::Success)
     });

@@ -1,7 +1,7 @@
 //! The subcommand `wait`: the injected init container, `wait-for-migrations`.
 //!
-//! It watches the gate's Job and record, asks [`verdict`](migration_gate_core::verdict::verdict) after
-//! each change, and exits: 0 open, 1 internal, 2 usage, 3 the Job failed, 4 timed out, 5 not
+//! It watches the gate's Job and record, asks [`verdict`](migration_gate_core::verdict::verdict)
+//! after each change, and exits: 0 open, 1 internal, 2 usage, 3 the Job failed, 4 timed out, 5 not
 //! permitted, 130 and 143 after SIGINT and SIGTERM.
 
 mod args;
@@ -52,7 +52,7 @@ fn exit_on_panic(args: &WaitArgs) {
         let output = Output::new(log_format.into(), &gate, termination_log.clone());
         let panic = panic.to_string().replace('\n', " ");
         output.give_up(&format!(
-            "cannot wait any more, which is a bug of migration-gate; please report it: {panic}"
+            "the waiter panicked; please report this bug: {panic}"
         ));
         std::process::exit(Exit::Failure as i32);
     }));
@@ -69,7 +69,7 @@ pub fn misused(command_line: impl IntoIterator<Item = OsString>, refusal: &str) 
     let (reason, _) = refusal.split_once("\n\n").unwrap_or((refusal, ""));
     let reason = reason.trim_start_matches("error: ").trim_end();
     let message = format!("cannot wait: {reason}");
-    // Whoever can't be told there reads it on standard error.
+    // If the file cannot be written, standard error still has it.
     let _ = output::write_termination_message(termination_log(&words), &message);
 }
 
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(ended.status.code(), Some(1));
         let message = std::fs::read_to_string(termination_log.path()).expect("a message");
         assert!(
-            message.starts_with("cannot wait any more, which is a bug of migration-gate; ")
+            message.starts_with("the waiter panicked; please report this bug: ")
                 && message.ends_with(" of a bug"),
             "{message}"
         );

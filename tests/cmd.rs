@@ -1,4 +1,5 @@
-//! Whole runs of the command line, as people see them. `TRYCMD=overwrite cargo test --test cmd` takes over what changed.
+//! Whole runs of the command line, as people see them. `TRYCMD=overwrite cargo test --test cmd`
+//! takes over what changed.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -22,7 +23,7 @@ const VERSION: &str = "version";
 const RECORD: &str = "record list";
 const STATUS: &str = "status";
 
-/// A kubeconfig whose server is a port of this machine that nobody listens on.
+/// A kubeconfig whose server is a port of this machine that no one listens on.
 fn kubeconfig(port: u16, user: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c{port}\n\
@@ -187,20 +188,59 @@ fn subcommands() -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn help_fits_80_columns() {
+/// The help of each subcommand, by this option.
+fn helps(option: &str) -> Vec<String> {
     let subcommands = subcommands();
     assert!(subcommands.contains(&"serve".into()), "{subcommands:?}");
     let nested = ["list", "done", "forget"].map(|name| vec!["record", name]);
     let all = subcommands.iter().map(|name| vec![name.as_str()]);
-    for subcommand in all.chain(nested) {
-        for option in ["-h", "--help"] {
-            let help = printed(migration_gate(&subcommand).arg(option));
-            assert!(help.contains("Usage: migration-gate"), "{help}");
-            for line in help.lines() {
-                let fits = line.chars().count() <= 80;
-                assert!(fits, "{subcommand:?} {option}: {line}");
-            }
+    let help = |subcommand: Vec<&str>| {
+        let help = printed(migration_gate(&subcommand).arg(option));
+        assert!(help.contains("Usage: migration-gate"), "{help}");
+        help
+    };
+    all.chain(nested).map(help).collect()
+}
+
+#[test]
+fn help_fits_80_columns() {
+    for help in ["-h", "--help"].into_iter().flat_map(helps) {
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line:?} in {help}");
+        }
+    }
+}
+
+#[test]
+fn an_option_has_one_wording_in_every_command() {
+    const WORDINGS: [(&str, &str); 7] = [
+        ("--config <FILE>", "Configuration file [default: the "),
+        ("--context <NAME>", "Kubeconfig context [default: "),
+        ("--gate <NAME>", "Name of "),
+        ("--kubeconfig <FILE>", "Kubeconfig file [default: "),
+        ("--namespace <NAME>", "Namespace of the "),
+        ("--output <FORMAT>", "Output format"),
+        ("--timeout <DURATION>", "How long to wait for "),
+    ];
+    for help in helps("--help") {
+        let mut lines = help.lines();
+        while let Some(line) = lines.next() {
+            let Some((_, option)) = line.split_once("--") else {
+                continue;
+            };
+            let name = option.split(' ').next().unwrap_or_default();
+            let mut wordings = WORDINGS.iter();
+            let known = wordings.find(|(known, _)| known[2..].split(' ').next() == Some(name));
+            let Some((known, wording)) = known.filter(|_| line.trim_start().starts_with('-'))
+            else {
+                continue;
+            };
+            let (option, text) = match option.split_once("  ") {
+                Some((option, text)) => (option, text),
+                None => (option, lines.next().unwrap_or_default()),
+            };
+            assert_eq!(option, &known[2..], "{help}");
+            assert!(text.trim_start().starts_with(wording), "{text:?} in {help}");
         }
     }
 }

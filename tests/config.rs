@@ -45,8 +45,9 @@ fn what_is_left_out_is_as_in_the_built_in_gate() {
     assert_eq!(parse(text, "f").expect("valid"), Config::default());
 }
 
-/// Compares with the file of that test in `tests/config/`: texts, and behind each the errors that it
-/// gets, by `!` and without the file's name. `GENERATE=1 cargo test --test config` writes the errors.
+/// Compares with the file of that test in `tests/config/`: texts, and behind each the errors that
+/// it gets, by `!` and without the file's name. `GENERATE=1 cargo test --test config` writes the
+/// errors.
 fn check(test: &str) {
     let path = format!("{}/tests/config/{test}.txt", env!("CARGO_MANIFEST_DIR"));
     let expect = std::fs::read_to_string(&path).expect(&path);

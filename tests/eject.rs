@@ -34,7 +34,7 @@ fn waiting_for_the_last_waiter_takes_no_list_for_each_event() {
     let mut lines = BufReader::new(eject.stdout.take().expect("its output"))
         .lines()
         .map_while(Result::ok);
-    let waiting = "gate piefed: waiting for the end of Pod piefed-application/held";
+    let waiting = "gate piefed: waiting for Pod piefed-application/held to end";
     assert!(lines.any(|line| line == waiting));
     api.await_watches(2);
     let lists = || {

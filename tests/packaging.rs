@@ -1,4 +1,5 @@
-//! What is shipped beside the program: the Dockerfile's build context, the development certificates, and no key.
+//! What is shipped beside the program: the Dockerfile's build context, the development
+//! certificates, and no key.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -254,7 +255,8 @@ fn the_examples_image_is_built_and_pushed() {
     assert_eq!(run, 8, "the manifests run {run} entrypoints");
 }
 
-/// Whether `.dockerignore` lets a path of the repository's root into the build context. The last line that matches wins.
+/// Whether `.dockerignore` lets a path of the repository's root into the build context. The last
+/// line that matches wins.
 fn admitted(ignore: &str, path: &str) -> bool {
     let mut matching = ignore
         .lines()
@@ -279,7 +281,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Cargo reads the whole manifest before it builds one binary, so a target whose file isn't copied can stop it.
+/// Cargo reads the whole manifest before it builds one binary, so a target whose file isn't copied
+/// can stop it.
 #[test]
 fn cargo_accepts_what_the_dockerfile_copies() {
     let dockerfile = read("Dockerfile");
@@ -302,8 +305,8 @@ fn cargo_accepts_what_the_dockerfile_copies() {
             copy(&repository().join(source), &to);
         }
     }
-    // Of cargo's quick commands, the one that wants the whole manifest as a build does. `--offline`, since every crate is
-    // here already, for this very test.
+    // Of cargo's quick commands, the one that wants the whole manifest as a build does.
+    // `--offline`, since every crate is here already, for this very test.
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .args(["fetch", "--locked", "--offline", "--target", &host()])

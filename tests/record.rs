@@ -116,7 +116,7 @@ fn without_a_file_the_gates_are_those_of_the_installed_release() {
     let said = String::from_utf8_lossy(&none.stderr);
     assert!(said.contains("no gate of that name, only piefed"), "{said}");
 
-    // A release is its ConfigMap, also while its webhooks are not there.
+    // A release is its ConfigMap, also without its webhooks.
     let config = std::fs::read_to_string(shop.api.folder().join("gates.yaml")).expect("a file");
     let release = |name: &str| {
         let labels = json!({"app.kubernetes.io/name": "migration-gate"});
@@ -147,7 +147,7 @@ fn a_tag_that_moves_is_not_recorded_by_hand() {
     let shop = Shop::start();
     let refusal = shop.fails(&["done", "shop:latest", "--yes"]);
     assert!(
-        refusal.contains("`latest` tells no versions apart"),
+        refusal.contains("`latest` does not identify a version"),
         "{refusal}"
     );
     assert_eq!(shop.keys(), [""; 0]);
@@ -195,7 +195,7 @@ fn a_completed_job_that_is_still_there_is_forgotten_with_its_version() {
     );
     let said = shop.succeeds(&["forget", "2", "--yes"]);
     assert!(
-        said.contains("Job shop/migrate: doesn't count any more"),
+        said.contains("Job shop/migrate: no longer counts"),
         "{said}"
     );
     let record = shop.api.get(RECORD).expect("a record");
@@ -210,7 +210,7 @@ fn what_runs_is_what_the_ready_replica_sets_say() {
     let shop = Shop::start();
     let said = shop.fails(&["done", "--running", "--yes"]);
     assert!(
-        said.contains("no workload that gate shop holds runs"),
+        said.contains("no workload of gate shop has running pods"),
         "{said}"
     );
     let apps = "/apis/apps/v1/namespaces/shop";

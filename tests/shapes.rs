@@ -1,5 +1,5 @@
-//! The gates of `docs/gates.md` hold applications as charts install them, release after release, and
-//! without a change.
+//! The gates of `docs/gates.md` hold applications as charts install them, release after release,
+//! and without a change.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

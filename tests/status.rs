@@ -346,7 +346,7 @@ fn what_may_not_be_read_is_said_and_not_fatal() {
     let text = shops.run(&[], 0);
     assert!(text.contains("Not read: pods in shop0: "), "{text}");
 
-    // Without its ConfigMap nobody knows the gates, but who names them.
+    // Without its ConfigMap no one knows the gates, but who names them.
     shops.api.deny("list", "configmaps");
     shops.api.deny("get", "configmaps");
     let error = shops.run(&[], 2);
@@ -412,7 +412,7 @@ fn watching_prints_what_changes_until_every_gate_is_open() {
         json!({"succeeded": 1, "conditions": conditions,
                         "completionTime": jiff::Timestamp::now().to_string()}),
     );
-    until("mended: error job-failed");
+    until("fixed: error job-failed");
     until("gate shop1: open");
     assert!(lines.next().is_none_or(|line| !line.contains("shop0")));
     assert!(watching.wait().expect("its end").success());
@@ -458,7 +458,7 @@ fn watching_on_a_terminal_redraws_it_in_place() {
         .expect("script");
     let mut output = watching.stdout.take().expect("its output");
     let (mut seen, mut piece) = (String::new(), [0; 4096]);
-    let mut mended = false;
+    let mut fixed = false;
     loop {
         let length = output.read(&mut piece).unwrap_or_default();
         if length == 0 {
@@ -466,8 +466,8 @@ fn watching_on_a_terminal_redraws_it_in_place() {
         }
         seen += &String::from_utf8_lossy(&piece[..length]);
         // Two whole frames are enough of what waits.
-        if !mended && seen.matches("\x1b[?2026l").count() == 2 {
-            mended = true;
+        if !fixed && seen.matches("\x1b[?2026l").count() == 2 {
+            fixed = true;
             let conditions = json!([{"type": "Complete", "status": "True"}]);
             shops.job(
                 0,
@@ -515,7 +515,7 @@ fn plain(line: &str) -> String {
     })
 }
 
-/// A Secret that a Job's pod mounts is not there: only an Event says so.
+/// A Secret that a Job's pod mounts does not exist: only an Event says so.
 #[test]
 fn a_volume_that_can_not_be_mounted_is_told() {
     let shops = Shops::well(1);
@@ -614,7 +614,7 @@ fn the_documentation_tells_every_field_of_the_json() {
     shops.job(0, failed());
     shops.api.deny("list", "serviceaccounts");
     let mut report = shops.json(&[], 1);
-    // With a record, which a gate that holds somebody may have too.
+    // With a record, which a gate that holds someone may have too.
     report["gates"][0]["record"] = json!({"versions": 1, "last": "2", "completed": "…"});
     let mut found = BTreeSet::new();
     places(&report, "", &mut found);

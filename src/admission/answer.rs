@@ -15,7 +15,7 @@ use migration_gate_core::decision::{Decision, Rule, Violation};
 /// About how many bytes an answer with a patch has.
 const USUAL: usize = 4 * 1024;
 
-/// What an answer says.
+/// The content of a response.
 #[derive(Debug)]
 pub enum Answer {
     /// The rules have spoken.
@@ -37,7 +37,7 @@ pub enum ReviewError {
     Object {
         /// `object` or `oldObject`.
         field: &'static str,
-        /// What is wrong with it.
+        /// Its problem.
         cause: String,
     },
     /// A bug in migration-gate.
@@ -202,7 +202,7 @@ fn cause(rule: Rule) -> &'static str {
     }
 }
 
-/// Every field with what is wrong with it; fields of one trouble share its words.
+/// Every field with its problem; fields with the same problem share the message.
 fn message(violations: &[Violation], unlisted: usize) -> String {
     let mut message = String::new();
     for same in violations.chunk_by(|a, b| a.message == b.message) {

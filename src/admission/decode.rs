@@ -19,7 +19,7 @@ pub const KIND: &str = "AdmissionReview";
 /// The `request` of a review, borrowed from its body but for the objects.
 pub type AdmissionRequest<'a> = RequestWith<'a, ObjectResult>;
 
-/// An object, or why it can't be read: such a review still has a uid to be answered with.
+/// An object, or why it cannot be read: such a review still has a uid to be answered with.
 pub type ObjectResult = Result<Value, serde_json::Error>;
 
 /// The `request` of a review, with its objects as `O`.
@@ -29,7 +29,7 @@ pub struct RequestWith<'a, O> {
     /// Names this call; the answer repeats it.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
-    /// What the object is, after conversion to what the webhook's rules ask for.
+    /// The object's kind, after conversion to the version in the webhook's rules.
     #[serde(borrow)]
     pub kind: GroupVersionKind<'a>,
     /// The subresource that is being written, such as `ephemeralcontainers`.
@@ -41,7 +41,7 @@ pub struct RequestWith<'a, O> {
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(borrow)]
     pub operation: Cow<'a, str>,
-    /// Who asks.
+    /// The user who sends the request.
     #[serde(borrow, default)]
     pub user_info: UserInfo<'a>,
     /// Whether nothing will be stored.
@@ -111,8 +111,8 @@ pub enum DecodeError {
 }
 
 impl From<serde_json::Error> for DecodeError {
-    /// Repeats no more of the body than one can read: a text where an object should be is in the
-    /// error from its first character to its last.
+    /// Limits the quoted part of the body: serde's error holds the whole text that stands where an
+    /// object should be.
     fn from(error: serde_json::Error) -> Self {
         const LONGEST: usize = 256;
         let text = error.to_string();
@@ -152,7 +152,7 @@ struct Header<'a> {
 
 /// Reads a review.
 ///
-/// Costs one pass over a body in which all is as it should be, and three more over any other.
+/// This takes one pass over a well-formed body, and three more over any other.
 pub fn decode(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
     usual(body).map_or_else(|| any(body), Ok)
 }
@@ -166,7 +166,7 @@ fn usual(body: &[u8]) -> Option<AdmissionRequest<'_>> {
 }
 
 fn any(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
-    // In two steps: what claims to be something else is told so, whatever is wrong inside of it.
+    // In two steps: a body of another kind gets that error, even if its content is malformed.
     let header: Header<'_> = serde_json::from_slice(body)?;
     if !is(header.kind, KIND) || !is(header.api_version, API_VERSION) {
         return Err(DecodeError::Unsupported {
@@ -214,14 +214,14 @@ impl AdmissionRequest<'_> {
         self.sub_resource.as_deref().unwrap_or_default()
     }
 
-    /// The object as it would be stored, without `metadata.managedFields` and `status`. `None` where
-    /// there is none.
+    /// The object as it would be stored, without `metadata.managedFields` and `status`. `None`
+    /// where there is none.
     pub fn object(&self) -> Option<Result<&Value, &serde_json::Error>> {
         self.object.as_ref().map(Result::as_ref)
     }
 
-    /// The object as it is stored, without `metadata.managedFields` and `status`. `None` where there is
-    /// none.
+    /// The object as it is stored, without `metadata.managedFields` and `status`. `None` where
+    /// there is none.
     pub fn old_object(&self) -> Option<Result<&Value, &serde_json::Error>> {
         self.old_object.as_ref().map(Result::as_ref)
     }

@@ -8,14 +8,14 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The most memory that one object may take as values, in bytes.
+/// Maximum memory of one object as values, in bytes.
 ///
 /// As values, `[0,0,…]` and `{"":0}` take seventy times the memory that they take as text. What
 /// etcd stores, 1.5 MiB at most, has room for thirty thousand containers, variables and the like,
-/// which is what this allows, and far more than any object has that does something.
+/// far more than any working object has. This limit allows that many.
 const MOST_MEMORY: usize = 24 * 1024 * 1024;
 
-/// What one value takes, in bytes.
+/// The memory of one value, in bytes.
 const VALUE: usize = size_of::<Value>();
 
 /// An object without `metadata.managedFields` and `status`, which no rule looks at and which can be

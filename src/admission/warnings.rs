@@ -1,8 +1,8 @@
 //! Warnings within Kubernetes' limits.
 //!
-//! The API server turns each into a `Warning` header. It drops one that holds a control character
-//! without a word, cuts those over 256 characters once there are more than 4096 in all, and ignores
-//! what comes after those.
+//! The API server turns each into a `Warning` header. It silently drops one with a control
+//! character, cuts those over 256 characters once there are more than 4096 in all, and ignores what
+//! comes after those.
 
 use migration_gate_core::text::truncate;
 

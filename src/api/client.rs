@@ -1,5 +1,4 @@
-//! A client for the API server, made for connections that stay open for long and may break at
-//! any time.
+//! A client for the API server, for long-lived connections that may break at any time.
 
 mod kubeconfig;
 
@@ -20,7 +19,7 @@ use super::error::{Cause, ConnectError};
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A peer that vanished without a word is noticed after this plus three probes.
+/// A vanished peer is noticed after this time plus three probes.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Why there is no client.
@@ -116,9 +115,8 @@ fn address(config: &Config) -> String {
         .to_owned()
 }
 
-/// A client with the least between the caller and the connection: no retries of its own (the
-/// callers know better when to try again), and keep-alive probes, so that a watch over a
-/// connection that is dead without knowing it ends within half a minute.
+/// A minimal client: no retries (the callers decide when to retry), and keep-alive probes, so that
+/// a watch over a dead connection ends within half a minute.
 pub fn client(config: Config) -> Result<Client, ClusterError> {
     let plugin = config.auth_info.exec.clone();
     build(config)

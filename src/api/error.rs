@@ -1,4 +1,4 @@
-//! Why the API server can't be reached, or doesn't do what it was asked for.
+//! Errors of requests to the API server.
 
 use std::error::Error;
 use std::fmt;
@@ -10,8 +10,8 @@ use tower::BoxError;
 /// The text of a library's error, with its causes and with what to do about it.
 ///
 /// kube and hyper put some causes into their messages and leave others to `source()`. So their
-/// errors become one message here, at the border, and the rest of the program keeps the rule that
-/// a message doesn't contain its cause.
+/// errors become one message here, and the rest of the program keeps the rule that a message does
+/// not contain its cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(String);
@@ -56,7 +56,7 @@ pub(super) struct ConnectError {
 }
 
 impl ConnectError {
-    /// Puts the server's address to an error of its client, if that is about connecting.
+    /// Adds the server's address to a connection error.
     pub(super) fn named(server: &str, error: legacy::Error) -> BoxError {
         if !error.is_connect() {
             return error.into();
@@ -81,7 +81,7 @@ impl Error for ConnectError {
     }
 }
 
-/// Why a request came to nothing: what the API server answered, or why it gave no answer.
+/// The error of a request: the API server's response, or the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {

@@ -32,7 +32,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// How many objects are asked for at once.
 pub(crate) const PAGE: u32 = 250;
 
-/// What a query's value is encoded but for: RFC 3986's unreserved characters.
+/// All characters but RFC 3986's unreserved ones are encoded in a query's value.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -177,13 +177,13 @@ impl Objects {
         }
     }
 
-    /// What would become of a new object. Nothing is stored.
+    /// Dry-runs the creation of an object. Nothing is stored.
     pub async fn try_create(&self, object: &impl Serialize) -> Result<DryRun, ApiError> {
         self.answer(self.to().create(&creating(true), json(object)?))
             .await
     }
 
-    /// What would become of a changed object. Nothing is stored.
+    /// Dry-runs the change of an object. Nothing is stored.
     pub async fn try_patch(
         &self,
         name: &str,
@@ -199,7 +199,8 @@ impl Objects {
         within(TIMEOUT, self.client.request_stream(request)).await
     }
 
-    /// What happens to the selected objects, after a version of the collection, until the server ends the watch after `lasting`, in whole seconds.
+    /// What happens to the selected objects, after a version of the collection, until the server
+    /// ends the watch after `lasting`, in whole seconds.
     pub(super) async fn watch<T>(
         &self,
         selection: &Selectors,
@@ -334,7 +335,7 @@ pub struct Page<T> {
     pub items: Vec<T>,
 }
 
-/// Where a page lies in its collection.
+/// The position of a page in its collection.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PageMeta {

@@ -1,8 +1,8 @@
-//! Follows objects of the API server, over everything that can happen to a watch.
+//! Watches objects of the API server, and handles everything that can happen to a watch.
 //!
 //! kube's own `watcher` isn't used, for two faults of kube-runtime 5.0.0:
 //!
-//! - A watch that the server ends is followed by the next one at once, and nobody is told: the end
+//! - A watch that the server ends is followed by the next one at once, without an event: the end
 //!   of the stream is `(None, State::InitListed { .. })` (`watcher.rs:757`), so no back-off around
 //!   it can count the ends. A server that ends every watch as soon as it has begun is asked
 //!   without a pause.
@@ -51,7 +51,7 @@ impl Object for GatedWorkload {
     }
 }
 
-/// What has happened to one object, or to its watch.
+/// An event of one object, or of its watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update<T> {
     /// It is there, and looks like this.
@@ -65,7 +65,7 @@ pub enum Update<T> {
     Failed(WatchError),
 }
 
-/// What has happened to the objects of a collection, or to its watch.
+/// An event of a collection's objects, or of its watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta<T> {
     /// These are there, and no others.
@@ -116,10 +116,10 @@ pub struct Pacing {
     pub shortest: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// After which the server ends a watch by itself, and it is begun anew. Whole seconds.
+    /// Time after which the server ends a watch, and it is started again. Whole seconds.
     pub watch: Duration,
-    /// A watch that has been silent for so long is dead: an API server sends a bookmark about every
-    /// minute, whatever happens.
+    /// A watch that has been silent for this long is dead: an API server sends a bookmark about
+    /// every minute.
     pub idle: Duration,
 }
 
@@ -150,15 +150,15 @@ const RESUME_ATTEMPTS: u32 = 3;
 /// The longest pause after a watch that was ended, not refused.
 const CUT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Watches in a row that may end as soon as they have begun before that is told, and met with longer
-/// pauses. A load balancer that restarts cuts a few.
-const CUTS_BORNE: u32 = 24;
+/// Number of consecutive short-lived watches to accept before reporting trouble and backing off. A
+/// restarting load balancer cuts a few.
+const CUTS_TOLERATED: u32 = 24;
 
-/// The server may ask for a pause; beyond this it isn't believed.
+/// The server may ask for a pause; a longer one is not believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// Follows the object of that name, for ever. Starts with a list; each state of the object that the
-/// server sends is passed on, in order.
+/// Watches the object of that name, for ever. Starts with a list; passes on each state of the
+/// object that the server sends, in order.
 ///
 /// The name goes into a field selector, which is what lets a Role narrow `list` and `watch` by
 /// `resourceNames`.
@@ -373,7 +373,9 @@ impl<T: Object> Follower<T> {
                     since: Instant::now(),
                 };
                 // One after so many that came to nothing has to show first that it lasts.
-                (self.cuts < CUTS_BORNE).then(|| self.resumed()).flatten()
+                (self.cuts < CUTS_TOLERATED)
+                    .then(|| self.resumed())
+                    .flatten()
             }
             Err(error) if error.is_dropped() => self.cut(version, Instant::now()),
             Err(error) => {
@@ -394,7 +396,7 @@ impl<T: Object> Follower<T> {
         let event = match timeout(self.patience(since), events.next()).await {
             Ok(event) => event,
             Err(_) if self.in_trouble => {
-                // It has lasted, at last.
+                // The watch has stayed up long enough.
                 self.phase = Phase::Watching {
                     version,
                     events,
@@ -444,20 +446,19 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    /// Tells the end of trouble, if any was told.
+    /// Reports the end of trouble, if any was reported.
     fn resumed(&mut self) -> Option<Delta<T>> {
         std::mem::take(&mut self.in_trouble).then_some(Delta::Resumed)
     }
 
-    /// The connection of a watch has ended, which is nothing to speak of: the first one is resumed
-    /// at once, so that a cut hides nothing, and a server that ends every watch as soon as it has
-    /// begun is met with pauses that stay short enough for what it hides, until it is clear that it
-    /// won't do anything else.
+    /// The connection of a watch has ended, which is normal. The first one is resumed at once, so
+    /// that no event is missed. If every watch ends as soon as it begins, short pauses follow.
+    /// After too many of these, the pauses become longer.
     fn cut(&mut self, version: String, since: Instant) -> Option<Delta<T>> {
         if since.elapsed() >= CUT_PAUSE {
             self.works();
         }
-        let hopeless = self.cuts >= CUTS_BORNE;
+        let hopeless = self.cuts >= CUTS_TOLERATED;
         self.pause = (self.cuts > 0)
             .then(|| self.backoff.next())
             .flatten()
@@ -474,7 +475,7 @@ impl<T: Object> Follower<T> {
             return None;
         }
         let cuts = self.cuts;
-        let message = format!("{cuts} watches in a row have ended as soon as they had begun");
+        let message = format!("{cuts} consecutive watches ended as soon as they began");
         Some(Delta::Failed(WatchError::Failing(message)))
     }
 
@@ -491,9 +492,9 @@ impl<T: Object> Follower<T> {
         Some(self.fails(error))
     }
 
-    /// Whether a watch is tried again from the version last seen. What happened and vanished since
-    /// then, a list doesn't show. So only a server that has the version no longer, or that goes on
-    /// refusing it, is asked for a list.
+    /// Whether a watch is tried again from the version last seen. A list does not show what
+    /// happened and vanished since then. So a list follows only if the server no longer has the
+    /// version, or keeps refusing it.
     fn keeps_version(&self, error: &ApiError) -> bool {
         match error.code() {
             Some(410) => false,
@@ -521,7 +522,7 @@ impl<T: Object> Follower<T> {
     }
 }
 
-/// What is selected, and the version from which a watch goes on.
+/// The selected objects, and the resourceVersion from which a watch resumes.
 async fn snapshot<T: Object>(
     objects: &Objects,
     selection: &Selectors,

@@ -1,4 +1,4 @@
-//! What watches report, taken in where the core decides by it.
+//! Stores the reports of watches for the core.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
 use migration_gate_core::verdict::{Jobs, RecordSeen, TroubleKind, Watch};
 
-/// Takes in what has happened to the Jobs of one of a requirement's alternatives, at `now`.
+/// Stores an event of the Jobs of one of a requirement's alternatives, at `now`.
 pub fn take_in(jobs: &mut Jobs, alternative: usize, delta: Delta<Job>, now: Duration) {
     match delta {
         Delta::Listed(listed) => jobs.listed(alternative, listed, now),

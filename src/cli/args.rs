@@ -13,7 +13,7 @@ use crate::api::client::{self, ClusterAccess, ClusterError, Selection};
 /// The argument that names the configuration.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigArgs {
-    /// The configuration file; without it, the built-in gate for PieFed
+    /// Configuration file [default: the built-in gate for PieFed]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -30,7 +30,7 @@ impl ConfigArgs {
 /// The argument that names the configuration, of a subcommand that is about an installed release.
 #[derive(Debug, Clone, clap::Args)]
 pub struct InstalledArgs {
-    /// The configuration file; without it, what the installed release has
+    /// Configuration file [default: the one of the installed release]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -45,7 +45,7 @@ impl InstalledArgs {
             Some(config) => config,
             None => installed_config(&cluster.client)
                 .await
-                .context("cannot tell which gates are installed; name a file with --config")?,
+                .context("cannot determine which gates are installed; name a file with --config")?,
         };
         Ok((cluster, config))
     }
@@ -69,11 +69,11 @@ async fn installed_config(client: &Client) -> anyhow::Result<Config> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// The kubeconfig file [default: those in KUBECONFIG, or ~/.kube/config]
+    /// Kubeconfig file [default: those in KUBECONFIG, or ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
-    /// The kubeconfig's context [default: the current one]
+    /// Kubeconfig context [default: the current one]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 }
@@ -102,11 +102,11 @@ impl ClusterArgs {
 /// The arguments that name the namespaces.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ScopeArgs {
-    /// Only the gates of this namespace
+    /// Namespace of the gates
     #[arg(long, short, value_name = "NAME", conflicts_with = "all_namespaces")]
     namespace: Option<String>,
 
-    /// The gates of all namespaces, which is the default
+    /// All namespaces; this is the default
     #[arg(long, short = 'A')]
     all_namespaces: bool,
 }

@@ -1,4 +1,5 @@
-//! Loading the configuration: from a file to a [`Config`], or to where in the file it is wrong.
+//! Loading the configuration: a [`Config`] from a file, or the errors with their places in the
+//! file.
 
 pub mod values;
 
@@ -20,7 +21,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// It says something that can't be, at these places.
@@ -28,7 +29,7 @@ pub enum ConfigError {
     Invalid {
         /// The file.
         origin: String,
-        /// What is wrong, in the order of the lines; at least one.
+        /// The problems, in the order of the lines; at least one.
         problems: Vec<Mistake>,
     },
 }
@@ -40,7 +41,7 @@ pub struct Mistake {
     pub at: Position,
     /// The key, such as `gates[0].timeout`; empty for the file as a whole.
     pub key: String,
-    /// What is wrong and what would be right.
+    /// The problem, and a correct value.
     pub message: String,
 }
 

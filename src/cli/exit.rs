@@ -17,7 +17,7 @@ pub enum Exit {
     TimedOut = 4,
     /// `wait`: the waiter may not watch the Job.
     NotPermitted = 5,
-    /// `wait`: SIGINT. What a shell, and so everyone, takes for death by that signal.
+    /// `wait`: SIGINT. By convention of shells, death by that signal.
     Interrupted = 130,
     /// `wait`: SIGTERM, likewise.
     Terminated = 143,

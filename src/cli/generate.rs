@@ -1,4 +1,4 @@
-//! What is made from the definitions of the command line: completions and man pages.
+//! Completions and man pages, from the definitions of the command line.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use super::exit::Exit;
 use super::run::finish;
 use super::say::say;
 
-/// Prints a script that completes this program's command line
+/// Print a shell completion script
 ///
-/// Bash: `source <(migration-gate completions bash)`. Zsh and fish: write it to a
-/// file in a folder of `$fpath`, or to ~/.config/fish/completions.
+/// Bash: source <(migration-gate completions bash). Zsh: write it to a file in a directory of
+/// $fpath. Fish: write it to a file in ~/.config/fish/completions.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -32,10 +32,10 @@ pub fn completions(args: &CompletionsArgs, mut command: Command) -> ExitCode {
     Exit::Success.into()
 }
 
-/// Writes the man pages into a folder
+/// Write the man pages to a directory
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// The folder; it is made if it isn't there
+    /// Directory; it is created if it does not exist
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
 }

@@ -1,6 +1,7 @@
-//! Which releases are installed in a cluster, and what they are configured with.
+//! The releases that are installed in a cluster, and their configuration.
 //!
-//! A release is its ConfigMap: it is there while webhooks, server or certificate are broken.
+//! A release is found by its ConfigMap, which exists even if webhooks, server or certificate are
+//! broken.
 
 use anyhow::Context as _;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -17,14 +18,15 @@ use migration_gate_core::gates::Config;
 /// The label that the chart gives its objects.
 pub(crate) const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
 
-/// Where the chart is installed by its documentation, for callers who may not look everywhere.
+/// The place where the documentation installs the chart, for callers who may not list all
+/// namespaces.
 const USUAL: (&str, &str) = ("migration-gate", "migration-gate");
 
 /// The key of the ConfigMap that holds the configuration.
 const KEY: &str = "config.yaml";
 
-/// The ConfigMap of each release, as JSON. An error if they can't be listed, nor the one be read that
-/// the documentation's commands install.
+/// The ConfigMap of each release, as JSON. An error if they can't be listed, nor the one be read
+/// that the documentation's commands install.
 pub(crate) async fn releases(client: &Client) -> Result<Vec<Value>, ApiError> {
     let kind = ApiResource::erase::<ConfigMap>(&());
     let params = ListParams::default().labels(CHART_LABEL);

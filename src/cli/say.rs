@@ -1,11 +1,11 @@
-//! What a command tells the person who runs it.
+//! The output of a command, for the user.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
 /// Prints one line on standard output.
 ///
-/// Where nobody reads any more (`migration-gate eject --yes | head -1`), the work goes on all the
+/// If the reader is gone (`migration-gate eject --yes | head -1`), the work goes on all the
 /// same: half of it done would be worse than all of it done unseen.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");

@@ -1,4 +1,4 @@
-//! Waiting until no pod carries a gate's waiter any more.
+//! Waiting until no pod has a gate's waiter any more.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -21,8 +21,8 @@ use migration_gate_core::eject::{still_makes, still_waits};
 use migration_gate_core::gates::Gate;
 
 /// Waits until no pod of the gate's namespace carries its waiter, and no `ReplicaSet` would make
-/// one. A `Deployment` alone doesn't tell: an earlier run may have patched it already, and another
-/// may have been deleted and left its pods.
+/// one. A `Deployment` does not show that: an earlier run may have patched it, and another may have
+/// been deleted and have left its pods.
 pub(super) async fn gone(client: &Client, gate: &Gate, timeout: Duration) -> anyhow::Result<()> {
     let mut shown = Vec::new();
     let waited = tokio::time::timeout(timeout, wait(client, gate, &mut shown)).await;
@@ -50,7 +50,7 @@ async fn wait(client: &Client, gate: &Gate, shown: &mut Vec<String>) -> anyhow::
         };
         seen.with_context(|| {
             format!(
-                "cannot tell whether a pod of namespace {} still waits; nothing was deleted",
+                "cannot determine whether a pod of namespace {} still waits; nothing was deleted",
                 gate.namespace
             )
         })?;
@@ -67,7 +67,7 @@ async fn wait(client: &Client, gate: &Gate, shown: &mut Vec<String>) -> anyhow::
             }
         } else if *shown != carriers {
             say(format_args!(
-                "gate {}: waiting for the end of {}",
+                "gate {}: waiting for {} to end",
                 gate.name,
                 carriers.join(", ")
             ));
@@ -131,7 +131,7 @@ impl<'g> Carriers<'g> {
             Delta::Failed(error @ WatchError::Denied(_)) if self.names.is_none() => {
                 return Err(error);
             }
-            // An API server that restarts is no reason to begin anew.
+            // An API server that restarts is no reason to begin again.
             Delta::Failed(_) | Delta::Resumed => {}
         }
         Ok(())

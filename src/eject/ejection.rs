@@ -1,4 +1,4 @@
-//! What is done to one gate's workloads, and what all of `eject` reads with.
+//! The changes of one gate's workloads, and the reads that all of `eject` uses.
 
 use anyhow::Context as _;
 use kube::Client;
@@ -11,7 +11,7 @@ use crate::cli::say::say;
 use migration_gate_core::eject::{eject, gate_of};
 use migration_gate_core::gates::{Gate, HeldKind};
 
-/// What is done for one gate's workloads.
+/// The changes of one gate's workloads.
 pub(super) struct Ejection<'c> {
     pub(super) gate: &'c Gate,
     pub(super) workloads: Vec<Ejected>,
@@ -68,7 +68,7 @@ impl<'c> Ejection<'c> {
         let namespace = self.gate.namespace.as_str();
         for ejected in &self.workloads {
             let shown = ejected.shown(namespace);
-            say(format_args!("{shown}: taking the waiter out"));
+            say(format_args!("{shown}: removing the waiter"));
             let kind = workload(ejected.kind.pod_kind());
             let patch = Patch::<()>::Json(ejected.patch.clone());
             Objects::of(client, kind, Some(namespace))

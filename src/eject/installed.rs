@@ -1,4 +1,4 @@
-//! Whether an installed release would put back what is taken out.
+//! Whether an installed release would inject the waiters again.
 
 use anyhow::{Context as _, bail};
 use kube::{Client, ResourceExt as _};
@@ -22,7 +22,7 @@ pub(super) async fn refuse_while_held(
             .map_or("of migration-gate", String::as_str);
         let config = installed::configuration_of(client, &found).await.with_context(|| {
             format!(
-                "MutatingWebhookConfiguration {} is installed, and what it holds can't be told; run `helm uninstall` for the release {release} first",
+                "MutatingWebhookConfiguration {} is installed, and what it holds cannot be determined; run `helm uninstall` for the release {release} first",
                 found.name_any()
             )
         })?;
@@ -36,7 +36,7 @@ pub(super) async fn refuse_while_held(
     Ok(())
 }
 
-/// What of the ejections an installed configuration would undo, in words.
+/// The ejections that an installed configuration would undo, in words.
 fn held(config: &Config, ejections: &[Ejection<'_>]) -> Option<String> {
     ejections.iter().find_map(|ejection| {
         let gate = ejection.gate;

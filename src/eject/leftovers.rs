@@ -1,4 +1,4 @@
-//! What `helm uninstall` left for the waiters of some gates.
+//! The objects that `helm uninstall` left for the waiters of some gates.
 
 use std::fmt::Write as _;
 
@@ -36,7 +36,7 @@ struct Leftover {
 }
 
 impl Leftovers {
-    /// What would be left once the ejections' patches are in.
+    /// The objects that remain after the ejections' patches.
     pub(super) async fn find(client: &Client, ejections: &[Ejection<'_>]) -> anyhow::Result<Self> {
         let mut deleted: Vec<Leftover> = Vec::new();
         let mut kept = Vec::new();
@@ -88,7 +88,7 @@ impl Leftovers {
                 continue;
             }
             if is_taken_over(found) {
-                kept.push((shown, "somebody else has applied it".to_owned()));
+                kept.push((shown, "another client has applied it".to_owned()));
                 continue;
             }
             match user(client, namespace, name, ejections, &deleted).await? {
@@ -151,8 +151,8 @@ async fn exists(
         .with_context(|| format!("cannot get {} {namespace}/{name}", kind.kind))
 }
 
-/// What would still need an account: a pod template that names it, or a `RoleBinding` of the
-/// chart that isn't among what goes, and so is another gate's.
+/// The user of an account: a pod template that names it, or a `RoleBinding` of the chart that is
+/// not deleted, and so belongs to another gate.
 async fn user(
     client: &Client,
     namespace: &str,
@@ -163,7 +163,7 @@ async fn user(
     for kind in &POD_KINDS {
         let objects = Objects::of(client, workload(kind), Some(namespace));
         for object in list_if_known(&objects).await? {
-            // What a controller made follows the controller's own template, and goes with it.
+            // An object that a controller made follows the controller's own template.
             if is_controlled(&object) {
                 continue;
             }

@@ -8,11 +8,11 @@ use crate::cli::{ClusterArgs, InstalledArgs, ScopeArgs};
 use migration_gate_core::gates::Gate;
 use migration_gate_core::record::{Entry, Record};
 
-/// Shows what was migrated, the newest first
+/// List the recorded versions, newest first
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
-    /// The form of the list
-    #[arg(long, short, value_enum, default_value_t)]
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
     output: Form,
     #[command(flatten)]
     config: InstalledArgs,
@@ -24,10 +24,10 @@ pub(super) struct ListArgs {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
-    /// Lines for people
+    /// One line of text for each entry
     #[default]
     Human,
-    /// One JSON object a line for each entry
+    /// One JSON object per line for each entry
     Json,
 }
 
@@ -76,7 +76,7 @@ fn print(gate: &Gate, record: Option<&Record>) {
         say("  nothing");
     }
     for (key, cause) in &record.corrupt {
-        say(format_args!("  {key} is corrupt and not obeyed: {cause}"));
+        say(format_args!("  {key} is corrupt and ignored: {cause}"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the workloads run that a gate holds, and what they want.
+//! The versions that held workloads run, and those that they want.
 
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -30,7 +30,7 @@ pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec
             HeldKind::StatefulSet | HeldKind::DaemonSet | HeldKind::CronJob => {
                 ensure!(
                     is_rolled_out(kind, &object["status"]),
-                    "{} {namespace}/{} is being rolled out, so what it runs is not one version; name it instead of --running",
+                    "{} {namespace}/{} is being rolled out, so it runs several versions; name the version instead of using --running",
                     kind.as_str(),
                     object["metadata"]["name"].as_str().unwrap_or_default()
                 );
@@ -42,7 +42,7 @@ pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec
     }
     versions.dedup();
     if versions.is_empty() {
-        bail!("no workload that gate {} holds runs anything", gate.name);
+        bail!("no workload of gate {} has running pods", gate.name);
     }
     Ok(versions)
 }

@@ -4,7 +4,7 @@
 
 use migration_gate_core::decision::{Notice, Rule};
 
-/// How bad a finding is.
+/// The level of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The object is let through, and causes trouble later.
@@ -75,7 +75,7 @@ codes! {
         "Rename it.";
     Error WaiterMissing "waiter-missing":
         "A held Deployment would be stored without a waiter that waits.",
-        "Exempt the init container from whatever removes or changes it.";
+        "Exempt the init container from the webhook that removes or changes it.";
     Warning AccountKept "account-kept":
         "A held Deployment has a ServiceAccount of its own, which the waiter has to use.",
         "List it in the gate's `extraAccounts` (the chart), or bind it to the gate's Role.";
@@ -83,52 +83,52 @@ codes! {
         "An init container of another name waits for the Job too, and fails once the Job has been deleted.",
         "Remove it; the waiter does its work.";
     Warning Deadlock "deadlock":
-        "The Job, or whoever applies it, waits for a Deployment that waits for the Job.",
+        "The Job, or its applier, waits for a Deployment that waits for the Job.",
         "Take the Deployment out of the gate, or apply the Job no later than the Deployments.";
     Warning ForbiddenEnvFrom "forbidden-env-from":
         "A container gets a forbidden variable by `envFrom`, or may get one by its prefix.",
         "Remove the key from the ConfigMap or Secret, or change the prefix.";
     Warning FreshnessAny "freshness-any":
-        "A gate takes a completed Job of any version.",
+        "A gate accepts a completed Job of any version.",
         "Use one version for Job and workloads, and leave `freshness` out.";
     Warning HandWrittenWaiter "hand-written-waiter":
         "A hand-written init container of the waiter's name is replaced.",
         "Remove it from the manifest.";
     Warning HookPhase "hook-phase":
-        "The Job is a hook of one phase alone, so in the other there is no Job to wait for.",
+        "The Job is a hook of one phase only, so in the other there is no Job to wait for.",
         "Make it a hook of both, or add a Job for the other phase.";
     Warning JobDeletedAtOnce "job-deleted-at-once":
         "The Job is deleted as soon as it has ended.",
         "Raise `ttlSecondsAfterFinished`.";
     Warning JobNotReplaceable "job-not-replaceable":
-        "The applier can't put a new version of the Job in place of the old one: a Job's pod template is immutable.",
+        "The applier cannot replace the Job with a new version: a Job's pod template is immutable.",
         "Annotate the Job so that the applier replaces it.";
     Warning JobSuspended "job-suspended":
         "The Job is suspended.",
-        "Remove `suspend: true`, unless somebody resumes the Job each time.";
+        "Remove `suspend: true`, unless the Job is resumed each time.";
     Warning MigratesItself "migrates-itself":
         "A held container runs the entrypoint of the Job's image, which may migrate.",
-        "Give the container a command that doesn't migrate.";
+        "Give the container a command that does not migrate.";
     Warning MissingRbac "missing-rbac":
         "The account of a held pod may not see the Job, its pods' logs or the record.",
         "Bind it to a Role that allows what is listed.";
     Warning MutableTag "mutable-tag":
         "A held Deployment's image has no tag, or `latest`: its version is unknown.",
-        "Use a tag that isn't moved, or a digest.";
+        "Use a tag that is not moved, or a digest.";
     Warning NoAccount "no-account":
-        "Rights are bound to a ServiceAccount that is not there.",
+        "Rights are bound to a ServiceAccount that is missing.",
         "Add the ServiceAccount.";
     Warning NoJob "no-job":
         "The Job that a gate waits for is not among the manifests.",
         "Review it together with the Deployments.";
     Warning NoNamespace "no-namespace":
-        "An object that a rule is about says nothing of its namespace, so the rule passes it over.",
+        "An object names no namespace, so a rule that may apply to it is skipped.",
         "Set `metadata.namespace`, or review with `--namespace`.";
     Warning NotHeld "not-held":
         "A workload runs the Job's image, or may come from a `HelmRelease` or an Argo CD `Application`, and no gate holds it.",
         "Add it to the gate; review what a chart renders.";
     Warning ProgressDeadline "progress-deadline":
-        "A held Deployment is called failed before its waiters give up.",
+        "A held Deployment counts as failed before its waiters give up.",
         "Raise `progressDeadlineSeconds` to the gate's timeout.";
     Warning Recreate "recreate":
         "A roll-out stops old pods before new ones are ready, so while these wait fewer pods serve, or none.",
@@ -140,7 +140,7 @@ codes! {
         "The application's containers see the token that is meant for the waiter.",
         "Remove `automountServiceAccountToken: true`, unless the application needs it.";
     Warning TwoGates "two-gates":
-        "Several gates select a workload, and it waits for the first of them alone.",
+        "Several gates select a workload, and it waits only for the first of them.",
         "List the Jobs of all in one gate, or narrow the selectors.";
     Warning VersionMismatch "version-mismatch":
         "Job and Deployment are of different versions.",
@@ -149,8 +149,8 @@ codes! {
         "The containers run several versions, and nothing says which of them is the application's.",
         "Name the container by `container` in the gate, or by the annotation `kubectl.kubernetes.io/default-container`.";
     Warning Windows "windows":
-        "A held workload's pods run Windows, where the waiter can't.",
-        "Hold Linux workloads alone.";
+        "A held workload's pods run Windows, where the waiter cannot run.",
+        "Hold only Linux workloads.";
     Warning WorkloadRef "workload-ref":
         "A held Rollout takes its pods from a workload that no gate holds.",
         "Hold the Deployment that its `workloadRef` names.";
@@ -231,11 +231,8 @@ mod tests {
         // Each part starts after this text and ends with an empty line.
         for (start, part) in [
             ("Refused, exit code 1:\n\n", rows(Level::Error)),
-            (
-                "so what they miss may be in the cluster:\n\n",
-                rows(Level::Warning),
-            ),
-            ("Not reviewable, exit code 2: ", bad()),
+            ("the cluster may have more:\n\n", rows(Level::Warning)),
+            ("Not reviewable, exit code 2:\n\n", bad()),
         ] {
             let at = wanted.find(start).expect(start) + start.len();
             let length = wanted[at..].find("\n\n").expect("an empty line");
@@ -261,8 +258,8 @@ mod tests {
 
     fn bad() -> String {
         let codes = BadCode::ALL.iter();
-        let codes = codes.map(|code| format!("`{}` ({})", code.as_str(), code.about()));
-        codes.collect::<Vec<_>>().join(", ") + "."
+        let rows = codes.map(|code| format!("\n| `{}` | {} |", code.as_str(), code.about()));
+        "| code | what |\n|---|---|".to_owned() + &rows.collect::<String>()
     }
 
     /// Each code has a section there, with an example that shows it. `tests/cmd.rs` runs them.

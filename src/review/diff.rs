@@ -1,8 +1,8 @@
 //! Unified diffs.
 //!
-//! `similar` compares two texts. Where the edits are known already, nothing has to be searched for, so
-//! [`FileDiff::of_edits`] takes time in proportion to the file, which may be 256 MiB long; `similar`
-//! has no printer for differences that it hasn't found itself.
+//! `similar` compares two texts. Where the edits are known already, nothing has to be searched for,
+//! so [`FileDiff::of_edits`] takes time in proportion to the file, which may be 256 MiB long;
+//! `similar` has no printer for differences that it hasn't found itself.
 
 use std::fmt::Write as _;
 
@@ -98,8 +98,8 @@ impl FileDiff<'_> {
     }
 }
 
-/// What `similar::capture_diff_slices` does with Myers' algorithm. That takes the algorithm as a value,
-/// so the binary would hold all five of them, which is 3 % of it.
+/// What `similar::capture_diff_slices` does with Myers' algorithm. That takes the algorithm as a
+/// value, so the binary would hold all five of them, which is 3 % of it.
 fn compared(old: &[&str], new: &[&str]) -> Vec<DiffOp> {
     let mut found = Compact::new(Replace::new(Capture::new()), old, new);
     match myers::diff(&mut found, old, 0..old.len(), new, 0..new.len()) {

@@ -187,7 +187,7 @@ fn violations(
     violations
 }
 
-/// A manifest as the API server takes it: without the time of a deletion, which nobody but the API
+/// A manifest as the API server takes it: without the time of a deletion, which only the API
 /// server sets. `None` where there is nothing to ignore.
 fn undeleted(manifest: &Manifest<'_>) -> Option<Value> {
     let request = &manifest.request;

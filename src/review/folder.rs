@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use migration_gate_yaml as yaml;
 
-/// How much is read in all, in bytes.
+/// Maximum total size of the input, in bytes.
 pub const MAX_INPUT: u64 = 256 << 20;
 
 /// Something beside manifests that is passed over, and that the report names.
@@ -34,7 +34,7 @@ impl Part {
         }
     }
 
-    /// What it is and how to review its effect.
+    /// Its kind, and how to review its effect.
     pub fn message(self) -> &'static str {
         match self {
             Self::Patch => {
@@ -43,12 +43,14 @@ impl Part {
             Self::Template => {
                 "this is a Helm template; review what is rendered from it: `migration-gate review --helm CHART`"
             }
-            Self::Values => "this has neither apiVersion nor kind, so it is no Kubernetes object",
+            Self::Values => {
+                "this has neither apiVersion nor kind, so it is not a Kubernetes object"
+            }
         }
     }
 }
 
-/// What a kustomization says of the files beside it.
+/// A kustomization's statements about the files beside it.
 #[derive(Debug, Clone, Default)]
 struct Kustomization {
     namespace: Option<String>,

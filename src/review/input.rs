@@ -1,4 +1,4 @@
-//! What is reviewed: files, the manifests in folders, standard input.
+//! The input of a review: files, folders, standard input.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -19,15 +19,15 @@ pub const STDIN: &str = "<stdin>";
 pub struct SourceText {
     /// The path as it was given, or [`STDIN`].
     pub name: String,
-    /// What is in it.
+    /// Its content.
     pub text: String,
     /// The namespace of objects that name none, from the kustomization beside the file.
     pub namespace: Option<String>,
     /// Whether a cluster has this already, so that what comes next is an update.
     pub stored: bool,
-    /// Whether it was found in a folder, so nobody said that it holds manifests.
+    /// Whether it was found in a folder, and so may hold no manifests.
     pub found: bool,
-    /// What it is instead of a file of manifests.
+    /// The kind of a file that has no manifests.
     pub part: Option<Part>,
     /// The file that the text was rendered from. `name` is that file's.
     pub origin: Option<Origin>,
@@ -204,7 +204,7 @@ fn decode(bytes: Vec<u8>) -> Result<String, String> {
         let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
         if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
-            "this is UTF-16, and manifests are UTF-8; save the file anew (PowerShell's `>` writes UTF-16)".to_owned()
+            "this is UTF-16, and manifests are UTF-8; save it again as UTF-8 (PowerShell's `>` writes UTF-16)".to_owned()
         } else {
             let line = bytes[..at].split(|byte| *byte == b'\n').count();
             format!("line {line} is not UTF-8")

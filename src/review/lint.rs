@@ -1,4 +1,4 @@
-//! Trouble that admission lets through and that shows later.
+//! Problems that admission allows and that appear later.
 //!
 //! A lint sees the reviewed objects alone. What is not among them may well be in the cluster, so
 //! lints only warn, and say what to check. A lint is a function in one of the two lists here, and a
@@ -56,7 +56,8 @@ const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 4] = [
     release::not_rendered,
 ];
 
-/// Kinds that lints look for in any namespace, by group and kind. Of an empty kind, all of the group.
+/// Kinds that lints look for in any namespace, by group and kind. Of an empty kind, all of the
+/// group.
 const LOOKED_FOR: [(&str, &str); 8] = [
     ("", "ConfigMap"),
     ("", "Secret"),
@@ -95,7 +96,7 @@ pub struct World<'w> {
 struct Gated<'w> {
     world: &'w World<'w>,
     gate: &'w Gate,
-    /// What it waits for, with the indices of the Jobs among the objects that are meant.
+    /// The requirement, with the indices of its Jobs among the objects.
     jobs: Vec<(Requirement, Vec<usize>)>,
     /// The indices of the workloads that it holds.
     workloads: Vec<usize>,
@@ -215,7 +216,7 @@ impl<'w> World<'w> {
             .collect()
     }
 
-    /// What an object would be stored as.
+    /// The object as it would be stored.
     fn stored(&self, index: usize) -> &'w Value {
         let object = &self.objects[index];
         object

@@ -1,4 +1,4 @@
-//! What is in a cluster, as sources: so that it is known what the rules will say before they are
+//! The objects of a cluster, as sources: to know the rules' decisions before they are
 //! installed.
 
 use anyhow::Context as _;
@@ -21,7 +21,7 @@ use migration_gate_core::podspec::{POD_KINDS, PodKind};
 /// Every object of the cluster that a rule or a warning is about, each as a source of its own, and
 /// what could not be listed.
 ///
-/// What a controller owns is left out: its owner is there, and that is what people change. Secrets
+/// Objects that a controller owns are omitted: their owner is reviewed. Secrets
 /// are not read.
 pub fn fetch(
     cluster: &ClusterArgs,
@@ -38,7 +38,7 @@ pub fn fetch(
         };
         let held: Vec<_> = config.gates.iter().flat_map(Gate::kinds).collect();
         let is_held = |kind: &PodKind| held.iter().any(|held| held.pod_kind() == kind);
-        // A user who may read all that Kubernetes has may not read what an operator would add.
+        // A user who may read all built-in kinds may not read those that an operator adds.
         for kind in POD_KINDS
             .iter()
             .filter(|kind| !kind.is_custom() || is_held(kind))
@@ -65,7 +65,7 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    /// What warnings look at in a gate's namespace, besides workloads.
+    /// The kinds that warnings need in a gate's namespace, besides workloads.
     async fn surroundings(&mut self, namespace: &str) -> anyhow::Result<()> {
         for kind in [
             ApiResource::erase::<ConfigMap>(&()),
@@ -121,7 +121,7 @@ impl Fetcher {
         let mut object = json!({"apiVersion": resource.api_version, "kind": resource.kind});
         if let Value::Object(object) = &mut object {
             object.extend(stored);
-            // Bookkeeping that nobody applies.
+            // Bookkeeping that is never applied.
             object.remove("status");
             if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
                 metadata.remove("managedFields");

@@ -22,8 +22,8 @@ use migration_gate_yaml::{Document, Node, SyntaxError, documents_of, parts};
 /// How many parts of texts a thread takes at a time. Fewer are not worth a thread.
 const BATCH: usize = 64;
 
-/// The members that are left of an object that nothing but the report's list needs, and those of its
-/// metadata.
+/// The members that are left of an object that nothing but the report's list needs, and those of
+/// its metadata.
 const LEFT: [&str; 3] = ["apiVersion", "kind", "metadata"];
 const LEFT_OF_METADATA: [&str; 3] = ["name", "generateName", "namespace"];
 
@@ -42,7 +42,7 @@ pub enum Retention<'c> {
     },
 }
 
-/// What was read of a part of a text, and whether each document was trimmed.
+/// The documents of a part of a text, and whether each was trimmed.
 type Read = Vec<(Result<Document, SyntaxError>, bool)>;
 
 /// Reads the documents of all sources. Of a template there are none.
@@ -136,7 +136,7 @@ fn in_order<T: Sync, R: Send>(
 
 /// Reads documents and drops what nothing needs.
 struct Trimmer<'c> {
-    /// What decides; `None` if everything is kept.
+    /// The rules that decide; `None` if everything is kept.
     assessor: Option<Assessor<'c>>,
     namespace: Option<&'c str>,
 }
@@ -184,7 +184,7 @@ impl<'c> Trimmer<'c> {
     }
 }
 
-/// Gives back what the lists of places have in reserve: they are most of what a document takes.
+/// Frees the spare capacity of the lists of places, which are most of a document's memory.
 fn compact(node: &mut Node) {
     node.children.shrink_to_fit();
     for child in &mut node.children {

@@ -18,7 +18,7 @@ pub const FALLBACK_NAMESPACE: &str = "default";
 pub struct Loaded {
     /// The source.
     pub source: SourceText,
-    /// What could be read of it, and what couldn't.
+    /// The readable documents, and the errors of the others.
     pub documents: Vec<Result<Document, SyntaxError>>,
     /// For each document, whether no more is left of it than the name of its one object, because no
     /// rule and no lint needs the rest.
@@ -34,13 +34,14 @@ pub struct Manifest<'l> {
     pub document: usize,
     /// Where it is in the document: nowhere deeper, unless it is in a list or an AdmissionReview.
     pub at: Vec<Step>,
-    /// What the API server would ask about it.
+    /// The request that the API server would send about it.
     pub request: Request<'l>,
     /// The version of its API group.
     pub version: &'l str,
     /// Whether the object, a kustomization or the command line says which namespace it is in.
     pub namespace_known: bool,
-    /// Whether somebody wrote it: it is neither in a cluster nor in a captured AdmissionReview.
+    /// Whether it is a file of the user's: it is neither in a cluster nor in a captured
+    /// AdmissionReview.
     pub written: bool,
     /// Whether it is but a part of an object, which another tool merges into the whole.
     pub fragment: bool,
@@ -51,9 +52,9 @@ pub struct Manifest<'l> {
 pub struct NotAnObject {
     /// The index of its source.
     pub source: usize,
-    /// Where it is.
+    /// Its place.
     pub span: Span,
-    /// What is wrong and what to do.
+    /// The problem, and the next step.
     pub message: String,
 }
 
@@ -62,9 +63,9 @@ pub struct NotAnObject {
 pub struct Skipped {
     /// The index of its source.
     pub source: usize,
-    /// Where it is.
+    /// Its place.
     pub span: Span,
-    /// What it is.
+    /// Its kind.
     pub part: Part,
 }
 
@@ -73,9 +74,9 @@ pub struct Skipped {
 pub struct SourceContents<'l> {
     /// The objects, in order.
     pub manifests: Vec<Manifest<'l>>,
-    /// What should have been an object.
+    /// A document that should be an object.
     pub problems: Vec<NotAnObject>,
-    /// What is none, and needn't be.
+    /// A document that is not an object, and need not be one.
     pub skipped: Vec<Skipped>,
 }
 
@@ -136,7 +137,7 @@ struct Collector<'l> {
     namespace: Option<&'l str>,
 }
 
-/// Where the collector is.
+/// The place of the collector.
 #[derive(Clone, Copy)]
 struct Cursor<'l> {
     source: &'l SourceText,
@@ -331,7 +332,7 @@ impl<'l> Collector<'l> {
     }
 }
 
-/// What a whole document is instead of an object.
+/// The kind of a document that is not an object.
 fn passed_over(source: &SourceText, value: &Value) -> Option<Part> {
     match source.part {
         // A list of JSON Patch operations.
@@ -346,7 +347,7 @@ fn passed_over(source: &SourceText, value: &Value) -> Option<Part> {
 /// Whether an object that would have to hold a pod spec is but a part of one: it lacks what the API
 /// server requires of it, or tells kustomize how to merge it.
 fn is_fragment(api_version: &str, kind: &str, object: &Value) -> bool {
-    // A Pod can't be patched much, so nobody keeps patches of one in files.
+    // Few fields of a Pod can be patched, so files hold no patches of one.
     let Some(kind) = pod_kind(group(api_version), kind).filter(|kind| kind.kind != "Pod") else {
         return false;
     };

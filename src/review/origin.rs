@@ -13,7 +13,7 @@ use migration_gate_yaml::Position;
 /// The file from which a source was rendered.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A template of a chart, by its text; empty where it can't be read.
+    /// A template of a chart, by its text; empty where it cannot be read.
     Template(String),
     /// A manifest that a kustomization lists.
     Manifest {

@@ -1,4 +1,4 @@
-//! Reports in the forms that people and programs read.
+//! Reports in all output formats.
 
 mod github;
 mod human;
@@ -16,11 +16,11 @@ use migration_gate_yaml::{Lines, Position, Span};
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Diffs and findings with excerpts, for a terminal.
+    /// Diffs, and findings with excerpts, for a terminal.
     Human,
-    /// Unified diffs alone, fit for `git apply`; findings go to standard error.
+    /// Unified diffs for git apply; findings go to standard error.
     Diff,
-    /// The manifests with the injection, fit for `kubectl apply`; findings go to standard error.
+    /// The injected manifests for kubectl apply; findings go to standard error.
     Yaml,
     /// A versioned JSON document.
     Json,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How long a program may take. A chart may have to be downloaded.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// How often it is looked whether a program has ended that has closed its outputs.
+/// Interval of the checks whether a program that has closed its outputs has ended.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The most that is kept of a program's standard error, in bytes.
@@ -104,7 +104,7 @@ fn output_within(
 fn read(read: impl FnOnce() -> Vec<u8> + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        // Nobody waits any more, once the deadline has passed.
+        // The caller has stopped waiting, once the deadline has passed.
         let _ = sender.send(read());
     });
     receiver

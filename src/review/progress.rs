@@ -1,4 +1,4 @@
-//! A line on a terminal that says how far a long review has come.
+//! The progress of a long review, as a line on the terminal.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// What takes less is not worth a word.
+/// Shorter work shows no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the line changes.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -59,7 +59,7 @@ fn show(
 mod tests {
     use super::*;
 
-    /// What is shown of a work that counts to 3 and ends after the first line has been written.
+    /// The output of work that counts to 3 and ends after the first line has been written.
     fn written(patience: Duration) -> String {
         let done = AtomicUsize::new(3);
         let (working, over) = mpsc::channel();

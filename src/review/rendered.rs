@@ -1,4 +1,4 @@
-//! What Helm and kustomize render, as sources: each document with the file that it comes from.
+//! The output of Helm and kustomize, as sources: each document with its file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,19 +20,19 @@ const NO_NAMESPACE: &str = "default";
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Helm")]
 pub struct HelmArgs {
-    /// Review what `helm template` renders from this chart: a folder, a package, or a reference
+    /// Review what helm template renders from this chart: a directory, a package, or a reference
     #[arg(long, value_name = "CHART")]
     helm: Option<PathBuf>,
 
-    /// A file of values for --helm
+    /// Values file for --helm; repeatable
     #[arg(long, short = 'f', value_name = "FILE", requires = "helm")]
     values: Vec<PathBuf>,
 
-    /// A value for --helm
+    /// Value for --helm; repeatable
     #[arg(long, value_name = "KEY=VALUE", requires = "helm")]
     set: Vec<String>,
 
-    /// The name of the release for --helm
+    /// Release name for --helm
     #[arg(
         long,
         value_name = "NAME",
@@ -44,7 +44,7 @@ pub struct HelmArgs {
 }
 
 impl HelmArgs {
-    /// What the chart renders for a namespace; nothing without a chart.
+    /// The chart's output for a namespace; nothing without a chart.
     pub fn render(&self, namespace: Option<&str>) -> Result<Vec<SourceText>, Unreadable> {
         let Some(chart) = &self.helm else {
             return Ok(Vec::new());
@@ -70,7 +70,7 @@ impl HelmArgs {
     }
 }
 
-/// What kustomize makes of a folder, by kubectl or by the program of its own.
+/// What kustomize renders from a folder, with kubectl or with its own program.
 pub fn kustomize(folder: &Path) -> Result<Vec<SourceText>, Unreadable> {
     let text = match program::output(
         "kubectl",
@@ -114,8 +114,8 @@ fn decoded(bytes: Vec<u8>) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "what is rendered is not UTF-8".to_owned())
 }
 
-/// The documents of a rendered text, each with the `---` in front of it. A block scalar is indented,
-/// so that no line of one is taken for a mark.
+/// The documents of a rendered text, each with the `---` in front of it. A block scalar is
+/// indented, so that no line of one is taken for a mark.
 fn split(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
@@ -133,7 +133,8 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-/// Helm's output by the templates that it names. What one template renders may be several documents.
+/// Helm's output by the templates that it names. What one template renders may be several
+/// documents.
 fn of_templates(chart: &Path, text: &str, unsaid: Option<&'static str>) -> Vec<SourceText> {
     let mut sources: Vec<SourceText> = Vec::new();
     let mut last = None;
@@ -186,7 +187,7 @@ fn read(file: &Path) -> String {
 
 /// The objects in the files of a kustomization and of those that it builds on.
 struct Bases {
-    /// Where a report points at if an object's file is not known.
+    /// The place in a report if an object's file is not known.
     kustomization: PathBuf,
     files: Vec<(PathBuf, String)>,
     objects: Vec<BaseObject>,
@@ -196,7 +197,7 @@ struct BaseObject {
     kind: String,
     name: String,
     file: usize,
-    /// Where it is in there.
+    /// Its place in there.
     part: Range<usize>,
 }
 
@@ -289,7 +290,7 @@ fn kustomization_of(folder: &Path) -> Option<PathBuf> {
     files.find(|file| file.is_file())
 }
 
-/// What a kustomization lists, as paths.
+/// The paths that a kustomization lists.
 fn resources(folder: &Path) -> Vec<PathBuf> {
     let text = kustomization_of(folder)
         .map(|file| read(&file))

@@ -17,13 +17,13 @@ use migration_gate_yaml::Span;
 pub struct Finding {
     /// The index of the object.
     pub manifest: usize,
-    /// How bad it is.
+    /// Its level.
     pub level: Level,
     /// The code, listed in `docs/review.md`.
     pub code: Code,
     /// The field; empty for an object as a whole.
     pub field: FieldPath,
-    /// What is wrong and what to do.
+    /// The problem, and the next step.
     pub message: String,
 }
 
@@ -47,9 +47,9 @@ pub struct BadInput {
     pub source: usize,
     /// The code, listed in `docs/review.md`.
     pub code: BadCode,
-    /// Where it is.
+    /// Its place.
     pub span: Span,
-    /// What is wrong and what to do.
+    /// The problem, and the next step.
     pub message: String,
 }
 
@@ -60,9 +60,9 @@ pub struct Reviewed<'l> {
     pub manifest: Manifest<'l>,
     /// The gate that holds it.
     pub gate: Option<String>,
-    /// What was decided.
+    /// The decision.
     pub outcome: Outcome,
-    /// What the mutating webhook would change; empty if the object is refused.
+    /// The patch of the mutating webhook; empty if the object is refused.
     pub patch: Vec<PatchOperation>,
     /// The object with the patch applied; `None` without a patch.
     pub patched: Option<Value>,
@@ -81,7 +81,7 @@ fn ignores(object: &Value, code: Code) -> bool {
 /// Everything that a review found.
 #[derive(Debug)]
 pub struct Report<'l> {
-    /// What was read.
+    /// The documents.
     pub loaded: &'l [Loaded],
     /// Every object, in order.
     pub objects: Vec<Reviewed<'l>>,
@@ -91,9 +91,9 @@ pub struct Report<'l> {
     pub bad_input: Vec<BadInput>,
     /// Paths that couldn't be read.
     pub unreadable: Vec<Unreadable>,
-    /// What was passed over, in the order of its places.
+    /// The skipped documents, in the order of their places.
     pub skipped: Vec<Skipped>,
-    /// How many warnings were dropped, as the caller or an object asked.
+    /// Number of ignored warnings.
     pub ignored: usize,
 }
 
@@ -183,24 +183,24 @@ impl Report<'_> {
         self.ignored += before - self.findings.len();
     }
 
-    /// What was passed over in a source.
+    /// The skipped documents of a source.
     pub fn skipped_in(&self, source: usize) -> &[Skipped] {
         let at = |source| self.skipped.partition_point(|one| one.source < source);
         &self.skipped[at(source)..at(source + 1)]
     }
 
-    /// How many findings there are of a level.
+    /// Number of findings of a level.
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|f| f.level == level).count()
     }
 
-    /// How many objects are changed.
+    /// Number of changed objects.
     pub fn injections(&self) -> usize {
         let changed = self.objects.iter().filter(|o| o.patched.is_some());
         changed.count()
     }
 
-    /// How many documents and paths couldn't be reviewed.
+    /// Number of documents and paths that could not be reviewed.
     pub fn unreviewed(&self) -> usize {
         self.bad_input.len() + self.unreadable.len()
     }

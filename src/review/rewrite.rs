@@ -1,4 +1,4 @@
-//! The manifests after the patch: their own text edited, or a rendering where that can't be.
+//! The manifests after the patch: their own text, edited, or a rendering if that is not possible.
 //!
 //! Edited text is read again, and shown only if it says exactly the value that the API server would
 //! store. That check is the reason to keep edits of our own; see [`edit`](super::edit).
@@ -14,7 +14,7 @@ use super::report::{Report, Reviewed};
 use migration_gate_core::field::Step;
 use migration_gate_yaml::{Document, Lines, documents, inner_mark};
 
-/// What becomes of one source.
+/// The result for one source.
 #[derive(Debug, Default)]
 pub struct Rewrite {
     /// The source's text with every edit made; `None` if there is none.
@@ -24,7 +24,7 @@ pub struct Rewrite {
     pub rendered: Vec<usize>,
 }
 
-/// What becomes of the source with this index. `objects` are those of the report that are in it.
+/// The result for the source with this index. `objects` are the report's objects in it.
 pub fn rewrite(report: &Report<'_>, source: usize) -> Rewrite {
     let loaded = &report.loaded[source];
     let changed: Vec<usize> = report
@@ -90,7 +90,7 @@ fn edits_of(
     (value == expected(report, source, index)).then_some(edits)
 }
 
-/// What a document says once its objects are patched.
+/// The text of a document after its objects are patched.
 fn expected(report: &Report<'_>, source: usize, document: usize) -> Value {
     let Ok(original) = &report.loaded[source].documents[document] else {
         return Value::Null;

@@ -1,10 +1,10 @@
-//! Bodies: paid for as they grow, and cut when they don't.
+//! Request bodies: they take memory as they grow, and are cut if they are too slow.
 //!
-//! What a client announces costs nothing until it sends a good part of it. Bodies of the usual size
-//! have a share of the room that larger ones can't take, so that however many of those wait, a small
-//! review finds room, and the smallest is always first. A larger one begins in a share for beginnings. For the rest, it gets all that
-//! it will need at one time: were that taken step by step, too, several could wait for one another,
-//! each with a part of it. Who finds no room waits for it until the request's deadline.
+//! The announced size of a body costs nothing until the client sends a good part of it. Bodies of
+//! the usual size have a share of the room that larger ones cannot use, so a small review always
+//! finds room, the smallest first. The first part of a larger body counts against that share, too.
+//! For the rest, it gets all that it needs at once: if bodies grew step by step, several could wait
+//! for one another. A body without room waits until the request's deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,25 +19,25 @@ use super::limits::ClientLimits;
 use super::rejection::Rejection;
 use super::share::{Permits, Share, TurnedAway};
 
-/// A body of at most so many bytes is small, and so many of a larger one are its beginning.
+/// Maximum size of a small body, and of the first part of a larger one, in bytes.
 const SMALL: u64 = 64 * 1024;
 
-/// So many bytes of each body cost nothing, so that announcing one doesn't either.
+/// This many bytes of each body are free, so that announcing one costs nothing.
 const FREE: u64 = 1024;
 
-/// By how much the memory for a body grows at least, in bytes.
+/// Minimum growth of the memory for a body, in bytes.
 const SMALLEST_STEP: usize = 1024;
 
-/// By how much the memory for a body grows at most, in bytes.
+/// Maximum growth of the memory for a body, in bytes.
 const LARGEST_STEP: usize = 256 * 1024;
 
-/// While others wait for the room that a body holds, it must come so many times faster.
+/// While others wait for room, a body must arrive this many times faster.
 const HURRY: u64 = 64;
 
-/// How often it is looked whether others wait.
+/// Interval of the checks whether others wait.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The room for all bodies that are held at one time, in KiB.
+/// The room for all bodies in memory, in KiB.
 #[derive(Debug)]
 pub(super) struct Room {
     /// For those that are small.
@@ -48,7 +48,7 @@ pub(super) struct Room {
     large: Arc<Share>,
 }
 
-/// What one body holds of the room, until it is dropped.
+/// The share of one body in the room, until it is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     begin: Option<Permits>,
@@ -97,7 +97,7 @@ fn kib(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX)
 }
 
-/// How large a body is going to be, by the head of its request.
+/// The announced size of a body, in its request's headers.
 pub(super) struct Announced {
     /// In bytes, if the client knows.
     length: Option<u64>,
@@ -162,9 +162,9 @@ struct Incoming<'l> {
     body: Body,
     limits: &'l ClientLimits,
     deadline: Instant,
-    /// How many bytes have come.
+    /// Number of received bytes.
     bytes: u64,
-    /// How long the client let itself be waited for. What it waits for here doesn't count.
+    /// Time spent waiting for the client. The client's own waits do not count.
     waited: Duration,
 }
 
@@ -209,8 +209,7 @@ impl<'l> Incoming<'l> {
         }
     }
 
-    /// How much longer the client may let itself be waited for: what has come so far has earned the
-    /// rest some time.
+    /// How much longer to wait for the client: each received byte adds to the time for the rest.
     fn patience(&self, wanted: bool) -> Duration {
         let rate = self.limits.min_body_rate.max(1);
         let rate = if wanted {

@@ -1,9 +1,9 @@
-//! Where the serving certificate comes from, and how it is replaced while calls come in.
+//! The sources of the serving certificate, and its replacement while calls arrive.
 //!
-//! Two ways: [`files`], as cert-manager's Secret is mounted, and [`rotator`], which makes
-//! certificates itself and shares them among all replicas through a Secret. Both end in
-//! [`Served`], which the next handshake takes its certificate from. What the API server makes of
-//! it is for [`trust`] to say.
+//! There are two: [`files`], such as cert-manager's mounted Secret, and [`rotator`], which makes
+//! certificates and shares them among all replicas through a Secret. Both write to [`Served`], from
+//! which the next handshake takes its certificate. [`trust`] tells whether the API server would
+//! accept it.
 
 pub(super) mod clients;
 mod files;
@@ -30,23 +30,23 @@ use super::stop::Stop;
 use super::tls::{Identity, Served};
 use crate::cli::ClusterArgs;
 
-/// Where the certificate comes from: `--tls-cert` and `--tls-key`, or `--secret`.
+/// The source of the certificate: `--tls-cert` and `--tls-key`, or `--secret`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Certificate")]
 pub struct CertificateArgs {
-    /// The serving certificate with its chain, PEM; a change is picked up
+    /// Serving certificate and its chain, PEM; reloaded when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// The certificate's private key, PEM
+    /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// How often files are looked at for a change
+    /// How often to check the files for changes
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     tls_reload_interval: Duration,
 
-    /// Make certificates, and share them among all replicas in this Secret
+    /// Secret for certificates that the server makes and all replicas share
     #[arg(
         long,
         value_name = "[NAMESPACE/]NAME",
@@ -55,32 +55,35 @@ pub struct CertificateArgs {
     )]
     secret: Option<String>,
 
-    /// What the API server calls this server, such as migration-gate.migration-gate.svc; repeatable
+    /// DNS name of the server, such as migration-gate.migration-gate.svc; repeatable
     #[arg(long, value_name = "NAME", requires = "secret")]
     server_name: Vec<String>,
 
-    /// A MutatingWebhookConfiguration that calls this server; repeatable
+    /// MutatingWebhookConfiguration that calls this server; repeatable
     ///
-    /// With --secret, its caBundle is kept right. Ready is only who it would accept.
+    /// With --secret, the server keeps its caBundle up to date. A replica reports ready only while
+    /// this configuration trusts its certificate.
     #[arg(long, value_name = "NAME")]
     mutating_webhook_configuration: Vec<String>,
 
-    /// A ValidatingWebhookConfiguration that calls this server; repeatable
+    /// ValidatingWebhookConfiguration that calls this server; repeatable
     #[arg(long, value_name = "NAME")]
     validating_webhook_configuration: Vec<String>,
 
-    /// How long a certificate that is made is valid; the next is made at two thirds of that
+    /// Lifetime of the certificates, with --secret
+    ///
+    /// A certificate is renewed after two thirds of it.
     #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
     certificate_lifetime: Duration,
 
-    /// How long an API server may take to learn of a changed webhook configuration
+    /// How long an API server may take to see a changed webhook configuration
     ///
-    /// A new certificate is served only once its CA has been in all of them for that long.
+    /// A new certificate is served only after its CA has been in all configurations for this long.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_or_zero)]
     propagation_delay: Duration,
 }
 
-/// Where the certificate comes from, found to be usable.
+/// The source of the certificate, validated.
 pub(super) struct CertificateSource {
     callers: CallersWriter,
     kind: Kind,
@@ -100,14 +103,15 @@ enum Kind {
 }
 
 impl CertificateArgs {
-    /// How often files are looked at.
+    /// Interval of the checks for changed files.
     pub(super) fn reload_interval(&self) -> Duration {
         self.tls_reload_interval
     }
 }
 
 impl CertificateSource {
-    /// Checks the arguments. Files are served from here on; a Secret takes until [`CertificateSource::run`].
+    /// Checks the arguments. Files are served from here on; a Secret takes until
+    /// [`CertificateSource::run`].
     pub(super) async fn new(
         args: CertificateArgs,
         cluster: &ClusterArgs,
@@ -149,7 +153,7 @@ impl CertificateSource {
             (None, Some(secret)) => {
                 ensure!(
                     called,
-                    "--secret makes certificates that nobody trusts yet; name the configurations that call this server with --mutating-webhook-configuration and --validating-webhook-configuration"
+                    "--secret makes certificates that no API server trusts yet; name the configurations that call this server with --mutating-webhook-configuration and --validating-webhook-configuration"
                 );
                 ensure!(
                     lifetime / 3 > propagation * 2,
@@ -178,7 +182,7 @@ impl CertificateSource {
         Ok(Self { callers, kind })
     }
 
-    /// Who must accept the certificate.
+    /// The configurations that must trust the certificate.
     pub(super) fn callers(&self) -> Callers {
         self.callers.callers()
     }

@@ -1,9 +1,9 @@
 //! Connections: accepted, bounded, watched and closed.
 //!
 //! Hand-written, because no crate bounds all that a client without credentials can make grow:
-//! `axum::serve` bounds neither handshakes nor connections; axum-server bounds handshakes alone, and
-//! tries a failed accept again every 50 ms; hyper-util's `GracefulShutdown` drains, and doesn't know
-//! an idle connection from a busy one. HTTP stays with hyper, routing with axum.
+//! `axum::serve` bounds neither handshakes nor connections; axum-server bounds handshakes alone,
+//! and tries a failed accept again every 50 ms; hyper-util's `GracefulShutdown` drains, and doesn't
+//! know an idle connection from a busy one. HTTP stays with hyper, routing with axum.
 
 mod answers;
 mod connection;
@@ -36,15 +36,15 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// A port with what is served on it.
 pub struct Listener {
-    /// What the log calls it.
+    /// Its name in the log.
     pub name: &'static str,
     /// The port.
     pub socket: TcpListener,
     /// Plain HTTP without.
     pub tls: Option<Acceptor>,
-    /// Which path answers what.
+    /// The routes.
     pub routes: Router,
-    /// What a client may cost.
+    /// The limits of a client.
     pub limits: Arc<ClientLimits>,
     /// When to stop.
     pub stop: Stop,
@@ -115,7 +115,7 @@ impl Listener {
 }
 
 /// Serves one connection of HTTP/2 to its end, over a stream that needs no handshake, within the
-/// bounds of a [`Listener`]'s connections. How it ended concerns nobody else.
+/// bounds of a [`Listener`]'s connections. The caller does not need to know how it ended.
 pub async fn serve_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     routes: Router,

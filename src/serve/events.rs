@@ -1,4 +1,4 @@
-//! Creates Events. What they say, and which there are, the core decides.
+//! Creates the Events that the core decides on.
 
 use std::env;
 use std::time::Duration;
@@ -52,18 +52,18 @@ impl Emitter {
         }
     }
 
-    /// Sees to it that an Event is created. Nobody waits for that, and nobody hears of it but the
+    /// Creates an Event in the background. Failures go only to the
     /// log.
     pub(super) fn emit(&self, announcement: &Announcement) {
         let event = announcement.event(&self.namespace, &self.instance, Timestamp::now());
         if self.queue.try_send(event).is_err() {
-            let cause = "the API server takes none, and too many wait already";
+            let cause = "the API server accepts no Events, and too many wait already";
             warn!(gate = self.gate, event = announcement.name, cause, "{LOST}");
         }
     }
 }
 
-const LOST: &str = "an Event is not created";
+const LOST: &str = "cannot create an Event";
 
 async fn create_all(objects: Objects, gate: String, mut events: mpsc::Receiver<Value>) {
     while let Some(event) = events.recv().await {

@@ -1,4 +1,4 @@
-//! What one client may cost.
+//! The limits of one client.
 
 use std::time::Duration;
 
@@ -6,58 +6,60 @@ use std::time::Duration;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct ClientLimits {
-    /// Largest body of a review, in bytes; a larger one gets 413
+    /// Maximum size of a request body, in bytes; a larger one gets 413
     ///
-    /// An UPDATE carries two objects, and the API server lets each grow to 3 MiB.
+    /// An UPDATE has two objects, of up to 3 MiB each.
     #[arg(long, value_name = "BYTES", default_value_t = 7 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1024..=1024 * 1024 * 1024))]
     pub max_body: u64,
 
-    /// Most bytes of bodies that are held at one time; others wait for their turn
+    /// Maximum total size of request bodies in memory; further requests wait
     ///
-    /// A quarter is for bodies of up to 64 KiB, which larger ones can't take away.
+    /// A quarter is reserved for the first 64 KiB of each body.
     #[arg(long, value_name = "BYTES", default_value_t = 32 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1024..=64 * 1024 * 1024 * 1024))]
     pub max_in_flight: u64,
 
-    /// Fewest bytes of a body in a second; one that comes more slowly gets 408
+    /// Minimum body rate in bytes per second; a slower one gets 408
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = clap::value_parser!(u64).range(1..=1024 * 1024 * 1024))]
     pub min_body_rate: u64,
 
-    /// How long a body may take before its rate counts
+    /// Time before the body rate is checked
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub body_grace: Duration,
 
-    /// Most connections at one time; for one more, the longest idle one is closed
+    /// Maximum number of open connections
+    ///
+    /// At the limit, a new connection closes the one that has been idle longest.
     #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
-    /// Longest head of a request, in bytes
+    /// Maximum size of request headers, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024, value_parser = clap::value_parser!(u32).range(8192..=1024 * 1024))]
     pub max_header: u32,
 
-    /// How long a TLS handshake may take
+    /// Time limit for a TLS handshake
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub handshake_timeout: Duration,
 
-    /// How long the head of a request may take
+    /// Time limit for request headers
     ///
-    /// From its first byte on, or from the end of the handshake if the connection never brought one.
+    /// It starts with the first byte; on a new connection, with the end of the handshake.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub header_timeout: Duration,
 
-    /// How long a review may take from the end of its head to the answer, its body included
+    /// Time limit from the end of the headers to the response
     ///
-    /// The API server gives up after the webhook's timeoutSeconds, 30 at most.
+    /// The API server gives up after the webhook's timeoutSeconds, at most 30.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
 
-    /// How long the client may take to take an answer; then the connection is cut
+    /// Time limit for the client to read a response
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub answer_timeout: Duration,
 
-    /// How long a connection may stay without a request
+    /// Time limit for a connection without requests
     ///
-    /// Longer than the 90 s after which the API server drops a connection by itself: were this side
-    /// the first to close, a call could be on its way just then, and fail.
+    /// Keep it above 90s, after which the API server closes idle connections itself. If the server
+    /// closes first, a request that is being sent fails.
     #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = duration)]
     pub idle_timeout: Duration,
 }

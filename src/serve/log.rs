@@ -19,15 +19,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// How long a line may wait for others.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many bytes may wait. The line that makes them more is written with them before its request
-/// goes on, so that a log that nobody takes slows the server down, and takes no memory.
+/// Maximum number of bytes that wait. The line that exceeds it is written with them before its
+/// request goes on, so a log that is not read slows the server down, instead of filling memory.
 const MOST_WAITING: usize = 64 * 1024;
 
 /// The filter that `--log` names. Not an `EnvFilter`: nothing here filters by spans, and it would
 /// bring a regex engine along.
 ///
-/// The HTTP/2 library warns of frames that any client can send, nine bytes each, without end: a line
-/// each would fill the log and leave no time for anything else. So it is silent unless it is named.
+/// The HTTP/2 library warns of frames that any client can send, nine bytes each, without end: a
+/// line each would fill the log and leave no time for anything else. So it is silent unless it is
+/// named.
 pub(super) fn filter(text: &str) -> Result<Targets, ParseError> {
     let filter: Targets = text.parse()?;
     let is_named = filter.iter().any(|(target, _)| target.starts_with("h2"));

@@ -1,7 +1,7 @@
-//! What `/metrics` shows, in the OpenMetrics text format.
+//! The content of `/metrics`, in the OpenMetrics text format.
 //!
-//! Every label has a bounded set of values: a kind that no rule speaks of is `other`, gates are those
-//! of the configuration, and nothing is labelled with an object's name or namespace.
+//! Every label has a bounded set of values: a kind that no rule speaks of is `other`, gates are
+//! those of the configuration, and nothing is labelled with an object's name or namespace.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -80,7 +80,7 @@ const STATES: [(GateState, &str); 4] = [
     (GateState::Unknown, "unknown"),
 ];
 
-/// What is told of each gate.
+/// The metrics of each gate.
 #[derive(Debug, Clone, Default)]
 struct GateMetrics {
     state: Family<StateLabels, Gauge>,
@@ -96,38 +96,38 @@ impl GateMetrics {
     fn register(&self, registry: &mut Registry) {
         registry.register(
             "gate_state",
-            "1 for the state that a gate is in for the workloads that it holds, 0 for the others",
+            "1 for the present state of the gate, 0 for the others",
             self.state.clone(),
         );
         registry.register(
             "gate_watch_up",
-            "1 if a gate's watches of such objects work, 0 if they don't",
+            "1 if the gate's watches of these objects work, 0 if not",
             self.watches.clone(),
         );
         registry.register(
             "gate_waiting_pods",
-            "Pods of held workloads that wait for their version to be migrated",
+            "Pods of held workloads that wait for a migration",
             self.waiting_pods.clone(),
         );
         registry.register(
             "gate_unrecorded_completions",
-            "Completed migrations that the record does not show",
+            "Completed migrations that are missing from the record",
             self.unrecorded.clone(),
         );
         registry.register(
             "record_write_failures",
-            "Writes of the record that failed",
+            "Failed writes of the record",
             self.failed_writes.clone(),
         );
         registry.register_with_unit(
             "last_migration_completion_timestamp",
-            "When the newest migration in a gate's record completed, in seconds since 1970",
+            "Completion time of the newest migration in the record, in seconds since 1970",
             Unit::Seconds,
             self.last_completion.clone(),
         );
         registry.register_with_unit(
             "last_migration_duration",
-            "How long that migration took",
+            "Duration of the newest migration in the record",
             Unit::Seconds,
             self.last_duration.clone(),
         );
@@ -208,20 +208,16 @@ impl Metrics {
         let in_flight = Gauge::<i64, AtomicI64>::default();
         let certificate = Gauge::<i64, AtomicI64>::default();
         let gates = GateMetrics::default();
-        registry.register(
-            "reviews",
-            "Reviews that were answered, by what was decided",
-            reviews.clone(),
-        );
+        registry.register("reviews", "Answered reviews, by decision", reviews.clone());
         registry.register_with_unit(
             "review_duration",
-            "From the end of a request's head to its answer",
+            "Time from the end of a request's headers to its response",
             Unit::Seconds,
             duration.clone(),
         );
         registry.register(
             "rejected_requests",
-            "Requests that were no review, by HTTP status",
+            "Rejected requests, by HTTP status",
             rejected.clone(),
         );
         registry.register(
@@ -231,14 +227,14 @@ impl Metrics {
         );
         registry.register_with_unit(
             "certificate_expiry_timestamp",
-            "When the certificate that is served expires, in seconds since 1970; 0 without one",
+            "Expiry time of the serving certificate, in seconds since 1970; 0 if there is none",
             Unit::Seconds,
             certificate.clone(),
         );
         gates.register(registry);
         registry.register(
             "build",
-            "The version of the program",
+            "Version of the program",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         Self {

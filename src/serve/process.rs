@@ -1,5 +1,5 @@
-//! The figures of this process, by the names that Prometheus' own clients give them. They are read
-//! from `/proc` when they are asked for; those that aren't there are left out.
+//! Metrics of this process, with the names of Prometheus' own clients. They are read from `/proc`
+//! at each scrape; missing ones are omitted.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// What `/proc` counts time in, on every architecture of Linux: hundredths of a second.
+/// The unit of times in `/proc`, on every architecture of Linux: hundredths of a second.
 /// See <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>.
 const TICKS: f64 = 100.0;
 
@@ -23,7 +23,7 @@ impl Collector for ProcessCollector {
         let ticks = |field| stat.as_deref().and_then(|stat| field_of(stat, field));
         if let (Some(user), Some(system)) = (ticks(14), ticks(15)) {
             let cpu = ConstCounter::new((user + system) / TICKS);
-            let help = "Processor time of this process";
+            let help = "CPU time of this process";
             let to = encoder.encode_descriptor(
                 "process_cpu",
                 help,
@@ -38,25 +38,25 @@ impl Collector for ProcessCollector {
         for (name, help, unit, value) in [
             (
                 "process_start_time",
-                "When this process started, in seconds since 1970",
+                "Start time of this process, in seconds since 1970",
                 Some(&Unit::Seconds),
                 started,
             ),
             (
                 "process_resident_memory",
-                "Memory of this process that is in RAM",
+                "Resident memory of this process",
                 Some(&Unit::Bytes),
                 resident,
             ),
             (
                 "process_open_fds",
-                "Files and sockets that this process has open",
+                "Open file descriptors of this process",
                 None,
                 open_files(),
             ),
             (
                 "process_max_fds",
-                "How many it may have open",
+                "Maximum number of open file descriptors",
                 None,
                 line_of("/proc/self/limits", "Max open files"),
             ),

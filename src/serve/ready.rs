@@ -1,4 +1,4 @@
-//! When this replica may be called.
+//! The readiness of this replica.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::certificates::trust::{Callers, NotTrusted};
 use super::stop::Stop;
 use super::tls::Served;
 
-/// What `/readyz` goes by.
+/// What `/readyz` reports.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     served: Arc<Served>,
@@ -16,7 +16,7 @@ pub struct Readiness {
     stop: Stop,
 }
 
-/// Why this replica must not be called.
+/// Reasons why this replica is not ready.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum NotReady {

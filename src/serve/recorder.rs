@@ -1,12 +1,12 @@
-//! Keeps the record: watches the gates' Jobs and writes down what completes. By the same watches, and
-//! those of the held workloads, it says how each gate stands, and tells people by Events.
+//! Keeps the record: watches the gates' Jobs and writes down what completes. With the same watches,
+//! and those of the held workloads, it exports the state of each gate and creates Events.
 //!
 //! Any number of replicas do this at the same time, and none of them leads. Each brings the record
-//! to the state that it wants, by writes that can't undo another's (see
-//! [`Write`](migration_gate_core::record::Write)), for as long as the record doesn't show it; so one that dies in
-//! between leaves nothing that another, or its own successor, doesn't finish. What completed while
-//! nobody looked is recorded by whoever looks next, as long as the Job is there. Jobs get no
-//! finalizer: one that nobody removes would be worse than a missing entry.
+//! to the state that it wants, by writes that cannot undo those of another replica (see
+//! [`Write`](migration_gate_core::record::Write)), for as long as the record doesn't show it; so
+//! one that dies in between leaves nothing that another, or its own successor, doesn't finish. What
+//! completed while no replica ran is recorded by the next one, as long as the Job exists. Jobs get
+//! no finalizer: a finalizer that is never removed would be worse than a missing entry.
 
 mod lookout;
 mod write;
@@ -37,23 +37,23 @@ use migration_gate_core::names;
 use migration_gate_core::outlook::GateState;
 use migration_gate_core::record::{Entry, HISTORY, Record};
 
-/// What there is to say of a gate.
+/// The report about a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GateNews {
-    /// How it stands.
+    /// Its state.
     State(GateReport),
     /// The record was not written, for another reason than that a replica was faster.
     WriteFailed,
 }
 
-/// How a gate stands.
+/// The state of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateReport {
     /// In a word.
     pub state: GateState,
-    /// How many pods wait.
+    /// Number of waiting pods.
     pub waiting_pods: u64,
-    /// How many completions the record doesn't show yet.
+    /// Number of completions that the record lacks.
     pub unrecorded: usize,
     /// When the last migration completed, and how many seconds it took, if that is known.
     pub last: Option<(Timestamp, Option<u64>)>,
@@ -112,7 +112,7 @@ pub async fn run(
             Some(ended) = recorders.join_next_with_id() => {
                 let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
                 if let Some(gate) = gates.remove(&id) {
-                    error!(gate = gate.name, ?ended, "keeping the record has stopped, which is a bug; starting again");
+                    error!(gate = gate.name, ?ended, "record writer panicked; restarting it");
                     let pause = pauses.next().unwrap_or_default();
                     let recorder = record(&common, &gate, pause);
                     gates.insert(recorders.spawn(recorder).id(), gate);
@@ -122,7 +122,7 @@ pub async fn run(
     }
 }
 
-/// What all recorders share.
+/// The state that all recorders share.
 #[derive(Clone)]
 struct Common {
     client: Client,
@@ -174,11 +174,11 @@ struct Recorder {
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
     record: Stored,
-    /// The API server has refused to create the record: rights are missing, or the namespace goes away.
-    /// Until a write succeeds, only Jobs that are there are recorded: what completed in a namespace
-    /// that was deleted says nothing of one that is created in its place.
+    /// The API server has refused to create the record: rights are missing, or the namespace goes
+    /// away. Until a write succeeds, only Jobs that are there are recorded: what completed in a
+    /// namespace that was deleted says nothing of one that is created in its place.
     refused: bool,
-    /// How the gate stands.
+    /// The state of the gate.
     lookout: Lookout,
     /// Set after a failed write.
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -289,7 +289,7 @@ impl Recorder {
             self.entries.remove(&key);
             if matches!(job.state, JobState::Complete { .. }) {
                 let what = format!("cannot record Job {}/{}", self.gate.namespace, job.name);
-                let cause = "it has no image, or so much of it would have to be recorded that no entry holds it";
+                let cause = "it has no image, or its entry would be too large";
                 self.report_problem("image", &what, cause);
             }
             return;
@@ -318,7 +318,8 @@ impl Recorder {
                 self.on_record(Stored::Present(record));
             }
             Update::Absent(_) => {
-                // Somebody did as they were told, and what they had to delete is not to be lost.
+                // The operator deleted an immutable record, as our message asked. Its entries are
+                // written again.
                 if let Stored::Present(record) = &self.record
                     && record.immutable
                 {
@@ -385,7 +386,7 @@ impl Recorder {
                     record = self.name(),
                     key,
                     cause,
-                    "an entry of the record is corrupt; it is not obeyed, and is removed"
+                    "ignoring and removing a corrupt entry of the record"
                 );
             }
         }
@@ -408,16 +409,13 @@ impl Recorder {
 
     fn report_solved(&mut self, about: &'static str) {
         if let Some(cause) = self.problems.remove(about) {
-            info!(
-                gate = self.gate.name,
-                cause, "the trouble with the {about} is over"
-            );
+            info!(gate = self.gate.name, cause, "{about}: recovered");
         }
     }
 }
 
-/// Takes in a completion for one to record, unless a later one of its version is there: an older Job
-/// may change last, as when it is deleted.
+/// Takes in a completion for one to record, unless a later one of its version is there: an older
+/// Job may change last, as when it is deleted.
 fn keep_latest(completed: &mut BTreeMap<String, Entry>, entry: &Entry) {
     let key = entry.key();
     let known = completed.get(&key);

@@ -1,4 +1,4 @@
-//! Why a request gets no review for an answer, and what it gets instead.
+//! HTTP error responses.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use super::share::TurnedAway;
 use crate::admission::DecodeError;
 
-/// Why a request gets no review for an answer.
+/// The reason for an HTTP error response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
-    #[error("the body is larger than {0} bytes, the most that a review may have (--max-body)")]
+    #[error("the body is larger than {0} bytes (--max-body)")]
     TooLarge(u64),
     #[error("the request took longer than {0:?} (--request-timeout)")]
     TooSlow(Duration),
@@ -20,7 +20,7 @@ pub(super) enum Rejection {
         "the body came too slowly: {bytes} bytes in {waited:.1?} (--min-body-rate, --body-grace)"
     )]
     Stalled { bytes: u64, waited: Duration },
-    #[error("the reviews in flight hold all the memory they may (--max-in-flight)")]
+    #[error("the request bodies in memory have reached the limit (--max-in-flight)")]
     TooBusy,
     #[error("the body ended early: {0}")]
     Broken(String),

@@ -34,14 +34,14 @@ pub struct Reviewer {
     config: Arc<Config>,
     metrics: Metrics,
     limits: Arc<ClientLimits>,
-    /// For the bodies that are held at one time.
+    /// For the bodies in memory.
     room: Room,
     /// The permit to decide on a large body.
     large: Arc<Share>,
 }
 
 impl Reviewer {
-    /// A reviewer that goes by `config`.
+    /// A reviewer with this configuration.
     pub fn new(config: Arc<Config>, metrics: Metrics, limits: Arc<ClientLimits>) -> Self {
         Self {
             room: Room::new(&limits),
@@ -113,7 +113,7 @@ impl Reviewer {
     ) -> Result<Vec<u8>, DecodeError> {
         let request = admission::decode(body)?;
         // A bug in a rule must not cost the answer: the API server would report a broken
-        // connection, and nobody would know which object it was.
+        // connection, and the log would not have the object.
         let decide = AssertUnwindSafe(|| webhook.decide(&self.config, &request));
         let answer = catch_unwind(decide)
             .unwrap_or_else(|panic| {

@@ -1,4 +1,4 @@
-//! Which path answers what.
+//! The routes.
 
 use std::sync::Arc;
 

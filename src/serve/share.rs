@@ -1,7 +1,7 @@
 //! Permits that are given to the smallest request first.
 //!
-//! `tokio::sync::Semaphore` gives them in the order of asking, so that a small review would wait for
-//! every large one that came before it.
+//! `tokio::sync::Semaphore` gives them in the order of asking, so that a small review would wait
+//! for every large one that came before it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,7 +121,7 @@ impl Share {
 }
 
 impl Permits {
-    /// Whether somebody waits for such permits.
+    /// Whether a request waits for such permits.
     pub(super) fn is_wanted(&self) -> bool {
         self.share.is_wanted()
     }
@@ -143,7 +143,7 @@ impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let left = self.share.lock().waiting.remove(&self.rank);
         if left.is_some() {
-            // Somebody behind it may need less.
+            // A request behind it may need less.
             self.share.serve();
         }
     }

@@ -1,8 +1,8 @@
-//! How the server stops.
+//! Shutdown.
 //!
-//! Three steps, each of which is announced to all parts by a token: *stopping* (not ready any more,
-//! but serving, while word of it gets around), *closing* (no new connection, idle ones are closed,
-//! what is in flight is finished) and *aborted* (what is left is cut).
+//! Three steps, each announced by a token: *stopping* (not ready, but still serving, while
+//! endpoints update), *closing* (no new connections, idle ones are closed, open requests finish)
+//! and *aborted* (the rest is cut).
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Stop {
         self.stopping.clone()
     }
 
-    /// All steps at once, for a listener that nobody waits for.
+    /// All steps at once, for a listener without connections to wait for.
     pub(super) fn now(&self) {
         self.stopping.cancel();
         self.closing.cancel();
@@ -59,7 +59,7 @@ impl Stop {
     /// Goes through the steps.
     ///
     /// `delay` is the time between stopping and closing, `grace` between closing and aborted.
-    /// `hurry` resolving in between aborts at once. Whoever sees that all is done before drops this.
+    /// `hurry` resolving in between aborts at once. If all connections end first, drop this.
     pub async fn run(
         &self,
         delay: Duration,

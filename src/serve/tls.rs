@@ -1,4 +1,4 @@
-//! What is served as a certificate, and how TLS is spoken.
+//! The serving certificate, and the settings of TLS.
 
 mod clients;
 
@@ -34,18 +34,18 @@ pub struct Identity {
     not_after: Timestamp,
 }
 
-/// Why a certificate can't be served.
+/// Reasons why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum IdentityError {
     #[error("the certificate holds no PEM block `BEGIN CERTIFICATE`")]
     NoCertificate,
-    #[error("the certificate is garbled: {0}")]
+    #[error("the certificate cannot be parsed: {0}")]
     Certificate(String),
     #[error("the private key cannot be read: {0}")]
     Key(String),
     #[error(
-        "the private key doesn't belong to the certificate; give the two that were made together"
+        "the private key does not belong to the certificate; give the two that were made together"
     )]
     Mismatch,
 }
@@ -129,9 +129,9 @@ pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, I
 
 /// From when on and until when a certificate is valid.
 fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), IdentityError> {
-    let garbled = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| garbled(&error))?;
-    let time = |seconds| Timestamp::from_second(seconds).map_err(|error| garbled(&error));
+    let unusable = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| unusable(&error))?;
+    let time = |seconds| Timestamp::from_second(seconds).map_err(|error| unusable(&error));
     let validity = parsed.validity();
     Ok((
         time(validity.not_before.timestamp())?,
@@ -190,8 +190,8 @@ pub struct Acceptor {
 impl Acceptor {
     /// Connections are served with what `served` holds at the time.
     pub fn new(served: Arc<Served>) -> Result<Self, rustls::Error> {
-        let anybody = NoClientAuth {};
-        let config = server_config(Arc::clone(&served), Arc::new(anybody))?;
+        let anyone = NoClientAuth {};
+        let config = server_config(Arc::clone(&served), Arc::new(anyone))?;
         Ok(Self {
             config: Arc::new(watch::Sender::new(Arc::new(config))),
             served,
@@ -201,14 +201,14 @@ impl Acceptor {
 
     /// Refuses other clients from the next handshake on.
     pub fn require(&self, clients: RequiredClients) {
-        // What could fail didn't when the acceptor was made.
+        // The same settings were valid when the acceptor was made.
         if let Ok(config) = server_config(Arc::clone(&self.served), Arc::new(clients)) {
             self.config.send_replace(Arc::new(config));
         }
     }
 
-    /// Shakes hands, once there is an identity. A replica that has just been restarted is called
-    /// for a moment longer as if it were ready, and a call that waits a little is none that fails.
+    /// Completes the handshake, once there is an identity. A replica that has just restarted is
+    /// still called for a moment, and a delayed call is better than a failed one.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.served.some().await;
         let client = stream.peer_addr();

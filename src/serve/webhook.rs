@@ -14,7 +14,7 @@ pub struct Webhook {
     rules: Rules,
 }
 
-/// What decides on one object.
+/// The rules of a webhook.
 pub(super) type Rules = fn(&Config, &Request<'_>) -> Decision;
 
 impl Webhook {
@@ -39,7 +39,7 @@ impl Webhook {
         config: &Config,
         request: &AdmissionRequest<'_>,
     ) -> Result<Answer, ReviewError> {
-        // A deletion is never held up: whoever can't delete can't repair.
+        // A deletion is never held up: operators must be able to delete to repair.
         let Some(operation) = request.operation() else {
             return Ok(Answer::Skipped);
         };

@@ -1,4 +1,4 @@
-//! What has changed since the last look, where there is no screen to redraw.
+//! Changes since the last look, for output that is not a terminal.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ impl Changes {
         let now: Vec<String> = lines(report);
         let mut changed: Vec<String> = Vec::new();
         let gone = |line: &&String| line.starts_with(TROUBLES) && !now.contains(line);
-        let mended = self.told.iter().filter(gone);
-        changed.extend(mended.map(|line| format!("mended: {}", line.trim_start_matches(TROUBLES))));
+        let fixed = self.told.iter().filter(gone);
+        changed.extend(fixed.map(|line| format!("fixed: {}", line.trim_start_matches(TROUBLES))));
         changed.extend(
             now.iter()
                 .filter(|line| !self.told.contains(*line))
@@ -76,13 +76,13 @@ fn gate(gate: &GateLine) -> Vec<String> {
 }
 
 fn trouble(trouble: &Diagnosis) -> String {
-    let mends = trouble
+    let fixes = trouble
         .remedies
         .iter()
         .find_map(|remedy| remedy.command.as_deref());
-    let mends = mends.map_or_else(String::new, |command| format!(" Mend: {command}"));
+    let fixes = fixes.map_or_else(String::new, |command| format!(" Fix: {command}"));
     format!(
-        "{TROUBLES}{} {}: {}: {}{mends}",
+        "{TROUBLES}{} {}: {}: {}{fixes}",
         trouble.level.as_str(),
         trouble.code.as_str(),
         place(trouble),

@@ -1,4 +1,4 @@
-//! A closer look at what the lists leave open: a failed Job's log, pods that can't be created, what
+//! More reads where the lists are not enough: a failed Job's log, pods that can't be created, what
 //! runs during a roll-out, rights, and whether the webhooks answer.
 
 use std::cell::RefCell;
@@ -36,7 +36,7 @@ const AT_ONCE: usize = 16;
 /// How long a pod's volumes may take, in seconds.
 const MOUNTING: i64 = 10;
 
-/// What the kubelet and the attacher say of a pod that they can't prepare.
+/// Messages of the kubelet and the attacher about a pod that they cannot prepare.
 const UNPREPARED: [&str; 4] = [
     "FailedMount",
     "FailedAttachVolume",
@@ -50,7 +50,7 @@ const LOG_LINES: i64 = 5;
 /// How much of it is read.
 const LOG_BYTES: usize = 4096;
 
-/// What could not be read.
+/// Unread objects.
 type Gaps = RefCell<BTreeSet<Unread>>;
 
 fn gap(gaps: &Gaps, what: &str, why: &impl ToString) {
@@ -205,7 +205,7 @@ async fn running(
     runs
 }
 
-/// What a dry run of a change to a held workload's pod template comes to.
+/// The result of a dry run of a change to a held workload's pod template.
 async fn webhooks(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> Option<Calling> {
     const WHAT: &str = "whether the webhooks answer";
     snapshot.release.as_ref()?;
@@ -259,7 +259,7 @@ async fn webhooks(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> Opti
     None
 }
 
-/// What is said of a Job, and what it says.
+/// A Job's Events and its log.
 #[derive(Default)]
 struct JobTold {
     log: Vec<String>,
@@ -267,8 +267,8 @@ struct JobTold {
     crash: Option<String>,
 }
 
-/// The end of each log of a Job that has failed or fails again and again, and what is said of each
-/// Job without a pod, by their uids.
+/// The end of each log of a failed or repeatedly failing Job, and the Events of each Job without a
+/// pod, by their uids.
 async fn jobs(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap<String, JobTold> {
     let jobs = snapshot
         .namespaces
@@ -301,8 +301,8 @@ async fn jobs(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap
         .await
 }
 
-/// What is said of volumes that can't be mounted and of networks that can't be set up, by the uids of
-/// the pods that wait for them.
+/// What is said of volumes that can't be mounted and of networks that can't be set up, by the uids
+/// of the pods that wait for them.
 async fn unprepared(
     client: &Client,
     snapshot: &Snapshot<'_>,
@@ -351,7 +351,7 @@ fn is_asked_for(snapshot: &Snapshot<'_>, seen: &JobSeen) -> bool {
     })
 }
 
-/// What the Job controller says of pods that it can't create.
+/// The Job controller's message about pods that it cannot create.
 async fn refusal(client: &Client, seen: &JobSeen, gaps: &Gaps) -> Option<String> {
     let events = Objects::namespaced::<Event>(client, &seen.namespace);
     let params = ListParams::default().fields(&format!(

@@ -1,4 +1,4 @@
-//! What was found at one time.
+//! The findings of one look.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::api::ApiError;
 use migration_gate_core::status::{Diagnosis, Overview};
 
-/// What was found at one time.
+/// The findings of one look.
 pub(super) struct StatusReport {
     pub(super) overview: Overview,
     pub(super) unread: Vec<Unread>,
@@ -18,7 +18,7 @@ pub(super) struct StatusReport {
 pub(super) struct Unread {
     /// What.
     pub(super) what: String,
-    /// What the API server said.
+    /// The API server's error.
     pub(super) why: String,
 }
 
@@ -36,7 +36,7 @@ pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Where a trouble is, for people: `Job migrate in shop`.
+/// The place of a problem, for people: `Job migrate in shop`.
 pub(super) fn place(trouble: &Diagnosis) -> String {
     match &trouble.namespace {
         Some(namespace) => format!("{} in {namespace}", trouble.object),

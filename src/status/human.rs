@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_is_no_command_fits_the_screen() {
-        let long = "a-name-that-is-longer-than-anybody-would-like-it-to-be";
+        let long = "a-name-that-is-longer-than-anyone-would-like-it-to-be";
         let gate = GateLine {
             name: long.to_owned(),
             namespace: long.to_owned(),

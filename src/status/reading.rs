@@ -1,5 +1,5 @@
-//! Reading all that a report needs: lists, page by page and side by side, each object reduced as
-//! soon as it is there.
+//! Reads all that a report needs: lists, page by page and in parallel, with each object reduced at
+//! once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,7 @@ pub(super) struct Reading<'c> {
     unread: RefCell<BTreeMap<String, String>>,
 }
 
-/// What is read into, by namespace.
+/// The objects, by namespace.
 type Into = RefCell<BTreeMap<String, NamespaceSeen>>;
 
 impl<'c> Reading<'c> {
@@ -59,7 +59,7 @@ impl<'c> Reading<'c> {
         }
     }
 
-    /// What could not be read.
+    /// Unread objects.
     pub(super) fn unread(&self) -> Vec<Unread> {
         let unread = self.unread.borrow();
         let unread = unread.iter().map(|(what, why)| Unread {
@@ -105,8 +105,8 @@ impl<'c> Reading<'c> {
         }
     }
 
-    /// Lists a kind, and gives each object with its namespace to `take`. Answers with the namespaces
-    /// in which that could be done.
+    /// Lists a kind, and gives each object with its namespace to `take`. Answers with the
+    /// namespaces in which that could be done.
     async fn each<'n>(
         &self,
         kind: ApiResource,

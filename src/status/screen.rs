@@ -88,7 +88,7 @@ impl Screen {
 
     /// Shows lines in the place of those before. The last time all of them, however many.
     ///
-    /// What doesn't fit is left out: a screen that scrolls would no longer begin at its top.
+    /// Lines that do not fit are omitted: a screen that scrolls would no longer start at its top.
     pub(super) fn redraw(&self, lines: &[String], is_last: bool) {
         let mut out = io::stdout();
         let _ = out.write_all(self.frame(lines, is_last).as_bytes());

@@ -1,4 +1,4 @@
-//! The arguments, and the wait that they ask for.
+//! The arguments, and the wait that they define.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,53 +15,52 @@ use super::version::WantedArgs;
 /// Kubernetes' default for a container's `terminationMessagePath`.
 pub(super) const TERMINATION_LOG: &str = "/dev/termination-log";
 
-/// Waits until a migration Job has completed; runs as the injected init container
+/// Wait for a migration Job to complete; the injected init container runs this
 ///
-/// The injected container sets what its gate says, so what it does can be tried by hand with the
-/// arguments that the pod shows.
+/// To try a wait by hand, use the arguments of the init container in the pod.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[command(
     override_usage = "migration-gate wait [OPTIONS] --gate <NAME> --namespace <NAME>\n           --job <NAME>"
 )]
 pub struct WaitArgs {
-    /// The gate's name, for messages and the record's name.
+    /// Name of the gate, for messages and the default record
     #[arg(long, value_name = "NAME")]
     pub(super) gate: String,
-    /// The namespace of Job and record.
+    /// Namespace of the Job and the record
     #[arg(long, short, value_name = "NAME")]
     namespace: String,
-    /// A migration Job that must have completed; may be given several times.
+    /// Migration Job that must complete; repeatable
     ///
-    /// By its name, with `*` for a part that changes, or as `label:SELECTOR`. Of several with `|`
-    /// between them, one must have completed.
+    /// A name, in which * stands for a part that changes, or label:SELECTOR. Where several are
+    /// separated by |, one of them must complete.
     #[arg(long = "job", value_name = "NAME", required = true, value_parser = job)]
     jobs: Vec<Requirement>,
-    /// The ConfigMap with what the Job has completed [default: migration-gate-GATE].
-    #[arg(long)]
+    /// ConfigMap with the completed versions [default: migration-gate-GATE]
+    #[arg(long, value_name = "NAME")]
     record: Option<String>,
     #[command(flatten)]
     version: WantedArgs,
-    /// How long to wait in all, such as 10m.
-    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    /// How long to wait for the migration
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
-    /// Which completed Jobs count: those of the image's version, or any.
-    #[arg(long, default_value = "version", value_parser = freshness)]
+    /// Which completed Jobs count: those of the image's version, or any
+    #[arg(long, value_name = "version|any", default_value = "version", value_parser = freshness)]
     freshness: Freshness,
-    /// How lines look.
-    #[arg(long, value_enum, default_value_t)]
+    /// Log format
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     pub(super) log_format: LogFormatArg,
     #[command(flatten)]
     pub(super) cluster: ClusterArgs,
-    /// Where the kubelet looks for a container's last words.
+    /// Termination message file, which the kubelet reads
     #[arg(long, hide = true, default_value = TERMINATION_LOG)]
     pub(super) termination_log: PathBuf,
-    /// How long missing rights are borne with.
+    /// How long to tolerate permission errors
     #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration)]
     permission_timeout: Duration,
-    /// How long a Job that was deleted is expected to be created anew.
+    /// How long to wait for a deleted Job to be created again before the record counts
     #[arg(long, hide = true, default_value = "5s", value_parser = parse_duration)]
     settle: Duration,
-    /// How long the logs of a failed Job may take.
+    /// How long to wait for the logs of a failed Job
     #[arg(long, hide = true, default_value = "20s", value_parser = parse_duration)]
     log_timeout: Duration,
 }
@@ -69,10 +68,10 @@ pub struct WaitArgs {
 /// [`LogFormat`] as clap reads it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum LogFormatArg {
-    /// Plain text, for people.
+    /// Plain text.
     #[default]
     Human,
-    /// One JSON object a line, with `time`, `level`, `gate` and `message`.
+    /// One JSON object per line, with time, level, gate and message.
     Json,
 }
 
@@ -105,7 +104,7 @@ fn job(text: &str) -> Result<Requirement, String> {
 /// A Job that has no pod after that much time has something in its way.
 const NO_POD: Duration = Duration::from_secs(10);
 
-/// What the arguments ask for.
+/// The validated arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) subject: Subject,

@@ -1,4 +1,4 @@
-//! Who the waiter is in the eyes of the API server, for the command that shows what it may do.
+//! The waiter's user name at the API server, for the command that shows its permissions.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,8 +1,8 @@
 //! The logs of a failed Job: of its failed pods, newest attempt first, every container.
 //!
-//! Where a Job is stopped (`activeDeadlineSeconds`, `backoffLimit` of containers that restart in
-//! place), its controller deletes the pods that still run before it says that the Job has failed.
-//! So their logs are read, and kept, as soon as the Job is sure to fail.
+//! If a Job is stopped (`activeDeadlineSeconds`, `backoffLimit` of containers that restart in
+//! place), its controller deletes the running pods before it marks the Job as failed. So their logs
+//! are read and kept as soon as the Job is sure to fail.
 
 mod pods;
 
@@ -29,10 +29,10 @@ const PODS: usize = 4;
 const LINES: usize = 200;
 /// …of at most so much text.
 const BYTES: usize = 32 * 1024;
-/// What is kept of all pods until the Job has failed.
+/// The logs of all pods, kept until the Job has failed.
 const KEPT: usize = 256 * 1024;
 
-/// Where the logs are, and how long all of it may take: the Job has failed already, and nobody
+/// Where the logs are, and how long all of it may take: the Job has failed already, and no pod
 /// should wait long to hear it.
 #[derive(Clone)]
 pub(super) struct LogReader {
@@ -57,7 +57,7 @@ struct Log {
     lines: Vec<String>,
     /// There was more before these lines.
     cut: bool,
-    /// Why there may be more after them.
+    /// The reason why there may be more after them.
     error: Option<ApiError>,
 }
 
@@ -153,7 +153,7 @@ impl LogReader {
                 ),
             );
         }
-        // With a pod missing nobody knows which attempt is which.
+        // With a pod missing, the attempts cannot be numbered.
         let attempt = failure
             .attempt
             .filter(|last| u32::try_from(total) == Ok(last.number));
@@ -261,8 +261,7 @@ impl LogReader {
             return format!("cannot {what}: {error}");
         }
         format!(
-            "not permitted to {what}: {error}; grant it, or look yourself: \
-             kubectl auth can-i {verb} --as={user} -n {namespace}",
+            "not permitted to {what}: {error}; grant it, or read it yourself: kubectl auth can-i {verb} --as={user} -n {namespace}",
             user = identity::user(&error.to_string()),
             namespace = self.namespace,
         )

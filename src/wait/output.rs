@@ -1,4 +1,4 @@
-//! What the waiter says: lines on standard output, and the container's termination message.
+//! The waiter's output: lines on standard output, and the container's termination message.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,11 +13,11 @@ use migration_gate_core::text::{printable, truncate};
 /// The kubelet reads no more of a termination message.
 const TERMINATION_LIMIT: usize = 4096;
 
-/// What stands before a line that is quoted, so that nothing that a container logs can be taken for a
-/// line of the waiter's own.
+/// What stands before a line that is quoted, so that nothing that a container logs can be taken for
+/// a line of the waiter's own.
 const QUOTED: &str = "| ";
 
-/// How much a line matters.
+/// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {
     Info,

@@ -1,4 +1,4 @@
-//! The waiter's own pod, which says whether it was started before.
+//! The waiter's own pod, which shows whether the waiter was restarted.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::api::Objects;
 
-/// Whether the waiter has ended before in this pod and was started again. `false` outside of a pod, and
-/// where it can't be told.
+/// Whether the waiter has ended before in this pod and was started again. `false` outside of a pod,
+/// and where it can't be told.
 pub(super) async fn was_restarted(client: &Client, namespace: &str) -> bool {
     let Ok(name) = std::env::var(POD_NAME) else {
         return false;

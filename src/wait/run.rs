@@ -195,7 +195,7 @@ impl Logs {
         self.reading = None;
     }
 
-    /// What was read of that Job.
+    /// The log of that Job.
     async fn of(mut self, uid: &str) -> Kept {
         if uid != self.uid {
             return Kept::default();

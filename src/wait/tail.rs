@@ -8,8 +8,8 @@ use migration_gate_core::text::printable;
 /// A line beyond this is cut.
 const LINE: usize = 4096;
 
-/// Keeps the last lines of what is pushed, with passwords masked and control characters replaced. Holds `bytes` of text and one
-/// line at most.
+/// Keeps the last lines of what is pushed, with passwords masked and control characters replaced.
+/// Holds `bytes` of text and one line at most.
 #[derive(Debug)]
 pub(crate) struct Tail {
     max_lines: usize,

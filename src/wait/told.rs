@@ -1,4 +1,4 @@
-//! What was said already, so that it is said once.
+//! Printed messages, so that each is printed once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use migration_gate_core::verdict::{JobName, Jobs, Seen, TroubleKind, Waiting};
 use super::args::Plan;
 use super::output::{Output, Severity};
 
-/// Most corrupt entries of the record that are named. Others are only counted: a record can hold tens
-/// of thousands.
+/// Most corrupt entries of the record that are named. Others are only counted: a record can hold
+/// tens of thousands.
 const MOST_CORRUPT: usize = 5;
 
 /// Says each change of what is seen in one line.
@@ -23,7 +23,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What is waited for now.
+    /// The current reason to wait.
     pub(super) fn waiting(
         &mut self,
         plan: &Plan,
@@ -53,7 +53,7 @@ impl Told {
         self.waiting = waiting;
     }
 
-    /// What is wrong with the record.
+    /// The record's problem.
     pub(super) fn record(&mut self, plan: &Plan, seen: &Seen, output: &Output) {
         let record = &seen.record;
         if let Some(trouble) = &record.watch.trouble
@@ -69,7 +69,7 @@ impl Told {
         {
             self.record.push(trouble.kind);
             let problem = format!(
-                "{problem}, going on with the Job alone: {}",
+                "{problem}; continuing with the Job alone: {}",
                 explain::quoted(&trouble.message)
             );
             output.say(Severity::Warn, &problem);
@@ -83,20 +83,20 @@ impl Told {
         for (key, cause) in new.clone().take(MOST_CORRUPT) {
             let cause = explain::quoted(cause);
             let corrupt =
-                format!("ConfigMap {name}: the entry {key} is corrupt and not obeyed: {cause}");
+                format!("ConfigMap {name}: the entry {key} is corrupt and ignored: {cause}");
             output.say(Severity::Warn, &corrupt);
         }
         let others = new.count().saturating_sub(MOST_CORRUPT);
         if others > 0 {
             let corrupt =
-                format!("ConfigMap {name}: {others} more entries are corrupt and not obeyed");
+                format!("ConfigMap {name}: {others} more entries are corrupt and ignored");
             output.say(Severity::Warn, &corrupt);
         }
         self.corrupt = record.corrupt.keys().cloned().collect();
     }
 }
 
-/// How long the Job has been at it, by the cluster's clock and ours.
+/// How long the Job has been running, by the cluster's clock and ours.
 fn running(seen: &Seen, waiting: &Waiting) -> Option<Duration> {
     let JobName::Exact(name) = &waiting.job else {
         return None;

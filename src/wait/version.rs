@@ -8,16 +8,17 @@ use migration_gate_core::version::{Images, Wanted};
 /// The version that a pod needs.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub(super) struct WantedArgs {
-    /// The image of a container that waits, the one that counts first; its version is what the Job must have completed
-    /// for
+    /// Image of a container in the pod; repeatable
+    ///
+    /// The Job must have completed for its version. The first one is the default container's.
     #[arg(long = "image", value_name = "IMAGE")]
     images: Vec<String>,
 
-    /// The image of an init container
+    /// Image of an init container in the pod; repeatable
     #[arg(long = "init-image", value_name = "IMAGE")]
     init_images: Vec<String>,
 
-    /// The container whose image counts alone, in the Job as in the pod
+    /// Container whose image alone counts, in the Job and in the pod
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
 
@@ -25,18 +26,18 @@ pub(super) struct WantedArgs {
     #[arg(long, hide = true)]
     default_image_counts: bool,
 
-    /// The label or annotation that tells the version, as `label:KEY=VALUE` or `annotation:KEY=VALUE`
+    /// Label or annotation with the version: label:KEY=VALUE or annotation:KEY=VALUE
     #[arg(long = "version", value_name = "VERSION", conflicts_with = "images")]
     metadata: Option<String>,
 
-    /// Tags that don't tell versions apart, with `*`, `?` and `[0-9]`; several with commas [default: those without a
+    /// Image tags that move between versions; * ? and [0-9] are wildcards [default: tags without a
     /// digit]
     #[arg(long, value_name = "TAGS", value_delimiter = ',', value_parser = Glob::parse)]
     moving_tags: Option<Vec<Glob>>,
 }
 
 impl WantedArgs {
-    /// What they ask for.
+    /// The wanted version.
     pub(super) fn wanted(&self, freshness: Freshness) -> Result<Wanted, String> {
         if freshness == Freshness::Any {
             return Ok(Wanted::Any);

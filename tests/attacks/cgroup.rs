@@ -19,7 +19,7 @@ impl Cgroup {
     ///
     /// # Panics
     ///
-    /// In CI, where a test that can't run is a hole that nobody would see.
+    /// In CI, where a test that can't run is a hole that would stay unseen.
     pub fn create() -> Result<Self, String> {
         let made = Self::try_create().map_err(|error| {
             format!("no memory cgroup can be made here, so the process's own peak counts: {error}")
@@ -62,7 +62,7 @@ impl Cgroup {
         self.folder.join("cgroup.procs")
     }
 
-    /// The most memory that its processes have had at one time, in bytes, with what the kernel has
+    /// The peak memory of its processes, in bytes, with what the kernel has
     /// had on their account.
     pub fn peak(&self) -> u64 {
         self.read(self.peak).unwrap().trim().parse().unwrap()

@@ -107,8 +107,8 @@ const UNKNOWN: u8 = 0x2a;
 const ACK: u8 = 1;
 const PADDED: u8 = 8;
 
-/// One step of a flood, for the stream of that number. What breaks the protocol ends the connection,
-/// and the attacker comes again.
+/// One step of a flood, for the stream of that number. What breaks the protocol ends the
+/// connection, and the attacker comes again.
 type Flood = fn(u32) -> Vec<u8>;
 
 /// A stream that is begun.
@@ -139,7 +139,7 @@ const FLOODS: [(&str, Flood); 22] = [
     ("SETTINGS of many", |_| {
         frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff].repeat(100))
     }),
-    ("SETTINGS that nobody asked to be taken", |_| {
+    ("SETTINGS that no one asked to be taken", |_| {
         frame(SETTINGS, ACK, 0, b"")
     }),
     ("a table that changes its size", |id| {

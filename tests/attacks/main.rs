@@ -1,8 +1,8 @@
 //! Clients without credentials against the built program, while an honest client's reviews go on:
 //! it loses none, and the program's memory stays under half of the chart's limit.
 //!
-//! A test program of its own, so that nothing else runs beside it. `ATTACKED` is the path of another
-//! binary to attack, such as the released one; `ATTACK_SECONDS` lengthens each attack.
+//! A test program of its own, so that nothing else runs beside it. `ATTACKED` is the path of
+//! another binary to attack, such as the released one; `ATTACK_SECONDS` lengthens each attack.
 
 #![allow(
     clippy::unwrap_used,
@@ -270,8 +270,8 @@ where
     (0..count).map(one).collect()
 }
 
-/// An unoptimised server gives a processor to what costs the released one little, and the honest client
-/// of the same machine then lacks it.
+/// An unoptimised server gives a processor to what costs the released one little, and the honest
+/// client of the same machine then lacks it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it needs the released binary: `make attacks`, which `make test` runs"]
 async fn no_attacker_exhausts_the_server_or_keeps_an_honest_client_out() {

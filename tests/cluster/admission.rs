@@ -140,7 +140,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
         untouched(kubectl, &first, applier)?;
     }
 
-    // Another release wants another waiter; nobody touched the application.
+    // Another release wants another waiter; no one touched the application.
     release.helm(
         "upgrade",
         "--set=waiter.resources.requests.cpu=11m,waiter.resources.requests.memory=17Mi --wait",
@@ -227,7 +227,7 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
         )
     };
     kubectl.apply(&pod("from-before", FORBIDDEN))?;
-    // Two that would be refused for what they are, and that somebody holds on their way out.
+    // Two that would be refused for what they are, and that someone holds on their way out.
     for (name, env) in [("leaving", FORBIDDEN), ("piefed-worker", "")] {
         let held = format!("{{name: {name}, finalizers: [example.org/held]}}");
         let manifest = deployment(name, env)
@@ -281,7 +281,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     is_audited(cluster)
 }
 
-/// Metrics of the gate, which the chart's rights let it see, and of the certificate, from a replica.
+/// Metrics of the gate, which the chart's rights let it see, and of the certificate, from a
+/// replica.
 fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
     let pods =
         kubectl.run("get pods --selector=app.kubernetes.io/name=migration-gate --output=name")?;

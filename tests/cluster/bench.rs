@@ -2,8 +2,8 @@
 //! and noisy; what compares are figures of one run.
 //!
 //! A benchmark is a module with a function that measures contenders in turns and keeps a part of
-//! the results ([`figures`]), from which [`page`] writes `docs/performance.md`. To add one, list its
-//! module's `tests()` here, and a section in `page`.
+//! the results ([`figures`]), from which [`page`] writes `docs/performance.md`. To add one, list
+//! its module's `tests()` here, and a section in `page`.
 
 mod admission;
 mod crowd;

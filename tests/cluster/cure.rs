@@ -1,5 +1,5 @@
-//! The way out that the program names, taken as a reader takes it: the command is cut out of what was
-//! printed, and a shell runs it word for word.
+//! The way out that the program names, taken as a reader takes it: the command is cut out of what
+//! was printed, and a shell runs it word for word.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// What a command begins with.
 const PROGRAMS: [&str; 4] = ["kubectl ", "argocd ", "flux ", "helm "];
 
-/// Somebody in front of a shell, with an application that is held.
+/// Someone in front of a shell, with an application that is held.
 pub(crate) struct Reader<'a> {
     cluster: &'a Cluster,
     application: &'a GatedApplication,
@@ -56,12 +56,12 @@ impl<'a> Reader<'a> {
         command(&self.application.last_words(self.cluster, image)?)
     }
 
-    /// Has the Job that runs fail for good; gives the command that both the waiter of that pod and the
-    /// Event on the Job name.
+    /// Makes the running Job fail; gives the command that both the waiter of that pod and
+    /// the Event on the Job name.
     pub(crate) fn after_a_failure(&self, pod: &str) -> Result<String> {
         self.application.fails()?;
         let pod = self.application.kubectl().get(&format!("pod {pod}"))?;
-        let said = command(&self.application.says(&pod, "mend the cause")?)?;
+        let said = command(&self.application.says(&pod, "fix the cause")?)?;
         let noted = command(&self.event()?)?;
         ensure!(
             said == noted,

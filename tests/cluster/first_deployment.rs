@@ -30,8 +30,8 @@ fn example(name: &str) -> String {
         .to_string()
 }
 
-/// PieFed's Job and two of its Deployments, for an image that stands in for PieFed's. The stories run
-/// all of `examples/piefed`.
+/// PieFed's Job and two of its Deployments, for an image that stands in for PieFed's. The stories
+/// run all of `examples/piefed`.
 fn piefed() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("tests/cluster/first_deployment/piefed");
@@ -212,8 +212,8 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
     Ok(())
 }
 
-/// A Job and a Deployment whose own containers meet the `restricted` standard too. The Deployment's pod
-/// is of the quality of service `Guaranteed`.
+/// A Job and a Deployment whose own containers meet the `restricted` standard too. The Deployment's
+/// pod is of the quality of service `Guaranteed`.
 const RESTRICTED: &str = include_str!("first_deployment/restricted.yaml");
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {

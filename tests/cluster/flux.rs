@@ -66,7 +66,7 @@ impl Flux {
         let folder = sandbox.state("flux")?.join("artifacts");
         fs::create_dir_all(&folder)?;
         let logs = sandbox.logs("flux")?;
-        // Nobody else listens in this network namespace's upper ports, so the port is still free a
+        // No one else listens in this network namespace's upper ports, so the port is still free a
         // moment later.
         let address = TcpListener::bind(("127.0.0.1", 0))?
             .local_addr()?
@@ -126,8 +126,8 @@ impl Flux {
         })
     }
 
-    /// Offers what is in `folder` now, as source-controller would; gives the revision's name, and the
-    /// status of the source.
+    /// Offers what is in `folder` now, as source-controller would; gives the revision's name, and
+    /// the status of the source.
     fn artifact(&self, name: &str, folder: &Path) -> Result<(String, Value)> {
         let number = self.revisions.fetch_add(1, Ordering::Relaxed);
         let file = format!("{name}-{number}.tar.gz");
@@ -318,7 +318,7 @@ impl Drop for FluxKustomization {
     fn drop(&mut self) {
         let parameters = DeleteParams::default();
         block_on(async {
-            // A failure has nobody to go to; the names differ from test to test.
+            // A failure has no one to go to; the names differ from test to test.
             let _ = self.this.delete(&self.name, &parameters).await;
             let _ = self.source.delete(&self.name, &parameters).await;
         });

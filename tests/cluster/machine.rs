@@ -38,7 +38,7 @@ fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
         .stdin(Stdio::null())
         .spawn()?;
     await_sleepers(2)?;
-    // A sandbox in use is nobody's to clean up.
+    // A sandbox in use is no one's to clean up.
     sandbox::clean_up(runs.path())?;
     ensure!(folder.exists() && cgroups()? > 0);
 

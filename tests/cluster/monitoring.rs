@@ -50,7 +50,7 @@ fn the_alerts_are_true_and_the_dashboard_shows_it(cluster: &Cluster) -> Result<(
     prometheus.fires("MigrationFailed", true)?;
     prometheus.fires("MigrationPodsWait", false)?;
 
-    // A failed Job of a version that nobody wants any more holds nothing up.
+    // A failed Job of a version that no one wants any more holds nothing up.
     kubectl.run("set image deployment --all *=piefed/piefed:1.2.0")?;
     prometheus.gate_is("open")?;
     prometheus.fires("MigrationFailed", false)?;
@@ -100,8 +100,8 @@ fn draw(prometheus: &Prometheus, dashboard: &Value) -> Result<String> {
     Ok(picture.svg())
 }
 
-/// The example at a version. What fails, fails at once: the back-off between attempts is Kubernetes'
-/// own.
+/// The example at a version. What fails, fails at once: the back-off between attempts is
+/// Kubernetes' own.
 fn apply(kubectl: &Kubectl, version: &str) -> Result<()> {
     let manifests = kubectl.run(&format!(
         "kustomize {}",

@@ -1,14 +1,14 @@
 //! Random orders of all that happens to a gate, on a real API server, with real waiters and real
-//! recorders: apply, delete, create anew, run, fail, complete, forget, mark as done; cut connections,
-//! killed recorders, an API server that is started anew.
+//! recorders: apply, delete, create again, run, fail, complete, forget, mark as done; cut
+//! connections, killed recorders, an API server that is restarted.
 //!
 //! No waiter may open before its version was migrated, and none may wait for ever. What was done is
 //! the judge ([`history`]), not the product. The model in `crates/core/tests/model` looks at every
-//! order of few events; here are few orders of many events, with everything real but kubelet and the
-//! Job controller.
+//! order of few events; here are few orders of many events, with everything real but kubelet and
+//! the Job controller.
 //!
-//! A failure prints the order's steps and the seed. With `MIGRATION_GATE_TEST_SEED` set to it, the same
-//! steps come again; what meets them in which moment is up to the machine.
+//! A failure prints the order's steps and the seed. With `MIGRATION_GATE_TEST_SEED` set to it, the
+//! same steps come again; what meets them in which moment is up to the machine.
 
 mod history;
 mod losses;
@@ -68,20 +68,20 @@ fn no_waiter_opens_early_or_waits_for_ever_in_1_000_orders(sandbox: &Sandbox) ->
     orders(sandbox, 25, 3)
 }
 
-/// So many batches; in one of so many the API server is started anew.
+/// So many batches; in one of so many the API server is restarted.
 fn orders(sandbox: &Sandbox, batches: usize, restarts: usize) -> Result<()> {
     let random = Random::seeded("random orders")?;
     let mut plane = Plane::start(sandbox, "orders", 8)?;
     let began = Instant::now();
     let counts = Counts::default();
-    let (mut kills, mut started_anew) = (0, 0);
+    let (mut kills, mut restarted) = (0, 0);
     for batch in 0..batches {
         let restart = batch.is_multiple_of(restarts);
-        started_anew += usize::from(restart);
+        restarted += usize::from(restart);
         kills += Batch::new(sandbox, batch)?.run(&mut plane, &random, restart, &counts)?;
     }
     eprintln!(
-        "cluster: {} orders in {} s: {counts}; {kills} recorders killed, the API server started anew {started_anew} times",
+        "cluster: {} orders in {} s: {counts}; {kills} recorders killed, the API server restarted {restarted} times",
         batches * BATCH,
         began.elapsed().as_secs(),
     );
@@ -223,7 +223,7 @@ struct Faults<'a> {
     shared: &'a Shared<'a>,
     proxy: &'a Proxy,
     recorders: Recorders<'a>,
-    /// The API server is still to be started anew.
+    /// The API server is still to be restarted.
     restart: bool,
 }
 

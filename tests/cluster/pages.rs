@@ -1,4 +1,4 @@
-//! The commands of README and documentation, run as they stand by somebody who reads the pages one
+//! The commands of README and documentation, run as they stand by someone who reads the pages one
 //! after the other.
 
 mod container_engine;

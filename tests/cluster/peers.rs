@@ -1,8 +1,8 @@
 //! Beside the tools that people use: `make test-peers`.
 //!
-//! They are as real as the node is. `tests/cluster/peers.sh` builds them from pinned sources, for the
-//! tests that are selected alone, since each takes minutes. A peer is a module here, of the name that
-//! the script knows it by.
+//! They are as real as the node is. `tests/cluster/peers.sh` builds them from pinned sources, for
+//! the tests that are selected alone, since each takes minutes. A peer is a module here, of the
+//! name that the script knows it by.
 
 mod argo_cd;
 mod argo_rollouts;
@@ -33,7 +33,8 @@ pub(crate) fn tests() -> Vec<Test> {
     .concat()
 }
 
-/// The namespaces of the tests that share a release of migration-gate, each with a gate of that name.
+/// The namespaces of the tests that share a release of migration-gate, each with a gate of that
+/// name.
 static CAST: Cast = Cast {
     namespaces: &[
         argo_cd::ORDER,

@@ -1,6 +1,6 @@
 //! The API server calls the webhooks for exactly the objects that the rules could refuse.
 //!
-//! A webhook that nobody answers, under `failurePolicy: Fail`, tells whether the API server would
+//! A webhook that no one answers, under `failurePolicy: Fail`, tells whether the API server would
 //! have called it.
 
 use anyhow::{Context as _, Result, ensure};
@@ -100,7 +100,7 @@ fn configuration(asked: WebhookKind, namespace: &str, config: &Config) -> String
             json!({
                 "name": format!("{name}.migration-gate.io"),
                 "admissionReviewVersions": ["v1"],
-                "clientConfig": {"url": "https://127.0.0.1:1/nobody"},
+                "clientConfig": {"url": "https://127.0.0.1:1/unserved"},
                 "failurePolicy": "Fail",
                 "sideEffects": "None",
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
@@ -203,7 +203,7 @@ fn has_waiter(template: &Value) -> bool {
     waiter_of(&template["spec"]).is_some()
 }
 
-/// How somebody may change a pod spec with a waiter.
+/// How someone may change a pod spec with a waiter.
 const CHANGES: [fn(&mut Value); 14] = [
     |spec| spec["initContainers"][0]["image"] = json!("other/waiter:1"),
     |spec| spec["initContainers"][0]["command"] = json!(["true"]),
@@ -237,7 +237,7 @@ const CHANGES: [fn(&mut Value); 14] = [
     |spec| spec["os"] = json!({"name": "windows"}),
 ];
 
-/// What one run of comparisons goes by.
+/// What one run of comparisons uses.
 struct Comparison<'a> {
     cluster: &'a Cluster,
     namespace: &'a str,
@@ -313,7 +313,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// The subresource of a pod that offends already, whoever owns it.
+    /// The subresource of a pod that already offends, with any owner.
     fn compare_ephemeral_containers(&self, runner: &mut TestRunner) -> Result<()> {
         let kind = &POD_KINDS[0];
         let mut counts = Counts::default();
@@ -380,7 +380,7 @@ impl Comparison<'_> {
     }
 
     /// What the webhook `/mutate` makes of a held object is spared the second call, and sent if
-    /// somebody changed it since. How many were held.
+    /// someone changed it since. How many were held.
     fn compare_injected(&self, kind: &PodKind, object: &Value) -> Result<usize> {
         let mut injected = object.clone();
         let request = Request {

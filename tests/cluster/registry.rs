@@ -45,7 +45,7 @@ impl ImageRegistry {
         let pair = authority.server("registry", &[], &[NODE_ADDRESS.parse()?])?;
         let authority = authority.pair().certificate;
 
-        // Nobody else listens in this network namespace's upper ports, so the port is still free a
+        // No one else listens in this network namespace's upper ports, so the port is still free a
         // moment later.
         let behind = block_on(TcpListener::bind(("127.0.0.1", 0)))?.local_addr()?;
         let mut serve = sandbox.assets.command("crane");
@@ -79,13 +79,13 @@ impl ImageRegistry {
         &self.host
     }
 
-    /// What a program written in Go needs in its environment to trust it, and nobody else.
+    /// What a program written in Go needs in its environment to trust it, and no one else.
     pub fn environment(&self) -> (&'static str, &Path) {
         ("SSL_CERT_FILE", &self.authority)
     }
 
-    /// Does what the release workflow does with image and chart, but for the signatures: they are at
-    /// `HOST/owner/migration-gate:0.1.0` and `HOST/owner/charts/migration-gate:0.1.0` then.
+    /// Does what the release workflow does with image and chart, but for the signatures: they are
+    /// at `HOST/owner/migration-gate:0.1.0` and `HOST/owner/charts/migration-gate:0.1.0` then.
     pub fn publish(&self, archive: &Path) -> Result<()> {
         let host = &self.host;
         let image = format!("{host}/owner/migration-gate:0.1.0");

@@ -1,5 +1,6 @@
-//! Review and the API server with the webhooks behind it come to one verdict: what is stored, warned
-//! of and refused agrees, for every kind and every option of a gate, on creation and on update.
+//! Review and the API server with the webhooks behind it come to one verdict: what is stored,
+//! warned of and refused agrees, for every kind and every option of a gate, on creation and on
+//! update.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -127,7 +128,7 @@ impl ComparedVerdict {
 
     fn warn(&mut self, text: &str) {
         // Review sees whether the key is among the manifests, and has other words for it.
-        let prefixed = text.split_once(": behind this prefix, a key ");
+        let prefixed = text.split_once(": with this prefix, a key ");
         let text = prefixed.map_or_else(|| text.to_owned(), |(field, _)| by_prefix(field));
         self.warned.insert(without_places(&text));
     }
@@ -322,7 +323,8 @@ impl Comparisons {
         Ok(())
     }
 
-    /// Asks both about an object that is new, or in place of another, and keeps what they differ in.
+    /// Asks both about an object that is new, or in place of another, and keeps what they differ
+    /// in.
     fn compare(
         &mut self,
         what: &str,
@@ -353,7 +355,7 @@ impl Comparisons {
         }
         let served = answer.verdict()?;
         let (mut reviewed, shown) = self.reviewed(kind, subresource, object, old)?;
-        // Review names all that is wrong; the API server asks nobody else once one webhook refuses.
+        // Review names all that is wrong; the API server asks no one else once one webhook refuses.
         let reserved = |(_, message): &(String, String)| message.contains("migration-gate injects");
         if reviewed.refused.iter().any(reserved) {
             reviewed.refused.retain(reserved);

@@ -228,7 +228,7 @@ fn no_call_fails_while_certificates_rotate_and_replicas_roll(cluster: &Cluster) 
     Ok(())
 }
 
-/// A certificate that somebody else makes, mounted as files: what cert-manager's Secret and
+/// A certificate that someone else makes, mounted as files: what cert-manager's Secret and
 /// `existingSecret` are.
 fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> Result<()> {
     let installed = Installed::from_files(cluster)?;
@@ -310,8 +310,8 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
     let last = failures
         .last()
         .map_or(Duration::ZERO, |(at, _)| at.duration_since(killed));
-    // A call that was being answered when its connection ended, or one whose new connection the dead
-    // replica's address refused.
+    // A call that was being answered when its connection ended, or one whose new connection the
+    // dead replica's address refused.
     let refused = |(_, failure): &&(_, String)| failure.contains("connection refused");
     eprintln!(
         "serve: one of two replicas killed: {} of {} creates failed, {} of them at a new connection, the last after {} ms",

@@ -1,8 +1,8 @@
 //! `status` on a real node: troubles are brought about, many at a time, one report shows them all,
-//! and the commands that it prints mend them.
+//! and the commands that it prints fix them.
 //!
-//! Most of it happens to workloads without pods and to Jobs whose status the test writes, so that it
-//! costs little.
+//! Most of it happens to workloads without pods and to Jobs whose status the test writes, so that
+//! it costs little.
 
 mod objects;
 mod operator;
@@ -21,7 +21,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use self::objects::{ANEW, GONE, QUOTA, SHOP, UNNAMED};
+use self::objects::{AGAIN, GONE, QUOTA, SHOP, UNNAMED};
 use self::operator::{Operator, PATIENCE, Trouble};
 use self::size::status_of_a_large_cluster;
 use testkit::client::{await_list, block_on};
@@ -63,7 +63,7 @@ const TOGETHER: &[(&str, &str)] = &[
         "ServiceAccount migration-gate/migration-gate in status-shop",
     ),
     ("namespace-missing", "Namespace status-gone"),
-    ("namespace-new", "Namespace status-anew"),
+    ("namespace-new", "Namespace status-again"),
     (
         "record-corrupt",
         "ConfigMap migration-gate-corrupt in status-shop",
@@ -74,7 +74,7 @@ const TOGETHER: &[(&str, &str)] = &[
     ),
     (
         "record-incomplete",
-        "ConfigMap migration-gate-anew in status-anew",
+        "ConfigMap migration-gate-again in status-again",
     ),
     ("waiter-missing", "Deployment bare in status-shop"),
     ("waiter-stale", "Deployment stale in status-shop"),
@@ -124,7 +124,7 @@ struct Shop<'c> {
     release: Release,
     cluster: &'c Cluster,
     _quota: Namespace,
-    _anew: Namespace,
+    _again: Namespace,
 }
 
 impl<'c> Shop<'c> {
@@ -134,7 +134,7 @@ impl<'c> Shop<'c> {
         cluster.sandbox()?;
         let namespace = cluster.namespace_named(SHOP)?;
         let quota = cluster.namespace_named(QUOTA)?;
-        let anew = cluster.namespace_named(ANEW)?;
+        let again = cluster.namespace_named(AGAIN)?;
         let gates = objects::gates();
         let release = Release::install_with(cluster, &json!({"replicas": 1, "gates": gates}))?;
         let operator = Operator::new(namespace, &gates)?;
@@ -143,11 +143,11 @@ impl<'c> Shop<'c> {
             release,
             cluster,
             _quota: quota,
-            _anew: anew,
+            _again: again,
         };
         cluster.kubectl().apply(&objects::well().to_string())?;
         shop.status_of(SHOP, "done", &complete())?;
-        shop.status_of(ANEW, "anew", &complete())?;
+        shop.status_of(AGAIN, "again", &complete())?;
         Ok(shop)
     }
 
@@ -165,12 +165,12 @@ impl<'c> Shop<'c> {
 
     fn breaks(&self) -> Result<()> {
         let kubectl = self.operator.kubectl();
-        let (anew, gone) = (kubectl.in_namespace(ANEW), kubectl.in_namespace(GONE));
+        let (again, gone) = (kubectl.in_namespace(AGAIN), kubectl.in_namespace(GONE));
         kubectl
             .in_namespace(QUOTA)
             .run("create quota pods --hard=pods=0")?;
-        let kept = objects::kept(&anew.get("deployment anew")?);
-        gone.run(&format!("delete namespace {ANEW} {GONE} --wait=false"))?;
+        let kept = objects::kept(&again.get("deployment again")?);
+        gone.run(&format!("delete namespace {AGAIN} {GONE} --wait=false"))?;
 
         // Jobs, and what waits for them. The webhooks still see to the waiters.
         self.cluster
@@ -192,7 +192,7 @@ impl<'c> Shop<'c> {
         kubectl.apply(&stray.to_string())?;
         kubectl.run("label deployment twice held=twice")?;
 
-        // Rights, and then what the server would mend by them.
+        // Rights, and then what the server would fix by them.
         kubectl.run(
             "delete role/migration-gate-role-wait rolebinding/migration-gate-binding-wait \
              rolebinding/migration-gate-corrupt-record serviceaccount/account",
@@ -206,11 +206,11 @@ impl<'c> Shop<'c> {
 
         // One namespace comes back, with what its applier knows of.
         kubectl.run(&format!(
-            "wait namespace/{ANEW} namespace/{GONE} --for=delete --timeout=170s"
+            "wait namespace/{AGAIN} namespace/{GONE} --for=delete --timeout=170s"
         ))?;
-        kubectl.run(&format!("create namespace {ANEW}"))?;
-        anew.apply(&kept.to_string())?;
-        self.status_of(ANEW, "anew", &complete())
+        kubectl.run(&format!("create namespace {AGAIN}"))?;
+        again.apply(&kept.to_string())?;
+        self.status_of(AGAIN, "again", &complete())
     }
 
     /// Runs all that was printed, and does by hand what it asks for.
@@ -225,7 +225,7 @@ impl<'c> Shop<'c> {
         // What the chart made comes first: without the webhooks no change puts a waiter right.
         let by_chart = ["namespace-missing", "webhook-missing"];
         for code in by_chart {
-            operator.mends(of(code)?)?;
+            operator.fixes(of(code)?)?;
         }
         operator.until("the webhooks", |report| {
             report["release"]["answers"] == true
@@ -240,11 +240,11 @@ impl<'c> Shop<'c> {
             if later || by_chart.contains(&trouble.code.as_str()) {
                 continue;
             }
-            let mended = self.before(trouble).and_then(|()| {
-                let shown = operator.mends(trouble)?;
+            let fixed = self.before(trouble).and_then(|()| {
+                let shown = operator.fixes(trouble)?;
                 self.after(trouble, &shown)
             });
-            failures.extend(mended.err().map(|error| format!("{error:#}")));
+            failures.extend(fixed.err().map(|error| format!("{error:#}")));
         }
         ensure!(failures.is_empty(), "{}", failures.join("\n"));
         Ok(())
@@ -333,7 +333,7 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// Somebody who may see the namespace, and nothing else.
+    /// Someone who may see the namespace, and nothing else.
     fn a_reader_of_few_rights_sees_some_of_it(&self) -> Result<()> {
         let kubectl = self.operator.kubectl();
         kubectl.run("create serviceaccount reader")?;
@@ -386,7 +386,7 @@ impl<'c> Shop<'c> {
         self.operator
             .runs("migration-gate record done 1 --gate backoff --yes")?;
         let found = self.operator.finds("pod-back-off")?;
-        self.operator.mends(&found)?;
+        self.operator.fixes(&found)?;
         self.operator.is_well()
     }
 
@@ -424,17 +424,17 @@ impl<'c> Shop<'c> {
                 "Secret migration-gate-certificate in migration-gate",
             ),
         ])?;
-        let (look, mends): (Vec<_>, Vec<_>) = report
+        let (look, fixes): (Vec<_>, Vec<_>) = report
             .iter()
             .partition(|trouble| trouble.code == "certificate-expiring");
         // Both configurations ask for the same restart.
-        let commands: BTreeSet<&String> = mends.iter().filter_map(|t| t.commands.first()).collect();
+        let commands: BTreeSet<&String> = fixes.iter().filter_map(|t| t.commands.first()).collect();
         for command in commands {
             self.operator.runs(command)?;
         }
         self.operator.is_well()?;
         for trouble in look {
-            let said = self.operator.mends(trouble)?;
+            let said = self.operator.fixes(trouble)?;
             ensure!(said.contains("certificate"), "{said}");
         }
         Ok(())
@@ -461,7 +461,7 @@ impl<'c> Shop<'c> {
 
 impl Drop for Shop<'_> {
     fn drop(&mut self) {
-        // What lies in no namespace of the test's. A failure has nobody to go to.
+        // What lies in no namespace of the test's. A failure has no one to go to.
         let kubectl = self.operator.kubectl();
         let _ = kubectl.run(&format!("delete {UNNAMED} --ignore-not-found --wait=false"));
     }

@@ -206,7 +206,7 @@ fn each_code_is_shown_and_ends() {
     }
 }
 
-/// Whoever reads a report can look the code up, whatever its form.
+/// Every format of the report has a code that can be looked up.
 #[test]
 fn each_code_is_named_in_every_form() {
     for (code, _) in REMEDIES

@@ -1,7 +1,7 @@
 //! The same objects as `kubectl` reads, text by text.
 //!
-//! `tests/review/kubectl.json` holds its answers. `KUBECTL=path cargo test --test review as_kubectl`
-//! asks a `kubectl` anew and writes them; those that are there are of version 1.36.3.
+//! `tests/review/kubectl.json` holds its answers. `KUBECTL=path cargo test --test review
+//! as_kubectl` asks a `kubectl` again and writes them; those that are there are of version 1.36.3.
 
 use std::collections::BTreeMap;
 use std::io::Write;

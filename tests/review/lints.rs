@@ -136,7 +136,7 @@ fn a_job_that_its_applier_cannot_replace_names_that_one() {
         ("meta.helm.sh/release-name: shop", "let Helm replace it"),
         (
             "kubectl.kubernetes.io/last-applied-configuration: '{}'",
-            "kubectl can't replace it",
+            "kubectl cannot replace it",
         ),
         ("a: b", "tell the applier to replace it"),
     ] {
@@ -284,7 +284,7 @@ fn a_job_that_needs_what_waits_for_it() {
         check(&[&job, WEB, RBAC, service, config_map], &["deadlock"]);
         check(&[&job, WEB, RBAC, config_map], &[]);
     }
-    // A Service that leads elsewhere is nobody's concern.
+    // A Service that leads elsewhere is no one's concern.
     let elsewhere = service.replace("{app: web}", "{app: redis}");
     let job = JOB.replace("[flask, db, upgrade]", "[curl, web]");
     check(&[&job, WEB, RBAC, &elsewhere], &[]);
@@ -390,7 +390,7 @@ fn a_deployment_that_says_nothing_of_its_namespace() {
     let nowhere = |text: &str| text.replace("  namespace: piefed-application\n", "");
     check(&[JOB, &nowhere(WEB), RBAC], &["no-namespace"]);
     check(&[&nowhere(WEB).replace("piefed-web", "other")], &[]);
-    // A gate that goes by labels would hold it too, and refuse the ConfigMap.
+    // A gate with labels would hold it too, and refuse the ConfigMap.
     let config = parse(
         "gates: [{name: g, namespace: ns, job: j, selector: {matchLabels: {part-of: shop}}, serviceAccount: s}]\nforbiddenEnv: [X]\n",
         "f",

@@ -87,7 +87,7 @@ fn a_waiter_that_nothing_keeps() {
         .replace("piefed/piefed", "redis")
         .replace("      containers", waiter);
     check(&[JOB, WEB, RBAC, &stale], &["stale-waiter"]);
-    // One that somebody wrote by hand is no business of ours, and a held one is kept.
+    // A hand-written one is ignored, and a held one is kept.
     let by_hand = stale.replace("[wait, ", "[sh, ");
     check(&[JOB, WEB, RBAC, &by_hand], &[]);
     check(&[JOB, &WEB.replace("      containers", waiter), RBAC], &[]);

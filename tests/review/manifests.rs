@@ -220,7 +220,7 @@ fn what_is_stored_is_reviewed_as_changed_next() {
     }
 }
 
-/// The API server sets the field, and takes it from nobody.
+/// The API server sets the field, and takes it from no one.
 #[test]
 fn a_deletion_that_is_written_down_is_ignored() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}\nspec: {containers: [{name: a, image: b, env: [{name: PIEFED_INIT_CONTAINER}]}]}\n";

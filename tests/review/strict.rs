@@ -86,7 +86,7 @@ fn the_shapes_of_charts() {
             .filter(|one| !(last && one.starts_with("deadlock: ")));
         assert_eq!(rest.collect::<Vec<_>>(), [""; 0], "{name}");
         assert_eq!(!complaints.is_empty(), last, "{name}: {complaints:?}");
-        // Who doesn't let Helm wait annotates the Job, or says so where the chart is another's.
+        // Where Helm does not wait, the Job is annotated, or the code ignored.
         let heeded = "    migration-gate.io/ignore: deadlock\n    helm.sh/hook:";
         let annotated = load(text.replace("    helm.sh/hook:", heeded));
         let left = self::complaints(&config, &annotated, Some(&namespace));

@@ -1,4 +1,4 @@
-//! Bodies: how large they may be, how slow, and how many at one time.
+//! Bodies: how large they may be, how slow, and how many at the same time.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -108,7 +108,7 @@ async fn in_flight(server: &Running, count: usize) {
     };
     timeout(PATIENCE, wait)
         .await
-        .unwrap_or_else(|_| panic!("never are {count} in flight"));
+        .unwrap_or_else(|_| panic!("timed out waiting for {count} in flight"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,7 +320,7 @@ async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
     assert_eq!(status, StatusCode::OK);
 }
 
-/// As long as nobody else needs its room.
+/// As long as no one else needs its room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_body_makes_room_for_others() {
     // Fast enough by itself: what was sent has earned it two minutes.
@@ -402,7 +402,7 @@ async fn large_bodies_that_come_at_one_time_get_their_turns() {
     rest.join_all().await;
 }
 
-/// A body that is larger than everything that may be held gets its turn, alone.
+/// A body that is larger than all the room is read, alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_larger_than_the_room_is_read() {
     let server = Running::start(limits(|limits| limits.max_in_flight = 1024)).await;

@@ -78,7 +78,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     replica.serves(None).await;
     assert_eq!(replica.why_not_ready(), "");
 
-    // Somebody puts another bundle there, and this server may not mend it.
+    // Someone puts another bundle there, and this server may not fix it.
     api.deny("patch", VALIDATING);
     let mut foreign = configuration("ValidatingWebhookConfiguration", 2);
     let other = Authority::new();
@@ -98,7 +98,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
     api.delete(MUTATING);
-    let why = "is not there";
+    let why = "does not exist";
     until_that("unreadiness", || replica.why_not_ready().contains(why)).await;
 }
 

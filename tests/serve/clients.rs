@@ -185,7 +185,7 @@ async fn a_new_authority_is_for_new_connections() {
 
     // What can't be used changes nothing, and is said.
     fs::write(&server.clients, "garbage").unwrap();
-    let failed = "the clients' authorities can't be reloaded; the previous ones stay in force";
+    let failed = "cannot reload the client CAs; the previous ones stay in use";
     let failed = line(&mut server.serve.log, failed).await;
     assert!(
         failed["cause"]
@@ -204,7 +204,7 @@ async fn change(server: &mut Guarded, authorities: &str) {
     let next = server.folder.path().join("next");
     fs::write(&next, authorities).unwrap();
     fs::rename(&next, &server.clients).unwrap();
-    line(log, "clients need a certificate of these authorities").await;
+    line(log, "clients need a certificate that these CAs signed").await;
 }
 
 #[tokio::test]

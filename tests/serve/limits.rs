@@ -274,7 +274,7 @@ async fn an_answer_that_is_not_taken_costs_the_connection() {
         drop(response);
     }
 
-    // All the window there is, and nobody reads; over HTTP/1, too.
+    // All the window there is, and no one reads; over HTTP/1, too.
     let body = loud(200);
     let head = format!(
         "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",

@@ -50,7 +50,7 @@ async fn what_can_t_work_is_said_at_once() {
     let other = folder.path().join("other");
     fs::create_dir(&other).unwrap();
     let (_, other_key) = write(&other, authority.issue());
-    check(&pair(&certificate, &other_key), &["doesn't belong"]).await;
+    check(&pair(&certificate, &other_key), &["does not belong"]).await;
 
     let pair = pair(&certificate, &key);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -169,7 +169,7 @@ async fn by_default_it_listens_on_every_address() {
     }
 }
 
-/// Whoever collects the log expects JSON, from the moment that there is a log.
+/// The log is JSON, from the moment that there is a log.
 #[tokio::test]
 async fn what_goes_wrong_after_the_start_is_logged() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -225,7 +225,7 @@ async fn a_swapped_volume_is_picked_up() {
 
     // What can't be served isn't.
     swap("..2", (new.issue().0, old.issue().1));
-    let kept = "the certificate can't be reloaded; the previous one is served on";
+    let kept = "cannot reload the certificate; still serving the previous one";
     line(&mut serve.log, kept).await;
     assert!(serve.answers(&old, "u").await);
     assert_eq!(serve.get("/readyz").await.0, StatusCode::OK);

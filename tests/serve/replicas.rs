@@ -135,7 +135,7 @@ pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     };
     timeout(PATIENCE, wait)
         .await
-        .unwrap_or_else(|_| panic!("there never is {what}"))
+        .unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 pub async fn until_that(what: &str, mut holds: impl FnMut() -> bool) {

@@ -237,7 +237,8 @@ pub async fn handshake(
         .await
 }
 
-/// Waits until a client's connection is closed. `ready` asks the client for its next request's turn.
+/// Waits until a client's connection is closed. `ready` asks the client for its next request's
+/// turn.
 pub async fn gone(what: &str, mut ready: impl AsyncFnMut() -> bool) {
     let wait = async {
         while ready().await {

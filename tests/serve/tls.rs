@@ -134,11 +134,15 @@ fn a_key_of_another_certificate_is_refused() {
         let error = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap_err();
         assert!(error.to_string().contains(expect), "{error}");
     };
-    check(&certificate, &key, "doesn't belong to the certificate");
+    check(&certificate, &key, "does not belong to the certificate");
     check("", &key, "BEGIN CERTIFICATE");
     check(&certificate, "", "private key cannot be read");
     check(&certificate, &certificate, "private key cannot be read");
-    let garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    check(garbled, &key, "garbled");
-    check("-----BEGIN CERTIFICATE-----\nAAAA", &key, "garbled");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    check(broken, &key, "cannot be parsed");
+    check(
+        "-----BEGIN CERTIFICATE-----\nAAAA",
+        &key,
+        "cannot be parsed",
+    );
 }

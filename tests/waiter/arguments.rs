@@ -22,7 +22,7 @@ fn arguments_that_cannot_be_meant_are_refused() {
     let ended = start_with(&api, &["--image=web:2", "--timeout=abc"]).ends_with(2);
     assert_eq!(
         ended.termination,
-        "cannot wait: invalid value 'abc' for '--timeout <TIMEOUT>': `abc` is not a duration; write it as \
+        "cannot wait: invalid value 'abc' for '--timeout <DURATION>': `abc` is not a duration; write it as \
          `10m`, `90s` or `1h30m`"
     );
 }

@@ -153,7 +153,7 @@ fn without_the_right_to_read_the_record_the_job_decides() {
     api.deny("list", "configmaps");
     api.put(RECORD_PATH, record(&["2"]));
     let mut waiter = start(&api);
-    waiter.says("not permitted to read the record, going on with the Job alone");
+    waiter.says("not permitted to read the record; continuing with the Job alone");
     completes(&api, waiter);
 
     let api = FakeApi::start();
@@ -167,8 +167,8 @@ fn a_record_that_cannot_be_read_is_told_once_and_not_passed_off_as_empty() {
     let api = FakeApi::start();
     api.fail("list", "configmaps");
     let mut waiter = start(&api);
-    waiter.says("waiting: there is no Job db-init in namespace ns, and what the record says is not known (gives up in ");
-    waiter.says("cannot read the record yet, going on with the Job alone: it is not your day");
+    waiter.says("waiting: there is no Job db-init in namespace ns, and the record has not been read (gives up in ");
+    waiter.says("cannot read the record yet; continuing with the Job alone: it is not your day");
     api.await_request("list configmaps");
     api.await_request("list configmaps");
     api.heal();
@@ -189,7 +189,7 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
         "gave up after 1s: the API server answered with an error at the end: it is not your day; ";
     assert!(ended.termination.starts_with(end), "{}", ended.termination);
 
-    // Rights are missing at the deadline, which comes before there was time to bear with that.
+    // Rights are missing at the deadline, which comes before there was time to tolerate that.
     let api = FakeApi::start();
     api.deny("list", "jobs");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);

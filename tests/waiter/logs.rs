@@ -59,7 +59,7 @@ Job db-init has failed; its logs:
 | first: no such table
 | postgres://u:***@db/x
 --- attempt 1 of 4, pod first, container debug: exit code 137
-Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; mend the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
+Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; fix the cause, delete the Job and apply it again: kubectl delete job db-init -n ns";
     assert_eq!(ended.output, expect);
     let reason = expect.lines().last().expect("a line");
     assert_eq!(
@@ -260,7 +260,7 @@ fn a_line_of_a_log_is_quoted_in_json() {
     assert_eq!(lines[1]["message"], heading);
 }
 
-/// Whoever can write a log, a condition or a pod's status can't speak for the waiter, and what they
+/// The author of a log, a condition or a pod's status cannot imitate the waiter, and what they
 /// quote of secrets doesn't reach a pod's status.
 #[test]
 fn what_others_wrote_is_marked_cleaned_and_masked() {

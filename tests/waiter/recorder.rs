@@ -121,7 +121,10 @@ impl RecorderThread {
             .wait_timeout_while(news, PATIENCE, is_missing)
             .expect("the news");
         let last = news.last();
-        assert!(!waited.timed_out(), "waited in vain for {what}: {last:?}");
+        assert!(
+            !waited.timed_out(),
+            "timed out waiting for {what}: {last:?}"
+        );
     }
 
     /// How many writes have failed.
@@ -162,7 +165,7 @@ impl Drop for RecorderThread {
 pub(crate) struct RecorderLog(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
 impl RecorderLog {
-    /// Begins to listen, if nobody has yet.
+    /// Begins to listen, if no one has yet.
     pub(crate) fn shared() -> &'static Self {
         static LOG: OnceLock<RecorderLog> = OnceLock::new();
         LOG.get_or_init(|| {
@@ -190,7 +193,7 @@ impl RecorderLog {
             .wait_timeout_while(log, PATIENCE, |log| count(log, part) == 0)
             .expect("the log");
         let log = String::from_utf8_lossy(&log);
-        assert!(!waited.timed_out(), "nobody logs `{part}`, but\n{log}");
+        assert!(!waited.timed_out(), "no one logs `{part}`, but\n{log}");
     }
 }
 
@@ -366,7 +369,8 @@ fn corrupt_entries_are_removed_or_replaced() {
     });
 }
 
-/// During an upgrade replicas of release 0.1 run beside this one's, and write one image of each Job.
+/// During an upgrade replicas of release 0.1 run beside this one's, and write one image of each
+/// Job.
 #[test]
 fn what_an_earlier_release_writes_of_the_same_completion_is_made_whole() {
     let api = FakeApi::start();
@@ -467,7 +471,8 @@ fn an_immutable_record_is_left_alone_until_it_is_deleted() {
     api.put(JOB_PATH, job("2", complete()));
     let _recorder = RecorderThread::start(&api);
     // That it is over is logged with its cause, too.
-    let told = r#"trying again","gate":"g","cause":"it is immutable; delete it, and what it says"#;
+    let told =
+        r#"trying again","gate":"g","cause":"it is immutable; delete it, and the server writes"#;
     log.await_line(told);
     api.delete(RECORD_PATH);
     // With what the old one said.

@@ -30,7 +30,7 @@ impl FollowedJob {
         let (sender, updates) = channel();
         let followed = observe::<Job>(Objects::jobs(&client, "ns"), JOB, pacing);
         runtime.spawn(followed.for_each(move |update| {
-            // Nobody listens at the end of a test.
+            // No one listens at the end of a test.
             let _ = sender.send(update);
             std::future::ready(())
         }));
@@ -65,7 +65,7 @@ fn watches_that_never_do_anything_but_end_are_told() {
         ..Pacing::default()
     };
     let follower = FollowedJob::start(&api, pacing);
-    let message = "25 watches in a row have ended as soon as they had begun".to_owned();
+    let message = "25 consecutive watches ended as soon as they began".to_owned();
     let told = Update::Failed(WatchError::Failing(message));
     assert_eq!(follower.next(), told);
     // One that lasts is the end of it, without anything having happened to the Job…

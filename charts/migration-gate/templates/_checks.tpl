@@ -5,10 +5,10 @@
 {{- $held := list -}}
 {{- range $gate := .Values.gates -}}
 {{- if eq .namespace $root.Release.Namespace -}}
-{{- fail (printf "gate %s: its namespace %s is also the release's, which the webhooks leave alone so that they can't block themselves; install migration-gate in a namespace of its own" .name .namespace) -}}
+{{- fail (printf "gate %s: its namespace %s is also the release's, which the webhooks never check, so that they cannot block themselves; install migration-gate in another namespace" .name .namespace) -}}
 {{- end -}}
 {{- if has .namespace (list "kube-system" "kube-node-lease") -}}
-{{- fail (printf "gate %s: its namespace is %s, which the webhooks leave alone so that they can't block a node; nothing there would ever wait" .name .namespace) -}}
+{{- fail (printf "gate %s: its namespace is %s, which the webhooks never check, so that they cannot block a node; no workload there would wait" .name .namespace) -}}
 {{- end -}}
 {{- if hasKey $names .name -}}
 {{- fail (printf "gates: the name %s is used twice; name each gate differently" .name) -}}
@@ -196,7 +196,7 @@ true
 {{- end -}}
 {{- end -}}
 
-{{/* Whether an object of the cluster is this release's own, and nobody has taken it over since. Helm's annotations stay
+{{/* Whether an object of the cluster is this release's own, and no other client has taken it over since. Helm's annotations stay
      on an account that an applier made its own, so those who applied it are asked for: Flux and `kubectl apply
      --server-side` are in managedFields, a plain `kubectl apply` leaves its annotation. */}}
 {{- define "migration-gate.owns" -}}

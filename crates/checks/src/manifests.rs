@@ -68,7 +68,8 @@ gates:
 rbac: {gates: false}
 ";
 
-/// A report in each of its forms, without colours: what goes to standard output, and to standard error.
+/// A report in each of its forms, without colours: what goes to standard output, and to standard
+/// error.
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
-//! What people are told of a gate by Kubernetes Events: of which object, when, and how often.
+//! The Kubernetes Events of a gate: on which object, when, and how often.
 //!
-//! [`Announcements::due`] decides. An Event's name is made of what it says, so two replicas that say the
-//! same create the same object, and the second one finds that it is there.
+//! [`Announcements::due`] decides. An Event's name is made from its content, so two replicas with
+//! the same announcement create the same object, and the second one finds that it exists.
 
 mod budget;
 mod facts;
@@ -20,7 +20,7 @@ const NOTE: usize = 1024;
 /// The name of the program in an Event.
 pub const CONTROLLER: &str = "migration-gate";
 
-/// What has happened.
+/// The event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventReason {
     /// A migration that workloads wait for has failed.
@@ -41,7 +41,7 @@ impl EventReason {
         }
     }
 
-    /// What the gate does.
+    /// The gate's state.
     fn action(self) -> &'static str {
         match self {
             Self::MigrationFailed | Self::MigrationOverdue => "HoldPods",
@@ -99,9 +99,9 @@ impl About {
 /// One Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
-    /// The Event's name: the same for whoever says the same of the same object.
+    /// The Event's name: the same in every replica for the same announcement about the same object.
     pub name: String,
-    /// What has happened.
+    /// The event.
     pub reason: EventReason,
     /// The object.
     pub regarding: About,
@@ -158,7 +158,7 @@ fn name(about: &About, reason: EventReason, key: &str) -> String {
     format!("{name}.{hash:016x}")
 }
 
-/// What has happened, which is cut where there is too much of it, and what to do.
+/// The event, shortened if necessary, and the remedy.
 fn note(what: &str, advice: &str) -> String {
     let advice = shorten(advice, NOTE / 2);
     // The space between, and the ellipsis of each.

@@ -1,20 +1,20 @@
-//! Who put an object there, and so who can put it there again.
+//! The tool that applied an object, and so can apply it again.
 
 use serde_json::{Map, Value};
 
 use super::names::dns_subdomain;
 
-/// Who put an object there, as its labels and annotations show.
+/// The tool that applied an object, by its labels and annotations.
 ///
-/// Only names that Kubernetes accepts are taken from there: they become words of commands that people
-/// copy.
+/// Only names that Kubernetes accepts are taken from there: they become words of commands that
+/// people copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Applier {
     /// An Application of Argo CD.
     ArgoCd {
         /// Its name; before it and a `/`, its namespace, where that is not Argo CD's own.
         application: String,
-        /// A sync replaces the object: it is a hook that is deleted before it is created anew.
+        /// A sync replaces the object: it is a hook that is deleted before it is created again.
         replaces: bool,
     },
     /// A Kustomization of Flux.
@@ -51,7 +51,7 @@ const TRACKING: &str = "argocd.argoproj.io/tracking-id";
 const INSTANCE: &str = "app.kubernetes.io/instance";
 
 /// Argo CD's hooks, and those of Helm, which it takes for hooks of its own. Beside each, when the
-/// object is deleted, and the word for "before the next one", which is meant where nothing is said.
+/// object is deleted, and the word for "before the next one", which is the default.
 const HOOKS: [(&str, &str, &str); 2] = [
     (
         "argocd.argoproj.io/hook",
@@ -74,7 +74,7 @@ impl Applier {
             let part = |part| text("labels", &format!("{group}/{part}")).and_then(name);
             Some((part("namespace")?, part("name")?))
         };
-        // Each also leaves marks of those below: Argo CD what kubectl leaves, Flux what Helm leaves.
+        // The order matters: Argo CD also leaves kubectl's marks, and Flux those of Helm.
         if let Some(application) = argo_cd(metadata) {
             let replaces = HOOKS.iter().any(|(hook, policy, replaced)| {
                 let policy = annotation(policy).unwrap_or(replaced);
@@ -121,7 +121,7 @@ impl Applier {
         })
     }
 
-    /// What [`Self::word`] says.
+    /// The inverse of [`Self::word`].
     pub fn parse(word: &str) -> Self {
         let object = |text: &str| {
             let (namespace, object) = text.split_once('/')?;

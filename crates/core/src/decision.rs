@@ -1,14 +1,14 @@
-//! What the rules answer, in values that no wire format knows of.
+//! The decision of the rules, independent of the wire format.
 
 use json_patch::PatchOperation;
 
 use super::field::FieldPath;
 use super::gates::Mode;
 
-/// Most offending fields that one decision lists; others are only counted.
+/// Maximum number of offending fields in one decision; others are only counted.
 ///
-/// An object of a few megabytes can hold tens of thousands. Nobody reads past the first screen, and
-/// with its words each would take many times the memory that it takes as text.
+/// An object of a few megabytes can hold tens of thousands. A reader needs no more than the first
+/// screen, and each takes many times the memory of its text.
 pub const MOST_LISTED: usize = 256;
 
 /// The answer of [`mutate`](super::mutate::mutate) or [`validate`](super::validate::validate)
@@ -19,14 +19,14 @@ pub struct Decision {
     pub gate: Option<String>,
     /// JSON Patch operations (RFC 6902) on the object as it came. Empty from `validate`.
     pub patch: Vec<PatchOperation>,
-    /// What the author should know although the object is let through.
+    /// A warning for the author of an allowed object.
     pub warnings: Vec<Warning>,
     /// Why the object is refused; empty if it is not. What is wrong with the waiter comes first,
     /// then the rest in the order of the object's fields, at most [`MOST_LISTED`] in all.
     pub violations: Vec<Violation>,
     /// How many more fields break a rule than are listed, in `violations` or in `warnings`.
     pub unlisted: usize,
-    /// What was done, for logs, metrics and audit annotations.
+    /// The result, for logs, metrics and audit annotations.
     pub outcome: Outcome,
 }
 
@@ -48,13 +48,13 @@ impl Decision {
     }
 }
 
-/// What was decided, in one word.
+/// The decision, in one word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Nothing here concerns the object.
+    /// No rule applies to the object.
     #[default]
     Untouched,
-    /// The waiter was put in.
+    /// The waiter was added.
     Injected,
     /// A hand-written or outdated waiter was replaced.
     Replaced,
@@ -86,22 +86,22 @@ impl Outcome {
 /// One field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Where it is.
+    /// Its place.
     pub field: FieldPath,
     /// Which rule it breaks.
     pub rule: Rule,
-    /// What is wrong with it and what to do, without the field's path.
+    /// The problem and the next step, without the field's path.
     pub message: String,
 }
 
 /// One field that is let through, but that its author should know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Where it is.
+    /// Its place.
     pub field: FieldPath,
     /// The reason, as reports name it.
     pub notice: Notice,
-    /// What is to know about it, without the field's path.
+    /// The warning, without the field's path.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a held workload says about itself, as far as the state of its gate depends on it.
+//! A held workload, as far as the state of its gate depends on it.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -8,8 +8,8 @@ use super::gates::{Gate, HeldKind};
 use super::podspec::list;
 use super::version::{NoVersion, Wanted};
 
-/// A workload as the API server writes it, without what no gate needs: of its containers there are
-/// names and images alone.
+/// A workload as the API server writes it, reduced to what gates need: of its containers, only
+/// names and images.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
 pub struct GatedWorkload {
@@ -17,7 +17,7 @@ pub struct GatedWorkload {
     pub name: String,
     /// Tells it from another one of the same name.
     pub uid: String,
-    /// Where a watch goes on after this state.
+    /// The resourceVersion from which a watch resumes.
     pub resource_version: String,
     /// Its labels.
     pub labels: Map<String, Value>,
@@ -105,15 +105,15 @@ pub struct Dependent {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// What its pods need.
+    /// The version that its pods need.
     pub wanted: Result<Wanted, NoVersion>,
     /// How many of its pods wait, if the gate is closed for them.
     pub waiting_pods: u64,
 }
 
 impl Dependent {
-    /// The workload, if its pods are to wait at the gate. It isn't while it carries no waiter of the
-    /// gate, is scaled to zero or suspended, or is being deleted.
+    /// The workload, if its pods are to wait at the gate. `None` if it has no waiter of the gate,
+    /// is scaled to zero or suspended, or is being deleted.
     pub fn of(gate: &Gate, kind: HeldKind, seen: GatedWorkload) -> Option<Self> {
         if seen.rests || seen.waits_at.as_ref() != Some(&gate.name) {
             return None;

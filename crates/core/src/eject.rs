@@ -1,4 +1,4 @@
-//! The way back: what was injected is taken out again.
+//! Removes the injection from workloads.
 
 use json_patch::{PatchOperation, RemoveOperation, TestOperation};
 use serde_json::Value;
@@ -12,8 +12,8 @@ use crate::gates::{Gate, HeldKind};
 /// The argument that tells a waiter, of whatever release, which gate it belongs to.
 const GATE_ARGUMENT: &str = "--gate=";
 
-/// The gate whose waiter a pod spec carries. `None` without a waiter, and for one that somebody
-/// wrote by hand.
+/// The gate whose waiter a pod spec carries. `None` without a waiter, and for one that was written
+/// by hand.
 pub fn gate_of(pod_spec: &Value) -> Option<&str> {
     let (_, waiter) = waiter_of(pod_spec).filter(|(_, container)| is_ours(container))?;
     list(waiter, "args")
@@ -21,11 +21,11 @@ pub fn gate_of(pod_spec: &Value) -> Option<&str> {
         .find_map(|arg| arg.as_str()?.strip_prefix(GATE_ARGUMENT))
 }
 
-/// The patch that takes a gate's waiter, its token and its account out of a workload, as it is stored.
-/// Empty if no waiter of that gate is there: another gate of the namespace may hold it.
+/// The patch that takes a gate's waiter, its token and its account out of a workload, as it is
+/// stored. Empty if no waiter of that gate is there: another gate of the namespace may hold it.
 ///
-/// A field that somebody applied (so that `metadata.managedFields` names an owner for it) is that
-/// somebody's and stays: an applier would put it back, which would be a second roll-out.
+/// A field that a client applied (`metadata.managedFields` names its owner) stays: an applier would
+/// set it again, which would be a second roll-out.
 pub fn eject(gate: &Gate, kind: HeldKind, workload: &Value) -> Vec<PatchOperation> {
     let Some(spec) = kind.pod_kind().pod_spec(workload) else {
         return Vec::new();
@@ -41,9 +41,9 @@ pub fn eject(gate: &Gate, kind: HeldKind, workload: &Value) -> Vec<PatchOperatio
     if let Some((volume, _)) = named(list(spec, "volumes"), TOKEN_VOLUME) {
         patch.extend(remove_element(spec, &at, "volumes", volume));
     }
-    // With an account of its own, the workload got neither an account nor the word about its token.
+    // A workload with its own account got neither an account nor the token setting.
     if account(spec) == Some(gate.service_account.as_str()) {
-        // The two names are of one value, so whoever applied one of them owns both.
+        // The two names are of one value, so the owner of one owns both.
         let names = ["serviceAccountName", "serviceAccount"];
         if !names.iter().any(|field| is_applied(kind, workload, field)) {
             let present = names.iter().filter(|field| spec.get(**field).is_some());
@@ -80,7 +80,7 @@ fn remove(path: &FieldPath) -> PatchOperation {
     })
 }
 
-/// Whether some manager owns a field of the pod spec. What a webhook sets belongs to nobody.
+/// Whether some manager owns a field of the pod spec. A field that a webhook set has no owner.
 fn is_applied(kind: HeldKind, workload: &Value, field: &str) -> bool {
     let path = kind.pod_kind().path.iter().chain([&field]);
     let path: Vec<String> = path.map(|key| format!("f:{key}")).collect();
@@ -93,9 +93,8 @@ fn is_applied(kind: HeldKind, workload: &Value, field: &str) -> bool {
         })
 }
 
-/// Whether a pod of this spec may still ask for its gate: it isn't over, isn't going away, and
-/// carries the gate's waiter. Although the waiter may have ended, a node that restarts runs it
-/// again.
+/// Whether a pod of this spec may still wait at its gate: it has not ended, is not being deleted,
+/// and has the gate's waiter. Even if the waiter has ended, a node that restarts runs it again.
 pub fn still_waits(gate: &Gate, pod: &Value) -> bool {
     let phase = pod["status"]["phase"].as_str();
     gate_of(&pod["spec"]) == Some(gate.name.as_str())
@@ -110,15 +109,15 @@ pub fn still_makes(gate: &Gate, replica_set: &Value) -> bool {
         && gate_of(&replica_set["spec"]["template"]["spec"]) == Some(gate.name.as_str())
 }
 
-/// Whether an object has been made by a controller, which keeps it like its own template.
+/// Whether a controller made the object, and keeps it as in its template.
 pub fn is_controlled(object: &Value) -> bool {
     list(&object["metadata"], "ownerReferences")
         .iter()
         .any(|owner| owner["controller"] == true)
 }
 
-/// Whether somebody else has applied an object that Helm made, and so answers for it. The chart
-/// goes by the same (`migration-gate.owns`).
+/// Whether another client has applied an object that Helm made, and so owns it. The chart
+/// uses the same rule (`migration-gate.owns`).
 pub fn is_taken_over(object: &Value) -> bool {
     let metadata = &object["metadata"];
     let annotation = "kubectl.kubernetes.io/last-applied-configuration";

@@ -1,4 +1,4 @@
-//! The waiter's words: one line for what it sees, and what to do about it when time is up.
+//! The waiter's messages: a line for each state, and the remedy at the deadline.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ mod again;
 
 pub(crate) use again::{again, capital};
 
-/// What the words are about.
+/// The subject of the messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     /// The gate's name.
     pub gate: String,
     /// The namespace of everything.
     pub namespace: String,
-    /// What has to have happened.
+    /// The version that must be migrated.
     pub wanted: Wanted,
-    /// Who applies the workload that waits.
+    /// The tool that applies the waiting workload.
     pub applier: Applier,
 }
 
@@ -71,8 +71,8 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
     }
     Some(match waiting.what {
         What::Nothing => return None,
-        // Under Flux the new Job comes within a second. Whoever applies by hand has to do something,
-        // and had better not learn it from the deadline.
+        // Under Flux the new Job comes within a second. With kubectl, the operator must act, and
+        // should know before the deadline.
         What::OldComplete { .. }
         | What::OldFailed { .. }
         | What::Forgotten
@@ -99,7 +99,7 @@ fn problem(job: &JobName, trouble: &Trouble) -> String {
     }
 }
 
-/// Why a requirement is met.
+/// The reason why a requirement is met.
 pub fn opened(why: &Why) -> String {
     match why {
         Why::Complete { job, version } => format!("open: Job {job} is complete, of {version}"),
@@ -118,7 +118,7 @@ pub fn opened(why: &Why) -> String {
     }
 }
 
-/// What was last seen when the time was over, and the next step.
+/// The last thing that was seen before the deadline, and the next step.
 pub fn timed_out(
     subject: &Subject,
     waiting: &[Waiting],
@@ -146,7 +146,7 @@ pub fn timed_out(
     });
     match trouble {
         Some((waiting, trouble)) if trouble.kind == TroubleKind::Denied => format!(
-            "{gave_up}: {}; last seen: {last}. Look {}",
+            "{gave_up}: {}; last seen: {last}. Check {}",
             problem(&waiting.job, trouble),
             rights(subject, &waiting.job, &trouble.message, user)
         ),
@@ -177,7 +177,7 @@ fn last_seen(subject: &Subject, waiting: &Waiting, seen: &Seen) -> String {
 pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
     let (job, ns) = (&failure.job, &subject.namespace);
     let reason = reason(failure);
-    let start = format!("Job {job} has failed{reason}, so this pod must not start; mend the cause");
+    let start = format!("Job {job} has failed{reason}, so this pod must not start; fix the cause");
     match again(failure.applier.or(&subject.applier), ns, Some(job)) {
         Some(again) => format!("{start}. {again}"),
         None => {
@@ -186,11 +186,11 @@ pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
     }
 }
 
-/// The most of a text from elsewhere that stands within a line of the waiter's own, in bytes.
+/// Maximum length of a quoted text within a line of the waiter, in bytes.
 const LONGEST_QUOTED: usize = 1024;
 
-/// A text from elsewhere as it may be shown where everybody sees it who sees a pod's status: with
-/// secrets masked, without control characters, and not without end.
+/// A text from elsewhere, fit for a pod's status: with secrets masked, without control characters,
+/// and of limited length.
 pub fn quoted(text: &str) -> String {
     let shown = truncate(text, 4 * LONGEST_QUOTED);
     let masked = mask::passwords(shown, shown.len() < text.len());
@@ -206,7 +206,7 @@ pub(crate) fn reason(failure: &Failure) -> String {
     }
 }
 
-/// What was refused for how long, and the line to run as somebody who may impersonate `user`.
+/// What was refused for how long, and the command to run for a user who may impersonate `user`.
 pub fn not_permitted(
     subject: &Subject,
     job: &JobName,
@@ -215,7 +215,7 @@ pub fn not_permitted(
     tolerated: Duration,
 ) -> String {
     format!(
-        "not permitted to watch {} for {}: {}; look {}",
+        "not permitted to watch {} for {}: {}; check {}",
         name(job),
         duration(tolerated),
         quoted(message),
@@ -231,8 +231,7 @@ fn rights(subject: &Subject, job: &JobName, refusal: &str, user: &str) -> String
         JobName::Any(_) => String::new(),
     };
     format!(
-        "whether Role and RoleBinding are there: \
-         kubectl auth can-i {verb} jobs.batch{which} --as={user} -n {namespace}"
+        "that the Role and RoleBinding exist: kubectl auth can-i {verb} jobs.batch{which} --as={user} -n {namespace}"
     )
 }
 
@@ -249,12 +248,12 @@ fn name(job: &JobName) -> String {
     }
 }
 
-/// What is seen, in a sentence without an end.
+/// The state of the Job, in a sentence without a full stop.
 pub fn sentence(subject: &Subject, waiting: &Waiting) -> String {
     let job = name(&waiting.job);
     let namespace = &subject.namespace;
     let wanted = subject.wanted.version();
-    let unread = "what the record says is not known";
+    let unread = "the record has not been read";
     match &waiting.what {
         What::Nothing => format!("{job} has not been seen yet"),
         What::NoJob if waiting.record_unread => {
@@ -266,10 +265,10 @@ pub fn sentence(subject: &Subject, waiting: &Waiting) -> String {
         What::Vanished if waiting.record_unread => format!("{job} was deleted, and {unread}"),
         What::Vanished => format!("{job} was deleted, and there is no record of {wanted}"),
         What::Settling { vanished: true } => {
-            format!("{job} was deleted; if none comes, the record of {wanted} opens")
+            format!("{job} was deleted; if none is created, the record of {wanted} opens the gate")
         }
         What::Settling { vanished: false } => format!(
-            "there is no {job} in namespace {namespace}; if none comes, the record of {wanted} opens"
+            "there is no {job} in namespace {namespace}; if none is created, the record of {wanted} opens the gate"
         ),
         What::Deleting => format!("{job} is being deleted"),
         What::OldComplete { version, .. } => {
@@ -288,7 +287,7 @@ pub fn sentence(subject: &Subject, waiting: &Waiting) -> String {
             format!("{job} is complete, but asked for no completions, so it ran nothing")
         }
         What::FailedUnlessRecorded => {
-            format!("{job} has failed; looking whether {wanted} is recorded")
+            format!("{job} has failed; checking whether {wanted} is recorded")
         }
         What::Failed { failure } => format!("{job} has failed{}", reason(failure)),
         What::Suspended { queue: None } => format!("{job} is suspended"),
@@ -321,10 +320,10 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
     let again = again(waiting.applier.or(&subject.applier), ns, there);
     match &waiting.what {
         What::Nothing => format!(
-            "Look whether pods of namespace {ns} can reach the API server (network policies, DNS)."
+            "Check whether pods of namespace {ns} can reach the API server (network policies, DNS)."
         ),
         What::NoJob | What::Vanished | What::Settling { .. } => again.unwrap_or_else(|| {
-            format!("Apply the migration Job; look whether it is there: kubectl get {jobs}")
+            format!("Apply the migration Job; check that it exists: kubectl get {jobs}")
         }),
         What::OldComplete { foreign: true, .. } => format!(
             "If its image has versions of its own, let gate {gate} compare a label or annotation \
@@ -345,10 +344,10 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
         }
         What::Failed { .. } => match again {
             Some(again) => {
-                format!("Mend the cause; this pod starts as soon as the Job has completed. {again}")
+                format!("Fix the cause; this pod starts as soon as the Job has completed. {again}")
             }
             None => format!(
-                "Mend the cause, delete the Job and apply it again; this pod starts as soon as it \
+                "Fix the cause, delete the Job and apply it again; this pod starts as soon as it \
                  has completed: kubectl delete {jobs}"
             ),
         },
@@ -356,29 +355,29 @@ fn advice(subject: &Subject, waiting: &Waiting) -> String {
             format!("Resume it: kubectl patch {jobs} -p '{{\"spec\":{{\"suspend\":false}}}}'")
         }
         What::Suspended { .. } => {
-            format!("Look why its queue does not admit it: kubectl get workloads -n {ns}")
+            format!("Check why its queue does not admit it: kubectl get workloads -n {ns}")
         }
         What::Deleting => format!(
-            "Look what holds it back (finalizers, pods that do not end): kubectl get {jobs} -o yaml"
+            "Check what blocks its deletion (finalizers, pods that do not end): kubectl get {jobs} -o yaml"
         ),
         What::NoPod => {
-            format!("Look why no pod is created (quota, admission): kubectl describe {jobs}")
+            format!("Check why no pod is created (quota, admission): kubectl describe {jobs}")
         }
         What::PodNotReady { .. } => {
-            format!("Look why its pod does not start: kubectl describe pods -n {ns} {of_job}")
+            format!("Check why its pod does not start: kubectl describe pods -n {ns} {of_job}")
         }
         What::FailedUnlessRecorded
         | What::BetweenAttempts { .. }
         | What::Running { .. }
         | What::Succeeding
         | What::Failing => {
-            format!("Look what it does: kubectl logs -n {ns} {of_job} --all-containers")
+            format!("Check its logs: kubectl logs -n {ns} {of_job} --all-containers")
         }
     }
 }
 
-/// The command for what was migrated and isn't recorded, such as a version from before the gate was
-/// installed, to which people roll back.
+/// The command to record a version that is migrated but not recorded, such as one from before the
+/// gate was installed.
 fn correction(subject: &Subject, waiting: &Waiting) -> Option<String> {
     let Subject { gate, wanted, .. } = subject;
     let may_be_recorded = matches!(

@@ -1,7 +1,7 @@
-//! The configuration: which gates there are, and what no pod spec may set.
+//! The configuration: the gates, and the variables that no pod spec may set.
 //!
-//! The model alone: files are read, and their errors placed, by whoever needs one. What is
-//! deserialized is well-formed; it can be used if [`Config::problems`] finds nothing.
+//! Only the model: callers read files and place the errors. A deserialized configuration is
+//! well-formed; it can be used if [`Config::problems`] finds nothing.
 
 mod jobs;
 mod problems;
@@ -28,7 +28,7 @@ use crate::image::MovingTags;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
-    /// What waits for what. Names are unique, and no workload is named by two gates.
+    /// The gates. Names are unique, and no workload is named by two gates.
     pub gates: Vec<Gate>,
     /// Names of environment variables that no container may set.
     #[serde(default = "default_forbidden_env")]
@@ -36,7 +36,7 @@ pub struct Config {
     /// Whether violations are refused or only warned of.
     #[serde(default)]
     pub mode: Mode,
-    /// How the injected init container looks.
+    /// The settings of the injected init container.
     #[serde(default)]
     pub waiter: WaiterConfig,
     /// The rights that the chart gives. The webhooks don't need to know; a review does.
@@ -69,7 +69,7 @@ impl Default for ChartRights {
     }
 }
 
-/// What happens to an object that breaks a rule.
+/// The treatment of an object that breaks a rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -106,10 +106,10 @@ pub struct Gate {
     /// The container whose image tells the version, in the pods and in the Jobs.
     #[serde(default)]
     pub container: Option<String>,
-    /// What tells the version where images don't.
+    /// The source of the version, if it is not the images.
     #[serde(default)]
     pub version: Option<VersionSource>,
-    /// Tags that name one thing today and another tomorrow; `None` for the built-in rule.
+    /// Tags that move between versions; `None` for the built-in rule.
     #[serde(default)]
     pub moving_tags: Option<Vec<Glob>>,
     /// The account that a held pod gets where it has none of its own.
@@ -273,7 +273,8 @@ impl Config {
         gate.mode.unwrap_or(self.mode)
     }
 
-    /// The forbidden variable that a prefix of `envFrom` begins, and the key that would complete it.
+    /// The forbidden variable that a prefix of `envFrom` begins, and the key that would complete
+    /// it.
     pub fn completes(&self, prefix: &str) -> Option<(&str, &str)> {
         let mut forbidden = self.forbidden_env.iter();
         forbidden.find_map(|variable| {

@@ -140,7 +140,7 @@ impl Glob {
     }
 }
 
-/// Whether some text is matched by both, told from the ends of both to their beginnings.
+/// Whether some text is matched by both, computed from their ends to their beginnings.
 fn meet(a: &[Token], b: &[Token]) -> bool {
     // Whether what is left of `a` meets what is left of `b`, for each rest of `b`.
     let mut after = vec![false; b.len() + 2];

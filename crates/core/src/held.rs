@@ -1,4 +1,4 @@
-//! What is held: which gate holds an object, and what its pod template is to carry.
+//! The gate that holds an object, and what its pod template needs.
 
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ impl<'r> Held<'_, 'r> {
         self.kind.pod_kind().template(self.request.old?)
     }
 
-    /// Where the pod spec is.
+    /// The path of the pod spec.
     pub fn spec_field(&self) -> FieldPath {
         self.kind.pod_kind().field()
     }
@@ -76,7 +76,7 @@ impl<'r> Held<'_, 'r> {
             || spec(&["nodeSelector", "kubernetes.io/os"]) == Some("windows")
     }
 
-    /// What the template is to carry, and whether that is what another release left there.
+    /// The injection that the template needs, and whether another release's is kept.
     pub fn injection(&self, config: &Config, template: &Value) -> (Injection, bool) {
         let applier = Applier::of(&self.request.object["metadata"]);
         let wanted = Injection::wanted(self.gate, &config.waiter, template).applied_by(&applier);
@@ -109,7 +109,8 @@ impl<'r> WorkloadRef<'r> {
         })
     }
 
-    /// Whether a gate of the namespace names it, or may select it by labels that are not known here.
+    /// Whether a gate of the namespace names it, or may select it by labels that are not known
+    /// here.
     pub fn may_be_held(&self, config: &Config, namespace: &str) -> bool {
         let mut gates = config.gates.iter();
         self.is_deployment()
@@ -134,8 +135,8 @@ impl<'r> WorkloadRef<'r> {
     }
 }
 
-/// How violations of an object are handled: as the gate says that holds it, else as the gates of its
-/// namespace say, if they agree.
+/// How violations of an object are handled: as the gate says that holds it, else as the gates of
+/// its namespace say, if they agree.
 pub fn mode(config: &Config, request: &Request<'_>) -> Mode {
     if let Some((gate, _)) = holding(config, request).next() {
         return config.mode_of(gate);

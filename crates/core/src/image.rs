@@ -13,7 +13,7 @@ use super::glob::Glob;
 pub struct Reference<'a> {
     /// The repository's last path component. A registry-rewriting webhook keeps it.
     pub repository: &'a str,
-    /// The tag. A registry takes `latest` for none where there is no digest either.
+    /// The tag. Without tag and digest, a registry uses `latest`.
     pub tag: Option<&'a str>,
     /// The digest, such as `sha256:…`.
     pub digest: Option<&'a str>,
@@ -74,7 +74,7 @@ impl MovingTags {
     }
 }
 
-/// What two image references say about each other.
+/// The relation of two image references.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Relation {
     /// They are of one version.

@@ -1,4 +1,4 @@
-//! What is injected: the waiter and its token; and what counts as still being that.
+//! The injection, which is the waiter and its token, and the changes to it that are accepted.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -33,8 +33,8 @@ const COMPARING: [&str; 4] = [
     DEFAULT_IMAGE_COUNTS,
 ];
 
-/// The arguments that no release injects: with them a waiter would ask another API server, or
-/// believe the record too soon.
+/// The arguments that no release injects: with them a waiter would use another API server, or use
+/// the record too early.
 const FOREIGN: [&str; 3] = ["--kubeconfig=", "--context=", "--settle="];
 
 /// All that a held pod template gets.
@@ -47,12 +47,12 @@ pub struct Injection {
     pub container: Value,
     /// The volume with the waiter's token.
     pub volume: Value,
-    /// Where both stand in their lists.
+    /// The places of both in their lists.
     pub at: (usize, usize),
 }
 
 impl Injection {
-    /// What `gate` injects into `template`.
+    /// The injection of `gate` for `template`.
     pub fn wanted(gate: &Gate, waiter: &WaiterConfig, template: &Value) -> Self {
         Self {
             container: container(gate, waiter, template),
@@ -73,10 +73,10 @@ impl Injection {
         self
     }
 
-    /// What was injected into `old`, if `new` differs from it in the injection at most.
+    /// The injection in `old`, if `new` differs from `old` at most in the injection.
     ///
     /// A new release of this program wants another waiter, but putting that in would restart an
-    /// application whose own template nobody touched. Such a template keeps what it has.
+    /// application whose own template is unchanged. Such a template keeps what it has.
     ///
     /// One that doesn't wait for what `wanted` waits for, or would open for more, isn't worth
     /// keeping.
@@ -97,12 +97,12 @@ impl Injection {
     }
 }
 
-/// What the waiter is told, but for the version, which stands between the two. Each argument is left
-/// out where its default is meant, so that waiters of older releases compare equal.
+/// The waiter's arguments, except for the version, which is between the two. Arguments with their
+/// default are omitted, so that waiters of older releases compare equal.
 pub(crate) struct WaiterArguments {
-    /// What stands in front of the version.
+    /// The arguments before the version.
     pub before: Vec<String>,
-    /// What follows it.
+    /// The arguments after the version.
     pub after: Vec<String>,
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn waiter_arguments(gate: &Gate, waiter: &WaiterConfig) -> WaiterArgu
 /// The arguments that tell the waiter its version.
 fn version_arguments(gate: &Gate, template: &Value) -> Vec<String> {
     if let Some(source) = gate.compared_metadata() {
-        // A template that doesn't say is told to the waiter as it is, which refuses to guess.
+        // A template without a version gets a waiter that refuses to guess.
         let value = source.value(template).unwrap_or_default();
         return vec![format!(
             "--version={}:{}={value}",
@@ -200,11 +200,11 @@ fn quantities(of: &BTreeMap<String, String>) -> Value {
         .collect()
 }
 
-/// The container, with `null` for what the configuration, the gate and the template say. It meets
-/// the restricted Pod Security Standard without help from the pod's own settings. Which user it runs
-/// as the image says, or the platform that assigns users.
+/// The container, with `null` for the fields that configuration, gate and template set. It meets
+/// the restricted Pod Security Standard without help from the pod's own settings. Its user comes
+/// from the image, or from a platform that assigns users.
 ///
-/// Made once: to copy it takes a fraction of the time.
+/// Made once, because copying it is much faster.
 static CONTAINER: LazyLock<Value> = LazyLock::new(|| {
     json!({
         "name": WAITER_CONTAINER,
@@ -291,8 +291,8 @@ pub fn is_ours(container: &Value) -> bool {
         && named(list(container, "volumeMounts"), TOKEN_VOLUME).is_some()
 }
 
-/// Whether `actual` says all that `wanted` says. What others added (defaults of a newer API
-/// server, variables that a mesh injects) is theirs.
+/// Whether `actual` has all fields of `wanted`. Additions of others are ignored, such as defaults
+/// of a newer API server, or variables of a mesh.
 pub fn covers(actual: &Value, wanted: &Value) -> bool {
     match (actual, wanted) {
         (Value::Object(actual), Value::Object(wanted)) => wanted
@@ -313,7 +313,7 @@ fn is_named_list(list: &[Value]) -> bool {
     !list.is_empty() && list.iter().all(|element| name(element).is_some())
 }
 
-/// How a container that stands in the waiter's place fails to wait for what `wanted` waits for: the
+/// How a container in the waiter's place fails to wait as `wanted` does: the
 /// field, and why that lets pods start too early or never. `None` if it still waits for the same.
 ///
 /// It may be of another release, or of another configuration: while a new one rolls out, the API
@@ -387,7 +387,7 @@ fn same_identity(actual: &[Value], wanted: &[Value]) -> bool {
 }
 
 /// Whether a waiter that is to be kept opens for what `wanted` opens for, and for nothing else. It
-/// may stand in a template that was written before the gate held it, by anybody.
+/// may stand in a template that was written before the gate held it, by any author.
 fn opens_alike(actual: &Value, wanted: &Value) -> bool {
     let (args, wanted_args) = (list(actual, "args"), list(wanted, "args"));
     let as_injected = args.iter().skip(1).all(|arg| {

@@ -1,4 +1,4 @@
-//! What a Job says about itself, as far as a gate needs to know.
+//! A Job, as far as a gate needs it.
 //!
 //! The fields follow `batch/v1` Job; see
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/job/>.
@@ -20,13 +20,13 @@ pub struct Job {
     pub name: String,
     /// Tells this Job from another one of the same name.
     pub uid: String,
-    /// Where a watch goes on after this state.
+    /// The resourceVersion from which a watch resumes.
     pub resource_version: String,
-    /// What it migrates for.
+    /// The versions that it migrates for.
     pub contents: Contents,
-    /// What it is doing.
+    /// Its state.
     pub state: JobState,
-    /// Somebody has deleted it, and what is left is being cleaned up.
+    /// It is deleted, and is being cleaned up.
     pub deleting: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
@@ -38,7 +38,7 @@ pub struct Job {
     pub has_failed_pods: bool,
     /// A CronJob's schedule has created it, and not a release.
     pub scheduled: bool,
-    /// Who applies it.
+    /// The tool that applies it.
     pub applier: Applier,
 }
 
@@ -53,8 +53,8 @@ impl Job {
             )
     }
 
-    /// Whether a gate that looks for Jobs in this way finds this one. What a CronJob runs by its
-    /// schedule often has a migration's labels and the beginning of its name, and is none.
+    /// Whether a gate that looks for Jobs in this way finds this one. A Job that a CronJob starts
+    /// on its schedule often has a migration's labels and name prefix, but is not one.
     pub fn is_of(&self, source: &JobSource) -> bool {
         (!self.scheduled || source.exact_name().is_some())
             && source.matches(&self.name, |key| self.contents.label(key))
@@ -66,7 +66,7 @@ impl Job {
     }
 }
 
-/// How often a Job has tried.
+/// The attempts of a Job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
     /// Counts from 1.
@@ -75,7 +75,7 @@ pub struct Attempt {
     pub of: u32,
 }
 
-/// What a Job is doing.
+/// The state of a Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobState {
     /// The condition `Complete` is true.
@@ -87,7 +87,7 @@ pub enum JobState {
     Failed {
         /// Such as `BackoffLimitExceeded`.
         reason: String,
-        /// What the Job controller says.
+        /// The Job controller's message.
         message: String,
     },
     /// `SuccessCriteriaMet`, and its pods have not ended yet. Not over.
@@ -136,8 +136,8 @@ struct JobMeta {
 }
 
 impl JobMeta {
-    /// Whether a CronJob controls it. `kubectl create job --from=cronjob/…` makes one the owner, and
-    /// not the controller.
+    /// Whether a CronJob controls it. `kubectl create job --from=cronjob/…` makes one the owner,
+    /// and not the controller.
     fn is_scheduled(&self) -> bool {
         let owners = self.owner_references.as_array();
         owners.is_some_and(|owners| {

@@ -1,8 +1,8 @@
-//! Hides passwords before a log goes anywhere else.
+//! Masks secrets in quoted texts.
 //!
-//! What can't be told from a password is taken for one: a log that shows too little is a
-//! nuisance, one that shows too much is a leak. Crates that redact know the secret, or the field that
-//! holds it; a migration's log is text of any program.
+//! A text that may be a password is masked: a log that shows too little is a nuisance, one that
+//! shows too much is a leak. Crates that redact know the secret, or the field that holds it; a
+//! migration's log is text of any program.
 
 mod shapes;
 
@@ -10,10 +10,10 @@ use std::ops::Range;
 
 pub use self::shapes::Blocks;
 
-/// What stands in the place of a password, and of a line that is hidden.
+/// The replacement of a password, and of a hidden line.
 pub const HIDDEN: &str = "***";
 
-/// A name that has one of these in it, in whatever case, has a secret for its value.
+/// A name that contains one of these, in any case, has a secret value.
 const SECRETS: [&str; 18] = [
     "password",
     "passwd",
@@ -39,8 +39,8 @@ const SECRETS: [&str; 18] = [
 const AUTHORIZATION: &str = "authorization";
 
 /// The line with its passwords masked: in `scheme://user:PASSWORD@host` and in what looks like it,
-/// behind names such as `password` (`?password=x`, `password: x`, `"password": "x"`, `--password x`,
-/// `PASSWORD 'x'`), behind `Bearer` and `Basic`, and where a token has a shape of its own.
+/// behind names such as `password` (`?password=x`, `password: x`, `"password": "x"`, `--password
+/// x`, `PASSWORD 'x'`), behind `Bearer` and `Basic`, and where a token has a shape of its own.
 ///
 /// In each run of text without white space, everything from the first colon after `://` to the
 /// last `@` is masked. So a password may hold whatever should have been percent-encoded and
@@ -119,7 +119,7 @@ fn after_scheme(run: &str) -> Option<usize> {
     })
 }
 
-/// What follows a slash.
+/// The text after a slash.
 fn slash(text: &str) -> Option<&str> {
     text.trim_start_matches('\\').strip_prefix('/')
 }
@@ -250,7 +250,7 @@ mod tests {
         check("postgres://u:p\"w<o>r`d'@db", "postgres://u:***@db");
         check("postgres://u:pässwörd@db", "postgres://u:***@db");
         check("postgres://u:@db", "postgres://u:***@db");
-        // More than the password, as nobody can tell.
+        // More than the password, because its end is unknown.
         check("http://web:8080/@alice", "http://web:***@alice");
         check("a://u:p@h1,b://v:q@h2", "a://u:***@h2");
     }

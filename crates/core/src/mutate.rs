@@ -13,7 +13,7 @@ use super::podspec::{CONTAINER_LISTS, DEFAULT_CONTAINER, list, name};
 use super::request::Request;
 use super::version::Containers;
 
-/// What the webhook `/mutate` answers: the patch that gives a held workload its waiter.
+/// The decision of the webhook `/mutate`: the patch that gives a held workload its waiter.
 ///
 /// The patch touches nothing but the injection, so fields that this program doesn't know survive,
 /// and applying it once is the same as applying it twice. A request that leaves the pod template as
@@ -101,8 +101,8 @@ fn inject(decision: &mut Decision, config: &Config, held: &Held<'_, '_>, templat
                 let path = containers.clone().index(index);
                 decision.patch.push(replace(&path, wanted));
             }
-            // An apply that merges lists puts what is new in front. What another release left there
-            // stays where it was.
+            // An apply that merges lists puts new elements first. A waiter of another release stays
+            // in its place.
             if index > 0 && !kept {
                 decision.outcome = Outcome::Replaced;
                 decision.patch.push(PatchOperation::Move(MoveOperation {
@@ -133,14 +133,14 @@ fn windows(held: &Held<'_, '_>) -> Warning {
         field: held.spec_field(),
         notice: Notice::Windows,
         message: format!(
-            "gate `{}` holds it, but its pods run Windows and the waiter can't, so they start without waiting; hold Linux workloads alone",
+            "gate `{}` holds it, but its pods run Windows, where the waiter cannot run, so they start without waiting; hold only Linux workloads",
             held.gate.name
         ),
     }
 }
 
-/// A Rollout whose pods come from an object that no gate holds. Labels are not known here, so a gate
-/// that selects Deployments by them may hold it.
+/// A Rollout whose pods come from an object that no gate holds. Labels are not known here, so a
+/// gate that selects Deployments by them may hold it.
 fn workload_ref(config: &Config, request: &Request<'_>) -> Option<Warning> {
     let reference = WorkloadRef::of(request)?;
     let held = reference.may_be_held(config, request.namespace);
@@ -160,7 +160,7 @@ fn two_gates(config: &Config, request: &Request<'_>) -> Option<Warning> {
     (!others.is_empty()).then(|| Warning {
         field: FieldPath::from_iter(["metadata", "labels"]),
         notice: Notice::TwoGates,
-        message: format!("it waits for gate {first} alone, although {} selects it too; list the Jobs of both in one gate, or narrow the selectors", others.join(", ")),
+        message: format!("it waits only for gate {first}, although {} selects it too; list the Jobs of both in one gate, or narrow the selectors", others.join(", ")),
     })
 }
 
@@ -174,7 +174,7 @@ fn which_container(gate: &Gate, template: &Value, at: &FieldPath) -> Option<Warn
         Warning {
             field: at.clone().key("containers"),
             notice: Notice::WhichContainer,
-            message: format!("they run several versions ({}), and a Job must be of the version of each image that it shares with them; name the application's container by `container` in gate `{}`, or by the annotation `{DEFAULT_CONTAINER}`", images.unwrap_or_default(), gate.name),
+            message: format!("they run several versions ({}), and the Job must match each image that it shares with them; name the application's container with `container` in gate `{}`, or with the annotation `{DEFAULT_CONTAINER}`", images.unwrap_or_default(), gate.name),
         }
     })
 }
@@ -190,13 +190,13 @@ fn other_waiters(gate: &Gate, spec: &Value, at: &FieldPath) -> Vec<Warning> {
         .map(|(index, container)| Warning {
             field: at.clone().key("initContainers").index(index),
             notice: Notice::AnotherWaiter,
-            message: format!("`{}` waits for a Job too, and fails once the Job has been deleted; migration-gate's waiter does its work, so remove it", name(container).unwrap_or_default()),
+            message: format!("`{}` waits for a Job too, and fails once the Job has been deleted; remove it, because migration-gate's waiter replaces it", name(container).unwrap_or_default()),
         })
         .collect()
 }
 
-/// What `envFrom` brings isn't in the object. A prefix that only lacks the rest of a forbidden name
-/// can be seen.
+/// The object does not have the keys of `envFrom`, but a prefix that a key could complete to a
+/// forbidden name is visible.
 fn prefixed_sources(config: &Config, spec: &Value, at: &FieldPath) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for containers in CONTAINER_LISTS {
@@ -209,7 +209,7 @@ fn prefixed_sources(config: &Config, spec: &Value, at: &FieldPath) -> Vec<Warnin
                 warnings.push(Warning {
                     field: at.clone().key(containers).index(i).key("envFrom").index(j),
                     notice: Notice::PrefixedSource,
-                    message: format!("behind this prefix, a key `{key}` sets `{variable}`, which is forbidden; make sure that there is no such key, or use another prefix"),
+                    message: format!("with this prefix, a key `{key}` sets `{variable}`, which is forbidden; make sure that there is no such key, or use another prefix"),
                 });
             }
         }
@@ -238,8 +238,8 @@ fn waits_for_a_job(container: &Value, jobs: &[&str]) -> bool {
         || (words.iter().any(|word| word.contains("wait")) && words.iter().any(of_job))
 }
 
-/// Names that the waiter needs and something else has. The API server would refuse the injected
-/// object with words about a duplicate that its author never wrote.
+/// Names that the waiter needs and something else has. Otherwise the API server would refuse the
+/// injected object, with a message about a duplicate that its author did not write.
 pub(super) fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
     let container = named(list(spec, "containers"), WAITER_CONTAINER).map(|(index, _)| Violation {
         field: at.clone().key("containers").index(index).key("name"),
@@ -266,7 +266,7 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
     match account(spec) {
         Some(own) if gate.extra_accounts.contains(own) => return,
         Some(own) if own != wanted => {
-            // Its token is the application's own, so who mounts it stays the author's decision.
+            // Its token is the application's own, so the author decides where it is mounted.
             decision.warnings.push(Warning {
                 field: at.clone().key("serviceAccountName"),
                 notice: Notice::AccountKept,

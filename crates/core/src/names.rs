@@ -1,4 +1,4 @@
-//! Names that Kubernetes accepts, and the ones that this program gives to things.
+//! Names that Kubernetes accepts, and names that this program uses.
 
 use super::glob::Glob;
 
@@ -8,13 +8,13 @@ pub const WAITER_CONTAINER: &str = "wait-for-migrations";
 /// The volume that holds the waiter's token.
 pub const TOKEN_VOLUME: &str = "migration-gate-token";
 
-/// Where a Kubernetes client looks for its token in a pod.
+/// The directory of the token in a pod.
 pub const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// The variable that tells the waiter the name of its pod.
 pub const POD_NAME: &str = "POD_NAME";
 
-/// The variable that tells the waiter who applies its workload, where that is seen.
+/// The variable that names the tool that applies the waiter's workload, if it is known.
 pub const APPLIED_BY: &str = "APPLIED_BY";
 
 /// The label by which the chart says for which gate it made an object.

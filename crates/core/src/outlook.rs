@@ -1,12 +1,11 @@
-//! How a gate stands for the workloads that it holds: the waiter's own decision, made for a pod of
-//! each of them.
+//! The state of a gate for its workloads: the waiter's own decision, for a pod of each of them.
 
 use std::time::Duration;
 
 use super::dependent::Dependent;
 use super::verdict::{Jobs, Limits, Now, Seen, Verdict, Waiting, What, verdict};
 
-/// What a gate does, in a word.
+/// The state of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GateState {
     /// A pod of every held workload would start.
@@ -19,15 +18,15 @@ pub enum GateState {
     Unknown,
 }
 
-/// How a gate stands.
+/// The state of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook<'d> {
     /// In a word.
     pub state: GateState,
-    /// How many pods wait.
+    /// Number of waiting pods.
     pub waiting_pods: u64,
-    /// For each held workload what its waiter would decide; nothing for one without a version,
-    /// whose waiter refuses to guess.
+    /// For each held workload, its waiter's decision; none for one without a version, whose waiter
+    /// refuses to guess.
     pub prospects: Vec<(&'d Dependent, Option<Verdict>)>,
     /// When this changes by itself, on the clock of [`Now::elapsed`].
     pub until: Duration,

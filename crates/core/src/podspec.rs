@@ -1,4 +1,4 @@
-//! Where each kind keeps its pod spec.
+//! The place of the pod spec in each kind.
 
 use serde_json::Value;
 
@@ -36,8 +36,8 @@ const fn kind(
 
 const IN_TEMPLATE: &[&str] = &["spec", "template", "spec"];
 
-/// Every kind that holds a pod spec. The one list that rules, webhook configurations
-/// and review go by.
+/// Every kind that holds a pod spec. Rules, webhook configurations
+/// and review use this one list.
 pub const POD_KINDS: [PodKind; 10] = [
     kind("", "Pod", "pods", &["spec"]),
     kind("", "PodTemplate", "podtemplates", &["template", "spec"]),
@@ -68,7 +68,7 @@ pub const POD_KINDS: [PodKind; 10] = [
 /// The fields of a pod spec that list containers, in the order in which violations are told.
 pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
-/// What is known of a kind, if it holds a pod spec.
+/// The entry of a kind, if it holds a pod spec.
 pub fn pod_kind(group: &str, kind: &str) -> Option<&'static PodKind> {
     POD_KINDS
         .iter()
@@ -99,7 +99,7 @@ impl PodKind {
             .filter(|template| template.get("spec").is_some_and(Value::is_object))
     }
 
-    /// Where the pod spec is.
+    /// The path of the pod spec.
     pub fn field(&self) -> FieldPath {
         self.path.iter().copied().collect()
     }
@@ -118,11 +118,11 @@ pub fn name(value: &Value) -> Option<&str> {
     value.get("name")?.as_str()
 }
 
-/// The annotation of a pod that names its main container.
-/// See <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubectl-kubernetes-io-default-container>.
+/// The annotation of a pod that names its main container. See
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubectl-kubernetes-io-default-container>.
 pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// The container that the pod is about: the one that the annotation
+/// The default container: the one that the annotation
 /// `kubectl.kubernetes.io/default-container` names, or else the first.
 pub fn default_container(template: &Value) -> Option<&Value> {
     let containers = list(template.get("spec")?, "containers");

@@ -1,7 +1,7 @@
-//! What the API server is told to call the webhooks for.
+//! The conditions under which the API server calls the webhooks.
 //!
 //! The rules and the CEL of the webhook configurations, made from the same lists that the engine
-//! goes by: an object that could not be patched or refused is never sent, costs nothing, and does
+//! uses: an object that could not be patched or refused is never sent, costs nothing, and does
 //! not depend on this service being up. The chart renders them with its own gates and variables in
 //! the places that [`FORBIDDEN_ENV`], [`HELD`] and [`GATE_NAMESPACES`] mark.
 //!
@@ -62,8 +62,8 @@ fn held_kinds() -> impl Iterator<Item = (&'static PodKind, Option<&'static str>)
     kinds.into_iter().map(|kind| (kind, None))
 }
 
-/// A request that leaves the pod template as it is starts no pod. Nearly all updates of a workload are
-/// of that kind, and so cost no call.
+/// A request that leaves the pod template as it is starts no pod. Nearly all updates of a workload
+/// are of that kind, and so cost no call.
 fn held_and_changed() -> String {
     let changed = format!(
         "request.operation == \"CREATE\" || {} != {}",
@@ -75,7 +75,7 @@ fn held_and_changed() -> String {
 
 /// The webhooks that call `/validate`, with marks in place of a configuration.
 ///
-/// All pod specs are of one webhook, since the API server converts an object anew for each webhook
+/// All pod specs are of one webhook, since the API server converts an object again for each webhook
 /// with conditions.
 pub fn validating() -> Vec<Prefilter> {
     let kinds = POD_KINDS.iter().map(|kind| {
@@ -154,8 +154,8 @@ fn held_by(gate: &Gate) -> String {
     )
 }
 
-/// The condition that the waiter `w` of the template `t` has the arguments of the gate that holds the
-/// object. Of several gates that hold it, the first counts.
+/// The condition that the waiter `w` of the template `t` has the arguments of the gate that holds
+/// the object. Of several gates that hold it, the first counts.
 pub fn has_arguments(gates: &[Gate], waiter: &WaiterConfig) -> String {
     let ways: Vec<String> = gates
         .iter()
@@ -295,8 +295,8 @@ fn condition(name: &str, expression: &str) -> Value {
     json!([{"name": name, "expression": expression}])
 }
 
-/// The condition that the waiter is the first init container and waits for what it should. Where it is
-/// false that may still be so; then the webhook is called, and decides.
+/// The condition that the waiter is the first init container and waits for what it should. Where it
+/// is false that may still be so; then the webhook is called, and decides.
 fn waiter_in_place() -> String {
     format!(
         "{}.optMap(t, t.?spec.?containers.hasValue() && t.?spec.?initContainers[?0].optMap(w, \
@@ -364,8 +364,8 @@ fn existing_counts() -> String {
     )
 }
 
-/// A container brings the variable: in `env`, or in a word of its command. Which word only looks like
-/// one that sets the variable, the rules say.
+/// A container brings the variable: in `env`, or in a word of its command. Which word only looks
+/// like one that sets the variable, the rules say.
 fn adds_forbidden_env() -> String {
     let lists = json!(CONTAINER_LISTS);
     let exempt = existing_counts();

@@ -2,8 +2,7 @@
 //!
 //! It is a ConfigMap with one key for each version, so that writers who add different versions
 //! never touch the same field, and a merge patch of one key is all that adding takes. A value is
-//! obeyed only if it says the version that its key says; anything else is reported, and removed
-//! by `serve`.
+//! used only if its version is that of its key; others are reported, and removed by `serve`.
 
 mod entry;
 
@@ -25,8 +24,8 @@ pub const HISTORY: usize = 250;
 /// The key under which stands what was forgotten. No version begins so.
 const FORGOTTEN: &str = "-forgotten";
 
-/// What stands there. Releases up to 0.1 remove what isn't an entry of theirs, and they may run beside
-/// this one; so it is one too, of a version that nothing has.
+/// The value of that key. Releases up to 0.1 remove keys that are not entries, and may run beside
+/// this one. So this is an entry, of a version that no pod has.
 #[derive(Serialize, Deserialize)]
 struct Tombstones {
     image: String,
@@ -55,11 +54,10 @@ impl Tombstones {
     }
 }
 
-/// How many forgotten completions are kept in mind. They matter while their Jobs are there.
+/// Maximum number of forgotten completions. They matter while their Jobs exist.
 const MOST_FORGOTTEN: usize = 64;
 
-/// Labels of the ConfigMap. A backup that is restored beside another database would say of it what
-/// was true of the first.
+/// Labels of the ConfigMap. A record from a backup would be wrong for another database.
 const LABELS: [(&str, &str); 2] = [
     ("app.kubernetes.io/managed-by", "migration-gate"),
     ("velero.io/exclude-from-backup", "true"),
@@ -72,13 +70,13 @@ pub struct Record {
     /// What a removal must name, so that it removes nothing that it hasn't seen, and where a
     /// watch goes on.
     pub resource_version: String,
-    /// What was completed, by key.
+    /// The completed versions, by key.
     pub entries: BTreeMap<String, Entry>,
-    /// The uids of Jobs whose completion doesn't count any more, the last of them last.
+    /// The uids of Jobs whose completion no longer counts, the latest last.
     pub forgotten: Vec<String>,
     /// The keys that can't be obeyed, with the reason.
     pub corrupt: BTreeMap<String, String>,
-    /// Somebody has made it immutable, so nothing can be written.
+    /// It is immutable, so nothing can be written.
     pub immutable: bool,
 }
 
@@ -180,7 +178,7 @@ impl Record {
 
 /// The write by which the record loses these entries, and the completions of these Jobs.
 ///
-/// As long as a Job is there that is complete, its uid is kept in mind, so that nobody records it
+/// As long as a Job is there that is complete, its uid is kept, so that no replica records it
 /// again and no waiter opens by it. `None` if there is nothing to lose.
 pub fn forget(
     record: Option<&Record>,
@@ -226,8 +224,8 @@ pub enum Write {
 /// A merge patch of the ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordPatch {
-    /// Set these keys, whatever the others are. It can't conflict with another
-    /// writer, and if two write the same key, what they write is equally true.
+    /// Set these keys, whatever the others are. It cannot conflict with another writer, and if two
+    /// write the same key, both values are true.
     Put(BTreeMap<String, String>),
     /// Remove these keys, if the ConfigMap is still as it was seen. A key that another writer has
     /// just renewed is thus never lost.
@@ -282,7 +280,7 @@ impl RecordPatch {
 }
 
 impl Write {
-    /// Whether it shows in a record that was read after it, or something newer does.
+    /// Whether a record that was read later has this write, or a newer value.
     pub fn shows_in(&self, record: &Record) -> bool {
         match self {
             Self::Create(data) | Self::Patch(RecordPatch::Put(data)) => {
@@ -327,8 +325,8 @@ pub fn labels() -> Map<String, Value> {
 /// the ConfigMap to its last byte, and then nothing can be added before it is gone.
 ///
 /// `record` is the ConfigMap as last seen (`None` if there is none), `completed` what this writer
-/// has seen complete and not yet seen in the record. Entries of `completed` that the record has,
-/// or has newer, are dropped from it; not those of which a replica of an earlier release wrote less.
+/// has seen complete and not yet seen in the record. Entries of `completed` that the record has, or
+/// has newer, are dropped from it; not those of which a replica of an earlier release wrote less.
 pub fn next_write(
     record: Option<&Record>,
     completed: &mut BTreeMap<String, Entry>,

@@ -1,4 +1,4 @@
-//! What is asked of the rules: one operation on one object.
+//! The input of the rules: one operation on one object.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ pub enum Operation {
 /// One object on its way into the cluster, or in a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// What is being done.
+    /// The operation.
     pub operation: Operation,
     /// The API group of `object`; empty for the core group.
     pub group: &'a str,
@@ -61,7 +61,7 @@ impl<'a> Request<'a> {
             .as_str()
     }
 
-    /// Whether the object is on its way out.
+    /// Whether the object is being deleted.
     pub fn is_being_deleted(&self) -> bool {
         metadata(self.object, "deletionTimestamp").is_some()
     }

@@ -1,7 +1,7 @@
 //! The state of gates and what is wrong with them, as a function of what was read of a cluster.
 //!
-//! [`overview`] is the whole of it. It asks of each held workload what the waiter would decide now,
-//! by the same function. What could not be read is not judged.
+//! [`overview`] is the entry point. For each held workload it makes the waiter's decision, with the
+//! same function. Unread objects are not judged.
 
 mod commands;
 mod diagnosis;
@@ -38,7 +38,7 @@ pub struct Overview {
     pub release: Option<InstallationLine>,
     /// The gates, in the order of the configuration.
     pub gates: Vec<GateLine>,
-    /// What is wrong, the worst first.
+    /// The problems, the worst first.
     pub troubles: Vec<Diagnosis>,
 }
 
@@ -65,9 +65,9 @@ pub struct InstallationLine {
     pub namespace: String,
     /// Its version.
     pub version: Option<String>,
-    /// How many replicas there are to be.
+    /// Number of wanted replicas.
     pub replicas: Option<u64>,
-    /// How many are ready.
+    /// Number of ready ones.
     pub ready: Option<u64>,
     /// Whether the webhooks answer, if that could be tried.
     pub answers: Option<bool>,
@@ -87,7 +87,7 @@ pub enum Passage {
     Failed,
     /// The gate holds nothing that is there.
     Unused,
-    /// Jobs, workloads or the record could not be read, or a waiter goes by something else.
+    /// Jobs, workloads or the record could not be read, or a waiter is outdated.
     Unknown,
 }
 
@@ -126,7 +126,7 @@ pub struct GateLine {
     pub jobs: Vec<JobLine>,
     /// Its record; `None` if there is none, or it could not be read.
     pub record: Option<RecordLine>,
-    /// What it holds.
+    /// The held workloads.
     pub workloads: Vec<WorkloadLine>,
     /// The pods that wait.
     pub pods: Vec<PodLine>,
@@ -138,13 +138,13 @@ pub struct GateLine {
 pub struct JobLine {
     /// Its name, or how the gate asks for it where there is none.
     pub name: String,
-    /// What it is doing.
+    /// Its state.
     pub state: &'static str,
-    /// What it migrates for, in a word.
+    /// The version that it migrates for, for people.
     pub version: Option<String>,
-    /// Which attempt this is.
+    /// The number of this attempt.
     pub attempt: Option<u32>,
-    /// How many there can be.
+    /// The maximum number of attempts.
     pub attempts: Option<u32>,
     /// How long it has been running, or ran.
     pub seconds: Option<u64>,
@@ -156,7 +156,7 @@ pub struct JobLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordLine {
-    /// How many versions it has.
+    /// Number of versions.
     pub versions: usize,
     /// The last one.
     pub last: Option<String>,
@@ -176,15 +176,15 @@ pub struct WorkloadLine {
     pub wants: Option<String>,
     /// The versions that its ready pods run, where that is known.
     pub runs: Vec<String>,
-    /// How many pods it is to have.
+    /// Number of wanted pods.
     pub replicas: u64,
-    /// How many are ready.
+    /// Number of ready ones.
     pub ready: u64,
-    /// How its waiter stands.
+    /// The state of its waiter.
     pub waiter: &'static str,
     /// Whether its new pods start; `None` if that can't be told.
     pub open: Option<bool>,
-    /// Why they do, or what they wait for.
+    /// The reason why they start, or wait.
     pub why: Vec<String>,
 }
 
@@ -200,9 +200,9 @@ pub struct PodLine {
     pub seconds: Option<u64>,
     /// When its waiter gives up, in seconds from now.
     pub gives_up_in: Option<u64>,
-    /// How often its waiter was started again.
+    /// Number of the waiter's restarts.
     pub restarts: u64,
-    /// What it waits for.
+    /// The reason for the wait.
     pub why: Vec<String>,
 }
 

@@ -14,8 +14,8 @@ pub fn shorten(text: &str, bytes: usize) -> String {
     }
 }
 
-/// A text that changes nothing of a terminal but its own line: control characters, those that turn the
-/// direction of writing, and those that end a line, are replaced. Tabs stay.
+/// A text that changes nothing of a terminal but its own line: control characters, those that turn
+/// the direction of writing, and those that end a line, are replaced. Tabs stay.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {

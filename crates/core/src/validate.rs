@@ -1,5 +1,4 @@
-//! The validation: no pod spec sets a forbidden variable, and no held workload goes without its
-//! waiter.
+//! The validation: no pod spec sets a forbidden variable, and each held workload has its waiter.
 
 use std::collections::HashSet;
 
@@ -15,7 +14,7 @@ use super::podspec::{CONTAINER_LISTS, PodKind, list, name, pod_kind};
 use super::request::{Operation, Request};
 use crate::gates::{Config, Gate};
 
-/// What the webhook `/validate` answers. It never patches.
+/// The decision of the webhook `/validate`. It never patches.
 ///
 /// Nothing that is being deleted is held up, and neither is a controller at work on what already
 /// existed: an object that a controller owns may be updated as long as the update adds no
@@ -45,8 +44,8 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
     }
 }
 
-/// Every forbidden variable, or key that would become one, that the request may not bring: the first
-/// of them, and how many more there are.
+/// Every forbidden variable, or key that would become one, that the request may not bring: the
+/// first of them, and how many more there are.
 fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) {
     let existing_counts = request.operation == Operation::Update
         && (request.is_controlled() || request.subresource == "ephemeralcontainers");
@@ -74,7 +73,7 @@ fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) 
     (violations, unlisted)
 }
 
-/// What replaced the variable.
+/// The replacement of the variable.
 fn instead(config: &Config, namespace: &str) -> String {
     let gate = config.gates.iter().find(|gate| gate.namespace == namespace);
     let jobs = gate.map(Gate::requirements).unwrap_or_default();
@@ -106,8 +105,8 @@ enum Offence<'a> {
 }
 
 impl<'a> Offence<'a> {
-    /// What tells it from others: the list and the container that it is in, how it is set, and its
-    /// name. Not the index, for an update may reorder.
+    /// The identity of a violation: its list and container, how it is set, and its name. Not the
+    /// index, because an update may reorder.
     fn identity(&self) -> (&'static str, Option<&'a str>, bool, &'a str) {
         match *self {
             Self::Variable {
@@ -221,9 +220,9 @@ fn each_forbidden_key<'a>(
     }
 }
 
-/// What is wrong with the waiter of a held workload. A request that leaves the pod template as it is
-/// starts no pod. Where names are in the way of the injection, `mutate` has said so, and only they
-/// are to blame.
+/// What is wrong with the waiter of a held workload. A request that leaves the pod template as it
+/// is starts no pod. If names block the injection, `mutate` has reported them, and only they are
+/// the cause.
 fn waiter_violations(config: &Config, held: &Held<'_, '_>) -> Vec<Violation> {
     let Some(template) = held.template() else {
         return Vec::new();

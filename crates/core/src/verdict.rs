@@ -1,7 +1,7 @@
 //! The waiter's decision, as a function of what was seen, what is wanted, and the time.
 //!
-//! [`verdict`] is the whole of it. Nothing here watches, prints or sleeps. Times are durations since
-//! the waiter's start, but for one: how old a Job is only its own clock says.
+//! [`verdict`] is the entry point. Nothing here watches, prints or sleeps. Times are durations
+//! since the waiter's start, except for a Job's age, which uses the cluster's clock.
 
 mod seen;
 mod standing;
@@ -23,10 +23,10 @@ pub struct Limits {
     pub timeout: Duration,
     /// Missing rights: RBAC may be on its way.
     pub denied: Duration,
-    /// No Job, before an older record may speak for it: appliers that replace a Job delete it and
-    /// create it anew.
+    /// No Job, before a record opens the gate: appliers that replace a Job delete it and
+    /// create it again.
     pub settle: Duration,
-    /// A Job without a pod, before a record of its very version may speak.
+    /// A Job without a pod, before a record of its version opens the gate.
     pub no_pod: Duration,
 }
 
@@ -39,7 +39,7 @@ pub struct Now {
     pub clock: Timestamp,
 }
 
-/// What to do.
+/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Go on, and ask again when something else is seen, or at `until`.
@@ -53,7 +53,7 @@ pub enum Verdict {
     End(End),
 }
 
-/// How a wait ends.
+/// The end of a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// Let the pod start, for these reasons: one for each requirement.
@@ -64,14 +64,14 @@ pub enum End {
     NotPermitted {
         /// Which.
         subject: JobName,
-        /// What the API server says.
+        /// The API server's error.
         message: String,
     },
     /// Give up: the time is over.
     TimedOut(Vec<Waiting>),
 }
 
-/// A Job that has failed for good.
+/// A Job that has failed, without further attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Its name.
@@ -80,15 +80,15 @@ pub struct Failure {
     pub uid: String,
     /// Such as `BackoffLimitExceeded`.
     pub reason: String,
-    /// What the Job controller says.
+    /// The Job controller's message.
     pub message: String,
     /// Its last attempt.
     pub attempt: Option<Attempt>,
-    /// Who applies it.
+    /// The tool that applies it.
     pub applier: Applier,
 }
 
-/// Why a requirement is met.
+/// The reason why a requirement is met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// A Job is complete.
@@ -109,7 +109,7 @@ pub enum Why {
     },
 }
 
-/// How the Jobs that are waited for are called.
+/// The name of the required Jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobName {
     /// There is one, of this name, or it is awaited by it.
@@ -118,23 +118,23 @@ pub enum JobName {
     Any(String),
 }
 
-/// What the waiter waits for: what it sees, and whether it sees at all. Equal values are one line of
-/// output.
+/// What the waiter waits for: what it sees, and whether it sees at all. Equal values are one line
+/// of output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     /// The Job.
     pub job: JobName,
-    /// What was last seen.
+    /// The last thing that was seen.
     pub what: What,
     /// Whether that may be out of date, and why.
     pub trouble: Option<TroubleKind>,
     /// The record has never been read, so what it says isn't known.
     pub record_unread: bool,
-    /// Who applies the Job, if it is there.
+    /// The tool that applies the Job, if it exists.
     pub applier: Applier,
 }
 
-/// What a waiter sees of its Job.
+/// The waiter's view of its Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(
     missing_docs,
@@ -152,7 +152,7 @@ pub enum What {
         /// There was one.
         vanished: bool,
     },
-    /// Somebody has deleted it, and it is still there.
+    /// It is deleted, and still exists.
     Deleting,
     /// It is complete, but of another version.
     OldComplete {
@@ -169,7 +169,7 @@ pub enum What {
     Other {
         version: String,
     },
-    /// It is complete, and somebody has said that this doesn't count any more.
+    /// It is complete, but its completion was forgotten with `record forget`.
     Forgotten,
     /// It is complete, but it was to run nothing.
     Empty,
@@ -198,8 +198,8 @@ pub enum What {
 
 /// Decides.
 ///
-/// Each requirement must be met. What has failed or may not be watched ends the wait, the first time:
-/// a waiter that was restarted stays until its time is over.
+/// Each requirement must be met. A failed Job, or one that may not be watched, ends the wait. A
+/// waiter that was restarted stays until its deadline instead.
 pub fn verdict(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> Verdict {
     let standings: Vec<Standing> = (0..seen.jobs.len())
         .map(|requirement| standing(seen, requirement, wanted, limits, now))
@@ -244,8 +244,8 @@ pub fn verdict(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> Verdi
     }
 }
 
-/// Whether the gate opens only because nothing was heard of the Jobs for a time. A watch that is cut
-/// off hears nothing either, and doesn't know it at once.
+/// Whether the gate opens only because no event of the Jobs came for a time. A watch that is cut
+/// off gets no events either, and does not notice at once.
 pub fn opens_by_silence(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> bool {
     let opens = |seen: &Seen| {
         let verdict = verdict(seen, wanted, limits, now);
@@ -259,9 +259,9 @@ pub fn opens_by_silence(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now)
 }
 
 impl Seen {
-    /// The uid of a Job that is sure to fail, in a way that the waiter will have to tell of. The Job
-    /// controller deletes the pods that still run before it says that the Job has failed, so this is
-    /// the time to look at their logs.
+    /// The uid of a Job that is sure to fail, and whose failure the waiter must report. The Job
+    /// controller deletes running pods before it marks the Job as failed, so their logs must be
+    /// read now.
     pub fn about_to_fail(&self, wanted: &Wanted) -> Option<&str> {
         let jobs = self.jobs.iter().flat_map(|jobs| jobs.present.values());
         jobs.filter(|job| job.state == super::job::JobState::Failing && !job.deleting)

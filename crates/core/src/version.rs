@@ -9,7 +9,7 @@ use super::image::{self, MovingTags, Reference, Relation, same_repository};
 use super::names::WAITER_CONTAINER;
 use super::podspec::{DEFAULT_CONTAINER, default_container, list, name};
 
-/// What a pod needs its Jobs to have completed for.
+/// The version for which a pod's Jobs must have completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// Some Job has completed (`freshness: any`).
@@ -38,10 +38,10 @@ pub enum Wanted {
 /// Why a pod template has no version that a Job's could be compared with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoVersion {
-    /// The gate goes by a label or annotation that the template lacks.
+    /// The gate uses a label or annotation that the template lacks.
     #[error("the pod template has no {0}")]
     NoMetadata(VersionSource),
-    /// The gate goes by a container that the template lacks.
+    /// The gate uses a container that the template lacks.
     #[error("the pod template has no container `{0}` with an image")]
     NoContainer(String),
     /// No container has an image.
@@ -50,7 +50,7 @@ pub enum NoVersion {
 }
 
 impl Wanted {
-    /// What a gate asks for, for the pods of a template.
+    /// The version that the pods of a template need, by their gate.
     pub fn of(gate: &Gate, template: &Value) -> Result<Self, NoVersion> {
         if gate.freshness == Freshness::Any {
             return Ok(Self::Any);
@@ -116,7 +116,7 @@ impl Wanted {
         }
     }
 
-    /// Whether nothing can be sure to be of it, so that a Job that is there decides alone.
+    /// Whether no version can be compared with it, so that an existing Job decides alone.
     pub fn moves(&self) -> bool {
         match self {
             Self::Any => true,
@@ -140,7 +140,8 @@ impl Wanted {
 
     /// Whether a word says this version: a label's value, or the tag or digest of the application's
     /// image. Where several images may be that, all of them have it, so that the version of a proxy
-    /// isn't taken for the application's. Where a digest pins a tag that moves, the tag says nothing.
+    /// isn't taken for the application's. Where a digest pins a tag that moves, the tag says
+    /// nothing.
     pub fn is_called(&self, word: &str) -> bool {
         match self {
             Self::Any => false,
@@ -184,7 +185,7 @@ pub enum Compared<'c> {
     Metadata {
         /// Which.
         source: &'c VersionSource,
-        /// What the Job has there.
+        /// The Job's value.
         found: Option<&'c str>,
     },
     /// Two images. Of several pairs, the one that counts most against the Job.
@@ -239,7 +240,7 @@ impl fmt::Display for Compared<'_> {
                 "version {} (image {image})",
                 Reference::of(image).version()
             ),
-            Self::Images { found: None, .. } => f.write_str("a version that can't be told"),
+            Self::Images { found: None, .. } => f.write_str("an unknown version"),
         }
     }
 }
@@ -301,7 +302,7 @@ fn compare_all<'c>(
         .unwrap_or(common)
 }
 
-/// What of a Job can be compared.
+/// The parts of a Job that are compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Its containers.

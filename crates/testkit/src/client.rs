@@ -114,7 +114,7 @@ impl<K: Resource<DynamicType: Eq + Hash> + 'static> Drop for Watched<K> {
     }
 }
 
-/// What a selector selects, and the changes that keep it true for as long as somebody reads them.
+/// What a selector selects, and the changes that keep it true for as long as they are read.
 /// After an error the watch goes on by itself.
 fn watch<K>(
     api: &Api<K>,

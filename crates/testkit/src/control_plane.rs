@@ -75,7 +75,7 @@ pub struct ControlPlane {
     webhook_client: Pair,
     server: Pair,
     service_accounts: Pair,
-    // In the order in which they are dropped: whoever depends on another ends before it.
+    // In the order in which they are dropped: a process ends before those that it depends on.
     controllers: Vec<Process>,
     api_server: Mutex<Option<Process>>,
     etcd: Process,

@@ -379,7 +379,7 @@ impl FakeApi {
             let left = end.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero(),
-                "waited in vain for {what}; the last requests were {:#?}",
+                "timed out waiting for {what}; the last requests were {:#?}",
                 state.requests.iter().rev().take(9).collect::<Vec<_>>()
             );
             let waited = self.shared.changed.wait_timeout(state, left);

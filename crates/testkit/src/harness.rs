@@ -1,7 +1,8 @@
 //! Selects, schedules and reports tests, with the options and the output of `cargo test`.
 //!
-//! libtest-mimic has the options and the output. cargo-nextest has slots and groups for tests as well,
-//! and would be a program to install before `cargo test` works; the schedule here is in `schedule`.
+//! libtest-mimic has the options and the output. cargo-nextest has slots and groups for tests as
+//! well, and would be a program to install before `cargo test` works; the schedule here is in
+//! `schedule`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,8 +37,8 @@ pub struct Suite {
     pub scratch: &'static str,
 }
 
-/// Runs the tests that the command line selects, or the benchmarks, or the soaks. In a sandbox, runs
-/// those that the process outside asks for.
+/// Runs the tests that the command line selects, or the benchmarks, or the soaks. In a sandbox,
+/// runs those that the process outside asks for.
 pub fn run(suite: Suite) -> ExitCode {
     let done = match Sandbox::current() {
         Ok(None) => outside(suite),
@@ -226,7 +227,7 @@ impl TestRun {
         let outcome = self
             .outcome(index, test)
             .unwrap_or_else(TestOutcome::Failed);
-        // In CI, a test that can't run on this machine is a hole that nobody would see.
+        // In CI, a test that can't run on this machine is a hole that would stay unseen.
         let must_run = matches!(&self.backend, Backend::InProcess(local) if local.is_unsuitable())
             && std::env::var_os("CI").is_some_and(|ci| ci == "true");
         match outcome {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::assets::{printed, repository};
 use crate::process;
 
-/// A shell and the usual small tools. The node also takes it for its pods' sandboxes.
+/// A shell and the usual small tools. The node also uses it for its pods' sandboxes.
 pub const BUSYBOX: &str = "migration-gate.test/busybox:1";
 /// migration-gate as it is released.
 pub const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";

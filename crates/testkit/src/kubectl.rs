@@ -159,7 +159,7 @@ impl Kubectl {
         command
     }
 
-    /// Lets kubectl and Helm, where a command runs them, go by this cluster, and by nothing of the
+    /// Lets kubectl and Helm, where a command runs them, use this cluster, and nothing of the
     /// user's own set-up, which may not decide a test.
     pub fn set_environment(&self, command: &mut Command) {
         command

@@ -6,8 +6,8 @@
 //! of them touches the machine's own network, and nothing of them stays.
 //!
 //! 1. The test program starts **outside**, as any program. [`harness`] reads the command line and
-//!    finds out where tests can run: on the cluster of `KUBECONFIG`, in a sandbox on this machine, or
-//!    nowhere. [`assets`] and [`image`] build or find the programs and images.
+//!    finds out where tests can run: on the cluster of `KUBECONFIG`, in a sandbox on this machine,
+//!    or nowhere. [`assets`] and [`image`] build or find the programs and images.
 //! 2. It starts itself again as some [`worker`]s, each in a [`sandbox`]: network, mount and PID
 //!    namespaces of its own, which the kernel clears away when the program ends.
 //! 3. [`schedule`] decides which test runs next, and in which worker. The worker runs the test's
@@ -26,19 +26,21 @@
 //! | `helm` | the path of Helm | everything |
 //!
 //! To add a test, write the function in a module of `tests/cluster/`, add its name to the module's
-//! `tests!`, and run `cargo test --test cluster -- NAME`. A test fails by an error or a panic. Where
-//! it doesn't apply, it returns [`Skip`](skip::Skip). It never sleeps for a fixed time: [`poll`]
-//! awaits what nothing announces, [`client`] watches objects, [`kubectl`] waits as a user would.
+//! `tests!`, and run `cargo test --test cluster -- NAME`. A test fails by an error or a panic.
+//! Where it doesn't apply, it returns [`Skip`](skip::Skip). It never sleeps for a fixed time:
+//! [`poll`] awaits what nothing announces, [`client`] watches objects, [`kubectl`] waits as a user
+//! would.
 //!
-//! Benchmarks (`-- --bench`) and soaks (`-- --soak`, the long forms of tests) are functions of the same
-//! kinds, in lists of their own. They run one after the other, with the binary as it is released. So are
-//! the tests beside other tools (`-- --peers`), which run as the tests do.
+//! Benchmarks (`-- --bench`) and soaks (`-- --soak`, the long forms of tests) are functions of the
+//! same kinds, in lists of their own. They run one after the other, with the binary as it is
+//! released. So are the tests beside other tools (`-- --peers`), which run as the tests do.
 //!
 //! When a test fails, the components' logs stay in the folder that the last lines name.
 //!
 //! # Words
 //!
-//! - A **sandbox** is a set of namespaces of the kernel. A **worker** is the test program inside one.
+//! - A **sandbox** is a set of namespaces of the kernel. A **worker** is the test program inside
+//!   one.
 //! - A **run** is one sandbox's folder, lock and cgroups on the machine.
 //! - A **claim** is the part of a node that a test needs; a **slot** is the permission to use it.
 //! - A **plane** is an API server without controllers, and a **scene** a gate's Job and record in a

@@ -38,9 +38,10 @@ impl Namespace {
         if let Some(found) = block_on(namespaces.get_opt(name))? {
             let annotations = found.metadata.annotations.unwrap_or_default();
             if found.metadata.deletion_timestamp.is_some() {
-                // An earlier test's, on its way out.
+                // An earlier test's, being deleted.
             } else if annotations.contains_key("meta.helm.sh/release-name") {
-                // The chart made it for a gate after an earlier test had deleted its own, and kept it.
+                // The chart made it for a gate after an earlier test had deleted its own, and kept
+                // it.
                 block_on(namespaces.delete(name, &DeleteParams::default()))?;
             } else {
                 bail!(
@@ -141,7 +142,7 @@ impl Drop for Namespace {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
         let at_once = DeleteParams::default().grace_period(0);
         block_on(async {
-            // A failure has nobody to go to, and the next test that wants the name finds out.
+            // A failure cannot be reported here; the next test that wants the name finds out.
             let _ = namespaces
                 .delete(&self.name, &DeleteParams::default())
                 .await;

@@ -68,7 +68,7 @@ pub fn socket(sandbox: &Sandbox) -> Result<PathBuf> {
     Ok(sandbox.state("containerd")?.join("containerd.sock"))
 }
 
-/// Where the container runtime looks up how to reach a registry, anew for each pull: a folder for
+/// Where the container runtime looks up how to reach a registry, again for each pull: a folder for
 /// each, by its host and port.
 pub fn registries(sandbox: &Sandbox) -> Result<PathBuf> {
     sandbox.state("registries")

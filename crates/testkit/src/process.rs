@@ -240,7 +240,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
             // What was read before an error is worth more than the error.
             let _ = pipe.read_to_end(&mut bytes);
         }
-        // Nobody listens once the deadline has passed.
+        // The receiver is gone once the deadline has passed.
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
     });
     receiver

@@ -51,7 +51,7 @@ impl Release {
         Ok(release)
     }
 
-    /// Installs the chart with a certificate that somebody else makes, and trusts.
+    /// Installs the chart with a certificate from elsewhere, and trusts it.
     pub fn install_with_certificate(cluster: &Cluster) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
@@ -145,7 +145,7 @@ impl Release {
 
 impl Drop for Release {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that installs finds out.
+        // A failure cannot be reported here; the next test that installs finds out.
         let _ = self.uninstall();
     }
 }

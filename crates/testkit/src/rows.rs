@@ -113,7 +113,7 @@ fn a_record_of_the_version_opens_unless_a_first_attempt_runs(
     let scene = world.scene();
     scene.record(&["1", "2"])?;
     opens(scene.waiter(&[V2])?, &recorded("2"))?;
-    // Somebody migrates this very version again, so pods wait until an attempt has failed.
+    // This very version is migrated again, so pods wait until an attempt has failed.
     scene.create("2")?;
     scene.status(&running())?;
     let mut waiter = scene.waiter(&[V2])?;
@@ -122,7 +122,7 @@ fn a_record_of_the_version_opens_unless_a_first_attempt_runs(
     opens(waiter, &recorded("2"))?;
     scene.status(&failed())?;
     opens(scene.waiter(&[V2])?, &recorded("2"))?;
-    // A roll-back: the Job is the newer version's.
+    // A rollback: the Job is the newer version's.
     scene.delete()?;
     scene.create("3")?;
     scene.status(&complete())?;
@@ -178,7 +178,7 @@ fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn WaiterWorld) -
     Ok(())
 }
 
-/// Nothing is heard of a Job that is created anew behind a connection that is dead.
+/// Nothing is heard of a Job that is created again behind a connection that is dead.
 fn a_record_of_a_mutable_tag_does_not_open_what_cannot_be_looked_at(
     world: &dyn WaiterWorld,
 ) -> Result<()> {
@@ -206,17 +206,17 @@ fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn WaiterWorld)
     corrupt.extend((10..50).map(|i| (format!("r{i}"), "x".repeat(9000))));
     scene.record_as(corrupt)?;
     let mut waiter = scene.waiter(&[V2])?;
-    waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: its image `init:1` is of version `1`");
-    waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
+    waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and ignored: its image `init:1` is of version `1`");
+    waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and ignored: ");
     for i in 10..13 {
         waiter.says(&format!(
             "ConfigMap migration-gate-g: the entry r{i} is corrupt"
         ));
     }
-    waiter.says("ConfigMap migration-gate-g: 37 more entries are corrupt and not obeyed");
+    waiter.says("ConfigMap migration-gate-g: 37 more entries are corrupt and ignored");
     scene.record(&["2"])?;
     let ended = opens(waiter, &recorded("2"))?;
-    let told = ended.output.matches("is corrupt and not obeyed").count();
+    let told = ended.output.matches("is corrupt and ignored").count();
     ensure!(told == 5, "{}", ended.output);
     Ok(())
 }
@@ -244,7 +244,7 @@ fn a_failed_job_of_the_version_ends_the_wait(world: &dyn WaiterWorld) -> Result<
     scene.create("2")?;
     scene.status(&failed())?;
     let reason = format!(
-        "Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; mend the cause, \
+        "Job db-init has failed (BecauseOfTheTest: so it is), so this pod must not start; fix the cause, \
          delete the Job and apply it again: kubectl delete job db-init -n {}",
         scene.namespace
     );
@@ -256,7 +256,7 @@ fn a_failed_job_of_the_version_ends_the_wait(world: &dyn WaiterWorld) -> Result<
         "{}",
         ended.output
     );
-    // Whoever deletes a failed Job is about to try again.
+    // A failed Job is deleted to try again.
     scene.begin_to_delete()?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("waiting: Job db-init is being deleted");
@@ -388,7 +388,7 @@ fn the_deadline_tells_what_was_last_seen(world: &dyn WaiterWorld) -> Result<()> 
         4,
         &format!(
             "gave up after 1s: there is no Job db-init in namespace {namespace}, and no record of version 2. \
-             Apply the migration Job; look whether it is there: kubectl get job db-init -n {namespace}. \
+             Apply the migration Job; check that it exists: kubectl get job db-init -n {namespace}. \
              If version 2 was migrated before: migration-gate record done 2 --gate g"
         ),
     )?;

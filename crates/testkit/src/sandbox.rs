@@ -232,7 +232,7 @@ pub fn hierarchies() -> Result<Vec<PathBuf>> {
     }
     let mut found = Vec::new();
     for entry in fs::read_dir(root).context("reading the cgroup hierarchies")? {
-        // Some of them go by two names, of which one is a link.
+        // Some of them have two names, one of which is a link.
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             found.push(entry.path());

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::scalar;
 use super::{ALIAS_BUDGET, Child, Document, MAX_DEPTH, Node, Span, Style, SyntaxError, inner_mark};
 
-/// What a value costs besides its text, roughly, when it is copied.
+/// The approximate memory of a copied value besides its text.
 const NODE_COST: usize = 64;
 
 /// The documents in one part of the text.
@@ -51,10 +51,10 @@ fn options() -> granit_parser::Options {
 
 struct Builder<'t> {
     parser: Parser<'t, StrInput<'t>>,
-    /// Where the part starts in the text.
+    /// The start of the part in the text.
     base: usize,
     anchors: HashMap<usize, Built>,
-    /// How much anchors and aliases have copied, in bytes.
+    /// Size of the copies by anchors and aliases, in bytes.
     copied: usize,
     /// The start of the event that was read last.
     position: usize,
@@ -97,8 +97,8 @@ impl<'t> Builder<'t> {
             // An explicit end, `...`, has a length.
             Event::DocumentEnd if end.end() > end.start() => Span::new(part.start, end.end()),
             _ => {
-                // What comes after it without a separator is part of it, and so is what is wrong there. The parser may
-                // see one where `kubectl` doesn't: before a NUL.
+                // What comes after it without a separator is part of it, and so is what is wrong
+                // there. The parser may see one where `kubectl` doesn't: before a NUL.
                 let next = self.next()?;
                 let end = match &next {
                     (Event::DocumentStart(..), span) => span.start(),
@@ -428,9 +428,9 @@ fn key_text(key: Value) -> Result<String, String> {
     match key {
         Value::String(text) => Ok(text),
         Value::Bool(_) | Value::Number(_) => Ok(key.to_string()),
-        Value::Null => Err("a key can't be null; quote it if it is text".to_owned()),
+        Value::Null => Err("a key cannot be null; quote it if it is text".to_owned()),
         Value::Array(_) | Value::Object(_) => Err(
-            "a key can't be a collection; `{{ … }}` of a template must be rendered first"
+            "a key cannot be a collection; `{{ … }}` of a template must be rendered first"
                 .to_owned(),
         ),
     }

@@ -1,13 +1,14 @@
 //! YAML as Kubernetes reads it, with the place of every value in the text.
 //!
-//! `kubectl` and Flux turn a manifest into JSON with `sigs.k8s.io/yaml`, whose scalars follow YAML 1.1
-//! as Go's yaml.v2 understands it: `on`, `yes` and `y` are booleans, `0755` and `0o755` are octal, `1_000` is a
-//! thousand. What is read here is what they would send, with one exception: a key that occurs twice in a mapping is an
-//! error here, as it is for kustomize, where `kubectl` keeps the last one in silence. JSON is read as the YAML that it is,
-//! and JSON values that follow each other are documents of their own.
+//! `kubectl` and Flux turn a manifest into JSON with `sigs.k8s.io/yaml`, whose scalars follow YAML
+//! 1.1 as Go's yaml.v2 understands it: `on`, `yes` and `y` are booleans, `0755` and `0o755` are
+//! octal, `1_000` is a thousand. What is read here is what they would send, with one exception: a
+//! key that occurs twice in a mapping is an error here, as it is for kustomize, where `kubectl`
+//! keeps the last one in silence. JSON is read as the YAML that it is, and JSON values that follow
+//! each other are documents of their own.
 //!
-//! No published crate does this: those that keep places (`serde-saphyr`, `marked-yaml`) read YAML 1.2,
-//! or fill types that are known beforehand. The parser below is `granit-parser`'s.
+//! No published crate does this: those that keep places (`serde-saphyr`, `marked-yaml`) read YAML
+//! 1.2, or fill types that are known beforehand. The parser below is `granit-parser`'s.
 //!
 //! Nothing here panics, and memory is bounded by the text: nesting ends at [`MAX_DEPTH`], and what
 //! aliases copy at [`ALIAS_BUDGET`].
@@ -22,10 +23,10 @@ use serde_json::Value;
 
 use migration_gate_core::field::Step;
 
-/// How deep values may nest, aliases resolved. `serde_json`'s own limit.
+/// Maximum nesting of values, with resolved aliases. `serde_json`'s own limit.
 pub const MAX_DEPTH: usize = 128;
 
-/// How much anchors and aliases may copy in one document, in bytes.
+/// Maximum size of the copies by anchors and aliases in one document, in bytes.
 pub const ALIAS_BUDGET: usize = 16 << 20;
 
 /// The longest text that is read, in bytes. Spans are 32 bits wide.
@@ -65,7 +66,7 @@ impl Span {
     }
 }
 
-/// How a value is written.
+/// The style of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// A scalar in any of its notations.
@@ -78,12 +79,13 @@ pub enum Style {
     Alias,
 }
 
-/// Where a value stands, and where what is in it stands.
+/// The place of a value, and of its parts.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// The value's text; of an alias, that of the alias itself. A null that is not written is empty.
+    /// The value's text; of an alias, that of the alias itself. A null that is not written is
+    /// empty.
     pub span: Span,
-    /// How it is written.
+    /// Its style.
     pub style: Style,
     /// The members or elements, in the order of the value's.
     pub children: Vec<Child>,
@@ -101,15 +103,15 @@ pub struct Child {
 /// One document of a text.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// What it says.
+    /// Its value.
     pub value: Value,
-    /// Where it says so.
+    /// Its place.
     pub node: Node,
     /// Its part of the text, from its `---` (if there is one) to the next.
     pub span: Span,
 }
 
-/// Where a path led.
+/// The result of following a path.
 #[derive(Debug, Clone, Copy)]
 pub struct Found<'d> {
     /// The key under which it stands.
@@ -118,7 +120,7 @@ pub struct Found<'d> {
     pub node: &'d Node,
     /// The value.
     pub value: &'d Value,
-    /// How many of the steps led there; fewer than all if the rest doesn't exist.
+    /// Number of followed steps; fewer than all if the rest does not exist.
     pub steps: usize,
 }
 
@@ -159,11 +161,11 @@ impl Document {
     }
 }
 
-/// Why a document can't be read.
+/// The error of a document that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SyntaxError {
-    /// What is wrong.
+    /// The problem.
     pub message: String,
     /// Where, in bytes from the text's start.
     pub offset: usize,
@@ -212,7 +214,7 @@ pub fn documents_of(
 /// else: `text` starts with the document.
 ///
 /// A template that was saved with a mark has it there once it is rendered, and so has a file that
-/// was appended to another. It is passed over, where `kubectl` takes it for a part of the first key.
+/// was appended to another. It is skipped, where `kubectl` reads it as a part of the first key.
 pub fn inner_mark(text: &str) -> Option<Range<usize>> {
     let mut lines = text.split_inclusive('\n');
     let mut start = lines.next().filter(|line| is_bare(line))?.len();
@@ -228,8 +230,8 @@ pub fn inner_mark(text: &str) -> Option<Range<usize>> {
     None
 }
 
-/// Whether a line is blank, a comment or a bare separator, and YAML could hold it: nobody else looks
-/// at it once it is passed over.
+/// Whether a line is blank, a comment or a bare separator, and YAML could hold it: no other code
+/// looks at it once it is passed over.
 fn is_bare(line: &str) -> bool {
     let is_allowed = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\u{85}');
     if !line.chars().all(is_allowed) {

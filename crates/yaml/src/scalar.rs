@@ -1,12 +1,12 @@
-//! What a plain scalar means, as Go's yaml.v2 resolves it.
+//! The value of a plain scalar, as Go's yaml.v2 resolves it.
 
 use base64::Engine as _;
 use serde_json::{Number, Value};
 
 /// The value of a plain scalar without a tag.
 ///
-/// Numbers come out as Go would write them into JSON: a float without a fraction is an integer. What
-/// JSON can't say (`.inf`, `.nan`) is an error.
+/// Numbers come out as Go would write them into JSON: a float without a fraction is an integer.
+/// A value that JSON lacks (`.inf`, `.nan`) is an error.
 pub(super) fn resolve(text: &str) -> Result<Value, String> {
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,

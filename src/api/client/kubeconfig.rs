@@ -1,7 +1,7 @@
-//! Kubeconfigs, found and put together as kubectl does it.
+//! Kubeconfigs, found and merged as kubectl does.
 //!
-//! They are read as manifests are, by the rules of `sigs.k8s.io/yaml` that kubectl's follow, with the
-//! place of a mistake. kube's own reader brings a second YAML deserializer, 5 % of the binary.
+//! They are read as manifests are, by the rules of `sigs.k8s.io/yaml` that kubectl's follow, with
+//! the place of a mistake. kube's own reader brings a second YAML deserializer, 5 % of the binary.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,8 +20,7 @@ const NEXT: &str = "set KUBECONFIG to a file that kubectl accepts, or name one w
 /// The kubeconfig: of the file that was named, else of the files in `KUBECONFIG`, else of
 /// `~/.kube/config`.
 ///
-/// Of several files those that don't exist are left out, and what occurs twice is what the first
-/// one says.
+/// Missing files are ignored, and the first file's value wins.
 pub(super) fn read(
     named: Option<&Path>,
     variable: Option<OsString>,
@@ -87,8 +86,8 @@ fn parse(text: &str, file: &Path) -> Result<Kubeconfig, Cause> {
     Ok(merged)
 }
 
-/// Relative paths are relative to the file that has them. A program without a separator is looked up
-/// in `PATH`.
+/// Relative paths are relative to the file that has them. A program without a separator is looked
+/// up in `PATH`.
 fn resolve(kubeconfig: &mut Kubeconfig, folder: &Path) {
     let absolute = |path: &mut Option<String>| {
         if let Some(path) = path.as_mut().filter(|path| !path.is_empty()) {
@@ -130,8 +129,8 @@ pub(super) fn cause(error: &KubeconfigError) -> Cause {
     cause.then(NEXT)
 }
 
-/// Why a kubeconfig's credentials or certificates don't work. Names the program that is to bring
-/// credentials, if it is that which is missing.
+/// The reason why a kubeconfig's credentials or certificates do not work. Names the credentials
+/// program if it is missing.
 pub(super) fn credentials(error: &kube::Error, plugin: Option<&ExecConfig>) -> Cause {
     let (kube::Error::Auth(AuthError::AuthExecStart(cause)), Some(plugin)) = (error, plugin) else {
         return Cause::of(error);

@@ -132,8 +132,8 @@ fn names_registry(repository: &str) -> bool {
     host.is_some_and(|host| host == "localhost" || host.contains(['.', ':']))
 }
 
-/// Helm merges maps, so what isn't said of the resources is as in the chart's own values, and `null`
-/// takes a default out.
+/// Helm merges maps, so what isn't said of the resources is as in the chart's own values, and
+/// `null` takes a default out.
 fn fill_resources(waiter: &mut Map<String, Value>) {
     let given = waiter.shift_remove("resources").unwrap_or_default();
     let defaults = Resources::default();

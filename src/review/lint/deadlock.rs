@@ -208,7 +208,7 @@ fn late_hook(gated: &Gated<'_>, job: usize) -> Option<Finding> {
     })
 }
 
-/// Argo CD's phases of a sync. What is no hook comes in `Sync`.
+/// Argo CD's phases of a sync. Objects that are not hooks belong to `Sync`.
 const PHASES: [&str; 3] = ["PreSync", "Sync", "PostSync"];
 const HOOK: &str = "argocd.argoproj.io/hook";
 
@@ -229,8 +229,8 @@ fn turn(gated: &Gated<'_>, index: usize) -> Option<(usize, i64)> {
     Some((phase, wave.unwrap_or(0)))
 }
 
-/// Argo CD applies a workload in an earlier phase or wave than the Job, and doesn't go on before the
-/// workload is healthy. A `CronJob` is healthy without having run.
+/// Argo CD applies a workload in an earlier phase or wave than the Job, and doesn't go on before
+/// the workload is healthy. A `CronJob` is healthy without having run.
 fn late_wave(gated: &Gated<'_>, job: usize) -> Option<Finding> {
     let own = turn(gated, job)?;
     let mut workloads = gated.workloads.iter().copied();

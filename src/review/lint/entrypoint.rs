@@ -8,8 +8,8 @@ use crate::review::report::Finding;
 use migration_gate_core::image::same_repository;
 use migration_gate_core::podspec::list;
 
-/// A container of the Job's image that runs the image's entrypoint. Many an entrypoint migrates and
-/// then runs its arguments, so arguments alone don't help.
+/// A container of the Job's image that runs the image's entrypoint. Many entrypoints migrate and
+/// then run their arguments, so arguments alone do not help.
 pub(super) fn migrates_itself(gated: &Gated<'_>) -> Vec<Finding> {
     let world = gated.world;
     let jobs = gated
@@ -25,7 +25,7 @@ pub(super) fn migrates_itself(gated: &Gated<'_>) -> Vec<Finding> {
                 continue;
             }
             let message = format!(
-                "container {} has the Job's image and no command, so it runs the image's entrypoint; if that migrates, every pod does: give the container a command that doesn't",
+                "container {} has the Job's image and no command, so it runs the image's entrypoint; if that migrates, every pod does: give the container a command that does not",
                 called(container)
             );
             findings.push(Finding::new(*index, Code::MigratesItself, place, message));

@@ -52,7 +52,7 @@ fn brought(
 }
 
 /// The forbidden variable that a source which isn't among the manifests would bring, if it had the
-/// rest of the name as a key. Nobody but its author has a use for such a prefix.
+/// rest of the name as a key. Such a prefix is deliberate.
 fn by_prefix(world: &World<'_>, container: &Value, prefix: &str) -> Option<String> {
     let (forbidden, key) = world.config.completes(prefix)?;
     Some(format!(

@@ -38,7 +38,7 @@ pub(super) fn suspended(gated: &Gated<'_>) -> Vec<Finding> {
     suspended
         .map(|job| {
             let message = format!(
-                "the Job is suspended, so the workloads of gate `{}` wait until somebody resumes it",
+                "the Job is suspended, so the workloads of gate `{}` wait until it is resumed",
                 gated.gate.name
             );
             let field = FieldPath::from_iter(["spec", "suspend"]);
@@ -53,7 +53,7 @@ pub(super) fn mutable_tag(gated: &Gated<'_>) -> Vec<Finding> {
         let Wanted::Images { images, moving, .. } = &wanted else {
             continue;
         };
-        // Of a sidecar that no Job has, nobody compares the version.
+        // The version of a sidecar that no Job has is not compared.
         let compared = |image: &&str| *image == images.default || gated.has_repository(image);
         for image in images
             .all()
@@ -61,7 +61,7 @@ pub(super) fn mutable_tag(gated: &Gated<'_>) -> Vec<Finding> {
             .filter(|image| moving.moves(image))
         {
             let message = format!(
-                "`{image}` says nothing about its version, so a Job that completed for an older image of the same name opens gate `{}`; use a tag that isn't moved, or a digest",
+                "`{image}` says nothing about its version, so a Job that completed for an older image of the same name opens gate `{}`; use a tag that is not moved, or a digest",
                 gated.gate.name
             );
             let field = image_field(gated.world.request(index), image);
@@ -106,7 +106,7 @@ pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
         .filter(|job| !is_replaced(gated.world.object(*job)) && !is_forced(gated));
     let findings = stays.map(|job| {
         let message = format!(
-            "a Job's pod template can't be changed, so applying the next version fails on this Job and gate `{}` stays shut; {}",
+            "a Job's pod template cannot be changed, so applying the next version fails on this Job and gate `{}` stays closed; {}",
             gated.gate.name,
             how_to_replace(gated.world.object(job))
         );
@@ -116,7 +116,7 @@ pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
     findings.collect()
 }
 
-/// What has an applier replace the Job: the one that it shows, or whichever it is.
+/// The way to make the applier replace the Job: for the known applier, or for any.
 fn how_to_replace(job: &Value) -> &'static str {
     match Applier::of(&job["metadata"]) {
         Applier::ArgoCd { .. } => {
@@ -128,7 +128,7 @@ fn how_to_replace(job: &Value) -> &'static str {
         Applier::FluxRelease { .. } | Applier::Helm { .. } => {
             "let Helm replace it: annotate it with `helm.sh/hook: pre-install,pre-upgrade`"
         }
-        Applier::Kubectl => "kubectl can't replace it: delete it first",
+        Applier::Kubectl => "kubectl cannot replace it: delete it first",
         Applier::Unknown => {
             "tell the applier to replace it: annotate it with `kustomize.toolkit.fluxcd.io/force: enabled` (Flux), `argocd.argoproj.io/sync-options: Force=true,Replace=true` (Argo CD) or `helm.sh/hook: pre-install,pre-upgrade` (Helm); with kubectl, delete it first"
         }

@@ -1,4 +1,4 @@
-//! When a gate's Job comes and goes: in one phase of a release alone, or for a moment.
+//! The lifetime of a gate's Job: only one phase of a release, or only a moment.
 
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ fn of_requirement(gated: &Gated<'_>, jobs: &[usize]) -> Vec<Finding> {
     let findings = phases.iter().filter_map(|(job, one)| {
         let key = one.by?;
         let message = format!(
-            "as a hook of this phase alone, the Job is not created by {missing}, so new pods of gate `{}` wait for it in vain; {}",
+            "as a hook of this phase only, the Job is not created by {missing}, so new pods of gate `{}` wait for a Job that never comes; {}",
             gated.gate.name,
             if key == HELM {
                 "use `pre-install,pre-upgrade`, or no hook at all"

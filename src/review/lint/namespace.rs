@@ -1,4 +1,4 @@
-//! Objects that say nothing of their namespace, and so miss their gate.
+//! Objects that name no namespace, and so miss their gate.
 
 use super::World;
 use crate::review::codes::Code;
@@ -19,7 +19,7 @@ pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
         let gates = &world.config.gates;
         let gate = gates.iter().find(|gate| concerns(world, gate, request))?;
         let message = format!(
-            "it names no namespace, so it was reviewed in `{}`, where gate `{}` doesn't hold it; set metadata.namespace or review with `--namespace {}`",
+            "it names no namespace, so it was reviewed in `{}`, where gate `{}` does not hold it; set metadata.namespace or review with `--namespace {}`",
             request.namespace, gate.name, gate.namespace
         );
         let field = FieldPath::from_iter(["metadata"]);

@@ -35,7 +35,7 @@ fn permissions<'g>(requirements: &'g [Requirement], record: &'g str) -> Vec<Perm
         without,
     };
     let logs = "a failed Job's logs are not shown";
-    let without_jobs = "the waiter exits 5 after 30s";
+    let without_jobs = "the waiter exits with code 5 after 30s";
     // To see Jobs by a pattern or by labels, one must be allowed to see all.
     let sources = requirements
         .iter()
@@ -48,7 +48,7 @@ fn permissions<'g>(requirements: &'g [Requirement], record: &'g str) -> Vec<Perm
             "configmaps",
             Some(record),
             WATCH,
-            "pods that start once the Job is gone wait in vain",
+            "pods that start after the Job is gone wait until they time out",
         ),
         permission("", "pods", None, &["list"], logs),
         permission("", "pods/log", None, &["get"], logs),

@@ -45,8 +45,8 @@ const INSTALLERS: [Installer; 4] = [
     },
 ];
 
-/// Something that installs into the namespace of a gate whose Job is there and whose workloads are
-/// not.
+/// An object that installs into the namespace of a gate whose Job is reviewed and whose workloads
+/// are not.
 pub(super) fn not_rendered(world: &World<'_>) -> Vec<Finding> {
     let releases = world.all().filter_map(|(index, object)| {
         let request = &object.manifest.request;

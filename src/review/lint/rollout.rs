@@ -1,4 +1,4 @@
-//! Roll-outs of held workloads that don't go well with waiting.
+//! Roll-outs of held workloads that do not work well with waiting.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub(super) fn progress_deadline(gated: &Gated<'_>) -> Vec<Finding> {
         let deadline = deadline.map_or(Some(PROGRESS_DEADLINE), Value::as_u64)?;
         (deadline < timeout).then(|| {
             let message = format!(
-                "the {} is called failed after {deadline}s without progress, while gate `{}` waits for up to {timeout}s: Flux, Helm and Argo CD give up on a migration that is still running; make it {timeout} or more",
+                "the {} counts as failed after {deadline}s without progress, while gate `{}` waits for up to {timeout}s: Flux, Helm and Argo CD give up on a migration that is still running; make it {timeout} or more",
                 request.kind, gated.gate.name
             );
             let field = FieldPath::from_iter(["spec", "progressDeadlineSeconds"]);
@@ -35,7 +35,7 @@ pub(super) fn recreate(gated: &Gated<'_>) -> Vec<Finding> {
     let deployments = held(gated, &["Deployment"]).filter_map(|(index, request)| {
         let (field, how) = stops_early(request.object)?;
         let message = format!(
-            "{how} before new ones are ready, and those wait for the migration: for as long as it runs, or until it is repaired, they don't serve; use `RollingUpdate` with `maxUnavailable: 0`, unless old pods can't run beside the migration"
+            "{how} before new ones are ready, and new ones wait for the migration, so fewer pods serve until it has completed; use `RollingUpdate` with `maxUnavailable: 0`, unless old pods cannot run beside the migration"
         );
         Some(Finding::new(index, Code::Recreate, field, message))
     });

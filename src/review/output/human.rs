@@ -204,7 +204,7 @@ fn window(line: &str, start: usize) -> Range<usize> {
     from..line.ceil_char_boundary((start + MAX_LINE / 2).min(line.len()))
 }
 
-/// Text from a manifest without what a terminal would obey.
+/// Text from a manifest without terminal escape sequences.
 fn clean(text: &str) -> String {
     printable(text).replace('\t', " ")
 }

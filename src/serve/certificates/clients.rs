@@ -1,4 +1,4 @@
-//! The authorities of the clients' certificates, in a file.
+//! The CAs of client certificates, from a file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use super::files::{self, FilesError, Looks};
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Acceptor, RequiredClients};
 
-/// Who may call: `--client-ca` and `--client-name`.
+/// Client certificates: `--client-ca` and `--client-name`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Callers")]
+#[command(next_help_heading = "Client certificates")]
 pub struct ClientArgs {
-    /// Authorities, PEM; a client without a certificate of theirs is refused in the handshake
+    /// CA certificates, PEM; clients need a certificate that one of them signed
     ///
-    /// The API server needs a certificate then: see its `AdmissionConfiguration`. A
-    /// change of the file is picked up.
+    /// The API server then needs a client certificate: see its AdmissionConfiguration. The file is
+    /// reloaded when it changes.
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
 
-    /// The common name or a DNS name that a client's certificate must have; repeatable
+    /// Common name or DNS name that a client certificate must have; repeatable
     #[arg(long, value_name = "NAME", requires = "client_ca")]
     client_name: Vec<String>,
 }
@@ -30,7 +30,7 @@ pub struct ClientArgs {
 pub(in crate::serve) struct ClientFile {
     path: PathBuf,
     names: Vec<String>,
-    /// What was read last, whether it could be used or not.
+    /// The last content, usable or not.
     last: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl ClientFile {
             source,
         };
         acceptor.require(required.map_err(unusable)?);
-        info!(path = %self.path.display(), "clients need a certificate of these authorities");
+        info!(path = %self.path.display(), "clients need a certificate that these CAs signed");
         Ok(())
     }
 
@@ -72,7 +72,7 @@ impl ClientFile {
         acceptor: Acceptor,
         stop: Stop,
     ) {
-        let failure = "the clients' authorities can't be reloaded; the previous ones stay in force";
+        let failure = "cannot reload the client CAs; the previous ones stay in use";
         let mut looks = Looks::new(interval, stop, failure);
         while looks.next().await {
             looks.end(self.apply(&acceptor).await);

@@ -12,7 +12,7 @@ use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Identity, IdentityError, Served};
 
-/// Why files can't be served.
+/// Reasons why files cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::serve) enum FilesError {
     /// One can't be read.
@@ -20,7 +20,7 @@ pub(in crate::serve) enum FilesError {
     Read {
         /// Which.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// They hold nothing that can be served.
@@ -30,7 +30,7 @@ pub(in crate::serve) enum FilesError {
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// What is wrong with them.
+        /// Their problem.
         source: IdentityError,
     },
     /// One holds no authority.
@@ -38,7 +38,7 @@ pub(in crate::serve) enum FilesError {
     Authorities {
         /// Which.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its problem.
         source: IdentityError,
     },
 }
@@ -48,7 +48,7 @@ pub(in crate::serve) enum FilesError {
 pub(in crate::serve) struct Files {
     certificate: PathBuf,
     key: PathBuf,
-    /// What was read last, whether it could be served or not.
+    /// The last content, usable or not.
     last: Option<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -86,7 +86,7 @@ impl Files {
         metrics: Metrics,
         stop: Stop,
     ) {
-        let failure = "the certificate can't be reloaded; the previous one is served on";
+        let failure = "cannot reload the certificate; still serving the previous one";
         let mut looks = Looks::new(interval, stop, failure);
         while looks.next().await {
             let changed = self.changed().await;
@@ -99,7 +99,7 @@ impl Files {
     }
 }
 
-/// Looks at files again and again. Each trouble is logged once, not at each look.
+/// Checks files periodically. Each problem is logged once, not at each check.
 ///
 /// The content is compared rather than an event awaited: a Secret's volume swaps a symbolic
 /// link two levels up, a subPath or a network file system sends no event at all, and two small
@@ -129,8 +129,8 @@ impl Looks {
         }
     }
 
-    /// Takes note of how a look ended. A file that can't be used and stays as it is looks like one
-    /// that hasn't changed, so only a trouble of reading it comes again and again.
+    /// Stores the result of a check. An unusable file that stays as it is counts as unchanged, so
+    /// only a read error is repeated.
     pub(super) fn end(&mut self, look: Result<(), FilesError>) {
         let Err(error) = look else {
             self.trouble = None;

@@ -26,7 +26,7 @@ pub(super) const SKEW: Duration = Duration::from_mins(5);
 /// The most CA certificates that a bundle holds. A rotation needs two.
 const MOST_CAS: usize = 8;
 
-/// What the Secret holds.
+/// The content of the Secret.
 #[derive(Debug, Clone)]
 pub(super) struct Material {
     /// The CAs that some replica's certificate may be of, the current one first.
@@ -37,7 +37,7 @@ pub(super) struct Material {
     key: Vec<u8>,
 }
 
-/// Why a Secret's data can't be used.
+/// Reasons why a Secret's data cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MaterialError {
     #[error("it has no {0}")]
@@ -48,7 +48,7 @@ pub(super) enum MaterialError {
     Identity(#[from] IdentityError),
 }
 
-/// Why no certificate could be made.
+/// Reasons why no certificate could be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IssueError {
     /// A name that no certificate can bear, or a failure of the random generator.
@@ -63,8 +63,8 @@ impl Material {
     /// A new CA and a certificate of it. `keep` are the CAs that must be trusted on for now.
     ///
     /// The CA signs this one certificate and no other: its private key is forgotten here and now.
-    /// So nobody who gets to read the Secret can make a certificate that the API server trusts,
-    /// and a CA that has expired has no certificate left that anybody could serve.
+    /// So a reader of the Secret cannot make a certificate that the API server trusts,
+    /// and an expired CA has no certificate left to serve.
     pub(super) fn issue(
         names: &[String],
         lifetime: Duration,
@@ -152,7 +152,7 @@ impl Material {
         .collect()
     }
 
-    /// What is to be served.
+    /// The certificate to serve.
     pub(super) fn identity(&self) -> Result<Identity, IdentityError> {
         Identity::from_pem(&self.certificate, &self.key)
     }
@@ -177,7 +177,7 @@ impl Material {
     }
 }
 
-/// The certificates that are valid after `now`. What can't be read is of no use to anybody.
+/// The certificates that are valid after `now`. Unreadable ones are dropped.
 pub(super) fn unexpired(
     certificates: &[CertificateDer<'static>],
     now: Timestamp,

@@ -1,8 +1,8 @@
 //! Certificates that the server makes itself.
 //!
 //! Watches the Secret that all replicas share and the webhook configurations that call them, and
-//! carries out what [`state`](super::state) says. No replica leads: each does the same, and writes
-//! on the condition that what it saw is still so.
+//! carries out the actions of [`state`](super::state). No replica leads: each does the same, and
+//! its writes fail if the object has changed since.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -38,20 +38,20 @@ use crate::serve::tls::Served;
 /// The wall clock is looked at this often at least: timers stand still while a machine sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
-/// How long to leave a write alone that failed for the first time.
+/// Delay after the first failure of a write.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// How long to leave a write alone at most.
+/// Maximum delay after failures of a write.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// This many bundles written to one configuration within [`CONTENTION_PERIOD`] are a quarrel with
-/// somebody else.
+/// If this many bundles are written to one configuration within [`CONTENTION_PERIOD`], another
+/// client also writes it.
 const CONTENTION_WRITES: usize = 5;
 
 /// See [`CONTENTION_WRITES`].
 const CONTENTION_PERIOD: Duration = Duration::from_secs(1);
 
-/// What the rotator keeps, and how.
+/// The settings of the rotator.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The Secret's namespace.
@@ -60,13 +60,13 @@ pub struct Settings {
     pub secret: String,
     /// What the API server calls this server: `NAME.NAMESPACE.svc`, or the host of a URL.
     pub names: Vec<String>,
-    /// How long a certificate is valid. The next one is made at two thirds of that.
+    /// Lifetime of a certificate. It is renewed after two thirds of it.
     pub lifetime: Duration,
-    /// How long an API server may take to learn of a changed webhook configuration.
+    /// How long an API server may take to see a changed webhook configuration.
     pub propagation: Duration,
 }
 
-/// Why a write didn't happen.
+/// Reasons why a write failed.
 #[derive(Debug, thiserror::Error)]
 enum KeepError {
     #[error(transparent)]
@@ -74,7 +74,7 @@ enum KeepError {
     #[error("{what}")]
     Api { what: String, source: ApiError },
     #[error(
-        "the caBundle of {0} is changed again and again; something else than migration-gate sets it (an annotation of cert-manager's, an applier that renders it?) and must not"
+        "the caBundle of {0} keeps changing; something other than migration-gate sets it, such as an annotation of cert-manager or an applier that renders it; remove that"
     )]
     Contended(ConfigurationName),
 }
@@ -85,7 +85,7 @@ impl KeepError {
         |source| Self::Api { what, source }
     }
 
-    /// What to do about it, behind the causes.
+    /// The remedy, which follows the causes.
     fn hint(&self) -> &'static str {
         match self {
             Self::Api { source, .. } if source.code() == Some(403) => {
@@ -155,7 +155,7 @@ pub async fn run(
 
 /// How long to sleep for, at `now`, to be awake at `at`.
 fn until(at: Timestamp, now: Timestamp) -> Duration {
-    // A little late rather than a little early, which would be a turn for nothing.
+    // A little late rather than a little early, which would be a wasted turn.
     let pause = Duration::try_from(at.duration_since(now)).unwrap_or_default();
     (pause + Duration::from_millis(1)).min(LONGEST_SLEEP)
 }
@@ -176,7 +176,7 @@ fn content(secret: Secret) -> (String, Result<Material, MaterialError>) {
     )
 }
 
-/// What is written.
+/// The object that is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Writable {
     Secret,
@@ -219,14 +219,14 @@ struct Rotator {
     writer: CallersWriter,
     served: Arc<Served>,
     metrics: Metrics,
-    /// What could not be written, by what it is. One that fails holds up no other.
+    /// Failed writes, by object. A failed write does not hold up others.
     blocked: BTreeMap<Writable, Blocked>,
     /// When a bundle was written, of late.
     announced: VecDeque<Instant>,
 }
 
 impl Rotator {
-    /// Does what there is to do, and answers when to look again if nothing happens until then.
+    /// Carries out the actions, and returns the time of the next check without an event.
     async fn work(&mut self) -> Option<Timestamp> {
         loop {
             let now = Timestamp::now();
@@ -266,8 +266,8 @@ impl Rotator {
         }
     }
 
-    /// Writes what an action says, or learns why somebody else was faster. Either way the state
-    /// knows more afterwards.
+    /// Carries out an action, or learns that another writer was faster. Either way, the state is
+    /// newer afterwards.
     async fn write(&mut self, action: Action) -> Result<(), KeepError> {
         match action {
             Action::Issue {
@@ -339,7 +339,7 @@ impl Rotator {
         Ok(())
     }
 
-    /// Reads the Secret as it is now. Answers whether it is another than the state went by.
+    /// Reads the Secret as it is now. Answers whether it differs from the state's.
     async fn refresh(&mut self) -> Result<bool, KeepError> {
         let name = &self.settings.secret;
         let what = format!("cannot read Secret {name}");
@@ -355,9 +355,10 @@ impl Rotator {
 
     /// Brings the bundle into a configuration.
     ///
-    /// A replica whose view of the Secret is old must not take a newer bundle away. So the Secret is
-    /// read anew, after the configuration was seen, and the write is refused if the configuration
-    /// has changed since: whoever knows a newer bundle has either written it by then, or will.
+    /// A replica whose view of the Secret is old must not take a newer bundle away. So the Secret
+    /// is read again, after the configuration was seen, and the write is refused if the
+    /// configuration has changed since: a writer with a newer bundle has either written it by then,
+    /// or will.
     async fn announce(
         &mut self,
         name: ConfigurationName,

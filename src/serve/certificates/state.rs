@@ -1,4 +1,4 @@
-//! What the rotator does next, as a function of what it has seen.
+//! The rotator's next action, as a function of its observations.
 //!
 //! The rotation, and why no call fails by it:
 //!
@@ -7,7 +7,7 @@
 //! 2. Every replica brings the bundle into every webhook configuration.
 //! 3. A replica serves the new certificate once it has seen all configurations carry a bundle that
 //!    verifies it, for as long as an API server may take to learn of that.
-//! 4. The old CA leaves the bundle when it has expired. Its certificate expired with it, so nobody
+//! 4. The old CA leaves the bundle when it has expired. Its certificate expired with it, so no one
 //!    can serve anything that needs it.
 
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use super::issue::{Material, MaterialError, SKEW, unexpired};
 use super::trust::{Callers, Configuration, ConfigurationName, verify_for};
 use crate::serve::tls::Identity;
 
-/// How many times the propagation delay old a certificate is that every API server must know.
+/// Age, in propagation delays, at which every API server must know a certificate.
 const LONG_KNOWN: u32 = 5;
 
-/// The most names that a certificate gets, those of earlier settings among them.
+/// Maximum number of names in a certificate, with those of earlier settings.
 const MOST_NAMES: usize = 16;
 
-/// What one replica wants and has seen.
+/// One replica's wishes and observations.
 pub(super) struct State {
     names: Vec<String>,
     lifetime: Duration,
     propagation: Duration,
     secret: SharedSecret,
-    /// What is served.
+    /// The certificate that is served.
     served: Option<Arc<Identity>>,
     /// The certificate in the Secret, and since when every configuration has accepted it.
     candidate: Option<(Arc<Identity>, Option<Timestamp>)>,
@@ -62,7 +62,7 @@ enum SharedSecret {
 pub(super) enum Action {
     /// Make a new CA and certificate, and write them to the Secret.
     Issue {
-        /// What the certificate is for.
+        /// The names in the certificate.
         names: Vec<String>,
         /// The CAs that must be trusted on for now.
         keep: Vec<CertificateDer<'static>>,
@@ -81,7 +81,7 @@ pub(super) enum Action {
     },
 }
 
-/// What to do now, and when to look again if nothing happens until then.
+/// The action now, and the time of the next check without an event.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     /// To be served from now on, before anything is written.
@@ -110,7 +110,7 @@ impl State {
         }
     }
 
-    /// Tells what the Secret holds: its version and content, or that it isn't there.
+    /// Stores the Secret: its version and content, or that it does not exist.
     pub(super) fn see_secret(&mut self, seen: Option<(String, Result<Material, MaterialError>)>) {
         self.secret = match seen {
             None => SharedSecret::Absent,
@@ -128,7 +128,7 @@ impl State {
         };
     }
 
-    /// The Secret's version that this state goes by.
+    /// The Secret's version that this state was read from.
     pub(super) fn resource_version(&self) -> Option<&str> {
         match &self.secret {
             SharedSecret::Unknown | SharedSecret::Absent => None,
@@ -146,14 +146,14 @@ impl State {
         self.served = Some(identity);
     }
 
-    /// What is to be done at `now`.
+    /// The action at `now`.
     ///
-    /// Each write is worth doing even if one before it fails, with one exception: once the Secret is
-    /// written, the rest is out of date, and the next step tells what to do.
+    /// Each write is worth doing even if one before it fails, with one exception: once the Secret
+    /// is written, the rest is out of date, and the next step tells what to do.
     pub(super) fn step(&mut self, callers: &Callers, now: Timestamp) -> Agenda {
         let mut agenda = Agenda::default();
         let secret = self.maintain(callers, now, &mut agenda);
-        // What is trusted can be served, whoever may not write what.
+        // A trusted certificate can be served, even without permission to write.
         agenda.serve = self.due(callers, now, &mut agenda);
         agenda.actions.extend(secret);
         if let SharedSecret::Usable { material, .. } = &self.secret {
@@ -171,8 +171,8 @@ impl State {
         agenda
     }
 
-    /// What others may still serve and the API server trust, when the Secret can't tell: a replica
-    /// that has just started knows it from the configurations alone.
+    /// The CAs that others may still serve and the API server trusts, if the Secret is not usable:
+    /// a replica that has just started knows it from the configurations alone.
     fn trusted(&self, callers: &Callers, now: Timestamp) -> Vec<CertificateDer<'static>> {
         let mut trusted = self.last_bundle.clone();
         for certificate in callers.bundles() {
@@ -183,7 +183,7 @@ impl State {
         unexpired(&trusted, now)
     }
 
-    /// What the Secret needs.
+    /// The changes that the Secret needs.
     fn maintain(
         &mut self,
         callers: &Callers,
@@ -230,11 +230,11 @@ impl State {
         };
         // It could be read once, when it was seen.
         let Ok(identity) = material.identity() else {
-            return issue(self.names.clone(), "it can't be read".to_owned());
+            return issue(self.names.clone(), "it cannot be read".to_owned());
         };
         for name in &self.names {
             if let Err(cause) = verify_for(&identity, &material.bundle, name, now) {
-                // In a roll-out that changes the names, the other replicas still go by the old ones.
+                // In a roll-out that changes the names, the other replicas still use the old ones.
                 // Without those they would issue in their turn, and so on.
                 let mut names = self.names.clone();
                 names.extend(

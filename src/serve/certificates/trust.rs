@@ -35,7 +35,7 @@ impl fmt::Display for ConfigurationName {
     }
 }
 
-/// What matters of a webhook configuration here.
+/// The parts of a webhook configuration that are used here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
     /// Its `metadata.resourceVersion`.
@@ -150,11 +150,11 @@ enum Caller {
     Present(Configuration),
 }
 
-/// Why the API server wouldn't accept what is served.
+/// Reasons why the API server would not trust the serving certificate.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum NotTrusted {
-    #[error("{0} is not there, or has not been seen yet")]
+    #[error("{0} does not exist, or has not been read yet")]
     NoConfiguration(ConfigurationName),
     #[error("{configuration}: the caBundle of webhook {webhook} {cause}")]
     Webhook {
@@ -193,7 +193,7 @@ impl Callers {
         let mut certificates = Vec::new();
         for (_, seen) in self.seen() {
             for webhook in seen.webhooks {
-                // What can't be read, nobody is trusted by.
+                // Ignore certificates that cannot be parsed.
                 let bundle = tls::certificates(&webhook.ca_bundle).unwrap_or_default();
                 for certificate in bundle {
                     if !certificates.contains(&certificate) {
@@ -247,7 +247,7 @@ pub(super) fn verify_for(
     now: Timestamp,
 ) -> Result<(), String> {
     let refuse = |error: &dyn fmt::Display| {
-        format!("doesn't verify the certificate that is served, as {server_name}: {error}")
+        format!("does not verify the certificate that is served, as {server_name}: {error}")
     };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(bundle.iter().cloned());

@@ -1,4 +1,4 @@
-//! The watches that tell what the cluster holds.
+//! The watches of the rotator.
 
 use futures::stream::{BoxStream, SelectAll};
 use futures::{StreamExt, future};
@@ -14,7 +14,7 @@ use crate::api::Objects;
 use crate::api::observe::{self, Object, Pacing, Update, WatchError};
 use crate::serve::stop::Stop;
 
-/// What a watch brings: an object as it is now, `None` if it isn't there.
+/// A watch's report: an object as it is now, `None` if it does not exist.
 pub(super) enum Change {
     Secret(Option<Box<Secret>>),
     Configuration(ConfigurationName, Option<Configuration>),

@@ -14,12 +14,12 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
-/// Most bytes of answers that wait for their clients. For more, the oldest are cut: one that is
-/// being taken is gone within a round trip.
+/// Maximum size of responses that wait for their clients, in bytes. Beyond it, the oldest are cut:
+/// a client that reads takes a response within a round trip.
 const MOST_WAITING: usize = 8 * 1024 * 1024;
 
-/// How many bytes of an answer are handed to the connection at one time. What it has of each answer
-/// is counted no more once the answer's end is handed over.
+/// Number of bytes of a response that are handed to the connection at once. A response no longer
+/// counts when its end is handed over.
 const PIECE: usize = 4 * 1024;
 
 /// Answers of up to so many bytes are handed over whole.
@@ -128,12 +128,12 @@ impl Drop for Ticket {
 /// for all that is before it. So an answer counts until the client has let all of it come.
 pub(super) struct AnswerBody<H> {
     body: Body,
-    /// What is left of the body's current part.
+    /// The rest of the body's current part.
     rest: Bytes,
     /// Whether that part is handed over in pieces.
     large: bool,
     _ticket: Ticket,
-    /// What lasts as long as the answer.
+    /// Dropped with the response.
     _held: H,
 }
 

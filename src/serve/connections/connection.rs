@@ -28,8 +28,8 @@ const STREAMS: u32 = 16;
 /// memory that no other bound counts.
 const STREAM_WINDOW: u32 = 32 * 1024;
 
-/// The same for all requests on one HTTP/2 connection: enough for each, so that bodies that wait for
-/// room don't hold up the others.
+/// The same for all requests on one HTTP/2 connection: enough for each, so that bodies that wait
+/// for room don't hold up the others.
 const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 
 /// How many bytes of answers an HTTP/1 connection takes over before the client takes them.
@@ -45,11 +45,11 @@ pub(super) enum ConnectionError {
     HandshakeTimeout(Duration),
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
-    #[error("the head of a request took longer than {0:?}")]
+    #[error("the request headers took longer than {0:?}")]
     HeaderTimeout(Duration),
-    #[error("the client didn't take an answer in time, or left too much of answers")]
+    #[error("the client did not read a response in time, or left too much of it unread")]
     Untaken,
-    #[error("the client didn't let the connection be closed")]
+    #[error("the client did not let the connection close")]
     Lingering,
     #[error(transparent)]
     Http(#[from] hyper::Error),

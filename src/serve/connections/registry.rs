@@ -14,7 +14,7 @@ use super::answers::{AnswerBody, Answers};
 
 /// The open connections of one listener.
 pub(super) struct Registry {
-    /// What all times are counted from.
+    /// The origin of all times.
     epoch: Instant,
     slots: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -119,7 +119,7 @@ impl Shared {
 /// Stands for no time.
 const NEVER: u64 = u64::MAX;
 
-/// What one connection is doing. Times are in milliseconds since the registry's epoch.
+/// The activity of one connection. Times are in milliseconds since the registry's epoch.
 pub(super) struct Activity {
     id: u64,
     epoch: Instant,
@@ -151,7 +151,7 @@ impl Activity {
         self.cut.cancelled().await;
     }
 
-    /// Begins the idle time anew.
+    /// Begins the idle time again.
     pub(super) fn touch(&self) {
         self.since.store(self.now(), Ordering::Relaxed);
     }

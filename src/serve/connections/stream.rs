@@ -1,4 +1,4 @@
-//! A connection's bytes, which keep its activity right as they come and go.
+//! A connection's stream, which updates the connection's activity with each byte.
 
 use std::io;
 use std::pin::Pin;

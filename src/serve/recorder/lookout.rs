@@ -1,4 +1,4 @@
-//! How a gate stands, and what of it is told.
+//! The state of a gate, and its reports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,14 +22,14 @@ use migration_gate_core::verdict::{Jobs, Now, Seen, Watch};
 /// How soon the gate is looked at again at the latest, so that no sum of times overflows.
 const LATEST: Duration = Duration::from_hours(24);
 
-/// What is known of one gate, its Jobs, its record and the workloads that it holds.
+/// The state of one gate: its Jobs, its record and its workloads.
 pub(super) struct Lookout {
     /// When this began: the zero of all durations.
     since: Instant,
     seen: Seen,
     /// The kinds of the gate's entries.
     kinds: Vec<HeldKind>,
-    /// What waits at the gate: by entry and name.
+    /// The waiting workloads, by entry and name.
     dependents: BTreeMap<(usize, String), Dependent>,
     /// The watches of held workloads, one for each entry.
     watches: Vec<Watch>,
@@ -60,7 +60,7 @@ impl Lookout {
         }
     }
 
-    /// What is said while nothing is known but which watches work.
+    /// The report while only the state of the watches is known.
     pub(super) fn blank(&self) -> GateReport {
         GateReport {
             sees_jobs: self.sees_jobs(),

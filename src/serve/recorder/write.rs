@@ -1,4 +1,4 @@
-//! The record's writes, and what becomes of them.
+//! The record's writes and their results.
 
 use tracing::info;
 
@@ -17,7 +17,8 @@ impl Recorder {
                 Stored::Absent => None,
                 Stored::Present(record) => Some(record),
             };
-            // What was forgotten may be of a later time than what still counts, and must not hide it.
+            // What was forgotten may be of a later time than what still counts, and must not hide
+            // it.
             let counts =
                 |entry: &Entry| !record.is_some_and(|record| record.has_forgotten(&entry.uid));
             self.completed.retain(|_, entry| counts(entry));
@@ -71,7 +72,7 @@ impl Recorder {
     fn report_immutable(&mut self) {
         let what = format!("cannot write the record {}", self.name());
         let cause = format!(
-            "it is immutable; delete it, and what it says is written to a new one: kubectl delete \
+            "it is immutable; delete it, and the server writes its entries to a new one: kubectl delete \
              configmap {name} -n {namespace}",
             name = names::record(&self.gate.name),
             namespace = self.gate.namespace,
@@ -82,8 +83,7 @@ impl Recorder {
     /// The API server has accepted a write that doesn't show in its answer.
     fn on_lost_write(&mut self) {
         self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
-        let cause = "the API server accepts it, and answers with a record that does not show it; look \
-                     for a mutating webhook that changes ConfigMaps";
+        let cause = "the API server accepts it, but returns a record without it; check for a mutating webhook that changes ConfigMaps";
         self.report_failed_write(cause);
     }
 

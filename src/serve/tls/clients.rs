@@ -1,8 +1,7 @@
-//! Whom the webhooks answer at all: clients with a certificate of `--client-ca`.
+//! Client certificates: the webhooks answer only clients with a certificate of `--client-ca`.
 //!
-//! Everybody else is refused in the handshake, not by a 401: so a client without credentials gets no
-//! further than the handshake, and costs nothing that is counted after it. The probes are asked on
-//! another port.
+//! Others are refused in the handshake, not by a 401, so a client without credentials costs no more
+//! than the handshake. The probes use another port.
 
 use std::fmt;
 use std::io;
@@ -31,7 +30,7 @@ pub struct RequiredClients {
     names: Vec<String>,
 }
 
-/// The certificate is a good one, of somebody else.
+/// The certificate is valid, but has another name.
 #[derive(Debug)]
 struct WrongName {
     has: Vec<String>,
@@ -54,10 +53,10 @@ impl RequiredClients {
     /// Clients that these authorities (PEM) signed for, and that have one of these names, if any is
     /// given: the subject's common name, or a DNS name.
     pub fn new(authorities: &[u8], names: Vec<String>) -> Result<Self, IdentityError> {
-        let garbled = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
+        let unusable = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
         let mut roots = RootCertStore::empty();
         for authority in certificates(authorities)? {
-            roots.add(authority).map_err(|error| garbled(&error))?;
+            roots.add(authority).map_err(|error| unusable(&error))?;
         }
         if roots.is_empty() {
             return Err(IdentityError::NoCertificate);
@@ -67,7 +66,7 @@ impl RequiredClients {
                 // A client has one certificate for this server, and needs no help to choose it.
                 .clear_root_hint_subjects()
                 .build()
-                .map_err(|error| garbled(&error))?;
+                .map_err(|error| unusable(&error))?;
         Ok(Self {
             authorities: verifier,
             names,
@@ -142,7 +141,7 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     common.chain(dns).collect()
 }
 
-/// How often refused clients are logged: anybody can be one, as often as they like.
+/// How often refused clients are logged: any client can be refused as often as it tries.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The clients that were refused since the last line about them.

@@ -15,7 +15,7 @@ const PAGE: u32 = 50;
 /// The newest of the Job's pods, newest first.
 pub(super) struct Listed {
     pub(super) pods: Vec<Pod>,
-    /// How many there are with those that are left out.
+    /// Number of runs, with omitted ones.
     pub(super) total: usize,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn newest(pods: &mut Vec<Pod>, most: usize) {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) container: String,
-    /// How it ended, for people.
+    /// Its end, for people.
     pub(super) end: String,
     /// The one before the container was last restarted.
     pub(super) previous: bool,
@@ -72,7 +72,7 @@ pub(super) struct Run {
     pub(super) blame: Blame,
 }
 
-/// How likely a run is to be the reason for the failure.
+/// The likelihood that a run caused the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Blame {
     /// It ended well, or never began.
@@ -105,7 +105,7 @@ impl Pod {
         .collect()
     }
 
-    /// Why the pod as a whole has failed, where that wasn't a container's doing.
+    /// The reason why the pod failed, if no container did.
     pub(super) fn reason(&self) -> Option<String> {
         let PodStatus {
             reason, message, ..
@@ -138,7 +138,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
         };
         run(format!("{text}{after}"), previous, true, blame)
     };
-    // The kubelet didn't get round to it; there may be a log all the same.
+    // The kubelet never reported it; there may still be a log.
     let unknown = || {
         let end = "its end is not known".to_owned();
         vec![run(end, false, true, Blame::Some)]

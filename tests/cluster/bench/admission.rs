@@ -1,4 +1,5 @@
-//! What a request costs with these webhooks, next to none and next to the API server's own policies.
+//! What a request costs with these webhooks, next to none and next to the API server's own
+//! policies.
 
 use std::fs;
 use std::path::Path;

@@ -143,7 +143,8 @@ fn await_watches(plane: &Plane, wanted: usize) -> Result<()> {
     })
 }
 
-/// The processor time that a process has taken, in seconds. A tick is a hundredth (`proc_pid_stat`(5)).
+/// The processor time that a process has taken, in seconds. A tick is a hundredth
+/// (`proc_pid_stat`(5)).
 fn processor_time(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;

@@ -60,8 +60,8 @@ impl Figure {
         self.quartiles[1]
     }
 
-    /// By how much this is worse than the other, as a share, where that is more than the noise: where
-    /// the middle halves of their measurements don't meet.
+    /// By how much this is worse than the other, as a share, where that is more than the noise:
+    /// where the middle halves of their measurements don't meet.
     fn worse_than(&self, other: &Self) -> Option<f64> {
         let sign = if MORE.contains(&self.unit.as_str()) {
             -1.0
@@ -142,7 +142,7 @@ impl Part {
         format!("{}; commit {}", self.machine, self.commit)
     }
 
-    /// Keeps the figures under a name and writes the page anew; or, where there are two programs,
+    /// Keeps the figures under a name and writes the page again; or, where there are two programs,
     /// says which of their figures differ and keeps none.
     pub(super) fn keep(mut self, name: &str) -> Result<()> {
         self.print();

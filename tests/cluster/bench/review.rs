@@ -1,5 +1,5 @@
-//! `review` of many manifests, next to gator and kubectl-validate, and by the instructions that each
-//! takes, which no other work on the machine changes.
+//! `review` of many manifests, next to gator and kubectl-validate, and by the instructions that
+//! each takes, which no other work on the machine changes.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -85,7 +85,8 @@ fn review(sandbox: &Sandbox) -> Result<()> {
     part.keep("review")
 }
 
-/// How much faster ours is than the faster one of the others, and what it takes of that one's memory.
+/// How much faster ours is than the faster one of the others, and what it takes of that one's
+/// memory.
 fn next_to_others(part: &mut Part, count: usize) {
     let of = |who: &str, what: &str| {
         Some(

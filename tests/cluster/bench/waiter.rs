@@ -1,4 +1,4 @@
-//! From the Job's condition to the end of whoever waited for it, and what the waiting costs.
+//! From the Job's condition to the end of the waiter, and what the wait costs.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -180,7 +180,7 @@ fn footprint(plane: &Plane, binary: &Path, part: &mut Part) -> Result<()> {
         let peak = sampler.join().ok().flatten();
         waited.and(peak.context("no look at the waiter's memory"))
     })?;
-    // Whoever reads here is the waiter: the scene only writes.
+    // Only the waiter reads: the scene only writes.
     let reads = |event: &&Value| {
         event["stage"] == "ResponseComplete"
             && matches!(event["verb"].as_str(), Some("list" | "watch" | "get"))

@@ -127,8 +127,8 @@ fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Finished> {
     kubectl.output(&arguments, manifests, Duration::from_mins(3))
 }
 
-/// Makes the kinds of cert-manager, of the Prometheus operator and of Argo Rollouts known, once. None of
-/// these operators runs.
+/// Makes the kinds of cert-manager, of the Prometheus operator and of Argo Rollouts known, once.
+/// None of these operators runs.
 pub(crate) fn define_other_operators_kinds(cluster: &Cluster) -> Result<()> {
     static DEFINED: Mutex<bool> = Mutex::new(false);
     let mut defined = DEFINED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -52,7 +52,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
     if own {
         let log = kubectl.run("logs deployment/migration-gate")?;
         ensure!(
-            log.contains("clients need a certificate of these authorities"),
+            log.contains("clients need a certificate that these CAs signed"),
             "{log}"
         );
     }

@@ -39,7 +39,7 @@ fn gates(names: &[&str]) -> Value {
         .collect()
 }
 
-/// A held Deployment, whose pods are ready when somebody says so.
+/// A held Deployment, whose pods are ready when someone says so.
 fn deployment(name: &str, account: &str) -> String {
     format!(
         "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
@@ -57,7 +57,7 @@ fn eject(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<Finished>
     )
 }
 
-/// The same with nobody to read what it prints, as behind `| head -1`.
+/// The same with no one to read what it prints, as behind `| head -1`.
 fn eject_unread(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
@@ -138,7 +138,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     let parts = [
         "Deployment piefed-application/web: one roll-out",
         "ServiceAccount piefed-application/checker: kept, because Deployment piefed-application/worker names it",
-        "Deployment piefed-application/worker: left alone, because its waiter is of gate worker",
+        "Deployment piefed-application/worker: not changed, because its waiter belongs to gate worker",
         "Nothing was changed",
     ];
     says(&shown, &parts)?;
@@ -215,7 +215,7 @@ fn an_account_that_is_needed_elsewhere_stays(cluster: &Cluster) -> Result<()> {
         .apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: checker}}")
         .context("the application takes the account over")?;
     let said = eject(cluster, &saved, &["--yes"])?.success()?;
-    says(&said, &["kept, because somebody else has applied it"])?;
+    says(&said, &["kept, because another client has applied it"])?;
     kubectl.run("get serviceaccount/checker")?;
     Ok(())
 }

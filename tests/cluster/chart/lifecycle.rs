@@ -39,7 +39,7 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
         "held Deployment piefed-application/piefed-web: waits for Job piefed-db-init",
         "held Deployment piefed-application/piefed-worker: waits for Job piefed-db-init",
         "is refused, for spec.template.spec.containers[0].env[0]",
-        "All is as it should be.",
+        "All checks passed.",
     ];
     says(&helm_test(release.kubectl())?, &good)?;
     // The rights end with the test.

@@ -36,7 +36,7 @@ fn notes(helm: &Path, values: &Value) -> Result<String> {
 fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
     let warn = "helm upgrade migration-gate CHART --namespace migration-gate --reset-then-reuse-values --set mode=enforce";
     let trust = "The webhooks answer once the CA of Secret tls is in the caBundle";
-    let alone = "There is one replica only";
+    let alone = "There is only one replica";
     let left = "kubectl -n migration-gate delete secret migration-gate-cert-manager";
     let selected = json!({
         "name": "b", "namespace": "two", "serviceAccount": "s", "timeout": "5m",
@@ -81,7 +81,7 @@ fn the_notes_say_what_to_do(helm: &Path) -> Result<()> {
         ),
         (
             json!({"certificates": {"source": "existingSecret", "existingSecret": "tls"}}),
-            &[trust, "and held workloads can't be rolled out"],
+            &[trust, "and held workloads cannot be rolled out"],
             &[left],
         ),
         (

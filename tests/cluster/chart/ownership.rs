@@ -26,7 +26,7 @@ struct Made<'c>(&'c Cluster);
 
 impl Drop for Made<'_> {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that wants the name finds out.
+        // A failure cannot be reported here; the next test that wants the name finds out.
         let _ = self
             .0
             .kubectl()

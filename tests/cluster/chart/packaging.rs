@@ -65,7 +65,7 @@ fn licences_are_those_of_what_is_linked(layer: &Path) -> Result<()> {
     }
     ensure!(
         !text.contains("\nmigration-gate"),
-        "its own crates are listed as somebody else's"
+        "its own crates are listed as someone else's"
     );
     Ok(())
 }
@@ -146,7 +146,7 @@ fn the_image_has_the_same_bytes_from_two_folders(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// By its digest, until somebody wants another tag.
+/// By its digest, until someone wants another tag.
 fn the_published_chart_names_the_published_image(helm: &Path) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let digest = format!("sha256:{}", "1".repeat(64));

@@ -215,7 +215,7 @@ struct Policies<'c>(&'c Cluster);
 
 impl Drop for Policies<'_> {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the namespaces that they are for go too.
+        // A failure has no one to go to, and the namespaces that they are for go too.
         for kind in ["mutating", "validating"] {
             let _ = self.0.kubectl().run(&format!(
                 "delete {kind}admissionpolicy,{kind}admissionpolicybinding restricted-v2"

@@ -1,4 +1,4 @@
-//! An image that can't be pulled leaves no webhooks that nobody answers.
+//! An image that can't be pulled leaves no webhooks that no one answers.
 
 use std::cell::Cell;
 
@@ -43,7 +43,7 @@ fn gives_up(
         },
     )?
     .err()
-    .with_context(|| format!("{verb}: an image that nobody has was installed"))?
+    .with_context(|| format!("{verb}: an image that no one has was installed"))?
     .to_string();
     ensure!(
         refusal.contains("migration-gate-preflight not ready"),

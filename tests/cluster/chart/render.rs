@@ -259,7 +259,7 @@ fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// The chart's Certificate and those in `certs/` ask for an issuer that somebody makes, for the
+/// The chart's Certificate and those in `certs/` ask for an issuer that someone makes, for the
 /// name that the API server calls, and of a CA that outlives them; and the configurations ask for
 /// the CA of that very Certificate.
 fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
@@ -271,7 +271,7 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     let values = example("values.yaml")?.pop().context("values")?;
     let rendered = objects(&template(helm, &values)?)?;
     let own = example("certificate.yaml")?;
-    // Without an issuer of somebody else's, the chart makes all there is to make.
+    // Without an issuer of someone else's, the chart makes all there is to make.
     let alone = json!({"certificates": {"source": "certManager"}});
     let alone = objects(&template(helm, &alone)?)?;
     for (certificates, issuers) in [(&rendered, &issuers), (&own, &issuers), (&alone, &alone)] {
@@ -284,7 +284,7 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
                         && object["metadata"]["name"] == *name
                         && object["metadata"]["namespace"] == certificate["metadata"]["namespace"]
                 })
-                .with_context(|| format!("nobody makes the {kind} {name}"))
+                .with_context(|| format!("no one makes the {kind} {name}"))
         };
         let wanted = &certificate["spec"]["issuerRef"];
         let issuer = made(&wanted["kind"], &wanted["name"])?;
@@ -295,7 +295,7 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
             .find(|object| {
                 object["kind"] == "Certificate" && object["spec"]["secretName"] == *secret
             })
-            .with_context(|| format!("nobody makes the CA of {issuer}"))?;
+            .with_context(|| format!("no one makes the CA of {issuer}"))?;
         ensure!(ca["spec"]["isCA"] == true, "{ca}");
         let policy = &ca["spec"]["privateKey"]["rotationPolicy"];
         ensure!(policy == "Never", "{ca}");

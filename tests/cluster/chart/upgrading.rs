@@ -199,7 +199,7 @@ fn an_interrupted_upgrade_is_rolled_back_under_guard(cluster: &Cluster) -> Resul
     let release = Release::install(cluster)?;
     let gate = release.kubectl();
     guarded(&application, "an interrupted upgrade", || {
-        // The new replicas wait for an image that nobody has.
+        // The new replicas wait for an image that no one has.
         interrupt(
             gate,
             &["upgrade"],
@@ -232,7 +232,7 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
         "create",
     )?;
     // What Helm tells people to do, and the chart must allow. An application that is applied all
-    // the while is refused for as long as the webhooks are there and nobody answers, and then
+    // the while is refused for as long as the webhooks are there and no one answers, and then
     // succeeds by itself.
     applied_at_last(&application, || {
         kubectl.helm("uninstall migration-gate --wait")?;
@@ -245,13 +245,13 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
     let gave_up = kubectl.helm(&format!(
         "install migration-gate {CHART} --wait --no-hooks --timeout=3s --set=image.repository=example.invalid/none"
     ));
-    ensure!(gave_up.is_err(), "an image that nobody has was installed");
+    ensure!(gave_up.is_err(), "an image that no one has was installed");
     applied_at_last(&application, || release.helm("upgrade", "--install --wait"))?;
     helm_test(kubectl)?;
     Ok(())
 }
 
-/// Applies a held Deployment until `work` is done. Nobody minds a refusal meanwhile, but the apply
+/// Applies a held Deployment until `work` is done. No one minds a refusal meanwhile, but the apply
 /// after it must succeed, and, as it changes the pod template, with a waiter.
 fn applied_at_last<T: Send>(
     application: &Api<Deployment>,

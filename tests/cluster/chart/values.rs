@@ -331,7 +331,8 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// By default all of them, and what the values change. `runbook_url` leads to a heading that is there.
+/// By default all of them, and what the values change. `runbook_url` leads to a heading that is
+/// there.
 fn alerts_are_as_the_values_say_and_each_is_explained(helm: &Path) -> Result<()> {
     let alerts = |more: &Value| -> Result<Vec<Value>> {
         let mut values =

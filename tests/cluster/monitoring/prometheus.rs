@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes the replicas and goes by the chart's alerts.
+//! A real Prometheus that scrapes the replicas, with the chart's alerts.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! What was done to one gate, and what its waiters may do then. It knows the contract and nothing of
-//! the product's code.
+//! What was done to one gate, and what its waiters may do then. It knows the contract and nothing
+//! of the product's code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -11,7 +11,8 @@ use super::watchers::Witnesses;
 
 /// How long a Job must have been away before the record of a tag that moves speaks.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
-/// After that long without a pod, a Job doesn't hold what is recorded. Its creation has whole seconds.
+/// After that long without a pod, a Job doesn't hold what is recorded. Its creation has whole
+/// seconds.
 const NO_POD: Duration = Duration::from_secs(9);
 
 /// How far a Job has come.
@@ -34,7 +35,7 @@ pub(super) struct Job {
     pub(super) tag: &'static str,
     pub(super) phase: Phase,
     pub(super) deleting: bool,
-    /// Somebody has said that what it completed doesn't count.
+    /// Someone has said that what it completed doesn't count.
     forgotten: bool,
     created: Instant,
 }

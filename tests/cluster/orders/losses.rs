@@ -1,9 +1,9 @@
-//! The record loses nothing: thousands of Jobs that complete and are gone within milliseconds, while
-//! recorders are killed and cut off, the API server is started anew, and the Jobs' times are wrong by
-//! up to an hour.
+//! The record loses nothing: thousands of Jobs that complete and are gone within milliseconds,
+//! while recorders are killed and cut off, the API server is restarted, and the Jobs' times are
+//! wrong by up to an hour.
 //!
-//! The judge is the history: a completion that a recorder's watch could see, of a recorder that lives
-//! on, is in the record; what didn't complete never is.
+//! The judge is the history: a completion that a recorder's watch could see, of a recorder that
+//! lives on, is in the record; what didn't complete never is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +35,7 @@ const GATES: usize = 50;
 /// A record keeps 250 versions.
 const ROUNDS: usize = 200;
 const SIDE_BY_SIDE: usize = 8;
-/// How often the API server is started anew.
+/// How often the API server is restarted.
 const RESTARTS: usize = 4;
 /// For how long recorders are cut off, at most, in milliseconds.
 const CUT: usize = 10_000;
@@ -134,7 +134,7 @@ pub(super) fn the_record_loses_none_of_10_000_completions(sandbox: &Sandbox) -> 
         }
         ensure!(
             restarts == RESTARTS,
-            "the API server was started anew {restarts} times"
+            "the API server was restarted {restarts} times"
         );
         disturbed
     })?;
@@ -143,7 +143,7 @@ pub(super) fn the_record_loses_none_of_10_000_completions(sandbox: &Sandbox) -> 
     let ledger = world.ledger();
     eprintln!(
         "cluster: {} completions in {} s, {} recorded, none lost of those that a living recorder saw, {} that none did; \
-         {} Jobs that did not complete, none recorded; {} recorders killed, the API server started anew {RESTARTS} times",
+         {} Jobs that did not complete, none recorded; {} recorders killed, the API server restarted {RESTARTS} times",
         ledger.completed.len(),
         began.elapsed().as_secs(),
         ledger.recorded.len(),

@@ -140,7 +140,7 @@ enum Step {
     FailsAttempt(String),
     Fails(String),
     Completes(String),
-    /// It is deleted as soon as it is complete, by whoever has been waiting for that.
+    /// It is deleted as soon as it is complete, by a client that has been waiting for that.
     CompletesAndGoes(String),
     Delete(String),
     MarkDeleted(String),
@@ -657,7 +657,7 @@ impl<'a> Order<'a> {
             && (there || self.data()?.contains_key(tag)))
     }
 
-    /// Brings a Job of that tag to its completion, as somebody does who repairs an upgrade.
+    /// Brings a Job of that tag to its completion, as someone does who repairs an upgrade.
     fn migrates(&mut self, tag: &'static str) -> Result<()> {
         let jobs = self.history.now.jobs.clone();
         for job in jobs {

@@ -125,7 +125,7 @@ impl<'a> Recorders<'a> {
         }
     }
 
-    /// The API server has been started anew, and they have to begin anew.
+    /// The API server has been restarted, and they have to begin again.
     pub(super) fn server_restarts(&mut self, plane: &Plane, watchers: &Watchers) -> Result<()> {
         watchers.server_restarts();
         self.read = plane.server.audit_size()?;

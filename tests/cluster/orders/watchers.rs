@@ -11,7 +11,7 @@ pub(super) struct Witnesses {
 }
 
 impl Witnesses {
-    /// With those of the moment before, unless the API server was started anew between the two.
+    /// With those of the moment before, unless the API server was restarted between the two.
     pub(super) fn and(mut self, before: &Self) -> Self {
         if self.epoch == before.epoch {
             self.recorders.extend(&before.recorders);
@@ -55,7 +55,7 @@ impl Watchers {
         state.watching.remove(&recorder);
     }
 
-    /// The API server is started anew, so all have to begin again.
+    /// The API server is restarted, so all have to begin again.
     pub(super) fn server_restarts(&self) {
         let mut state = self.state();
         state.epoch += 1;

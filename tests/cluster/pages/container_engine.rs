@@ -45,7 +45,7 @@ pub(super) fn an_engine_builds_piefeds_image_and_runs_a_review(cluster: &Cluster
     engine.builds(&format!("REPOSITORY={source} {build}"))
 }
 
-/// Somebody with Podman and a registry.
+/// A reader with Podman and a registry.
 struct Engine<'r> {
     registry: &'r ImageRegistry,
     shell: Shell,
@@ -102,7 +102,8 @@ impl<'r> Engine<'r> {
         Ok(())
     }
 
-    /// Runs README's `build-all.sh`; the image that it pushes must have one task in each entrypoint.
+    /// Runs README's `build-all.sh`; the image that it pushes must have one task in each
+    /// entrypoint.
     fn builds(&self, line: &str) -> Result<()> {
         let image = format!("{}/piefed:1.2.0", self.registry.host());
         let line = line.replace("registry.example", self.registry.host());

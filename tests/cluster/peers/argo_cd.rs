@@ -1,6 +1,6 @@
 //! Argo CD, whose order of hooks is a matter of the operation: a selective sync runs none, and a
-//! self-heal that meets a sync runs none either (argoproj/argo-cd#22795). Then new pods come without
-//! their migration, and the gate is what holds them.
+//! self-heal that meets a sync runs none either (argoproj/argo-cd#22795). Then new pods come
+//! without their migration, and the gate is what holds them.
 
 pub(super) mod chart;
 pub(super) mod down;
@@ -82,7 +82,7 @@ fn deployment_alone() -> Value {
 
 /// An application with its Argo CD Application, at version 1.2.0.
 struct Shop {
-    // Dropped first, as it would apply anew what goes with the namespace.
+    // Dropped first, as it would apply again what goes with the namespace.
     argo: ArgoApplication,
     application: GatedApplication,
 }
@@ -264,8 +264,8 @@ fn selective_sync(shop: &Shop, image: &str, policy: &str) -> Result<String> {
 /// The race of argoproj/argo-cd#22795 by a script, up to where the new image is applied without its
 /// hook; gives the revision.
 ///
-/// The annotation makes Argo CD take the manifests of an old revision for those of a new one where no
-/// file has changed, and compare before it looks.
+/// The annotation makes Argo CD take the manifests of an old revision for those of a new one where
+/// no file has changed, and compare before it looks.
 fn race(shop: &Shop) -> Result<String> {
     let (first, _) = shop.job()?;
     let earlier = shop.argo.push(&manifests(V3, BEFORE))?;
@@ -276,7 +276,7 @@ fn race(shop: &Shop) -> Result<String> {
     shop.application.migrate()?;
     let (of_earlier, image) = shop.job()?;
     ensure!(of_earlier != first && image == V3, "{image}");
-    // If this fails in a later release of Argo CD, it has mended it.
+    // If this fails in a later release of Argo CD, it has fixed it.
     let healed = shop.argo.operation(&later, "Succeeded")?;
     let operation = &healed["status"]["operationState"]["operation"];
     let resources = operation["sync"]["resources"].as_array();

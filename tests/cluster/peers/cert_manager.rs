@@ -1,5 +1,5 @@
-//! cert-manager's controllers, its cainjector and its webhook: the chart's issuer and certificates are
-//! let through and issued, the authority is injected, and both are renewed under load.
+//! cert-manager's controllers, its cainjector and its webhook: the chart's issuer and certificates
+//! are let through and issued, the authority is injected, and both are renewed under load.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -102,7 +102,8 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
     let _left = LeftWebhooks(cluster);
     let application = cluster.namespace_named(APPLICATION)?;
     let release = Release::prepare(cluster)?;
-    // Nothing is ready before a certificate is issued and its authority is where the API server looks.
+    // Nothing is ready before a certificate is issued and its authority is where the API server
+    // looks.
     release
         .helm("install", "--wait --set=certificates.source=certManager")
         .map_err(|error| match controllers.check() {
@@ -133,7 +134,8 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
     })?;
     load.goes_on()?;
 
-    // Somebody takes the authority out. Until it is back, calls fail, and that is not this test's matter.
+    // Someone takes the authority out. Until it is back, calls fail, and that is not this test's
+    // matter.
     let calls = load.finish()?;
     let configuration = "mutatingwebhookconfiguration/migration-gate";
     let bundle = || -> Result<Value> {
@@ -146,7 +148,7 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
         "patch {configuration} --type=json --patch={patch}"
     ))?;
     until(
-        "the authority to be injected anew",
+        "the authority to be injected again",
         PATIENCE,
         || match bundle() {
             Err(error) => Look::Failed(error),
@@ -162,12 +164,12 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
     controllers.check()
 }
 
-/// What would review objects of cert-manager after the test, with nobody there.
+/// What would review objects of cert-manager after the test, with no one there.
 struct LeftWebhooks<'c>(&'c Cluster);
 
 impl Drop for LeftWebhooks<'_> {
     fn drop(&mut self) {
-        // A failure has nobody to go to.
+        // A failure has no one to go to.
         let _ = self.0.kubectl().run(
             "delete mutatingwebhookconfiguration/cert-manager-webhook \
              validatingwebhookconfiguration/cert-manager-webhook",

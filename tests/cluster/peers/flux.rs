@@ -1,5 +1,5 @@
-//! Flux on an empty cluster, by the files of `examples/flux`: all its controllers as they are, with a
-//! folder in the place of the Git repository, and a registry in that of the published chart's.
+//! Flux on an empty cluster, by the files of `examples/flux`: all its controllers as they are, with
+//! a folder in the place of the Git repository, and a registry in that of the published chart's.
 
 mod controllers;
 pub(super) mod cure;
@@ -47,7 +47,7 @@ fn repository_of(folder: &Path, host: &str) -> Result<()> {
     let text = fs::read_to_string(&chart)?
         .replace("REGISTRY", host)
         .replace("OWNER", "owner");
-    // Whoever can sign for the release workflow is not here, and neither is the log of signatures.
+    // The release workflow's signer is not available here, nor is the log of signatures.
     let (before, _) = text.split_once("  verify:\n").context("a signature")?;
     fs::write(&chart, before)?;
     fs::create_dir(folder.join("piefed"))?;
@@ -107,7 +107,7 @@ fn on_an_empty_cluster_the_application_comes_after_migration_gate(cluster: &Clus
             .display()
     ))?;
 
-    // Nobody has published the chart yet, so the application has to wait.
+    // No one has published the chart yet, so the application has to wait.
     let kustomizations = objects(cluster, ("kustomize", "v1", "Kustomization"), "flux-system");
     let charts = objects(cluster, ("source", "v1", "OCIRepository"), "migration-gate");
     let releases = objects(cluster, ("helm", "v2", "HelmRelease"), "migration-gate");
@@ -150,7 +150,7 @@ struct Left<'c>(&'c Cluster);
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        // A failure has nobody to go to, and the next test that installs finds out.
+        // A failure cannot be reported here; the next test that installs finds out.
         for line in [
             "delete kustomization --all --namespace=flux-system --timeout=120s",
             "delete gitrepository --all --namespace=flux-system --timeout=60s",

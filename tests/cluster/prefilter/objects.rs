@@ -181,7 +181,7 @@ pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
     let (mut olds, mut leaving) = (Vec::new(), Vec::new());
     for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
         for (name, owner) in [("old", Some(owner)), ("old-free", None), ("leaving", None)] {
-            // Without the label that selectors here go by, what is free isn't adopted.
+            // Without the label that selectors here use, free objects are not adopted.
             let label = if owner.is_some() { "app" } else { "free" };
             let mut old = if kind.kind == "ConfigMap" {
                 json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {FORBIDDEN: "1"}})

@@ -393,7 +393,7 @@ pub(super) const UPDATES: [Change; 13] = [
         object.spec()["serviceAccountName"] = json!("own");
         object.spec()["serviceAccount"] = json!("own");
     }),
-    ("owned by nobody", |object| {
+    ("owned by no one", |object| {
         object.metadata()["ownerReferences"] = json!([]);
     }),
 ];

@@ -1,5 +1,5 @@
 //! 100,000 calls while certificates rotate, replicas roll and are killed, and the API server is
-//! started anew.
+//! restarted.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ impl Window {
     }
 }
 
-/// Calls are lost by kills alone. An API server that is away refuses calls itself; those are nobody's
-/// loss.
+/// Calls are lost by kills alone. An API server that is away refuses calls itself; those are no
+/// one's loss.
 pub(super) fn of_100_000_calls_only_killed_replicas_lose_some(cluster: &Cluster) -> Result<()> {
     let plane = cluster.control_plane()?;
     let installed = Installed::self_managed(cluster)?;

@@ -127,7 +127,7 @@ impl Installed {
 impl Drop for Installed {
     fn drop(&mut self) {
         let Namespace { name, kubectl, .. } = &self.namespace;
-        // A failure has nobody to go to; the configurations concern this test's namespace alone.
+        // A failure has no one to go to; the configurations concern this test's namespace alone.
         let _ = kubectl.run(&format!(
             "delete deployment/serve mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"
         ));

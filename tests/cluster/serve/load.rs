@@ -13,7 +13,7 @@ use testkit::client::spawn;
 use testkit::cluster::Cluster;
 use testkit::poll::{Look, until};
 
-/// How many creates are under way at one time.
+/// How many creates are under way at the same time.
 const CALLERS: usize = 8;
 
 /// How long a caller rests whose create failed.

@@ -7,12 +7,12 @@ use testkit::image::BUSYBOX;
 pub(super) const SHOP: &str = "status-shop";
 /// A namespace in which there is room for no pod.
 pub(super) const QUOTA: &str = "status-quota";
-/// One that is made anew after the installation.
-pub(super) const ANEW: &str = "status-anew";
+/// One that is made again after the installation.
+pub(super) const AGAIN: &str = "status-again";
 /// One that the chart makes, and that goes.
 pub(super) const GONE: &str = "status-gone";
 
-/// The image that nobody has pushed at first.
+/// The image that no one has pushed at first.
 pub(super) const PUSHED: &str = "127.0.0.1:1/status/shop:1";
 
 /// What lies in no namespace that ends with the test.
@@ -69,7 +69,7 @@ pub(super) fn gates() -> Value {
     both["selector"] = json!({"matchLabels": {"held": "twice"}});
     both.as_object_mut().map(|gate| gate.remove("deployments"));
     gates.extend([plain, both]);
-    for namespace in [QUOTA, ANEW, GONE] {
+    for namespace in [QUOTA, AGAIN, GONE] {
         let name = namespace.trim_start_matches("status-");
         gates.push(gate(name, namespace, name));
     }
@@ -132,8 +132,8 @@ pub(super) fn well() -> Value {
         .map(|name| deployment(name, "1", 0))
         .collect();
     items.push(by_hand("done", "1"));
-    items.push(in_anew(deployment("anew", "1", 0)));
-    items.push(in_anew(by_hand("anew", "1")));
+    items.push(in_again(deployment("again", "1", 0)));
+    items.push(in_again(by_hand("again", "1")));
     list(&items)
 }
 
@@ -277,11 +277,11 @@ fn bare(object: &Value) -> Value {
 
 /// A Deployment with its waiter, as it was, and its Job.
 pub(super) fn kept(deployment: &Value) -> Value {
-    list(&[bare(deployment), in_anew(by_hand("anew", "1"))])
+    list(&[bare(deployment), in_again(by_hand("again", "1"))])
 }
 
-fn in_anew(mut object: Value) -> Value {
-    object["metadata"]["namespace"] = json!(ANEW);
+fn in_again(mut object: Value) -> Value {
+    object["metadata"]["namespace"] = json!(AGAIN);
     object
 }
 

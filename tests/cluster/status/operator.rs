@@ -1,4 +1,4 @@
-//! Somebody who asks `status`, and runs what it prints.
+//! Someone who asks `status`, and runs what it prints.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -197,7 +197,7 @@ impl Operator {
     }
 
     /// Runs the first command that was printed for a trouble; gives what it prints.
-    pub(super) fn mends(&self, trouble: &Trouble) -> Result<String> {
+    pub(super) fn fixes(&self, trouble: &Trouble) -> Result<String> {
         let command = trouble.commands.first();
         self.runs(command.with_context(|| format!("{trouble:?} has no command"))?)
     }

@@ -240,8 +240,8 @@ impl Application {
         self.namespace.says(pod, WAITER, &[what])
     }
 
-    /// Checks that each pod of a release was let go by the Job, and by nothing else; tells how long
-    /// that took.
+    /// Checks that each pod of a release was released by the Job, and by nothing else; tells how
+    /// long that took.
     ///
     /// Kubernetes notes these times in whole seconds.
     pub(crate) fn started_after_the_migration(&self, tag: &str, count: usize) -> Result<String> {

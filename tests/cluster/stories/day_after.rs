@@ -75,7 +75,7 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
         }
     }
 
-    // Flux creates the Job anew, as the source still has it.
+    // Flux creates the Job again, as the source still has it.
     let running = |deployment| -> Result<Vec<(Option<String>, String)>> {
         let pods = application.pods(deployment, "1.0.0")?;
         Ok(pods

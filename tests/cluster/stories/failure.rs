@@ -1,4 +1,4 @@
-//! A migration that fails, and the release that mends it.
+//! A migration that fails, and the release that fixes it.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;

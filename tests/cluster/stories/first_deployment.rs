@@ -36,7 +36,7 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let order = application.started_after_the_migration("1.0.0", 3)?;
     eprintln!("stories: first deployment: {order}");
 
-    // Flux applies the same manifests again and again; nobody may notice. The first time is for
+    // Flux applies the same manifests again and again; no one may notice. The first time is for
     // what controllers still have to write down about the deployment itself.
     kustomization.reconcile()?.success()?;
     let before = footprint(&application)?;
@@ -50,7 +50,7 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let more = kustomization.changes()?;
     ensure!(more == changes, "{changes:#?}\nbecame\n{more:#?}");
 
-    // Somebody puts the old switch back, everywhere.
+    // Someone puts the old switch back, everywhere.
     let switch = json!([{
         "op": "add", "path": "/spec/template/spec/containers/0/env",
         "value": [{"name": "PIEFED_INIT_CONTAINER", "value": "true"}],
@@ -88,8 +88,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     Ok(())
 }
 
-/// The example's other processes run by its own scripts, and the one that migrates names the service
-/// that is missing.
+/// The example's other processes run by its own scripts, and the one that migrates names the
+/// service that is missing.
 fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
     let kubectl = application.kubectl();
     let migrated = kubectl.run(&format!("logs job/{JOB}"))?;
@@ -134,7 +134,7 @@ fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
 }
 
 /// What a reconciliation must leave as it is. The resource version changes with every write,
-/// whoever it is from.
+/// from any author.
 fn footprint(application: &Application) -> Result<Value> {
     let mut found = json!({});
     let kinds = "deployments,statefulsets,replicasets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps";
@@ -154,7 +154,7 @@ fn footprint(application: &Application) -> Result<Value> {
     let events = application.kubectl().get("events")?;
     let mut said = BTreeMap::new();
     for event in events["items"].as_array().into_iter().flatten() {
-        // A probe that a busy machine has answered late is nobody's doing.
+        // A probe that a busy machine has answered late is no one's doing.
         if event["reason"] == "Unhealthy" {
             continue;
         }

@@ -1,5 +1,5 @@
-//! An application that an autoscaler sends to sleep, and that wakes long after its Job is gone: in its
-//! own version, or in the next.
+//! An application that an autoscaler sends to sleep, and that wakes long after its Job is gone: in
+//! its own version, or in the next.
 
 mod demand;
 
@@ -48,7 +48,7 @@ impl<A: Autoscaler> Sleeper<'_, A> {
         kubectl.apply(&self.autoscaler.object().to_string())?;
         self.sleeps()?;
 
-        // Days later the Job is gone, and somebody visits.
+        // Days later the Job is gone, and someone visits.
         kubectl.run(&format!("delete job {JOB}"))?;
         self.wakes()?;
         application.rolled_out()?;
@@ -102,8 +102,8 @@ impl<A: Autoscaler> Sleeper<'_, A> {
     }
 }
 
-/// Kubernetes' own autoscaler, which scales to zero from 1.37 on, and before where `HPAScaleToZero` is
-/// switched on.
+/// Kubernetes' own autoscaler, which scales to zero from 1.37 on, and before where `HPAScaleToZero`
+/// is switched on.
 impl Autoscaler for Demand<'_> {
     fn object(&self) -> Value {
         json!({

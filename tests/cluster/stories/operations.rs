@@ -95,7 +95,7 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
         application.says(&pod.name_any(), "open: the record has version 1.0.0")?;
     }
 
-    // Gone for good, in one roll-out.
+    // Gone, in one roll-out.
     let shown = eject(cluster, &[])?;
     ensure!(shown.contains("Nothing was changed"), "{shown}");
     let generation = |deployment: &str| -> Result<i64> {

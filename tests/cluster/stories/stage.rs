@@ -58,8 +58,8 @@ pub(crate) const SLEEPER: &str = "story-from-zero";
 pub(crate) struct Cast {
     pub(crate) namespaces: &'static [&'static str],
     pub(crate) gate: fn(&str) -> Value,
-    // Locked while it is set and while it is struck, so that nobody sets it anew beside what is left
-    // of the last.
+    // Locked while it is set and while it is struck, so that no one sets it again beside what is
+    // left of the last.
     pub(crate) scenery: Mutex<Option<Scenery>>,
 }
 
@@ -105,7 +105,7 @@ impl Stage {
         Application::new(cluster, self.namespace(name)?)
     }
 
-    /// A namespace with a gate, for whoever asks first.
+    /// A namespace with a gate, for the first caller.
     pub(crate) fn namespace(&self, name: &str) -> Result<Namespace> {
         self.scenery()
             .as_mut()

@@ -48,7 +48,7 @@ fn upgrade_by_one_tag_under_flux_then_roll_back(cluster: &Cluster) -> Result<()>
 
     // Back to the previous tag. Its pods need no migration: the record has it. The Job, which Flux
     // replaces again, fails, as Alembic can't find the newer revision in the older image; that
-    // holds nobody up.
+    // holds no one up.
     application.forbid_migration("1.0.0")?;
     let revision = kustomization
         .publish(&application.patched("1.0.0", &super::application::one_attempt())?)?;
@@ -62,7 +62,7 @@ fn upgrade_by_one_tag_under_flux_then_roll_back(cluster: &Cluster) -> Result<()>
     ensure!(said.contains(JOB), "{said}");
 
     let seen = traffic.stop()?;
-    eprintln!("stories: upgrade under Flux and roll-back: {seen}");
+    eprintln!("stories: upgrade under Flux and rollback: {seen}");
     ensure!(seen.unmigrated == 0 && seen.outages == 0, "{seen}");
     application.met_no_unmigrated_schema()
 }

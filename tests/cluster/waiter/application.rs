@@ -98,7 +98,7 @@ impl GatedApplication {
         Ok(completed.context("a completed Job")?.to_owned())
     }
 
-    /// Has the Job that runs fail for good.
+    /// Makes the running Job fail.
     pub(crate) fn fails(&self) -> Result<()> {
         self.end("failure", "Failed").map(drop)
     }
@@ -185,8 +185,8 @@ impl GatedApplication {
         Ok(())
     }
 
-    /// The last words of the waiter of the pod of this image that waits: what it says when its time is
-    /// up. It is run by hand, as it stands in the pod but for the time.
+    /// The last words of the waiter of the pod of this image that waits: what it says when its time
+    /// is up. It is run by hand, as it stands in the pod but for the time.
     pub(crate) fn last_words(&self, cluster: &Cluster, image: &str) -> Result<String> {
         let pods = self.pods(image)?;
         let mut waiting = pods
@@ -262,7 +262,7 @@ fn status(pod: &Value) -> &Value {
     own.map_or(&Value::Null, |own| &own["state"])
 }
 
-/// The released program, as whom kubectl acts; gives what it printed.
+/// Runs the released program with kubectl's credentials; gives its output.
 pub(crate) fn program(cluster: &Cluster, args: &[&str], code: i32) -> Result<String> {
     said(released(cluster)?.args(args), code)
 }

@@ -1,7 +1,8 @@
 //! The way out that the waiter, the Events and `status` name is that of who applies the Job, and it
 //! leads out: what they print is run, word for word.
 //!
-//! `tests/cluster/peers/` has those of Argo CD and of Flux' Helm releases, and Flux' own command line.
+//! `tests/cluster/peers/` has those of Argo CD and of Flux' Helm releases, and Flux' own command
+//! line.
 
 use std::fs;
 use std::path::Path;
@@ -64,8 +65,8 @@ fn the_way_out_with_kubectl_leads_out(cluster: &Cluster) -> Result<()> {
     migrates(&application, V3)
 }
 
-/// A chart whose Job isn't a hook, as many are: Helm can't change it, and applies the Deployment all
-/// the same.
+/// A chart whose Job isn't a hook, as many are: Helm can't change it, and applies the Deployment
+/// all the same.
 pub(crate) fn chart(folder: &Path) -> Result<()> {
     let templates = folder.join("templates");
     fs::create_dir_all(&templates)?;
@@ -110,7 +111,8 @@ fn the_way_out_of_a_helm_release_leads_out(cluster: &Cluster) -> Result<()> {
     migrates(&application, V3)
 }
 
-/// Flux' command line, as far as the waiter names it: it asks for a reconciliation by an annotation.
+/// Flux' command line, as far as the waiter names it: it asks for a reconciliation by an
+/// annotation.
 const FLUX: &str = "[ \"$1 $2 $4\" = 'reconcile kustomization -n' ] || exit 2
 exec kubectl -n \"$5\" annotate kustomizations.kustomize.toolkit.fluxcd.io \"$3\" --overwrite \
     reconcile.fluxcd.io/requestedAt=\"$(date +%s%N)\"";
@@ -122,8 +124,8 @@ fn the_way_out_of_a_kustomization_leads_out(cluster: &Cluster) -> Result<()> {
     out_of_a_kustomization(cluster, &application, BY_FLUX, folder.path())
 }
 
-/// The ways out where Flux applies the application, in this namespace, by the `flux` that is in this
-/// folder.
+/// The ways out where Flux applies the application, in this namespace, by the `flux` that is in
+/// this folder.
 pub(crate) fn out_of_a_kustomization(
     cluster: &Cluster,
     application: &GatedApplication,

@@ -27,7 +27,7 @@ testkit::tests! {
 
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// As the API server counts them, of a user who is nobody else.
+/// As the API server counts them, of a user who is no one else.
 fn a_completion_takes_four_requests(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::shared(sandbox)?;
     let scene = Scene::on(plane, "four-requests")?;

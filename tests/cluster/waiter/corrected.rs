@@ -16,7 +16,7 @@ testkit::tests! {
 /// The labels of the pods: of a `StatefulSet`, of a `DaemonSet`, and of a `CronJob`.
 const KINDS: [&str; 3] = ["app=search", "app=agent", "app=clean"];
 
-/// These workloads, of this image. The `CronJob` runs when somebody says so.
+/// These workloads, of this image. The `CronJob` runs when someone says so.
 fn other_kinds(image: &str) -> String {
     let pods = |name: &str, command: &str| {
         json!({
@@ -101,7 +101,7 @@ fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Re
     let list = || program(cluster, &["record", "list", "-n", EVERY_KIND], 0);
     ensure!(list()?.contains("1.3.0"), "{}", list()?);
     let forgotten = program(cluster, &["record", "forget", "1.3.0", &gate, "--yes"], 0)?;
-    ensure!(forgotten.contains("doesn't count any more"), "{forgotten}");
+    ensure!(forgotten.contains("no longer counts"), "{forgotten}");
     kubectl.apply(&manifests(v3))?;
     application.holds(v3, "its completion was forgotten; this pod needs it again")?;
     ensure!(!list()?.contains("1.3.0"), "{}", list()?);

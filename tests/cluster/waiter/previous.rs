@@ -1,5 +1,5 @@
-//! The release before this one is upgraded to this one, and rolled back: what runs goes on, and each
-//! reads what the other has recorded.
+//! The release before this one is upgraded to this one, and rolled back: what runs goes on, and
+//! each reads what the other has recorded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -279,7 +279,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     touch(kubectl, &first, "upgraded")?;
     unchanged("what controllers and appliers do")?;
 
-    // Waiters of both releases go by what the previous one has recorded,
+    // Waiters of both releases use what the previous one has recorded,
     let (web, workers) = ("app=web", "app=worker");
     let scale = |name: &str, to: u8| format!("scale deployment/{name} --replicas={to}");
     let restart = |value: &str| {

@@ -30,7 +30,7 @@ testkit::tests! {
         a_corrupt_record_is_reported_and_replaced_and_not_obeyed,
         what_completed_while_serve_was_down_is_recorded_when_it_is_back,
         an_immutable_record_is_told_with_the_command_that_mends_it,
-        a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded,
+        a_namespace_that_is_created_again_has_nothing_of_the_old_one_recorded,
         two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it;
 }
 
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const GATES: usize = 20;
 const ROUNDS: usize = 10;
 
-/// Replicas of `serve`, as processes that keep records and that nobody calls.
+/// Replicas of `serve`, as processes that keep records and that no one calls.
 struct Replicas<'a> {
     plane: &'a Plane,
     logs: PathBuf,
@@ -242,8 +242,8 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     ];
     scene.record_as(garbage.into())?;
     let mut waiter = scene.waiter(&[V2])?;
-    waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and not obeyed: ");
-    waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and not obeyed: ");
+    waiter.says("ConfigMap migration-gate-g: the entry 2 is corrupt and ignored: ");
+    waiter.says("ConfigMap migration-gate-g: the entry 3 is corrupt and ignored: ");
 
     replicas.revive()?;
     await_record(&replicas, &scene, &["1"])?;
@@ -260,7 +260,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     scene.status(&complete())?;
     waiter.ends_with(0);
     await_record(&replicas, &scene, &["1", "2"])?;
-    // Corrupted while the Job is there, the entry is written anew, though there is no room for it
+    // Corrupted while the Job is there, the entry is written again, though there is no room for it
     // at first.
     let garbage = "x".repeat(ROOM - 2);
     scene.record_as(
@@ -326,20 +326,20 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
 }
 
 /// Its contents are deleted one by one, and the record may be before the Job.
-fn a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded(
+fn a_namespace_that_is_created_again_has_nothing_of_the_old_one_recorded(
     sandbox: &Sandbox,
 ) -> Result<()> {
     let plane = Plane::shared(sandbox)?;
-    let scene = Scene::on(plane, "anew")?;
+    let scene = Scene::on(plane, "again")?;
     let gates = [gate("g", &scene.namespace, JOB)];
-    let mut replicas = Replicas::new(sandbox, plane, "waiter-anew", 18640, 1, &gates)?;
+    let mut replicas = Replicas::new(sandbox, plane, "waiter-again", 18640, 1, &gates)?;
     scene.create("1")?;
     scene.status(&complete())?;
     replicas.revive()?;
     await_record(&replicas, &scene, &["1"])?;
 
     let kubectl = plane.kubectl.in_namespace(&scene.namespace);
-    kubectl.run("delete namespace anew --wait=false")?;
+    kubectl.run("delete namespace again --wait=false")?;
     kubectl.run(&format!("delete configmap {RECORD}"))?;
     let log = || {
         replicas.check()?;
@@ -350,18 +350,18 @@ fn a_namespace_that_is_created_anew_has_nothing_of_the_old_one_recorded(
     scene.delete()?;
     // There is no controller here that does it.
     let namespace = json!({
-        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "anew"}, "spec": {},
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "again"}, "spec": {},
     });
     let finalize = [
         "replace",
-        "--raw=/api/v1/namespaces/anew/finalize",
+        "--raw=/api/v1/namespaces/again/finalize",
         "-f",
         "-",
     ];
     kubectl
         .output(&finalize, &namespace.to_string(), PATIENCE)?
         .success()?;
-    kubectl.run("create namespace anew")?;
+    kubectl.run("create namespace again")?;
 
     scene.create("2")?;
     scene.status(&complete())?;
@@ -416,8 +416,8 @@ fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
         events,
         are(expect.clone()),
     )?;
-    let mend =
-        "Mend the cause, delete the Job and apply it again: kubectl delete job db-init -n events";
+    let fix =
+        "Fix the cause, delete the Job and apply it again: kubectl delete job db-init -n events";
     for command in [
         "describe job db-init",
         "describe deployment web-g",
@@ -426,7 +426,7 @@ fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
         let shown = kubectl.run(command)?;
         let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         ensure!(shown.contains("MigrationFailed"), "{command}: {shown}");
-        ensure!(shown.contains(mend), "{command}: {shown}");
+        ensure!(shown.contains(fix), "{command}: {shown}");
     }
     // As it says.
     kubectl.run("delete job db-init")?;

@@ -137,8 +137,8 @@ fn a_pattern_needs_every_job_of_the_namespace_and_no_more(sandbox: &Sandbox) -> 
     can_i(&own, "list configmaps", "no")
 }
 
-/// A waiter for [`JOB`] and what `others` says opens, with no rights but those of the chart's Role for
-/// `jobs`. Gives its user's kubectl.
+/// A waiter for [`JOB`] and what `others` says opens, with no rights but those of the chart's Role
+/// for `jobs`. Gives its user's kubectl.
 fn waits_with_the_charts_role(
     sandbox: &Sandbox,
     name: &str,
@@ -182,8 +182,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     let can_i = "kubectl auth can-i list jobs.batch/db-init --as=right-none -n right-none";
     let expect = format!(
         "not permitted to watch Job db-init for 1s: jobs.batch \"db-init\" is forbidden: User \"right-none\" cannot list resource \
-         \"jobs\" in API group \"batch\" in the namespace \"right-none\"; look whether Role and RoleBinding are \
-         there: {can_i}"
+         \"jobs\" in API group \"batch\" in the namespace \"right-none\"; check that the Role and RoleBinding exist: {can_i}"
     );
     ensure!(ended.termination == expect, "{}", ended.termination);
     ensure!(ended.output.ends_with(&expect), "{}", ended.output);
@@ -206,7 +205,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
 
     // A token that the API server doesn't know.
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&user)?)?;
-    config["users"][0]["user"] = json!({"token": "nobody's"});
+    config["users"][0]["user"] = json!({"token": "no one's"});
     let folder = tempfile::tempdir()?;
     let unknown = folder.path().join("kubeconfig");
     fs::write(&unknown, config.to_string())?;
@@ -236,7 +235,7 @@ fn without_the_right_to_read_the_record_the_job_decides(sandbox: &Sandbox) -> Re
     scene.create("2")?;
     let mut waiter = scene.waiter_as(&user, &[V2])?;
     waiter.says(
-        "not permitted to read the record, going on with the Job alone: configmaps \"migration-gate-g\" is forbidden: ",
+        "not permitted to read the record; continuing with the Job alone: configmaps \"migration-gate-g\" is forbidden: ",
     );
     scene.status(&complete())?;
     waiter.ends_with(0);

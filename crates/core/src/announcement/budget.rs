@@ -1,8 +1,8 @@
-//! How many Events a gate may have.
+//! The rate limit of a gate's Events.
 
 use std::time::Duration;
 
-/// How many may come at once.
+/// The burst.
 pub(super) const BURST: u32 = 25;
 
 /// After that, one for each of these: five a minute.

@@ -1,4 +1,4 @@
-//! What has happened to a gate's migrations, in words.
+//! Messages about a gate's migrations.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use crate::gates::Gate;
 use crate::text::shorten;
 use crate::verdict::Failure;
 
-/// How many workloads a Job's note names.
+/// Maximum number of workloads in a Job's note.
 const NAMED: usize = 3;
 
 /// The longest quotation of what the Job controller says.
 const QUOTED: usize = 200;
 
-/// What has happened with one migration. Jobs are told by their names.
+/// The state of one migration. Jobs are identified by their names.
 pub(super) enum Fact {
     /// It has failed.
     Failed(Failure),
@@ -43,7 +43,7 @@ impl Fact {
     }
 }
 
-/// A workload that it concerns, and what tells its Event from another for the same reason.
+/// A workload that it concerns, and the text that makes its Event unique.
 type Concerned<'d> = (&'d Dependent, String);
 
 /// All that has happened, by reason and Job.
@@ -117,7 +117,7 @@ fn has_failed(failure: &Failure) -> String {
     format!("Job {} has failed{reason}", failure.job)
 }
 
-/// What to do about it.
+/// The remedy.
 fn advice(gate: &Gate, fact: &Fact) -> String {
     let ns = &gate.namespace;
     let logs = |job: &str| {
@@ -126,16 +126,16 @@ fn advice(gate: &Gate, fact: &Fact) -> String {
     match fact {
         Fact::Failed(Failure { job, applier, .. }) => {
             let again = match explain::again(applier, ns, Some(job)) {
-                Some(again) => format!("Mend the cause. {again}"),
+                Some(again) => format!("Fix the cause. {again}"),
                 None => format!(
-                    "Mend the cause, delete the Job and apply it again: kubectl delete job {job} -n {ns}"
+                    "Fix the cause, delete the Job and apply it again: kubectl delete job {job} -n {ns}"
                 ),
             };
             format!("{again}. Its logs: {}", logs(job))
         }
         Fact::Completed(_) => String::new(),
         Fact::Overdue(job) => format!(
-            "See what it does: {}. If it always takes so long, raise the gate's timeout.",
+            "Its logs: {}. If it always takes this long, raise the gate's timeout.",
             logs(job)
         ),
     }

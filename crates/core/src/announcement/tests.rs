@@ -111,7 +111,7 @@ fn dependent(number: usize, version: &str) -> Dependent {
     }
 }
 
-/// Argo CD makes a deleted hook anew in a full sync alone.
+/// Argo CD makes a deleted hook again in a full sync alone.
 #[test]
 fn the_way_out_is_that_of_who_applies_the_job() {
     let mut stage = GateStage::new(1);
@@ -275,8 +275,7 @@ fn an_event_says_what_to_do_and_is_one_that_the_api_server_takes() {
     assert_eq!(
         event["note"],
         "Job piefed-db-init has failed (BackoffLimitExceeded: postgres://u:***@db gave up), so gate \
-         piefed holds Deployment web-0, Deployment web-1, Deployment web-2 and 6 more. Mend the \
-         cause, delete the Job and apply it again: kubectl delete job piefed-db-init -n \
+         piefed holds Deployment web-0, Deployment web-1, Deployment web-2 and 6 more. Fix the cause, delete the Job and apply it again: kubectl delete job piefed-db-init -n \
          piefed-application. Its logs: kubectl logs -n piefed-application -l \
          batch.kubernetes.io/job-name=piefed-db-init --prefix --tail=-1"
     );

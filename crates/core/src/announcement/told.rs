@@ -1,4 +1,4 @@
-//! What was told, and what is to be told next.
+//! Created Events, and the next ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,7 +23,7 @@ struct HeldUp {
     since: Timestamp,
 }
 
-/// What was told of one gate.
+/// The Events of one gate.
 #[derive(Debug, Default)]
 pub struct Announcements {
     /// The names of the Events for what still holds.
@@ -34,10 +34,10 @@ pub struct Announcements {
 }
 
 impl Announcements {
-    /// What is to be told now, and when to ask again, on the clock of [`Now::elapsed`], if nothing
-    /// else happens before.
+    /// The Events to create now, and when to ask again, on the clock of [`Now::elapsed`], if
+    /// nothing happens before.
     ///
-    /// Nothing is told while it isn't known how the gate stands.
+    /// There are none while the gate's state is unknown.
     pub fn due(
         &mut self,
         gate: &Gate,
@@ -72,7 +72,7 @@ impl Announcements {
         (announcements, until.min(next))
     }
 
-    /// Takes in what a workload waits for, and says when its Job will have run for too long.
+    /// Stores the state of a waiting workload, and gives the time at which its Job is overdue.
     fn waits<'d>(
         &mut self,
         gate: &Gate,

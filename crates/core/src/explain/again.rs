@@ -1,11 +1,10 @@
-//! How a migration Job is made anew by those who apply it.
+//! The commands that create a migration Job again, by the tool that applies it.
 
 use crate::applier::Applier;
 
-/// The sentence, ending with a command, that makes `job` anew, or makes it where it is not there.
+/// The sentence, with a command at its end, that creates `job`, or creates it again.
 ///
-/// `None` where nothing shows who applies it, or where that is kubectl: to delete it and to apply it
-/// is right there.
+/// `None` if no tool is known, or if it is kubectl: then delete and apply it.
 pub(crate) fn again(applier: &Applier, namespace: &str, job: Option<&str>) -> Option<String> {
     let (text, command) = match applier {
         Applier::ArgoCd { application, .. } => (

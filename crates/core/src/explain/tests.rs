@@ -1,5 +1,5 @@
-//! The words, whole lines of them, as they are part of what users see. They stand in `told/`, a file
-//! for each test. `GENERATE=1 cargo test -p migration-gate-core --lib explain` writes them.
+//! Whole lines of the waiter's messages, because users see them. They are in `told/`, a file for
+//! each test. `GENERATE=1 cargo test -p migration-gate-core --lib explain` writes them.
 
 #![allow(
     clippy::disallowed_methods,
@@ -81,7 +81,7 @@ fn old_complete(version: String, foreign: bool) -> What {
 /// Everything that can be seen.
 fn all() -> Vec<What> {
     let version = || "version 1 (image piefed/init:1)".to_owned();
-    let untold = "a version that can't be told".to_owned();
+    let untold = "an unknown version".to_owned();
     let queue = Some("batch".into());
     let failure = failure("BackoffLimitExceeded", "too often");
     vec![
@@ -176,7 +176,7 @@ fn a_record_that_was_not_read_is_not_passed_off_as_empty() {
 fn the_deadline_tells_what_to_do() {
     let whats = all().into_iter().map(waiting);
     let mut lines: Vec<_> = whats.map(|w| gave_up(w, &unseen(None))).collect();
-    // The last was before there was time to bear with it.
+    // The last was before there was time to tolerate it.
     let user = r#"User "sa" cannot list resource "jobs""#;
     for (what, kind, answered, message) in [
         (What::Nothing, Unreachable, false, "Connection refused"),

@@ -1,4 +1,4 @@
-//! Which Jobs a gate waits for.
+//! The Jobs that a gate waits for.
 
 use std::fmt;
 

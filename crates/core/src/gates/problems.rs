@@ -1,4 +1,4 @@
-//! What can't be, although it is well-formed.
+//! Impossible values in a well-formed configuration.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::names;
 pub struct Problem {
     /// The key.
     pub field: FieldPath,
-    /// What is wrong with its value, and what would be right.
+    /// The problem of the value, and a correct one.
     pub message: String,
 }
 
@@ -71,8 +71,8 @@ fn problems(config: &Config) -> Vec<Misfit> {
     problems
 }
 
-/// Workloads that an earlier gate holds too, as far as names tell. Where only labels meet, admission
-/// and review warn.
+/// Workloads that an earlier gate holds too, as far as names tell. Where only labels meet,
+/// admission and review warn.
 fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Misfit>) {
     let (earlier, gate) = (&config.gates[..gate], &config.gates[gate]);
     for (field, kind, name) in named(gate, at) {
@@ -310,7 +310,8 @@ fn selector_problems(
     }
 }
 
-/// A label's key: a name of at most 63 characters, perhaps with a DNS subdomain and a slash before it.
+/// A label's key: a name of at most 63 characters, perhaps with a DNS subdomain and a slash before
+/// it.
 fn label_key(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -345,7 +346,8 @@ fn label_value(value: &str) -> Result<(), String> {
     }
 }
 
-/// The API server would refuse every held Deployment with words about a container that its author never wrote.
+/// Otherwise the API server would refuse every held Deployment, with a message about a container
+/// that its author did not write.
 fn resource_problems(resources: &Resources, at: &FieldPath, problems: &mut Vec<Misfit>) {
     for (field, quantities) in [
         ("requests", &resources.requests),

@@ -26,7 +26,7 @@ pub struct LabelSelector {
 pub struct LabelRequirement {
     /// The label's key.
     pub key: String,
-    /// How `values` relate to the label.
+    /// The relation of `values` to the label.
     pub operator: LabelOperator,
     /// Empty for `Exists` and `DoesNotExist`, at least one otherwise.
     #[serde(default)]
@@ -49,7 +49,8 @@ pub enum LabelOperator {
 impl LabelSelector {
     /// Whether an object with these labels is selected. `label` answers a key with its value.
     ///
-    /// An empty selector is one of [`Config::problems`](super::Config::problems), so it never silently selects everything.
+    /// An empty selector is one of [`Config::problems`](super::Config::problems), so it never
+    /// silently selects everything.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.match_labels
             .iter()

@@ -1,14 +1,15 @@
-//! How the injected init container looks.
+//! The settings of the injected init container.
 //!
 //! Quantities stay the text that they are; `problems` compares a request with its limit in a few
-//! lines. The crate `kube_quantity` would bring `k8s-openapi`, and with it every type of Kubernetes.
+//! lines. The crate `kube_quantity` would bring `k8s-openapi`, and with it every type of
+//! Kubernetes.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// How the injected init container looks.
+/// The settings of the injected init container.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WaiterConfig {
@@ -16,11 +17,12 @@ pub struct WaiterConfig {
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: PullPolicy,
-    /// What the init container asks for and may use. Quantities as Kubernetes writes them.
+    /// Resources of the init container. Quantities as Kubernetes writes them.
     pub resources: Resources,
-    /// How its lines look.
+    /// The format of its lines.
     pub log_format: LogFormat,
-    /// Members of the container's `securityContext`, over the built-in ones; `null` takes one out.
+    /// Fields of the container's `securityContext` that override the built-in ones; `null` removes
+    /// one.
     pub security_context: Map<String, Value>,
 }
 
@@ -81,10 +83,10 @@ impl PullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
-    /// What the scheduler sets aside.
+    /// The requests, for the scheduler.
     #[serde(deserialize_with = "quantities")]
     pub requests: BTreeMap<String, String>,
-    /// What the kubelet enforces.
+    /// The limits, for the kubelet.
     #[serde(deserialize_with = "quantities")]
     pub limits: BTreeMap<String, String>,
 }

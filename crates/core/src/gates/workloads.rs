@@ -1,4 +1,4 @@
-//! What a gate holds.
+//! The workloads that a gate holds.
 
 use serde::Deserialize;
 
@@ -57,7 +57,7 @@ impl HeldKind {
             .find(|held| held.as_str() == kind && held.group() == group)
     }
 
-    /// Where the kind keeps its pod spec.
+    /// The path of the kind's pod spec.
     pub fn pod_kind(self) -> &'static PodKind {
         match pod_kind(self.group(), self.as_str()) {
             Some(kind) => kind,

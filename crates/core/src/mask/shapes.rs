@@ -1,4 +1,4 @@
-//! Secrets that are known by what stands around them, or by their own shape.
+//! Secrets that are recognized by the text around them, or by their shape.
 
 use std::ops::Range;
 

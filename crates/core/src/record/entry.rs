@@ -18,7 +18,7 @@ pub(super) const ENTRY_LIMIT: usize = 4096;
 /// One completed migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What was migrated for.
+    /// The migrated version.
     pub version: Recorded,
     /// The Job's name; empty of what was done by hand.
     pub job: String,
@@ -26,25 +26,25 @@ pub struct Entry {
     pub uid: String,
     /// When it completed.
     pub completed: Timestamp,
-    /// How long it took, in seconds.
+    /// Duration of the migration, in seconds.
     pub took: Option<u64>,
     /// Which of the gate's requirements it meets, where there are several.
     pub requirement: Option<String>,
 }
 
-/// What a migration was for.
+/// The version of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
     /// A Job's default container had this image. Releases up to 0.1 wrote no more.
     Image(String),
     /// Everything of a Job, or of a workload, that can be compared.
     Contents(Contents),
-    /// A version that somebody has said was migrated: a tag, a digest, a label's value.
+    /// A version that an operator has recorded as migrated: a tag, a digest, a label's value.
     Word(String),
 }
 
 impl Recorded {
-    /// How what was recorded relates to what is wanted.
+    /// The relation of a recorded version to the wanted one.
     pub fn relation(&self, wanted: &Wanted) -> Relation {
         match (self, wanted) {
             (_, Wanted::Any) => Relation::Moving,
@@ -66,7 +66,7 @@ impl Recorded {
                     ..
                 },
             ) => {
-                // It names one image, and there must be no doubt which one of the pod's it is about.
+                // It names one image, so it must be clear which of the pod's images it is about.
                 let only = images
                     .all()
                     .all(|other| same_repository(other, &images.default));
@@ -88,7 +88,7 @@ impl Recorded {
         }
     }
 
-    /// Whether a person's word for a version means this one: an image, its tag or digest, or the
+    /// Whether a version given on the command line is this one: an image, its tag or digest, or the
     /// value of a label.
     pub fn is_called(&self, word: &str) -> bool {
         let called = |image: &str| image == word || is_called(image, word);
@@ -148,8 +148,8 @@ impl Entry {
 
     /// The key that this entry stands under.
     ///
-    /// It is the version alone where that tells everything, as it was in releases up to 0.1. Where it
-    /// doesn't, what else tells entries apart is added as a hash.
+    /// It is the version alone where that tells everything, as it was in releases up to 0.1. Where
+    /// it doesn't, what else tells entries apart is added as a hash.
     pub fn key(&self) -> String {
         let word = self.version.to_string();
         let key: String = word
@@ -195,8 +195,8 @@ impl Entry {
     /// write the same bytes.
     pub fn to_value(&self) -> String {
         let image = match self.what_the_word_leaves_open() {
-            // Releases up to 0.1 remove an entry whose image isn't of the version that its key says,
-            // and they may run beside this one.
+            // Releases up to 0.1 remove an entry whose image isn't of the version that its key
+            // says, and they may run beside this one.
             Some(_) => format!("{ELSEWHERE}:{}", self.key()),
             None => self.version.image().unwrap_or_default().to_owned(),
         };
@@ -343,7 +343,7 @@ impl Written {
             version,
             job: self.job,
             uid: self.uid,
-            completed: self.completed.ok_or("it doesn't say when it completed")?,
+            completed: self.completed.ok_or("it does not say when it completed")?,
             took: self.took,
             requirement: self.requirement,
         })
@@ -354,7 +354,7 @@ fn is_key_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._".contains(c)
 }
 
-/// What a ConfigMap accepts as a key.
+/// The characters that a ConfigMap accepts in a key.
 pub(super) fn is_key(key: &str) -> bool {
     (1..=253).contains(&key.len())
         && key != "."

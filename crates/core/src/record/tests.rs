@@ -61,7 +61,7 @@ fn find<'r>(record: &'r Record, wanted: &Wanted) -> Option<(&'r Entry, Relation)
     record.find(wanted, &requirement(), false)
 }
 
-/// The version that a gate wants that goes by the label `v`.
+/// The version that a gate wants, by the label `v`.
 fn labelled(value: &str) -> Wanted {
     let gate = gate(&json!({"version": {"label": "v"}}));
     Wanted::of(&gate, &json!({"metadata": {"labels": {"v": value}}})).expect("a version")
@@ -171,7 +171,7 @@ fn only_an_entry_that_agrees_with_its_key_is_obeyed() {
     check("2", "true", "invalid type");
     check("2", r#"{"image":"init:2"}"#, "missing field");
     let timeless = r#"{"image":"init:2","job":"j","uid":"u"}"#;
-    check("2", timeless, "doesn't say when it completed");
+    check("2", timeless, "does not say when it completed");
     check("2", &good.replace("1970", "x"), "year");
     let long = format!("{good}{}", " ".repeat(ENTRY_LIMIT));
     check("2", &long, "bytes long");
@@ -277,7 +277,7 @@ fn the_oldest_go_when_there_are_too_many() {
     assert_eq!(ancient, BTreeMap::new());
 }
 
-/// An entry as releases up to 0.1 read it: its image, if they obey it.
+/// An entry as releases up to 0.1 read it: its image, if they use it.
 fn as_of_0_1(key: &str, value: &str) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Old {
@@ -341,7 +341,7 @@ fn of_containers(containers: &str, metadata: &Value) -> Entry {
     Entry::of(&job, Some(&source), Timestamp::UNIX_EPOCH).expect("an entry")
 }
 
-/// What somebody has said was done.
+/// A version that was recorded by hand.
 fn done(word: &str) -> Entry {
     Entry {
         version: Recorded::Word(word.into()),
@@ -412,7 +412,7 @@ fn an_entry_says_everything_that_was_compared() {
     let pinned = of_containers("migrate=shop:main@sha256:ab", &json!({}));
     assert!(opens(&pinned, "web=shop:main@sha256:ab"));
     assert!(!opens(&pinned, "web=shop:main@sha256:cd"));
-    // A label's value, where the gate goes by it.
+    // A label's value, if the gate uses it.
     let entry = of_containers("migrate=tool:1", &json!({"labels": {"v": "7", "w": "x"}}));
     let record = of(std::slice::from_ref(&entry));
     assert_eq!(relation(&record, &labelled("7")), Some(Relation::Same));

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 
 use crate::text::printable;
 
-/// What shows what the server says, in its namespace.
+/// The command for the server's log, in its namespace.
 pub(super) const SERVER_LOGS: &str =
     "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20";
 
-/// What has to stand in a command so that it reaches the cluster that was looked at.
+/// The options with which a command uses the same cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
-    /// How this program is called: `migration-gate` or `kubectl migration-gate`.
+    /// The name of this program: `migration-gate` or `kubectl migration-gate`.
     pub program: String,
     /// The kubeconfig, where one was named.
     pub kubeconfig: Option<String>,
@@ -59,7 +59,7 @@ impl Flags {
     /// nothing changes.
     ///
     /// Helm itself annotates what it creates, and `helm uninstall` leaves what isn't annotated so:
-    /// webhooks that nobody serves.
+    /// webhooks without a server.
     pub fn reapply(&self, release: &str, namespace: &str) -> String {
         let cluster = self.cluster("--kube-context");
         let (namespace, release) = (quoted(namespace), quoted(release));

@@ -1,4 +1,4 @@
-//! What is wrong, why, and the commands that mend it.
+//! Problems, their causes, and the commands that fix them.
 
 use serde::{Serialize, Serializer};
 
@@ -6,9 +6,9 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
-    /// What kind it is.
+    /// Its code.
     pub code: TroubleCode,
-    /// How bad it is.
+    /// Its level.
     pub level: Grade,
     /// The gate; `None` for what concerns all of them.
     pub gate: Option<String>,
@@ -16,11 +16,11 @@ pub struct Diagnosis {
     pub namespace: Option<String>,
     /// The object, such as `Job migrate`.
     pub object: String,
-    /// What is wrong, in a sentence or two.
+    /// The problem, in a sentence or two.
     pub cause: String,
     /// Lines from elsewhere that show it, such as the end of a log. Cleaned and masked.
     pub details: Vec<String>,
-    /// What to do, the likeliest first.
+    /// The remedies, the likeliest first.
     pub remedies: Vec<Remedy>,
 }
 
@@ -33,7 +33,7 @@ pub struct Remedy {
     pub command: Option<String>,
 }
 
-/// How bad something is.
+/// The level of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
@@ -73,7 +73,7 @@ macro_rules! codes {
                 }
             }
 
-            /// What it means.
+            /// Its meaning.
             pub fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => $means,)+
@@ -84,46 +84,46 @@ macro_rules! codes {
 }
 
 codes! {
-    JobFailed "job-failed" "The Job of the wanted version has failed, and nothing is recorded.",
-    JobMissing "job-missing" "There is no Job of the gate, and no record of the wanted version.",
-    JobOfAnotherVersion "job-of-another-version" "The Job is for another version than the workload wants.",
+    JobFailed "job-failed" "The Job of the wanted version has failed, and the version is not recorded.",
+    JobMissing "job-missing" "The gate has no Job, and the wanted version is not recorded.",
+    JobOfAnotherVersion "job-of-another-version" "The Job is for another version than the workload's.",
     JobSuspended "job-suspended" "The Job is suspended.",
     JobQueued "job-queued" "The Job is suspended until its queue admits it.",
     JobNoPod "job-no-pod" "The Job has had no pod for 10 seconds: a quota, an admission webhook, a missing account.",
-    JobPodBlocked "job-pod-blocked" "The Job's pod can't start: its image, a volume, its network, no room on a node.",
-    JobSlow "job-slow" "The Job runs for far longer than the last one did, or longer than the gate's timeout.",
-    JobCrashing "job-crashing" "The Job's pod ends badly, and is started again and again.",
-    JobEmpty "job-empty" "The Job is complete, but asked for no completions.",
-    JobForgotten "job-forgotten" "The Job is complete, but its completion was forgotten by hand.",
-    JobDeleting "job-deleting" "The Job has been on its way out for a minute.",
-    RecordCorrupt "record-corrupt" "Entries of the record can't be read.",
+    JobPodBlocked "job-pod-blocked" "The Job's pod cannot start: its image, a volume, its network, no room on a node.",
+    JobSlow "job-slow" "The Job has been running for far longer than the last one, or than the gate's timeout.",
+    JobCrashing "job-crashing" "The Job's pod fails, and is restarted repeatedly.",
+    JobEmpty "job-empty" "The Job is complete, but asks for no completions, so it ran nothing.",
+    JobForgotten "job-forgotten" "The Job is complete, but its completion was forgotten with `record forget`.",
+    JobDeleting "job-deleting" "The Job has been terminating for a minute.",
+    RecordCorrupt "record-corrupt" "Entries of the record cannot be read.",
     RecordImmutable "record-immutable" "The record's ConfigMap is immutable, so nothing can be added.",
-    RecordIncomplete "record-incomplete" "A completed Job is not in the record.",
+    RecordIncomplete "record-incomplete" "A completed Job is missing from the record.",
     ServerRights "server-rights" "The server may not watch the Jobs or write the record.",
     WaiterRights "waiter-rights" "The waiter's account may not watch the Job or the record.",
-    AccountMissing "account-missing" "The ServiceAccount of the held pods is not there.",
-    NamespaceMissing "namespace-missing" "The gate's namespace is not there.",
-    NamespaceNew "namespace-new" "The gate's namespace is younger than the release, and lacks what the chart made there.",
+    AccountMissing "account-missing" "The ServiceAccount of the held pods does not exist.",
+    NamespaceMissing "namespace-missing" "The gate's namespace does not exist.",
+    NamespaceNew "namespace-new" "The gate's namespace was created after the release, and lacks the chart's objects.",
     WaiterMissing "waiter-missing" "A held workload has no waiter yet.",
-    WaiterStale "waiter-stale" "A held workload has a waiter that waits for something else.",
-    WaiterNotFirst "waiter-not-first" "A held workload has another init container in front of the waiter.",
+    WaiterStale "waiter-stale" "A held workload has an outdated waiter, which waits for something else.",
+    WaiterNotFirst "waiter-not-first" "A held workload has another init container before the waiter.",
     WaiterUnkept "waiter-unkept" "A workload has a waiter, but no gate holds it.",
-    VersionUnknown "version-unknown" "The workload's pod template doesn't say its version.",
-    TwoGates "two-gates" "Several gates hold the workload, and it waits for the first alone.",
+    VersionUnknown "version-unknown" "The version of the workload's pod template cannot be determined.",
+    TwoGates "two-gates" "Several gates hold the workload, and it waits only for the first.",
     Offender "offender" "A workload sets a forbidden variable.",
-    ProgressDeadline "progress-deadline" "The workload's progressDeadlineSeconds have passed.",
-    PodsRefused "pods-refused" "The workload's pods can't be created.",
-    PodBlocked "pod-blocked" "A waiter can't start: its image, a volume, its network, its memory, no room on a node.",
+    ProgressDeadline "progress-deadline" "The workload has exceeded its progressDeadlineSeconds.",
+    PodsRefused "pods-refused" "The workload's pods cannot be created.",
+    PodBlocked "pod-blocked" "A waiter cannot start: its image, a volume, its network, its memory, no room on a node.",
     PodOutdated "pod-outdated" "A pod waits for a version that its workload no longer wants, and is not replaced.",
-    WaiterCutOff "waiter-cut-off" "The gate is open, but a waiter that runs doesn't see it.",
-    PodBackOff "pod-back-off" "The gate is open, but the waiter's next start is minutes away.",
+    WaiterCutOff "waiter-cut-off" "The gate is open, but a running waiter does not see it.",
+    PodBackOff "pod-back-off" "The gate is open, but the waiter restarts only in minutes.",
     NotInstalled "not-installed" "No release is installed.",
-    ServerMissing "server-missing" "The server's Deployment is not there.",
+    ServerMissing "server-missing" "The server's Deployment does not exist.",
     ServerNotReady "server-not-ready" "No replica of the server is ready.",
-    WebhookMissing "webhook-missing" "A webhook configuration is not there.",
-    WebhookUntrusted "webhook-untrusted" "A webhook configuration doesn't trust the server's certificate.",
-    WebhookNotAnswering "webhook-not-answering" "The API server can't call the webhooks.",
-    WebhookNotCalled "webhook-not-called" "The API server doesn't call the webhooks for a held workload.",
+    WebhookMissing "webhook-missing" "A webhook configuration does not exist.",
+    WebhookUntrusted "webhook-untrusted" "A webhook configuration does not trust the server's certificate.",
+    WebhookNotAnswering "webhook-not-answering" "The API server cannot call the webhooks.",
+    WebhookNotCalled "webhook-not-called" "The API server does not call the webhooks for a held workload.",
     CertificateExpiring "certificate-expiring" "The server's certificate expires soon, or has expired.",
 }
 
@@ -176,7 +176,7 @@ impl Diagnosis {
     }
 
     /// One more remedy, with its command.
-    pub(super) fn mend(mut self, text: impl Into<String>, command: impl Into<String>) -> Self {
+    pub(super) fn fix(mut self, text: impl Into<String>, command: impl Into<String>) -> Self {
         self.remedies.push(Remedy {
             text: text.into(),
             command: Some(command.into()),

@@ -1,4 +1,4 @@
-//! What Roles allow, as far as they were read.
+//! The permissions that Roles grant, as far as they were read.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub struct Right {
     pub home: String,
     /// The account's name.
     pub account: String,
-    /// Where it is to be allowed.
+    /// The namespace of the permission.
     pub namespace: String,
     /// The verb.
     pub verb: &'static str,
@@ -43,8 +43,8 @@ impl Right {
     }
 }
 
-/// Roles and their bindings of one namespace. What they allow is allowed; what they don't may be, by
-/// something that was not read.
+/// Roles and their bindings of one namespace. What they allow is allowed; what they don't may be,
+/// by something that was not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     rules: BTreeMap<String, Vec<PolicyRule>>,

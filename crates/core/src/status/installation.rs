@@ -1,11 +1,11 @@
-//! What is wrong with the installed release.
+//! Problems of the installed release.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::InstallationLine;
 use super::commands::{SERVER_LOGS, quoted};
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
-use super::records::mend_by_chart;
+use super::records::fix_by_chart;
 use super::seen::{
     Calling, Certificate, CertificateMaker, Installation, Server, Snapshot, Webhooks,
 };
@@ -38,7 +38,7 @@ pub(super) fn line(release: &Installation) -> InstallationLine {
     }
 }
 
-/// Whether a webhook configuration is not there, or has no webhooks.
+/// Whether a webhook configuration does not exist, or has no webhooks.
 fn lacks_webhooks(release: &Installation) -> bool {
     let mut found = release.webhooks.values();
     found.any(|found| found.as_ref().is_none_or(|found| found.bundles.is_empty()))
@@ -90,18 +90,18 @@ impl InstallationCase<'_> {
         let name = &self.release.name;
         let object = format!("Deployment {name}");
         let refused =
-            "so held workloads can't be created, and their pod templates can't be changed";
+            "so held workloads cannot be created, and their pod templates cannot be changed";
         match self.release.server.as_ref()? {
             Server::Missing => {
-                let cause = format!("The server is not there, {refused}.");
+                let cause = format!("The server does not exist, {refused}.");
                 let start = self.start(Code::ServerMissing, object, cause);
-                Some(mend_by_chart(self.snapshot, start))
+                Some(fix_by_chart(self.snapshot, start))
             }
             Server::Present { replicas: 0, .. } => {
                 let cause = format!("It has no replicas, {refused}.");
                 let start = self.start(Code::ServerNotReady, object, cause);
                 let scale = format!("scale deployment {} --replicas=2", quoted(name));
-                Some(start.mend("Start some:", self.kubectl(&scale)))
+                Some(start.fix("Start some:", self.kubectl(&scale)))
             }
             Server::Present {
                 ready: 0, replicas, ..
@@ -111,8 +111,8 @@ impl InstallationCase<'_> {
                 let pods = "describe pods -l app.kubernetes.io/name=migration-gate";
                 Some(
                     start
-                        .mend("See why they don't start:", self.kubectl(pods))
-                        .mend("See what they say:", self.kubectl(SERVER_LOGS)),
+                        .fix("Find out why they do not start:", self.kubectl(pods))
+                        .fix("Read their logs:", self.kubectl(SERVER_LOGS)),
                 )
             }
             Server::Present { .. } => None,
@@ -132,13 +132,13 @@ impl InstallationCase<'_> {
         let Some(found) = found.filter(|found| !found.bundles.is_empty()) else {
             let cause = match kind {
                 "MutatingWebhookConfiguration" => {
-                    "It is not there, or has no webhooks, so held workloads get no waiter."
+                    "It does not exist or has no webhooks, so held workloads get no waiter."
                 }
-                _ => "It is not there, or has no webhooks, so nothing is refused.",
+                _ => "It does not exist or has no webhooks, so nothing is refused.",
             };
             let mut start = Diagnosis::new(Code::WebhookMissing, object, cause);
             start.namespace = None;
-            return Some(mend_by_chart(self.snapshot, start));
+            return Some(fix_by_chart(self.snapshot, start));
         };
         let certificate = self.release.certificate.as_ref();
         let authorities = certificate
@@ -151,17 +151,16 @@ impl InstallationCase<'_> {
         if found.bundles.iter().all(trusts) {
             return None;
         }
-        let cause = "Its caBundle doesn't trust the server's certificate, so what it is asked about \
-                     is refused.";
+        let cause = "Its caBundle does not trust the server's certificate, so what it is asked about is refused.";
         let start = Diagnosis::new(Code::WebhookUntrusted, object, cause);
         let source = certificate.map_or(CertificateMaker::SelfManaged, |c| c.source);
         Some(match source {
-            CertificateMaker::SelfManaged => start.mend(
-                "A server that runs corrects it within seconds. If this one doesn't, restart it:",
+            CertificateMaker::SelfManaged => start.fix(
+                "A running server corrects this within seconds. If it does not, restart it:",
                 self.kubectl(&format!("rollout restart deployment {}", quoted(name))),
             ),
-            CertificateMaker::CertManager => start.mend(
-                "cert-manager's cainjector writes it; see whether that runs:",
+            CertificateMaker::CertManager => start.fix(
+                "cert-manager's cainjector writes it; check that it runs:",
                 self.snapshot
                     .flags
                     .kubectl_alone("get pods -A -l app.kubernetes.io/component=cainjector"),
@@ -189,7 +188,7 @@ impl InstallationCase<'_> {
             quoted(&self.release.name),
             indices.join(" ")
         ));
-        start.mend(
+        start.fix(
             format!("Write the CA of Secret {secret} into it, if the Secret has one as ca.crt:"),
             format!("CA=\"$({get})\"; {patch}"),
         )
@@ -213,7 +212,7 @@ impl InstallationCase<'_> {
         let secret = &certificate.secret;
         let object = format!("Secret {secret}");
         let cause = if left.is_negative() {
-            format!("The server's certificate expired on {ends}, so the API server can't call it.")
+            format!("The server's certificate expired on {ends}, so the API server cannot call it.")
         } else {
             let left = explain::duration(left.unsigned_abs());
             format!("The server's certificate expires in {left}, on {ends}.")
@@ -223,12 +222,12 @@ impl InstallationCase<'_> {
             .milder_if(!left.is_negative());
         let name = quoted(&self.release.name);
         Some(match certificate.source {
-            CertificateMaker::SelfManaged => start.mend(
-                "The server renews it at two thirds of its life. If it doesn't, see what it says:",
+            CertificateMaker::SelfManaged => start.fix(
+                "The server renews it at two thirds of its life. If it does not, read its log:",
                 self.kubectl(SERVER_LOGS),
             ),
-            CertificateMaker::CertManager => start.mend(
-                "See why cert-manager doesn't renew it:",
+            CertificateMaker::CertManager => start.fix(
+                "Find out why cert-manager does not renew it:",
                 self.kubectl(&format!("describe certificate {name}")),
             ),
             CertificateMaker::Files => {
@@ -242,13 +241,12 @@ impl InstallationCase<'_> {
             Calling::Good => None,
             Calling::Failed(message) => {
                 let object = format!("Service {}", self.release.name);
-                let cause = "The API server can't call the webhooks, so held workloads can't be \
-                             created, and their pod templates can't be changed.";
+                let cause = "The API server cannot call the webhooks, so held workloads cannot be created, and their pod templates cannot be changed.";
                 let start = self.start(Code::WebhookNotAnswering, object, cause);
                 let start = start.with(&[explain::quoted(message)]);
                 let look = self.kubectl("get pods,services,endpointslices,networkpolicies");
-                Some(mend_by_chart(self.snapshot, start).mend(
-                    "If all of it is there, see what keeps the API server away:",
+                Some(fix_by_chart(self.snapshot, start).fix(
+                    "If everything exists, find out why the API server cannot reach it:",
                     look,
                 ))
             }
@@ -259,10 +257,9 @@ impl InstallationCase<'_> {
                 let object = format!("MutatingWebhookConfiguration {}", self.release.name);
                 let start = Diagnosis::new(Code::WebhookNotCalled, object, cause);
                 let start = start.advise(
-                    "See its namespaceSelector and the labels of the gate's namespace, and whether \
-                     the installed configuration is the one that was asked about.",
+                    "Check its namespaceSelector and the labels of the gate's namespace, and that the installed configuration is the one given here.",
                 );
-                Some(mend_by_chart(self.snapshot, start))
+                Some(fix_by_chart(self.snapshot, start))
             }
         }
     }

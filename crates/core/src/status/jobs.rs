@@ -1,4 +1,4 @@
-//! What is wrong with a gate's Jobs, as far as workloads wait for them.
+//! Problems of a gate's Jobs, if workloads wait for them.
 
 use super::commands::{quoted, retried};
 use super::diagnosis::{Diagnosis, Grade, TroubleCode as Code};
@@ -15,7 +15,7 @@ const STUCK: u64 = 60;
 /// How long a Job may be without a pod, in seconds.
 const AWAITED: u64 = 10;
 
-/// By how much the last migration's time is to be exceeded before that is told.
+/// Factor by which a migration must exceed the last one's time before it is reported.
 const SLOWER: u64 = 3;
 
 pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
@@ -131,9 +131,9 @@ impl JobCase<'_> {
             .map(|seen| seen.log.as_slice())
             .unwrap_or_default();
         let mut start = self.start(Code::JobFailed).with(details);
-        // It doesn't end by itself, whoever is the next to wait.
+        // It does not end by itself, whichever workload waits next.
         start.level = Grade::Error;
-        let start = start.advise("Correct what made it fail; the end of its log says more:");
+        let start = start.advise("Fix the cause; its log has the details:");
         self.rerun(start)
     }
 
@@ -142,10 +142,10 @@ impl JobCase<'_> {
         self.unless_done(self.applied(start, "Apply the migration Job."))
     }
 
-    /// With what makes a Job that is not there, or that in other words.
+    /// With the command that creates a missing Job.
     fn applied(&self, start: Diagnosis, otherwise: &str) -> Diagnosis {
         match (self.by_applier(), self.applier()) {
-            (Some((text, command)), _) => start.mend(format!("{}:", capital(&text)), command),
+            (Some((text, command)), _) => start.fix(format!("{}:", capital(&text)), command),
             (None, Applier::Helm { release }) => start.advise(format!(
                 "Upgrade release {release} again, which applies the Job."
             )),
@@ -169,8 +169,8 @@ impl JobCase<'_> {
         };
         let done = format!("record done {done} --yes");
         let gate = &self.view.gate.name;
-        start.mend(
-            format!("If {migrated} was migrated already, say so:"),
+        start.fix(
+            format!("If {migrated} is migrated already, record it:"),
             self.view.snapshot.flags.own(&done, gate),
         )
     }
@@ -182,8 +182,8 @@ impl JobCase<'_> {
             .chain(seen.log.iter().cloned())
             .collect();
         let job = quoted(&self.job());
-        Some(self.start(Code::JobCrashing).with(&details).mend(
-            "See all that it says, and correct what makes it fail:",
+        Some(self.start(Code::JobCrashing).with(&details).fix(
+            "Read its log, and fix the cause:",
             self.kubectl(&format!(
                 "logs -l batch.kubernetes.io/job-name={job} --all-containers --prefix --tail=20"
             )),
@@ -197,10 +197,10 @@ impl JobCase<'_> {
             let text = "Apply the migration Job of the wanted version.";
             return self.unless_done(self.applied(start, text));
         }
-        let text = "A Job's template can't be changed, so the Job has to be made anew.";
+        let text = "A Job's template cannot be changed, so the Job must be created again.";
         match self.replacement() {
-            Some((how, command)) => start.mend(format!("{text} {}:", capital(&how)), command),
-            None => start.mend(
+            Some((how, command)) => start.fix(format!("{text} {}:", capital(&how)), command),
+            None => start.fix(
                 format!("{text} Delete it, and apply the new one:"),
                 self.delete(),
             ),
@@ -254,11 +254,11 @@ impl JobCase<'_> {
 
     fn suspended(&self, queue: Option<&str>) -> Diagnosis {
         match queue {
-            Some(queue) => self.start(Code::JobQueued).mend(
-                format!("See why queue {queue} does not admit it:"),
+            Some(queue) => self.start(Code::JobQueued).fix(
+                format!("Find out why queue {queue} does not admit it:"),
                 self.kubectl("get workloads.kueue.x-k8s.io,localqueues.kueue.x-k8s.io"),
             ),
-            None => self.start(Code::JobSuspended).mend(
+            None => self.start(Code::JobSuspended).fix(
                 "Resume it:",
                 self.kubectl(&format!(
                     r#"patch job {} --type=merge -p '{{"spec":{{"suspend":false}}}}'"#,
@@ -279,22 +279,19 @@ impl JobCase<'_> {
         let start = self.start(Code::JobNoPod);
         let Some(refusal) = seen.refusal.as_deref() else {
             let look = self.kubectl(&format!("describe job {job}"));
-            return start.mend("See what its controller says:", look);
+            return start.fix("Read its Events:", look);
         };
         let start = start.with(&[explain::quoted(refusal)]);
         let look = if refusal.contains("exceeded quota") {
             let look = self.kubectl("describe resourcequotas");
-            start.mend("Raise the quota, or free some of it:", look)
+            start.fix("Raise the quota, or free some of it:", look)
         } else {
             let look = self.kubectl(&format!("describe job {job}"));
-            start.mend("See what it is, and mend that:", look)
+            start.fix("Find the cause and fix it:", look)
         };
         // Its pauses grow to minutes.
         let again = format!("annotate job {job} --overwrite {}", retried(self.view.now));
-        look.mend(
-            "Then let its controller try again now:",
-            self.kubectl(&again),
-        )
+        look.fix("Then make its controller try again:", self.kubectl(&again))
     }
 
     fn pod_blocked(&self) -> Option<Diagnosis> {
@@ -306,7 +303,7 @@ impl JobCase<'_> {
         let start = start.with(&[format!("Pod {}: {}", pod.name, explain::quoted(message))]);
         Some(if message.contains("persistentvolumeclaim") {
             let look = self.kubectl("get persistentvolumeclaims");
-            start.mend("Create the claim, or see why it is not bound:", look)
+            start.fix("Create the claim, or find out why it is not bound:", look)
         } else if message.contains("Image") {
             let start = start.advise(
                 "Push the image, or correct the pull secret. If its name is wrong, delete the Job, \
@@ -315,13 +312,13 @@ impl JobCase<'_> {
             self.rerun(start)
         } else if message.starts_with(FAILED_MOUNT) {
             let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
-            let start = start.mend("Create what it mounts, such as a Secret:", look);
+            let start = start.fix("Create what it mounts, such as a Secret:", look);
             // The kubelet's pauses grow to two minutes.
             self.rerun(start)
         } else {
             let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
-            start.mend(
-                "See what it is, and mend that; it starts by itself then:",
+            start.fix(
+                "Find the cause and fix it; the pod then starts by itself:",
                 look,
             )
         })
@@ -350,8 +347,8 @@ impl JobCase<'_> {
         );
         let mut diagnosis = self.start(Code::JobSlow).milder_if(true);
         diagnosis.cause = cause;
-        Some(diagnosis.mend(
-            "See what it does; a lock in the database is the usual cause:",
+        Some(diagnosis.fix(
+            "Read its log; a database lock is the usual cause:",
             self.kubectl(&format!(
                 "logs -l batch.kubernetes.io/job-name={job} --all-containers --prefix --tail=20"
             )),
@@ -363,8 +360,8 @@ impl JobCase<'_> {
         let seconds = self.view.seconds_since(seen.deleted)?;
         (seconds >= STUCK).then(|| {
             let job = quoted(&self.job());
-            self.start(Code::JobDeleting).mend(
-                "See which finalizers or pods hold it back:",
+            self.start(Code::JobDeleting).fix(
+                "Find the finalizers or pods that block it:",
                 self.kubectl(&format!(
                     "get job {job} -o jsonpath='{{.metadata.finalizers}}'"
                 )),
@@ -377,26 +374,26 @@ impl JobCase<'_> {
         self.rerun(start)
     }
 
-    /// With what makes the Job anew as it is.
+    /// With what makes the Job again as it is.
     fn rerun(&self, start: Diagnosis) -> Diagnosis {
         if let Some((text, command)) = self.replacement() {
-            return start.mend(format!("Then {text}:"), command);
+            return start.fix(format!("Then {text}:"), command);
         }
         if matches!(self.applier(), Applier::Unknown) {
-            return start.mend("Then delete it, and apply it again:", self.delete());
+            return start.fix("Then delete it, and apply it again:", self.delete());
         }
         let job = quoted(&self.job());
         let manifest = format!("apply view-last-applied job {job} -o json");
         let replace = self.kubectl("replace --force -f -");
-        start.mend(
+        start.fix(
             "Then run it again, as it was applied last:",
             format!("{} | {replace}", self.kubectl(&manifest)),
         )
     }
 
-    /// What makes Flux reconcile an object of its own now.
+    /// The command that makes Flux reconcile an object now.
     fn reconcile(&self, kind: &str, namespace: &str, name: &str, at: &str) -> String {
-        // Flux takes a request to force for one that asks for a reconciliation at the same time.
+        // Flux only honors a request to force together with a request to reconcile.
         let force = match at {
             "requestedAt" => String::new(),
             at => format!(" reconcile.fluxcd.io/{at}=\"$(date +%s)\""),

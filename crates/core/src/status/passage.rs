@@ -1,4 +1,4 @@
-//! What the waiter would decide now for each held workload of a gate.
+//! The waiter's decision, now, for each held workload of a gate.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -33,16 +33,16 @@ pub(super) struct View<'s> {
     pub(super) snapshot: &'s Snapshot<'s>,
     pub(super) gate: &'s Gate,
     pub(super) now: Timestamp,
-    /// What was read of its namespace.
+    /// The objects of its namespace.
     pub(super) namespace: &'s NamespaceSeen,
     seen: Option<Seen>,
     /// What was decided already: most workloads and pods want one version.
     known: RefCell<Vec<(Wanted, Decided)>>,
-    /// The workloads that wait for it, with what comes of that; `None` if that can't be told.
+    /// The workloads that wait for it, with the consequence; `None` if that is unknown.
     pub(super) held: Vec<(&'s WorkloadSeen, Option<Decided>)>,
 }
 
-/// What a waiter would decide.
+/// A waiter's decision.
 #[derive(Clone)]
 pub(super) enum Decided {
     /// The pod starts, for these reasons.
@@ -76,8 +76,8 @@ impl<'s> View<'s> {
         view
     }
 
-    /// What a waiter would decide for a version; `None` if the Jobs could not be read, or the record
-    /// that could open what they don't.
+    /// What a waiter would decide for a version; `None` if the Jobs could not be read, or the
+    /// record that could open what they don't.
     pub(super) fn decide(&self, wanted: &Wanted) -> Option<Decided> {
         let mut known = self.known.borrow_mut();
         if let Some((_, decided)) = known.iter().find(|(known, _)| known == wanted) {
@@ -96,7 +96,7 @@ impl<'s> View<'s> {
                 return None;
             }
             Verdict::Wait { waiting, .. } => Decided::Waits(waiting),
-            // It has been restarted and its time is never over, so it ends in no other way.
+            // It has been restarted and has no deadline, so it ends in no other way.
             Verdict::End(_) => return None,
         };
         known.push((wanted.clone(), decided.clone()));
@@ -149,7 +149,7 @@ impl<'s> View<'s> {
         entries.max_by_key(|entry| entry.completed)?.took
     }
 
-    /// How long a Job has been at it, in seconds.
+    /// How long a Job has been running, in seconds.
     pub(super) fn seconds_since(&self, then: Option<Timestamp>) -> Option<u64> {
         u64::try_from(self.now.duration_since(then?).as_secs()).ok()
     }
@@ -172,7 +172,7 @@ impl<'s> View<'s> {
                     }
                     state = Passage::Waiting;
                 }
-                // It waits for good, as its version can't be told.
+                // It never starts, because its version cannot be determined.
                 None if workload.wanted.as_ref().is_some_and(Result::is_err) => {
                     state = Passage::Waiting;
                 }
@@ -365,7 +365,7 @@ fn state_word(job: &Job) -> &'static str {
     }
 }
 
-/// What a Job migrates for, in a word.
+/// The version that a Job migrates for, for people.
 pub(super) fn version_of(job: &Job, gate: &Gate) -> Option<String> {
     let mut contents = job.contents.clone();
     contents.keep_only(gate.version.as_ref());

@@ -1,4 +1,4 @@
-//! What is wrong with records, rights and accounts.
+//! Problems of records, permissions and accounts.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::record::{Entry, Recorded};
 /// How long the server may take to record a completion, in seconds.
 const RECORDING: u64 = 30;
 
-/// The rights that nothing that was read gives. Whoever reads asks the API server about them.
+/// The rights that no object read so far gives. The shell asks the API server about them.
 pub fn doubtful_rights(snapshot: &Snapshot<'_>) -> Vec<Right> {
     let mut rights = BTreeSet::new();
     for gate in &snapshot.gates {
@@ -128,7 +128,7 @@ fn refused(snapshot: &Snapshot<'_>, rights: &[Right]) -> Vec<String> {
     rights.iter().filter(is_refused).map(Right::words).collect()
 }
 
-/// What is wrong with the gates' namespaces as such.
+/// Problems of the gates' namespaces.
 pub(super) fn namespaces(snapshot: &Snapshot<'_>) -> Vec<Diagnosis> {
     let names: BTreeSet<&str> = snapshot
         .gates
@@ -151,11 +151,11 @@ fn of_namespace(snapshot: &Snapshot<'_>, name: &str) -> Option<Diagnosis> {
             .kubectl_alone(&format!("create namespace {}", quoted(name)));
         let start = Diagnosis::new(Code::NamespaceMissing, object, cause).milder_if(true);
         return Some(match reapply(snapshot) {
-            Some(reapply) => start.mend(
-                "Create it, and apply again what the chart makes there:",
+            Some(reapply) => start.fix(
+                "Create it, and apply the chart's objects again:",
                 format!("{create} && {reapply}"),
             ),
-            None => start.mend("Create it, and apply the chart again:", create),
+            None => start.fix("Create it, and apply the chart again:", create),
         });
     }
     if !is_new(snapshot, namespace) {
@@ -164,12 +164,11 @@ fn of_namespace(snapshot: &Snapshot<'_>, name: &str) -> Option<Diagnosis> {
     let lacking = lacking(snapshot, name, namespace);
     (!lacking.is_empty()).then(|| {
         let cause = format!(
-            "It was created after the release was installed, so what the chart made for its gates \
-             is gone: {}.",
+            "It was created after the release was installed, so the chart's objects for its gates are gone: {}.",
             lacking.join("; ")
         );
         let start = Diagnosis::new(Code::NamespaceNew, object, cause);
-        mend_by_chart(snapshot, start)
+        fix_by_chart(snapshot, start)
     })
 }
 
@@ -213,14 +212,14 @@ fn reapply(snapshot: &Snapshot<'_>) -> Option<String> {
 }
 
 /// With what brings back all that the chart made.
-pub(super) fn mend_by_chart(snapshot: &Snapshot<'_>, start: Diagnosis) -> Diagnosis {
+pub(super) fn fix_by_chart(snapshot: &Snapshot<'_>, start: Diagnosis) -> Diagnosis {
     match reapply(snapshot) {
-        Some(reapply) => start.mend("Apply again what the chart made:", reapply),
+        Some(reapply) => start.fix("Apply the chart's objects again:", reapply),
         None => start.advise("Install the chart's objects again, as they were installed."),
     }
 }
 
-/// What is wrong with a gate's record, rights and accounts.
+/// Problems of a gate's record, permissions and accounts.
 pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     if view.namespace.absent {
         return;
@@ -241,16 +240,16 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     for account in waiters(gate, namespace) {
         let object = format!("ServiceAccount {account}");
         if has_account(namespace, &account) == Some(false) {
-            let cause = "It is not there, so no new pod of what the gate holds can be created.";
+            let cause = "It does not exist, so no new pod of the held workloads can be created.";
             let create = format!("create serviceaccount {}", quoted(&account));
             let create = snapshot.flags.kubectl(&gate.namespace, &create);
             let start = Diagnosis::new(Code::AccountMissing, object, cause);
-            let start = mend_by_chart(snapshot, start);
-            troubles.push(start.mend("Or, if the application's manifests have it:", create));
+            let start = fix_by_chart(snapshot, start);
+            troubles.push(start.fix("Or, if the application's manifests have it:", create));
             continue;
         }
         let mut missing = refused(snapshot, &waiter_rights(gate, &account));
-        // Where nobody may be asked, the waiter itself has said so.
+        // If the API server may not be asked, the waiter itself has reported it.
         let said = view
             .pods()
             .find_map(|pod| pod.ended.as_ref().filter(|(code, _)| *code == 5));
@@ -271,7 +270,7 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             "It may not {}{}.",
             missing.join(", "),
             if only_logs {
-                ", so waiters can't show a failed Job's log"
+                ", so waiters cannot show a failed Job's log"
             } else {
                 ", so waiters give up"
             }
@@ -281,9 +280,9 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             .with(&details);
         let known = account == gate.service_account || gate.extra_accounts.contains(&account);
         troubles.push(if known {
-            mend_by_chart(snapshot, start)
+            fix_by_chart(snapshot, start)
         } else {
-            start.mend(
+            start.fix(
                 format!(
                     "Add {account} to extraAccounts of gate {} in the chart's values; until then:",
                     gate.name
@@ -296,11 +295,11 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
         let missing = refused(snapshot, &server_rights(gate, home, account));
         if !missing.is_empty() {
             let cause = format!(
-                "The server may not {}, so what completes from now on is not recorded.",
+                "The server may not {}, so new completions are not recorded.",
                 missing.join(", ")
             );
             let object = format!("ServiceAccount {home}/{account}");
-            troubles.push(mend_by_chart(
+            troubles.push(fix_by_chart(
                 snapshot,
                 Diagnosis::new(Code::ServerRights, object, cause),
             ));
@@ -308,7 +307,7 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     }
 }
 
-/// What binds an account to the waiter's Role of the chart.
+/// The command that binds an account to the waiter's Role of the chart.
 fn bind(view: &View<'_>, account: &str) -> String {
     let release = view.snapshot.release.as_ref();
     let name = release.map_or("migration-gate", |release| release.name.as_str());
@@ -338,8 +337,8 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
         if record.immutable {
             let cause = "It is immutable, so no completed migration can be recorded.";
             troubles.push(
-                Diagnosis::new(Code::RecordImmutable, object.clone(), cause).mend(
-                    "Make it anew, with what it has:",
+                Diagnosis::new(Code::RecordImmutable, object.clone(), cause).fix(
+                    "Create it again, with the same data:",
                     // The server makes one too, as soon as this one is gone.
                     format!(
                         "RECORD=\"$({} | sed -E '/^immutable: true$|^  (uid|resourceVersion): /d')\" \
@@ -353,7 +352,7 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
         }
         for (key, reason) in &record.corrupt {
             let cause = format!(
-                "{} is not obeyed: {}.",
+                "{} is ignored: {}.",
                 explain::quoted(key),
                 first_line(reason)
             );
@@ -363,7 +362,7 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
                 quoted(&patch.to_string())
             ));
             let start = Diagnosis::new(Code::RecordCorrupt, object.clone(), cause);
-            troubles.push(start.mend("A server that runs removes it. By hand:", patch));
+            troubles.push(start.fix("A running server removes it. By hand:", patch));
         }
     }
     let unrecorded = view.jobs().find_map(|seen| {
@@ -397,11 +396,11 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             let done = format!("record done {} --yes", quoted(&version));
             start
                 .advise("The server records it as soon as it can.")
-                .mend("By hand:", snapshot.flags.own(&done, &gate.name))
+                .fix("By hand:", snapshot.flags.own(&done, &gate.name))
         }
         None => match &snapshot.release {
-            Some(release) => start.mend(
-                "The server records it as soon as it can; see what keeps it from that:",
+            Some(release) => start.fix(
+                "The server records it as soon as it can. Its log says what prevents it:",
                 snapshot.flags.kubectl(&release.namespace, SERVER_LOGS),
             ),
             None => start.advise("The server records it as soon as it can."),
@@ -409,7 +408,7 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     });
 }
 
-/// The word by which somebody may say that what a Job migrated is done: it opens what is open
+/// The version to give to `record done` for what a Job migrated: it opens what is open
 /// already, and nothing else.
 fn word_for(view: &View<'_>, seen: &JobSeen) -> Option<String> {
     let gate = view.gate;

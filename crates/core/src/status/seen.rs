@@ -1,5 +1,5 @@
-//! What was read of a cluster, reduced to what a report needs as soon as it is read: a cluster may
-//! hold thousands of pods.
+//! The objects of a cluster, reduced to the parts that a report needs as soon as they are read: a
+//! cluster may have thousands of pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct Snapshot<'c> {
     pub config: &'c Config,
     /// The gates that are asked about.
     pub gates: Vec<&'c Gate>,
-    /// What commands are to name.
+    /// The options that commands must have.
     pub flags: Flags,
     /// The release, if one is installed.
     pub release: Option<Installation>,
@@ -43,7 +43,7 @@ pub struct Snapshot<'c> {
 /// A namespace of some gates.
 #[derive(Debug, Default)]
 pub struct NamespaceSeen {
-    /// It is not there.
+    /// It does not exist.
     pub absent: bool,
     /// When it was created, where that was read.
     pub created: Option<Timestamp>,
@@ -55,14 +55,14 @@ pub struct NamespaceSeen {
     pub pods: Option<Vec<PodSeen>>,
     /// The names of its accounts.
     pub accounts: Option<BTreeSet<String>>,
-    /// What its Roles give.
+    /// The permissions that its Roles grant.
     pub grants: Grants,
     /// The records by the names of their gates; one that could not be read is missing here.
     pub records: BTreeMap<String, Option<Record>>,
 }
 
-/// An object as the API server writes it, without `managedFields`, which are much of it and which
-/// nothing here looks at.
+/// An object as the API server writes it, without `managedFields`, which are large and not used
+/// here.
 #[derive(Debug, Deserialize)]
 #[serde(from = "LeanWire")]
 pub struct Lean(pub Value);
@@ -110,19 +110,19 @@ impl From<LeanWire> for Lean {
 /// A Job.
 #[derive(Debug)]
 pub struct JobSeen {
-    /// What the waiter sees of it.
+    /// The waiter's view of it.
     pub job: Job,
     /// Its namespace.
     pub namespace: String,
-    /// When somebody deleted it.
+    /// When it was deleted.
     pub deleted: Option<Timestamp>,
     /// When it ended, or, if it did not say, when it last changed its condition.
     pub ended: Option<Timestamp>,
     /// The end of its last pod's log, if that was read.
     pub log: Vec<String>,
-    /// What its controller says about pods that it can't create.
+    /// The controller's message about pods that it cannot create.
     pub refusal: Option<String>,
-    /// How its pod's container ended that is started again and again, if that was looked for.
+    /// How its pod's restarting container last ended, if that was read.
     pub crash: Option<String>,
 }
 
@@ -156,7 +156,7 @@ pub struct WorkloadSeen {
     pub name: String,
     /// Its uid.
     pub uid: String,
-    /// Who applies it.
+    /// The tool that applies it.
     pub applier: Applier,
     /// The gates that hold it; it waits for the first.
     pub gates: Vec<String>,
@@ -170,34 +170,34 @@ pub struct WorkloadSeen {
     pub account: Option<String>,
     /// The fields that set a forbidden variable, and the variables.
     pub offences: Vec<(String, String)>,
-    /// How many pods it is to have.
+    /// Number of wanted pods.
     pub replicas: u64,
-    /// How many are ready.
+    /// Number of ready ones.
     pub ready: u64,
     /// All its pods are of its template.
     pub rolled_out: bool,
     /// The versions that its ready pods run, where that is known.
     pub runs: Vec<String>,
-    /// What its controller says about a roll-out that takes too long.
+    /// The controller's message about a roll-out that takes too long.
     pub overdue: Option<String>,
-    /// What its controller says about pods that it can't create.
+    /// The controller's message about pods that it cannot create.
     pub refusal: Option<String>,
     /// Its own `progressDeadlineSeconds`.
     pub deadline: Option<u64>,
     /// The JSON Patch that takes the waiter out, where no gate holds it.
     pub removal: Option<String>,
-    /// Somebody has paused its roll-outs.
+    /// Its roll-outs are paused.
     pub paused: bool,
 }
 
-/// How a waiter stands in a pod template.
+/// The state of the waiter in a pod template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaiterPlace {
     /// The pods run Windows, where it can't.
     Windows,
     /// There is none.
     Missing,
-    /// One that somebody wrote by hand.
+    /// A hand-written one.
     HandWritten,
     /// One that doesn't wait for what is wanted, and why.
     Stale(String),
@@ -511,13 +511,13 @@ pub struct PodSeen {
     pub gate: Option<String>,
     /// The Job that it is of.
     pub job: Option<String>,
-    /// What it is to run, by its gate.
+    /// The waiter that its gate wants.
     pub wanted: Option<Wanted>,
     /// Since when its waiter has been running, or else the pod's creation.
     pub since: Option<Timestamp>,
-    /// How long its waiter waits in all.
+    /// The waiter's timeout.
     pub timeout: Option<Duration>,
-    /// How often its waiter has been started again.
+    /// Number of the waiter's restarts.
     pub restarts: u64,
     /// Its waiter is not running, because the next start is put off.
     pub backs_off: bool,
@@ -529,7 +529,7 @@ pub struct PodSeen {
     pub owner: Option<(String, String)>,
     /// The waiter's last end: its exit code, and what it said.
     pub ended: Option<(i64, String)>,
-    /// Why it can't start at all.
+    /// The reason why it cannot start.
     pub blocked: Option<String>,
     /// It has a node, and none of its containers has begun: that node fetches images and mounts
     /// volumes.
@@ -606,20 +606,20 @@ pub struct Installation {
     pub webhooks: BTreeMap<String, Option<Webhooks>>,
     /// The certificate, if it could be read.
     pub certificate: Option<Certificate>,
-    /// What came of calling the webhooks, if that could be tried.
+    /// The result of calling the webhooks, if that was tried.
     pub answer: Option<Calling>,
 }
 
 /// The server's Deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Server {
-    /// It is not there.
+    /// It does not exist.
     Missing,
     /// It is.
     Present {
-        /// How many replicas there are to be.
+        /// Number of wanted replicas.
         replicas: u64,
-        /// How many are ready.
+        /// Number of ready ones.
         ready: u64,
         /// The ServiceAccount.
         account: String,
@@ -638,7 +638,7 @@ pub struct Webhooks {
 pub struct Certificate {
     /// The Secret's name.
     pub secret: String,
-    /// Who makes it.
+    /// The source of the certificate.
     pub source: CertificateMaker,
     /// From when it is valid.
     pub not_before: Option<Timestamp>,
@@ -648,7 +648,7 @@ pub struct Certificate {
     pub authorities: String,
 }
 
-/// Who makes the serving certificate.
+/// The sources of the serving certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CertificateMaker {
     /// The server itself.
@@ -656,11 +656,11 @@ pub enum CertificateMaker {
     SelfManaged,
     /// cert-manager.
     CertManager,
-    /// Somebody else.
+    /// Another one.
     Files,
 }
 
-/// What came of a dry run of a held workload.
+/// The result of a dry run of a held workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Calling {
     /// The webhooks were called, and answered.

@@ -1,4 +1,4 @@
-//! One gate that is well; then each trouble, one at a time.
+//! A gate without problems; then each problem, one at a time.
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -167,7 +167,7 @@ impl Stage {
         overview(&snapshot, NOW.parse().expect("a time"))
     }
 
-    /// The one trouble that there is: its level, and the command that mends it.
+    /// The one trouble that there is: its level, and the command that fixes it.
     fn trouble(self, code: TroubleCode) -> (Grade, String) {
         let troubles = self.look().troubles;
         let [trouble] = troubles.as_slice() else {
@@ -278,11 +278,11 @@ fn a_migration_that_runs_is_no_trouble() {
 
 #[test]
 fn a_job_that_does_not_open_the_gate_is_a_trouble() {
-    let check = |job: Option<Value>, code: TroubleCode, mends: &str| {
+    let check = |job: Option<Value>, code: TroubleCode, fixes: &str| {
         let (level, command) = Stage::waiting(job.clone()).trouble(code);
         assert_eq!(level, Grade::Error, "{code:?}");
-        assert!(command.contains(mends), "{code:?}: {command}");
-        // Nobody waits for it yet. What has failed doesn't end by itself.
+        assert!(command.contains(fixes), "{code:?}: {command}");
+        // No workload waits for it yet. A failure does not end by itself.
         let mut stage = Stage::waiting(job);
         stage.pods.clear();
         let expected = match code {
@@ -336,12 +336,12 @@ fn a_job_that_does_not_open_the_gate_is_a_trouble() {
 
 #[test]
 fn who_applied_the_job_can_apply_it_again() {
-    let check = |metadata: Value, mends: &str| {
+    let check = |metadata: Value, fixes: &str| {
         let mut job = job("2", over("Failed"));
         job["metadata"]["annotations"] = metadata["annotations"].clone();
         job["metadata"]["labels"] = metadata["labels"].clone();
         let (_, command) = Stage::waiting(Some(job)).trouble(TroubleCode::JobFailed);
-        assert_eq!(command, mends);
+        assert_eq!(command, fixes);
     };
     let delete = "kubectl -n shop delete job migrate";
     check(json!({}), delete);
@@ -419,7 +419,7 @@ fn a_completion_that_was_forgotten_is_a_trouble() {
 
 #[test]
 fn a_jobs_pod_that_can_not_start_is_a_trouble() {
-    let check = |status: Value, mends: &str| {
+    let check = |status: Value, fixes: &str| {
         let mut stage = Stage::waiting(Some(job("2", json!({"active": 1, "ready": 0}))));
         stage.pods.push(json!({
             "metadata": {"name": "migrate-1", "namespace": "shop",
@@ -427,7 +427,7 @@ fn a_jobs_pod_that_can_not_start_is_a_trouble() {
             "spec": {}, "status": status,
         }));
         let (_, command) = stage.trouble(TroubleCode::JobPodBlocked);
-        assert!(command.contains(mends), "{command}");
+        assert!(command.contains(fixes), "{command}");
     };
     let waiting = |reason: &str| {
         json!({"phase": "Pending", "containerStatuses": [
@@ -686,7 +686,7 @@ fn missing_rights_and_accounts_are_troubles() {
         )
     );
 
-    // All of it at once, in a namespace that was made anew.
+    // All of it at once, in a namespace that was made again.
     let mut stage = Stage::well();
     stage.allowed = false;
     stage.namespace.created = "2026-01-01T02:00:00Z".parse().ok();
@@ -911,11 +911,11 @@ fn a_server_that_waits_for_its_webhooks_is_no_trouble_of_its_own() {
 
 #[test]
 fn troubles_of_the_release() {
-    let check = |change: &dyn Fn(&mut Installation), code: TroubleCode, mends: &str| {
+    let check = |change: &dyn Fn(&mut Installation), code: TroubleCode, fixes: &str| {
         let mut stage = Stage::well();
         change(stage.release.as_mut().expect("a release"));
         let (_, command) = stage.trouble(code);
-        assert!(command.contains(mends), "{code:?}: {command}");
+        assert!(command.contains(fixes), "{code:?}: {command}");
     };
     let chart = "helm -n ops get manifest gate | kubectl annotate --local -f - -o yaml \
                  meta.helm.sh/release-name=gate meta.helm.sh/release-namespace=ops | kubectl apply -f -";

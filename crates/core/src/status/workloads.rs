@@ -1,4 +1,4 @@
-//! What is wrong with workloads and their pods.
+//! Problems of workloads and their pods.
 
 use super::commands::{quoted, retried};
 use super::diagnosis::{Diagnosis, TroubleCode as Code};
@@ -48,7 +48,7 @@ impl WorkloadCase<'_> {
         self.view.snapshot.flags.kubectl(namespace, rest)
     }
 
-    /// What lets the webhook put the waiter right.
+    /// The change that makes the webhook update the waiter.
     fn restart(&self) -> String {
         use crate::gates::HeldKind;
         let resource = quoted(&self.workload.resource());
@@ -74,40 +74,39 @@ impl WorkloadCase<'_> {
     }
 
     fn waiter(&self) -> Option<Diagnosis> {
-        let at_next = "A roll-out puts it right:";
+        let at_next = "A roll-out fixes it:";
         Some(match &self.workload.waiter {
             WaiterPlace::InPlace | WaiterPlace::Windows => return None,
             WaiterPlace::Missing => self
                 .start(
                     Code::WaiterMissing,
-                    "It has no waiter. It gets one with the next change of its pod template; until \
-                     then nothing new of it starts that has not started before.",
+                    "It has no waiter. It gets one with the next change of its pod template; until then it starts no new version.",
                 )
                 .milder_if(true)
-                .mend("A roll-out now:", self.restart()),
+                .fix("A roll-out gives it one now:", self.restart()),
             WaiterPlace::HandWritten => self
-                .start(Code::WaiterStale, "It has a hand-written init container of the waiter's name.")
-                .mend(at_next, self.restart()),
+                .start(Code::WaiterStale, "It has a hand-written init container with the waiter's name.")
+                .fix(at_next, self.restart()),
             WaiterPlace::Stale(cause) => self
                 .start(
                     Code::WaiterStale,
                     format!("Its waiter waits for something else: {}.", explain::quoted(cause)),
                 )
-                .mend(at_next, self.restart()),
+                .fix(at_next, self.restart()),
             WaiterPlace::NotFirst => self
                 .start(
                     Code::WaiterNotFirst,
-                    "Another init container is in front of the waiter, and runs before the migration.",
+                    "Another init container comes before the waiter, and runs before the migration.",
                 )
-                .mend(at_next, self.restart()),
+                .fix(at_next, self.restart()),
         })
     }
 
     fn version(&self) -> Option<Diagnosis> {
         let error = self.workload.wanted.as_ref()?.as_ref().err()?;
-        let cause = format!("Its version can't be told: {error}. Its new pods wait for good.");
+        let cause = format!("Its version cannot be determined: {error}. Its new pods never start.");
         let resource = quoted(&self.workload.resource());
-        Some(self.start(Code::VersionUnknown, cause).mend(
+        Some(self.start(Code::VersionUnknown, cause).fix(
             "Correct the template, or `container` or `version` of the gate:",
             self.kubectl(&format!("edit {resource}")),
         ))
@@ -119,13 +118,13 @@ impl WorkloadCase<'_> {
             return None;
         }
         let cause = format!(
-            "It waits for gate {first} alone, although gate {} holds it too.",
+            "It waits only for gate {first}, although gate {} holds it too.",
             others.join(" and gate ")
         );
         let start = self.start(Code::TwoGates, cause);
         let text = "List the Jobs of both in one gate, or narrow `workloads` and `selector`";
         Some(match self.view.snapshot.release.as_ref() {
-            Some(release) => start.mend(
+            Some(release) => start.fix(
                 format!("{text}; the configuration is here:"),
                 self.view.snapshot.flags.kubectl(
                     &release.namespace,
@@ -146,14 +145,14 @@ impl WorkloadCase<'_> {
         let longer = self.view.gate.timeout.as_secs() * 2;
         let resource = quoted(&self.workload.resource());
         let start = self.start(Code::ProgressDeadline, cause).milder_if(true);
-        let start = start.advise("It ends as soon as the roll-out does.");
+        let start = start.advise("This ends with the roll-out.");
         Some(
             if self
                 .workload
                 .deadline
                 .is_some_and(|deadline| deadline < longer)
             {
-                start.mend(
+                start.fix(
                 "For the next time:",
                 self.kubectl(&format!(
                     r#"patch {resource} --type=merge -p '{{"spec":{{"progressDeadlineSeconds":{longer}}}}}'"#
@@ -180,26 +179,26 @@ impl WorkloadCase<'_> {
         if known {
             return None;
         }
-        let start = self.start(Code::PodsRefused, "Its pods can't be created.");
+        let start = self.start(Code::PodsRefused, "Its pods cannot be created.");
         let start = start.with(&[explain::quoted(message)]);
         let resource = quoted(&self.workload.resource());
         let start = if message.contains("exceeded quota") {
             let look = self.kubectl("describe resourcequotas");
-            start.mend("Raise the quota, or free some of it:", look)
+            start.fix("Raise the quota, or free some of it:", look)
         } else if !self.workload.offences.is_empty() && self.opens {
-            return Some(start.advise("See the forbidden variable that it sets."));
+            return Some(start.advise("Remove the forbidden variable that it sets."));
         } else {
             let look = self.kubectl(&format!("describe {resource}"));
-            start.mend("See what it is, and mend that:", look)
+            start.fix("Find the cause and fix it:", look)
         };
         // Its pauses grow to a quarter of an hour.
         let again = retried(self.view.now);
         let again = self.kubectl(&format!("annotate {resource} --overwrite {again}"));
-        Some(start.mend("Then let its controller try again now:", again))
+        Some(start.fix("Then make its controller try again:", again))
     }
 }
 
-/// What is wrong with pods that wait, or should not wait any more.
+/// Problems of pods that wait, or should no longer wait.
 fn pods(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     let case = PodsCase { view };
     let found = [
@@ -239,7 +238,7 @@ impl<'a> PodsCase<'a> {
             .within(&self.view.gate.namespace)
     }
 
-    /// What a waiter would decide for this pod.
+    /// The waiter's decision for this pod.
     fn decided(&self, pod: &PodSeen) -> Option<Decided> {
         self.view.decide(pod.wanted.as_ref()?)
     }
@@ -252,9 +251,9 @@ impl<'a> PodsCase<'a> {
         let pods = self.those(|pod| pod.blocked.is_some())?;
         let message = pods[0].blocked.as_deref().unwrap_or_default();
         let describe = format!("describe pod {}", quoted(&pods[0].name));
-        let start = self.start(Code::PodBlocked, &pods, "Its waiter can't start.");
-        Some(start.with(&[explain::quoted(message)]).mend(
-            "See what it is, and mend that; it starts by itself then:",
+        let start = self.start(Code::PodBlocked, &pods, "Its waiter cannot start.");
+        Some(start.with(&[explain::quoted(message)]).fix(
+            "Find the cause and fix it; the pod then starts by itself:",
             self.kubectl(&describe),
         ))
     }
@@ -262,16 +261,15 @@ impl<'a> PodsCase<'a> {
     fn crashing(&self) -> Option<Diagnosis> {
         let pods = self.those(|pod| pod.crash.is_some())?;
         let message = pods[0].crash.as_deref().unwrap_or_default();
-        let cause = "Its waiter is ended before it has done its work, and started again.";
+        let cause = "Its waiter is killed before it finishes, and restarted.";
         let start = self.start(Code::PodBlocked, &pods, cause);
         let start = start.with(&[explain::quoted(message)]);
         let describe = self.kubectl(&format!("describe pod {}", quoted(&pods[0].name)));
         Some(if message.contains("OOMKilled") {
-            let text = "Raise waiter.resources in the chart's values; then a roll-out puts it right. \
-                        See what it had:";
-            start.mend(text, describe)
+            let text = "Raise waiter.resources in the chart's values, and roll the workload out. Its present limits:";
+            start.fix(text, describe)
         } else {
-            start.mend("See what ends it, and mend that:", describe)
+            start.fix("Find out what kills it, and fix that:", describe)
         })
     }
 
@@ -288,8 +286,7 @@ impl<'a> PodsCase<'a> {
                 && !is_wanted
                 && matches!(self.decided(pod), Some(Decided::Waits(_)))
         })?;
-        let cause = "It waits for a version that its workload no longer wants, and its controller \
-                     doesn't replace it.";
+        let cause = "It waits for a version that its workload no longer wants, and its controller does not replace it.";
         let delete: Vec<String> = pods
             .iter()
             .filter_map(|pod| match pod.owner.as_ref()? {
@@ -297,8 +294,8 @@ impl<'a> PodsCase<'a> {
                 _ => Some(format!("pod/{}", quoted(&pod.name))),
             })
             .collect();
-        Some(self.start(Code::PodOutdated, &pods, cause).mend(
-            "Delete it; what takes its place has the wanted version:",
+        Some(self.start(Code::PodOutdated, &pods, cause).fix(
+            "Delete it; its replacement has the wanted version:",
             self.kubectl(&format!("delete {}", delete.join(" "))),
         ))
     }
@@ -316,7 +313,7 @@ impl<'a> PodsCase<'a> {
             let has_time = since.is_some_and(|seconds| seconds > SEEING);
             pod.runs && has_time && self.opens(pod) && !stale(pod)
         })?;
-        let cause = "The gate is open, but its waiter runs and doesn't see it.";
+        let cause = "The gate is open, but its running waiter does not see it.";
         let start = self.start(Code::WaiterCutOff, &pods, cause);
         let said = pods[0].ended.as_ref().map(|(_, message)| message.as_str());
         let said = said.and_then(|message| message.lines().last());
@@ -325,8 +322,8 @@ impl<'a> PodsCase<'a> {
             "logs {} -c {WAITER_CONTAINER} --tail=5",
             quoted(&pods[0].name)
         );
-        Some(start.with(&details).mend(
-            "Let it reach the API server; a NetworkPolicy or a mesh keeps it away, or else it says why:",
+        Some(start.with(&details).fix(
+            "Let it reach the API server. A NetworkPolicy or a mesh may block it; if not, its log says why:",
             self.kubectl(&logs),
         ))
     }
@@ -334,16 +331,15 @@ impl<'a> PodsCase<'a> {
     fn late(&self) -> Option<Diagnosis> {
         let pods = self.those(|pod| pod.backs_off && pod.crash.is_none() && self.opens(pod))?;
         let names: Vec<String> = pods.iter().map(|pod| quoted(&pod.name)).collect();
-        let cause = "The gate is open, but the waiter ended before it opened, and its next start \
-                     is put off by up to five minutes.";
-        Some(self.start(Code::PodBackOff, &pods, cause).mend(
-            "Let other pods take the place of these:",
+        let cause = "The gate is open, but the waiter ended before that, and Kubernetes delays its next start by up to five minutes.";
+        Some(self.start(Code::PodBackOff, &pods, cause).fix(
+            "Replace these pods:",
             self.kubectl(&format!("delete pod {}", names.join(" "))),
         ))
     }
 }
 
-/// What is wrong with workloads whether a gate holds them or not.
+/// Problems of workloads, held or not.
 pub(super) fn unkept(snapshot: &Snapshot<'_>, troubles: &mut Vec<Diagnosis>) {
     let meant = |gate: &str, namespace: &str| {
         let mut gates = snapshot.gates.iter();
@@ -362,13 +358,12 @@ pub(super) fn unkept(snapshot: &Snapshot<'_>, troubles: &mut Vec<Diagnosis>) {
             }
             if let (Some(patch), Some(gate)) = (&workload.removal, &workload.waiter_gate) {
                 let cause = format!(
-                    "It has a waiter of gate {gate}, but no gate holds it, so the waiter stays as it \
-                     is when the version changes: it opens by an old record, or waits for good."
+                    "It has a waiter of gate {gate}, but no gate holds it, so the waiter is not updated when the version changes: it opens by an old record, or never."
                 );
                 troubles.push(
                     Diagnosis::new(Code::WaiterUnkept, workload.shown(), cause)
                         .within(name)
-                        .mend(
+                        .fix(
                             "Take the waiter out, or add the workload to a gate:",
                             kubectl(&format!("patch {resource} --type=json -p '{patch}'")),
                         ),
@@ -406,7 +401,7 @@ fn offender(
         .collect();
     Diagnosis::new(Code::Offender, workload.shown(), cause)
         .within(&workload.namespace)
-        .mend(
+        .fix(
             "Take it out of the manifest too:",
             kubectl(&format!("set env {resource} {}", unset.join(" "))),
         )

@@ -1,4 +1,4 @@
-//! What the waiter knows of the objects that it watches.
+//! The waiter's view of the objects that it watches.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::record::Record;
 /// Why an object can't be watched at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// What kind, the last time.
+    /// The last kind of problem.
     pub kind: TroubleKind,
-    /// When rights were first missing, since the watch last worked. Other trouble in between proves
-    /// nothing about them.
+    /// When permissions were first missing, since the watch last worked. Other errors in between
+    /// say nothing about them.
     pub denied: Option<Duration>,
     /// When there was first other trouble, since the watch last worked.
     pub unreachable: Option<Duration>,
-    /// What the API server or the connection said last.
+    /// The last error of the API server or the connection.
     pub message: String,
     /// It was the API server.
     pub answered: bool,
@@ -42,8 +42,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// It has answered, at `now`. A list that succeeds is not yet the end of trouble, because a watch
-    /// may need rights that a list doesn't.
+    /// It has answered, at `now`. A list that succeeds is not yet the end of trouble, because a
+    /// watch may need rights that a list doesn't.
     pub fn answers(&mut self, now: Duration) {
         self.answered.get_or_insert(now);
     }
@@ -88,7 +88,7 @@ impl Watch {
 /// The Jobs of one requirement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jobs {
-    /// What they are to meet.
+    /// The requirement that they must meet.
     pub requirement: Requirement,
     /// A watch for each of its alternatives.
     pub watches: Vec<Watch>,
@@ -113,7 +113,7 @@ impl Jobs {
     }
 
     /// One of the alternatives was listed, and these are all its Jobs. What it had before and isn't
-    /// among them has vanished while nobody looked.
+    /// among them has vanished since the last look.
     pub fn listed(&mut self, alternative: usize, jobs: Vec<Job>, now: Duration) {
         if let Some(watch) = self.watches.get_mut(alternative) {
             watch.answers(now);
@@ -140,7 +140,7 @@ impl Jobs {
         if let Some(before) = self.present.insert(job.name.clone(), job)
             && before.uid != uid
         {
-            // Deleted and created anew, and only the second was heard of.
+            // Deleted and created again, and only the second was heard of.
             self.vanishes(before, now);
         }
     }
@@ -157,8 +157,8 @@ impl Jobs {
         }
     }
 
-    /// Forgets the Jobs that were seen complete and have gone. A waiter remembers them while it waits
-    /// for others; an observer that goes on for ever has the record.
+    /// Forgets the Jobs that were seen complete and have gone. A waiter remembers them while it
+    /// waits for others; an observer that goes on for ever has the record.
     pub fn forget_gone(&mut self) {
         self.gone.clear();
     }
@@ -203,10 +203,10 @@ pub struct Seen {
     pub jobs: Vec<Jobs>,
     /// The gate's record.
     pub record: RecordSeen,
-    /// The waiter has ended before in this pod and was started again, so its reason was told where
-    /// people look. It stays from then on, since each further start would come later.
+    /// The waiter has ended before in this pod and was restarted, so the reason is in the pod's
+    /// status. It stays from then on, because each further restart would come later.
     pub restarted: bool,
-    /// Nothing was heard of the Jobs for a time, and it isn't sure that there was nothing to hear. What
-    /// opens only with time doesn't then.
+    /// No event of the Jobs came for a time, and the connection may be dead.
+    /// Decisions that only need time are not made then.
     pub unconfirmed: bool,
 }

@@ -1,4 +1,4 @@
-//! How one of a gate's requirements stands.
+//! The state of one of a gate's requirements.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -146,11 +146,12 @@ impl<'a> Case<'a> {
         Standing::Waits { waiting, until }
     }
 
-    /// What meets the requirement.
+    /// The reason why the requirement is met.
     ///
     /// A completed Job of the wanted version does, and so does a record of it: unless a Job of that
-    /// very version is at its first attempt, for somebody has decided to migrate again. Where tags
-    /// move, the newest Job that is there decides alone, and the record speaks while there is none.
+    /// very version is at its first attempt, because the operator has decided to migrate again.
+    /// Where tags move, the newest Job that is there decides alone, and the record speaks while
+    /// there is none.
     fn met(&self) -> Option<Why> {
         let newest = self.newest();
         if newest.is_some_and(|job| self.holds(job)) {
@@ -204,10 +205,10 @@ impl<'a> Case<'a> {
     }
 
     /// The Jobs that may be of the wanted version, the newest first. Those that were seen complete
-    /// and have gone are among them, but for what was replaced under a tag that moves, or is about to
-    /// be.
+    /// and have gone are among them, but for what was replaced under a tag that moves, or is about
+    /// to be.
     fn counting(&self) -> impl Iterator<Item = &'a Job> {
-        // A completion that was forgotten may have been of a Job that has gone, and whose uid nobody knew.
+        // A forgotten completion may belong to a deleted Job of an unknown uid.
         let nothing_forgotten = |record: &Record| record.forgotten.is_empty();
         let counts = self.record().is_none_or(nothing_forgotten);
         let gone = self.jobs.gone.iter().enumerate().filter(move |_| counts);
@@ -227,7 +228,7 @@ impl<'a> Case<'a> {
     }
 
     /// Whether a newer Job was seen that may be of the wanted version, whatever became of it. A Job
-    /// that was created anew may be as old, by the API server's seconds.
+    /// that was created again may be as old, by the API server's seconds.
     fn is_followed(&self, index: usize, job: &Job) -> bool {
         let later = self.jobs.gone.iter().skip(index + 1);
         let mut others = self.jobs.present.values().chain(later);
@@ -246,7 +247,7 @@ impl<'a> Case<'a> {
         matches!(job.state, JobState::Complete { .. }) && !self.is_forgotten(job)
     }
 
-    /// Whether it is as good as not there: what it completed was forgotten, and nobody replaces it.
+    /// Whether it no longer counts: its completion was forgotten, and no other Job replaces it.
     fn is_void(&self, job: &Job) -> bool {
         matches!(job.state, JobState::Complete { .. }) && !job.deleting && self.is_forgotten(job)
     }
@@ -293,7 +294,7 @@ impl<'a> Case<'a> {
         self.seen.record.watch.answered.is_none()
     }
 
-    /// Whether the record can't change the answer any more. If it can, until when it is waited for.
+    /// Whether the record can no longer change the decision. If it can, how long to wait for it.
     fn record_has_spoken(&self) -> (bool, Option<Duration>) {
         self.has_spoken(&self.seen.record.watch)
     }
@@ -330,8 +331,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The Job that is spoken of: the newest that counts, else the newest of all, else what the gate
-    /// asks for.
+    /// The Job in messages: the newest that counts, else the newest of all, else the gate's
+    /// requirement.
     fn name(&self, newest: Option<&Job>) -> JobName {
         let requirement = &self.jobs.requirement;
         match self.named(newest) {
@@ -409,7 +410,7 @@ fn failed(job: &Job) -> Option<Failure> {
     let JobState::Failed { reason, message } = &job.state else {
         return None;
     };
-    // A failed Job that is being deleted is about to be tried anew.
+    // A failed Job that is being deleted is about to be tried again.
     (!job.deleting).then(|| Failure {
         job: job.name.clone(),
         uid: job.uid.clone(),

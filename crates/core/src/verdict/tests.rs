@@ -437,7 +437,7 @@ fn what_opens_with_time_is_told_and_can_be_held_back() {
     }
 }
 
-/// Whatever became of the newer one: it is about to be replaced, or somebody has withdrawn it.
+/// Whatever the newer one's state: it is about to be replaced, or was withdrawn.
 #[test]
 fn a_mutable_job_that_has_gone_does_not_count_after_a_newer_one() {
     let at = |name: &str, second: u32| named(name, &format!("2026-01-01T00:00:0{second}Z"));
@@ -475,7 +475,7 @@ fn job_complete_of_another_version_and_no_record_of_the_wanted_one() {
     // A Job whose image can't be told is of no version.
     let nameless = job_with("2 Complete", &json!({"spec": {"template": null}}));
     let nameless = seen([nameless], None);
-    let untold = old_complete("a version that can't be told");
+    let untold = old_complete("an unknown version");
     waits("web:2", &nameless, &untold);
     waits("web", &nameless, &untold);
 }
@@ -739,7 +739,7 @@ fn of_several_jobs_the_newest_of_the_wanted_version_counts() {
     }
     // Nor do newer ones, after a rollback.
     opens("web:2", &pattern(&["2 Complete", "3 Failed"], None));
-    // Of two of one version, the newer one is at work: somebody migrates again.
+    // Of two of one version, the newer one is at work: it migrates again.
     let again = pattern(&["2 Complete", "2 runs"], Some("init:2"));
     waits("web:2", &again, &first_attempt());
     // The one that completed opens, after the newer one has failed.
@@ -813,19 +813,20 @@ fn what_was_forgotten_opens_nothing() {
         let beside = |uid| seen([complete()], Some(forgotten(uid)));
         waits(wanted, &beside("u"), &What::Forgotten);
         opens(wanted, &beside("another"));
-        // Also after it has gone: what has gone may have been forgotten although nobody knew its uid.
+        // Also after it has gone: a deleted Job may have been forgotten by a version, without its
+        // uid.
         for uid in ["u", "another"] {
             let mut gone = beside(uid);
             gone.jobs[0].deleted(complete(), seconds(1));
             waits(wanted, &gone, &What::Vanished);
         }
-        // What runs anew counts.
+        // What runs again counts.
         let again = job(&format!("{tag} Complete again"));
         opens(wanted, &seen([again], Some(forgotten("u"))));
     }
 }
 
-/// Somebody has forgotten what a Job completed, and migrated by hand.
+/// A Job's completion was forgotten, and the version migrated by hand.
 #[test]
 fn what_is_recorded_after_a_job_was_forgotten_opens_beside_it() {
     let mut after = record(&["init:main"]);

@@ -1,6 +1,6 @@
 //! A model of a gate: everything that appliers, the Job controller, kubelets, recorders, deletions,
-//! outages and operators can do in two releases, a rollback and a re-run, one step after the other in
-//! every order. What the waiter and the recorder decide they are asked themselves.
+//! outages and operators can do in two releases, a rollback and a re-run, one step after the other
+//! in every order. What the waiter and the recorder decide they are asked themselves.
 //!
 //! Safety: no pod of a version starts before that version has been migrated, and none while a first
 //! attempt of its very version runs. Under a tag that moves, that is promised to pods that start
@@ -43,7 +43,7 @@ const TIME_FOR_ONE: Focus = |s| (s.jobs, s.orders, s.ticks) = (1, 1, 2);
 const AN_OUTAGE: Focus = |s| s.outages = 1;
 /// It is away while there is one Job, and the record is corrected.
 const AN_OUTAGE_OF_ONE: Focus = |s| (s.jobs, s.orders, s.outages) = (1, 1, 1);
-/// The recorder is started anew, and the record is corrected.
+/// The recorder is restarted, and the record is corrected.
 const A_CRASH: Focus = |s| (s.orders, s.crashes) = (1, 1);
 
 fn setting(focus: Focus, naming: Naming, tags: Tags) -> Setting {

@@ -35,7 +35,7 @@ pub struct Setting {
     pub orders: u8,
     /// How often the API server is away.
     pub outages: u8,
-    /// How often the recorder is started anew.
+    /// How often the recorder is restarted.
     pub crashes: u8,
 }
 

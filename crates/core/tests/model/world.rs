@@ -51,7 +51,7 @@ struct ModelRecorder {
 /// A pod whose waiter waits.
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "each comes and goes by itself"
+    reason = "each is independent of the others"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct ModelPod {
@@ -95,16 +95,17 @@ pub struct WorldState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
-    /// Somebody applies a Job of a build, in that phase; its completions are none if that is `Empty`.
+    /// Someone applies a Job of a build, in that phase; its completions are none if that is
+    /// `Empty`.
     Apply(u8, JobPhase),
-    /// Somebody replaces a Job under a tag that moves: it goes now, or waits for what it owns.
+    /// Someone replaces a Job under a tag that moves: it goes now, or waits for what it owns.
     Replace(bool),
     Unsuspend(u8),
     StartsPod(u8),
     FailsAttempt(u8),
     Fails(u8),
     Completes(u8),
-    /// It completes and is gone before anybody sees it.
+    /// It completes and is gone before anyone sees it.
     CompletesAndGoes(u8),
     Delete(u8),
     MarkDeleted(u8),
@@ -207,7 +208,8 @@ impl WorldState {
 
     /// Whether an operator sees all completions that there were.
     fn everything_is_known(&self, parts: &Parts) -> bool {
-        // Under a tag that moves, an older build that is still being migrated can't be told from it.
+        // Under a tag that moves, an older build that is still being migrated can't be told from
+        // it.
         let over = |job: &ModelJob| {
             matches!(
                 job.phase,
@@ -244,7 +246,7 @@ impl WorldState {
             }
             return;
         }
-        // Whoever applies under a tag that moves has pushed another build.
+        // Under a tag that moves, each apply pushes another build.
         let next = self.made + 1;
         if free && (self.replacing || self.made == 0 || setting.naming == Naming::Generated) {
             actions.push(Move::Apply(next, JobPhase::NoPod));
@@ -707,8 +709,8 @@ impl WorldState {
         known
     }
 
-    /// The promise to those who wait. Nothing else happens any more, the watches work, time goes on,
-    /// and Jobs that run fail.
+    /// The promise to those who wait. Nothing else happens any more, the watches work, time goes
+    /// on, and Jobs that run fail.
     pub fn comes_to_rest(&self, parts: &mut Parts) -> Result<(), Broken> {
         let Some(build) = self.pod.as_ref().map(|pod| pod.build) else {
             return Ok(());

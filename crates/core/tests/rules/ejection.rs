@@ -30,7 +30,7 @@ fn another_gate() -> Gate {
     gate
 }
 
-/// Marks fields of the pod spec as somebody's, as the API server does for what was applied.
+/// Marks fields of the pod spec as someone's, as the API server does for what was applied.
 fn applied(object: &mut Value, fields: &[&str]) {
     let fields: Value = fields
         .iter()

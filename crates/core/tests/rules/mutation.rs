@@ -169,7 +169,7 @@ fn what_other_webhooks_did_to_the_images_is_not_undone() {
         assert_eq!(admitted(&config, &again, Some(&again)), again);
         assert_eq!(waiter(&again)["image"], gate);
 
-        // Whoever changed something else besides keeps the images, and gets the rest back.
+        // A change of something else keeps the images, and the rest is restored.
         let waiter = &mut pod_spec(&mut object)["initContainers"][0];
         waiter["securityContext"]["privileged"] = json!(true);
         assert_eq!(mutated(&config, &object, None).0, again);
@@ -526,7 +526,8 @@ fn a_waiter_that_opens_for_more_is_not_kept() {
     assert!(image("migration-gate/migration-gate:0.0.9"));
     assert!(!image("busybox:1"));
     assert!(!outcome(&|waiter| waiter["command"] = json!(["true"])));
-    // What releases up to 0.1 left there knows of one image alone, and pods need not restart for it.
+    // What releases up to 0.1 left there knows of one image alone, and pods need not restart for
+    // it.
     assert!(outcome(&|waiter| {
         waiter["image"] = json!("migration-gate/migration-gate:0.0.9");
         let args = waiter["args"].as_array_mut().unwrap();

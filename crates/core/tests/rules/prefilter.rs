@@ -118,7 +118,8 @@ const GENERATED: &str = concat!(
     "/../../charts/migration-gate/files/webhooks.json"
 );
 
-/// The chart's webhooks come from the engine's lists. `GENERATE=1 cargo test -p migration-gate-core` writes it.
+/// The chart's webhooks come from the engine's lists. `GENERATE=1 cargo test -p
+/// migration-gate-core` writes it.
 #[test]
 fn the_chart_has_the_prefilter_of_this_release() {
     let list = |prefilters: Vec<Prefilter>| -> Value {

@@ -335,7 +335,7 @@ fn in_warn_mode_the_same_is_only_warned_of() {
     assert!(warning.starts_with("spec.containers[0].env[0]: "));
 }
 
-/// The mutating webhook names it, in the same words, and nobody took the waiter out.
+/// The mutating webhook names it, in the same words, and no one took the waiter out.
 #[test]
 fn a_reserved_name_is_to_blame_for_the_missing_waiter() {
     let mut object = deployment(json!({}));

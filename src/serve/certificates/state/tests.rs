@@ -81,7 +81,7 @@ fn does(state: &mut State, callers: &Callers, now: u64, expect: &[&str]) {
 fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
     let old = material(at(0), &[]);
     let bundle = old.bundle_pem();
-    // Somebody's further CA in the bundles, so both are to be written.
+    // The bundles have another CA, so both are to be written.
     let extra = [bundle.clone(), material(at(1), &[]).bundle_pem()].concat();
     let (mutating, validating) = (
         "announce to MutatingWebhookConfiguration gate",
@@ -123,7 +123,7 @@ fn what_is_new_is_served_once_every_api_server_knows_it() {
     let trusted = callers([&bundle, &bundle]);
     let step = state.step(&trusted, at(0));
     assert_eq!((actions(&step), step.wake), (vec![], Some(at(2))));
-    // Taken back in between, it counts anew.
+    // Taken back in between, it counts again.
     state.step(&callers([&bundle, b""]), at(1));
     does(&mut state, &trusted, 2, &[]);
     does(&mut state, &trusted, 4, &["serve"]);

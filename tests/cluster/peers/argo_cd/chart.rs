@@ -76,7 +76,7 @@ fn the_chart_is_installed_upgraded_and_a_gate_retired(cluster: &Cluster) -> Resu
         application.kubectl().apply(&manifests(V2))?;
         application.migrates_first(V2)?;
     }
-    // What the server writes into the webhook configurations is nobody's drift.
+    // What the server writes into the webhook configurations is no one's drift.
     let compared = release.compare("hard")?;
     ensure!(
         compared["status"]["sync"]["status"] == "Synced",

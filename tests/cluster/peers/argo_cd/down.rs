@@ -37,8 +37,8 @@ fn what_completes_while_every_replica_is_down_is_said_by_hand(cluster: &Cluster)
     shop.first(POLICY)?;
     let list = || program(cluster, &["record", "list", "-n", DOWN], 0);
 
-    // Argo CD deletes the Job only when the whole sync has succeeded, which needs the webhooks. So the
-    // Job is still there when a replica comes back.
+    // Argo CD deletes the Job only when the whole sync has succeeded, which needs the webhooks. So
+    // the Job is still there when a replica comes back.
     let manifests = manifests(V3, POLICY);
     let revision = completes_while_down(&shop, release.kubectl(), &manifests, V3)?;
     until(
@@ -62,7 +62,7 @@ fn what_completes_while_every_replica_is_down_is_said_by_hand(cluster: &Cluster)
     shop.argo.operation(&revision, "Succeeded")?;
     shop.application.holds(V4, "no record of version 1.4.0")?;
 
-    // Both ways are named: a migration that may run twice, and the word of somebody who knows.
+    // Both ways are named: a migration that may run twice, and the word of someone who knows.
     let words = shop.application.last_words(cluster, V4)?;
     let done = format!("record done 1.4.0 --gate {DOWN}");
     says(&words, &[&format!("argocd app sync {DOWN}"), &done])?;
@@ -73,8 +73,8 @@ fn what_completes_while_every_replica_is_down_is_said_by_hand(cluster: &Cluster)
     Ok(())
 }
 
-/// A full sync whose hook completes while no replica is there; gives its revision, once they are back.
-/// Nothing new comes meanwhile: the API server can't ask what it must ask.
+/// A full sync whose hook completes while no replica is there; gives its revision, once they are
+/// back. Nothing new comes meanwhile: the API server can't ask what it must ask.
 fn completes_while_down(
     shop: &Shop,
     server: &Kubectl,

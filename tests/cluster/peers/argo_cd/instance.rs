@@ -158,8 +158,8 @@ impl ArgoCd {
         })
     }
 
-    /// An Application of that name with a repository of its own, which is still empty. Its objects go
-    /// to the namespace of that name. `policy` is its `syncPolicy`.
+    /// An Application of that name with a repository of its own, which is still empty. Its objects
+    /// go to the namespace of that name. `policy` is its `syncPolicy`.
     pub(super) fn application(
         &'static self,
         name: &str,
@@ -202,7 +202,8 @@ impl ArgoCd {
     }
 }
 
-/// A folder of its own with the command line of Argo CD, `argocd`, as somebody who is logged in has it.
+/// A folder of its own with the command line of Argo CD, `argocd`, as someone who is logged in has
+/// it.
 fn commands(state: &Path, peer: &Path) -> Result<PathBuf> {
     let commands = state.join("commands");
     fs::create_dir_all(&commands)?;
@@ -269,8 +270,8 @@ fn commit(repository: &Path, message: &str, files: &[(&str, &str)]) -> Result<St
     git(repository, &["rev-parse", "HEAD"])
 }
 
-/// An Application, with its repository. It is deleted when the test is over, and what it has applied
-/// is not.
+/// An Application, with its repository. It is deleted when the test is over, and what it has
+/// applied is not.
 pub(super) struct ArgoApplication {
     argo_cd: &'static ArgoCd,
     pub(super) name: String,
@@ -279,8 +280,8 @@ pub(super) struct ArgoApplication {
 }
 
 impl ArgoApplication {
-    /// Commits manifests, and has Argo CD look at once, as a webhook of the Git server does; gives the
-    /// commit's name.
+    /// Commits manifests, and has Argo CD look at once, as a webhook of the Git server does; gives
+    /// the commit's name.
     pub(super) fn push(&self, manifests: &str) -> Result<String> {
         let revision = commit(
             &self.repository,
@@ -296,7 +297,7 @@ impl ArgoApplication {
         &self.argo_cd.commands
     }
 
-    /// Has Argo CD compare again: `normal`, or `hard`, which makes the manifests anew.
+    /// Has Argo CD compare again: `normal`, or `hard`, which makes the manifests again.
     pub(super) fn refresh(&self, how: &str) -> Result<()> {
         self.patch(json!({"metadata": {"annotations": {"argocd.argoproj.io/refresh": how}}}))
     }
@@ -377,7 +378,7 @@ impl ArgoApplication {
 
 impl Drop for ArgoApplication {
     fn drop(&mut self) {
-        // A failure has nobody to go to; the names differ from test to test.
+        // A failure has no one to go to; the names differ from test to test.
         let _ = block_on(self.api.delete(&self.name, &DeleteParams::default()));
     }
 }

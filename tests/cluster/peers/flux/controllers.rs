@@ -44,8 +44,8 @@ impl Controllers {
         })
     }
 
-    /// Starts helm-controller alone, which takes its charts from where kustomize-controller takes its
-    /// manifests.
+    /// Starts helm-controller alone, which takes its charts from where kustomize-controller takes
+    /// its manifests.
     pub(super) fn start_helm(cluster: &Cluster) -> Result<Self> {
         definitions(cluster)?;
         let mut command = command_of(cluster, HELM)?;

@@ -103,7 +103,7 @@ struct LeftRelease<'c>(&'c Cluster);
 impl Drop for LeftRelease<'_> {
     fn drop(&mut self) {
         let kubectl = self.0.kubectl().in_namespace("flux-system");
-        // A failure has nobody to go to; no other test has one of that name.
+        // A failure has no one to go to; no other test has one of that name.
         let _ = kubectl.run(&format!("delete helmrelease {RELEASE} --timeout=60s"));
         let _ = kubectl.run(&format!("delete externalartifact {RELEASE}"));
     }

@@ -1,5 +1,5 @@
-//! The metric by which Kubernetes' autoscaler goes, as an adapter of a monitoring system serves it: an
-//! API behind the API server, with one value.
+//! The metric by which Kubernetes' autoscaler goes, as an adapter of a monitoring system serves it:
+//! an API behind the API server, with one value.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,8 +70,8 @@ impl<'k> Demand<'k> {
 
 impl Drop for Demand<'_> {
     fn drop(&mut self) {
-        // An API that nobody serves would keep namespaces from being deleted. A failure has nobody to
-        // go to.
+        // An API that no one serves would keep namespaces from being deleted. A failure has no one
+        // to go to.
         let _ = self
             .kubectl
             .run(&format!("delete apiservice {VERSION}.{GROUP}"));

@@ -1,4 +1,4 @@
-//! Wrong input, with the key that is told and what is said of it.
+//! Wrong input, with the key and the message of its problem.
 
 use serde_json::{Value, json};
 
