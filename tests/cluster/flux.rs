@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use testkit::client::{await_object, block_on};
 use testkit::cluster::Cluster;
 use testkit::process::{self, Process};
+use testkit::ungated::SET_UP;
 
 const NAMESPACE: &str = "flux-system";
 /// How long a reconciliation may take on a busy machine of two cores; health checks end before
@@ -49,7 +50,7 @@ impl Flux {
         if let Some(flux) = FLUX.get() {
             return Ok(flux);
         }
-        let started = Self::start(cluster)?;
+        let started = Self::start(cluster).context(SET_UP)?;
         Ok(FLUX.get_or_init(|| started))
     }
 

@@ -1,5 +1,6 @@
 //! Tests on a real cluster: `cargo test --test cluster [FILTER]`; figures, with `-- --bench`; the
-//! long forms of tests, with `-- --soak`; and tests beside other tools, with `-- --peers`.
+//! long forms of tests, with `-- --soak`; tests beside other tools, with `-- --peers`; and tests
+//! that must fail without a gate, with `-- --ungated`.
 //!
 //! `crates/testkit` explains what they run on.
 
@@ -25,6 +26,7 @@ mod soak;
 mod status;
 mod stories;
 mod svg;
+mod ungated;
 mod waiter;
 
 use testkit::harness::Suite;
@@ -53,6 +55,7 @@ fn main() -> std::process::ExitCode {
         benches: bench::benches(),
         soaks: soak::soaks(),
         peers: peers::tests(),
+        ungated: ungated::tests(),
         scratch: env!("CARGO_TARGET_TMPDIR"),
     })
 }

@@ -4,6 +4,7 @@
 //! well, and would be a program to install before `cargo test` works; the schedule here is in
 //! `schedule`.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,6 +22,7 @@ use crate::process::{PROGRAM, program};
 use crate::sandbox::{self, Sandbox};
 use crate::schedule::Schedule;
 use crate::suite::Test;
+use crate::ungated::{self, UngatedTest};
 use crate::worker::{self, TestOutcome, Worker};
 
 /// A test program's tests and benchmarks.
@@ -33,6 +35,8 @@ pub struct Suite {
     pub soaks: Vec<Test>,
     /// The tests beside other tools. They run with `--peers`.
     pub peers: Vec<Test>,
+    /// Those of the tests and peers that have to fail without a gate. They run so with `--ungated`.
+    pub ungated: Vec<UngatedTest>,
     /// The test target's `CARGO_TARGET_TMPDIR`, where the image's archive is made.
     pub scratch: &'static str,
 }
@@ -68,21 +72,23 @@ fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
 }
 
 fn outside(suite: Suite) -> Result<ExitCode> {
-    // These two are none of libtest's.
+    // These are none of libtest's.
     let mut rest: Vec<String> = std::env::args().collect();
     let mut given = |option: &str| {
         let before = rest.len();
         rest.retain(|argument| argument != option);
         rest.len() < before
     };
-    let (soak, peers) = (given("--soak"), given("--peers"));
+    let (soak, peers, ungated) = (given("--soak"), given("--peers"), given("--ungated"));
     let mut arguments = Arguments::from_iter(rest);
     // Benchmarks print their own figures; libtest's format has room for one number.
     let bench = std::mem::take(&mut arguments.bench);
-    let tests = match (bench, soak, peers) {
+    let expected = ungated.then(|| ungated::Expected::of(&suite.ungated));
+    let tests = match (bench, soak, peers, ungated) {
         (true, ..) => suite.benches,
-        (_, true, _) => suite.soaks,
-        (.., true) => suite.peers,
+        (_, true, ..) => suite.soaks,
+        (_, _, true, _) => suite.peers,
+        (.., true) => suite.ungated.into_iter().map(|it| it.test).collect(),
         _ => suite.tests,
     };
     let alone = bench || soak;
@@ -101,6 +107,7 @@ fn outside(suite: Suite) -> Result<ExitCode> {
             released: alone,
             previous: chosen.clone().any(Test::needs_previous),
             peers,
+            ungated,
         };
         Backend::find(image, &needed)?
     };
@@ -115,6 +122,7 @@ fn outside(suite: Suite) -> Result<ExitCode> {
     let run = Arc::new(TestRun {
         backend,
         schedule: Schedule::new(nodes, limit),
+        expected,
         took: Mutex::new(Vec::new()),
     });
     let trials = tests.into_iter().enumerate().map(|(index, test)| {
@@ -150,7 +158,7 @@ impl Image {
     }
 }
 
-/// What the chosen tests need that takes minutes to build.
+/// What the chosen tests need, most of which takes minutes to build.
 struct Needed {
     /// The binary as it is released.
     released: bool,
@@ -158,6 +166,8 @@ struct Needed {
     previous: bool,
     /// The tools beside which they run.
     peers: Vec<String>,
+    /// A release whose webhooks are asked about nothing.
+    ungated: bool,
 }
 
 /// The processes that run the tests' functions.
@@ -202,6 +212,9 @@ impl Backend {
         if let Some(peers) = &peers {
             environment.push((assets::PEERS, peers.as_os_str()));
         }
+        if needed.ungated {
+            environment.push((ungated::UNGATED, OsStr::new("true")));
+        }
         let binary = needed.released.then(image::release).transpose()?;
         if let Some(binary) = &binary {
             environment.push((image::RELEASED_BINARY, binary.as_os_str()));
@@ -219,14 +232,18 @@ impl Backend {
 struct TestRun {
     backend: Backend,
     schedule: Schedule,
+    expected: Option<ungated::Expected>,
     took: Mutex<Vec<(Duration, &'static str)>>,
 }
 
 impl TestRun {
     fn completion(&self, index: usize, test: &Test) -> Result<Completion, Failed> {
-        let outcome = self
-            .outcome(index, test)
-            .unwrap_or_else(TestOutcome::Failed);
+        let run = || self.outcome(index, test);
+        let outcome = match &self.expected {
+            Some(expected) => expected.check(test.name, run),
+            None => run(),
+        };
+        let outcome = outcome.unwrap_or_else(TestOutcome::Failed);
         // In CI, a test that can't run on this machine is a hole that would stay unseen.
         let must_run = matches!(&self.backend, Backend::InProcess(local) if local.is_unsuitable())
             && std::env::var_os("CI").is_some_and(|ci| ci == "true");

@@ -33,7 +33,8 @@
 //!
 //! Benchmarks (`-- --bench`) and soaks (`-- --soak`, the long forms of tests) are functions of the
 //! same kinds, in lists of their own. They run one after the other, with the binary as it is
-//! released. So are the tests beside other tools (`-- --peers`), which run as the tests do.
+//! released. So are the tests beside other tools (`-- --peers`), which run as the tests do. With
+//! `-- --ungated`, tests run without a gate and must fail ([`ungated`]).
 //!
 //! When a test fails, the components' logs stay in the folder that the last lines name.
 //!
@@ -77,6 +78,7 @@ mod schedule;
 pub mod shell;
 pub mod skip;
 pub mod suite;
+pub mod ungated;
 pub mod waiter;
 mod worker;
 pub mod world;

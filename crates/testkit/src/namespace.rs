@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{self, Pod, ServiceAccount};
 use kube::Api;
@@ -87,6 +87,8 @@ impl Namespace {
         };
         let all_in = |log: &str| parts.iter().all(|part| log.contains(part));
         let patience = Duration::from_secs(60 * PATIENCE);
+        let is_there = block_on(pods.get(pod)).map(|pod| has(&pod, container))?;
+        ensure!(is_there, "pod {pod} has no container {container}");
         // Before that there is no log to follow.
         await_object(&pods, pod, "to have started", patience, |pod| {
             has_started(pod, container)
@@ -116,6 +118,13 @@ impl Namespace {
             },
         )
     }
+}
+
+/// Whether a pod is to run a container.
+fn has(pod: &Pod, container: &str) -> bool {
+    let spec = pod.spec.iter();
+    let mut all = spec.flat_map(|it| it.init_containers.iter().flatten().chain(&it.containers));
+    all.any(|one| one.name == container)
 }
 
 /// Whether a container runs, or has run.

@@ -12,6 +12,7 @@ use crate::image;
 use crate::kubectl::Kubectl;
 use crate::namespace::Namespace;
 use crate::pki::ClusterAuthority;
+use crate::ungated::{self, SET_UP};
 
 const NAME: &str = "migration-gate";
 
@@ -79,7 +80,9 @@ impl Release {
         // The strictest of the Pod Security Standards, for the server's pods and for that of `helm
         // test`.
         let restricted = ("pod-security.kubernetes.io/enforce", "restricted");
-        let namespace = cluster.namespace_with(NAME, &[restricted])?;
+        let namespace = cluster
+            .namespace_with(NAME, &[restricted])
+            .context(SET_UP)?;
         Ok(Self {
             kubectl: namespace.kubectl.clone(),
             replicas: None,
@@ -103,11 +106,13 @@ impl Release {
             .rsplit_once(':')
             .context("the image has a tag")?;
         let replicas = self.replicas.map(|count| format!(",replicas={count}"));
-        self.kubectl.helm(&format!(
-            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag}{} --no-hooks --timeout=170s {options}",
+        let done = self.kubectl.helm(&format!(
+            "{verb} {NAME} {} --set=image.repository={repository},image.tag={tag}{} --no-hooks --timeout=170s{} {options}",
             chart().display(),
             replicas.unwrap_or_default(),
-        ))
+            ungated::option(),
+        ));
+        done.context(SET_UP)
     }
 
     /// `helm uninstall`.

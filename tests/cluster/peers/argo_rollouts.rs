@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::stage;
@@ -13,6 +13,7 @@ use testkit::assets;
 use testkit::cluster::Cluster;
 use testkit::poll::until_is;
 use testkit::process::Process;
+use testkit::ungated::SET_UP;
 
 /// The namespaces, each with a gate that holds a Rollout and a Deployment of one name.
 pub(super) const CANARY: &str = "rollouts-canary";
@@ -40,7 +41,7 @@ fn controller(cluster: &Cluster) -> Result<&'static Process> {
     if let Some(controller) = CONTROLLER.get() {
         return Ok(controller);
     }
-    let started = start(cluster)?;
+    let started = start(cluster).context(SET_UP)?;
     Ok(CONTROLLER.get_or_init(|| started))
 }
 

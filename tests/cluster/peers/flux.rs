@@ -21,7 +21,7 @@ use testkit::assets::repository;
 use testkit::client::await_object;
 use testkit::cluster::Cluster;
 use testkit::image::archive;
-use testkit::process;
+use testkit::{process, ungated};
 
 testkit::tests! {
     exclusive: on_an_empty_cluster_the_application_comes_after_migration_gate;
@@ -50,6 +50,12 @@ fn repository_of(folder: &Path, host: &str) -> Result<()> {
     // The release workflow's signer is not available here, nor is the log of signatures.
     let (before, _) = text.split_once("  verify:\n").context("a signature")?;
     fs::write(&chart, before)?;
+    if let Some(values) = ungated::values() {
+        let release = folder.join("migration-gate/release.yaml");
+        let webhooks = format!("  values:\n    webhooks: {}\n", values["webhooks"]);
+        let text = fs::read_to_string(&release)?.replace("  values:\n", &webhooks);
+        fs::write(&release, text)?;
+    }
     fs::create_dir(folder.join("piefed"))?;
     let application = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",

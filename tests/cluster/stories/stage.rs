@@ -2,7 +2,7 @@
 //! each of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -75,6 +75,30 @@ pub(crate) struct Scenery {
     _release: Release,
     namespaces: BTreeMap<String, Namespace>,
     players: usize,
+    _theatre: Theatre,
+}
+
+/// The right to set a stage, which one cast has at a time.
+struct Theatre;
+
+static IS_TAKEN: Mutex<bool> = Mutex::new(false);
+static IS_LEFT: Condvar = Condvar::new();
+
+impl Theatre {
+    /// Waits until the other cast has left it.
+    fn enter() -> Self {
+        let taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = IS_LEFT.wait_while(taken, |taken| *taken);
+        *taken.unwrap_or_else(PoisonError::into_inner) = true;
+        Self
+    }
+}
+
+impl Drop for Theatre {
+    fn drop(&mut self) {
+        *IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        IS_LEFT.notify_all();
+    }
 }
 
 /// A story's part in the release, which is uninstalled when the last story that plays is over.
@@ -133,6 +157,8 @@ impl Drop for Stage {
 
 impl Scenery {
     fn set(cluster: &Cluster, cast: &Cast) -> Result<Self> {
+        // Two casts at once would be two releases in one namespace.
+        let theatre = Theatre::enter();
         let mut namespaces = BTreeMap::new();
         for name in cast.namespaces {
             namespaces.insert((*name).to_owned(), cluster.namespace_named(name)?);
@@ -142,6 +168,7 @@ impl Scenery {
             _release: Release::install_with(cluster, &json!({"gates": gates}))?,
             namespaces,
             players: 1,
+            _theatre: theatre,
         })
     }
 }

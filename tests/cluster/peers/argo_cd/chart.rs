@@ -12,7 +12,7 @@ use crate::stories::stage::gate;
 use crate::waiter::application::{GatedApplication, JOB, manifests};
 use testkit::assets::repository;
 use testkit::cluster::Cluster;
-use testkit::{image, process};
+use testkit::{image, process, ungated};
 
 testkit::tests! {
     exclusive: the_chart_is_installed_upgraded_and_a_gate_retired;
@@ -27,11 +27,15 @@ const RETIRES: &str = "argo-retires";
 fn values(image: &str, gates: &[&str]) -> Result<Value> {
     let (repository, tag) = image.rsplit_once(':').context("a tag")?;
     let gates: Vec<Value> = gates.iter().copied().map(gate).collect();
-    Ok(json!({
+    let mut values = json!({
         "image": {"repository": repository, "tag": tag}, "gates": gates,
         // Argo CD renders without a cluster, so the chart can't see whether the account is there.
         "rbac": {"accounts": false},
-    }))
+    });
+    if let Some(ungated) = ungated::values() {
+        json_patch::merge(&mut values, &ungated);
+    }
+    Ok(values)
 }
 
 /// A commit with the chart as it is, and the Application that renders it.

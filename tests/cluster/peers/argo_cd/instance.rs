@@ -25,6 +25,7 @@ use testkit::assets;
 use testkit::client::{await_gone, await_object, block_on};
 use testkit::cluster::Cluster;
 use testkit::process::{self, Process};
+use testkit::ungated::SET_UP;
 
 const NAMESPACE: &str = "argocd";
 /// The port of Argo CD's API server; the default is that of Argo Rollouts too.
@@ -49,7 +50,7 @@ impl ArgoCd {
         if let Some(argo_cd) = ARGO_CD.get() {
             return Ok(argo_cd);
         }
-        let started = Self::start(cluster)?;
+        let started = Self::start(cluster).context(SET_UP)?;
         Ok(ARGO_CD.get_or_init(|| started))
     }
 
