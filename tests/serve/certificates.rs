@@ -86,7 +86,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     for webhook in foreign["webhooks"].as_array_mut().unwrap() {
         webhook["clientConfig"]["caBundle"] = json!(STANDARD.encode(&pem));
     }
-    api.put(VALIDATING, foreign);
+    api.put(VALIDATING, foreign.clone());
     let why = "ValidatingWebhookConfiguration gate: the caBundle of webhook w0";
     until_that("unreadiness", || replica.why_not_ready().contains(why)).await;
     api.heal();
@@ -97,9 +97,13 @@ async fn ready_is_only_who_the_api_server_accepts() {
     until("the bundle's return", || bundle(&api)).await;
     until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
+    // One that somebody has deleted calls nobody; the other one counts.
     api.delete(MUTATING);
-    let why = "does not exist";
+    api.deny("patch", VALIDATING);
+    api.put(VALIDATING, foreign);
     until_that("unreadiness", || replica.why_not_ready().contains(why)).await;
+    api.heal();
+    until_that("readiness", || replica.why_not_ready().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,7 +130,12 @@ impl CallersWriter {
     /// Takes in what a configuration is now; `None` if it isn't there.
     pub fn see(&mut self, name: &ConfigurationName, seen: Option<Configuration>) {
         self.0.send_modify(|callers| {
-            callers.insert(name.clone(), seen.map_or(Caller::Absent, Caller::Present));
+            let caller = callers.entry(name.clone()).or_default();
+            *caller = match (&*caller, seen) {
+                (_, Some(seen)) => Caller::Present(seen),
+                (Caller::Present(_) | Caller::Gone, None) => Caller::Gone,
+                (Caller::Unknown | Caller::Absent, None) => Caller::Absent,
+            };
         });
     }
 
@@ -146,8 +151,12 @@ enum Caller {
     /// Not yet.
     #[default]
     Unknown,
+    /// It never was there, as far as this replica knows: the installation may be under way.
     Absent,
     Present(Configuration),
+    /// Somebody has deleted it, so it calls nobody. The other one is to be answered all the same:
+    /// API servers send calls to ready replicas alone.
+    Gone,
 }
 
 /// Reasons why the API server would not trust the serving certificate.
@@ -177,7 +186,7 @@ impl Callers {
             .iter()
             .filter_map(|(name, caller)| match caller {
                 Caller::Present(seen) => Some((name.clone(), seen.clone())),
-                Caller::Unknown | Caller::Absent => None,
+                Caller::Unknown | Caller::Absent | Caller::Gone => None,
             })
             .collect()
     }
@@ -205,11 +214,15 @@ impl Callers {
         certificates
     }
 
-    /// Whether every one of them would accept `identity` at `now`.
+    /// Whether every one of them would accept `identity` at `now`, but for those that were deleted.
     pub fn accept(&self, identity: &Identity, now: Timestamp) -> Result<(), NotTrusted> {
         for (configuration, caller) in self.0.borrow().iter() {
-            let Caller::Present(seen) = caller else {
-                return Err(NotTrusted::NoConfiguration(configuration.clone()));
+            let seen = match caller {
+                Caller::Present(seen) => seen,
+                Caller::Gone => continue,
+                Caller::Unknown | Caller::Absent => {
+                    return Err(NotTrusted::NoConfiguration(configuration.clone()));
+                }
             };
             for webhook in &seen.webhooks {
                 verify(identity, &webhook.ca_bundle, &webhook.server_name, now).map_err(

@@ -102,6 +102,23 @@ fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
     check(renewal, [&extra, &bundle], &["serve", issue, mutating]);
 }
 
+/// One that was never there may come in a moment, and would refuse what is served by then.
+#[test]
+fn a_configuration_that_is_deleted_is_asked_no_more() {
+    let served = material(at(0), &[]);
+    let bundle = served.bundle_pem();
+    let mut callers = CallersWriter::new([name(true), name(false)]);
+    callers.see(&name(true), None);
+    callers.see(&name(false), Some(configuration(&bundle)));
+    does(&mut seen(&served), &callers.callers(), 60, &[]);
+    callers.see(&name(true), Some(configuration(&bundle)));
+    callers.see(&name(true), None);
+    does(&mut seen(&served), &callers.callers(), 60, &["serve"]);
+    callers.see(&name(true), Some(configuration(b"garbage")));
+    let announce = "announce to MutatingWebhookConfiguration gate";
+    does(&mut seen(&served), &callers.callers(), 60, &[announce]);
+}
+
 #[test]
 fn what_is_not_served_yet_is_said_again() {
     let material = material(at(0), &[]);
