@@ -245,9 +245,9 @@ waiter:
 
 {{- define "migration-gate.requirement" -}}
 {{- $label := printf "object.metadata.?labels[?%s]" (toRawJson .key) -}}
-{{- $listed := printf "%s.optMap(v, v in %s).orValue(false)" $label (toRawJson (.values | default list)) -}}
+{{- $listed := printf "%s.orValue(\"?\") in %s" $label (toRawJson (.values | default list)) -}}
 {{- if eq .operator "In" -}}{{ $listed }}
-{{- else if eq .operator "NotIn" -}}!{{ $listed }}
+{{- else if eq .operator "NotIn" -}}!({{ $listed }})
 {{- else if eq .operator "Exists" -}}{{ $label }}.hasValue()
 {{- else -}}!{{ $label }}.hasValue()
 {{- end -}}

@@ -254,10 +254,12 @@ fn selector(selector: &LabelSelector) -> String {
 
 fn requirement(operator: LabelOperator, key: &str, values: &[String]) -> String {
     let label = format!("object.metadata.?labels[?{}]", json!(key));
-    let listed = format!("{label}.optMap(v, v in {}).orValue(false)", json!(values));
+    // No label has the value `?`. With `optMap` Kubernetes 1.30 can't tell the type of a label that may
+    // be missing, and refuses the configuration.
+    let listed = format!("{label}.orValue(\"?\") in {}", json!(values));
     match operator {
         LabelOperator::In => listed,
-        LabelOperator::NotIn => format!("!{listed}"),
+        LabelOperator::NotIn => format!("!({listed})"),
         LabelOperator::Exists => format!("{label}.hasValue()"),
         LabelOperator::DoesNotExist => format!("!{label}.hasValue()"),
     }

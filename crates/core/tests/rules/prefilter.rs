@@ -41,7 +41,7 @@ fn a_gate_is_asked_for_what_it_names_or_selects() {
         );
         check(
             json!({"selector": {"matchLabels": {"a/b": "c"}}}),
-            r#"object.metadata.?labels[?"a/b"].optMap(v, v in ["c"]).orValue(false)"#,
+            r#"object.metadata.?labels[?"a/b"].orValue("?") in ["c"]"#,
         );
         check(
             json!({"selector": {"matchExpressions": [
@@ -49,7 +49,7 @@ fn a_gate_is_asked_for_what_it_names_or_selects() {
                 {"key": "d", "operator": "Exists"},
                 {"key": "e", "operator": "DoesNotExist"},
             ]}}),
-            r#"!object.metadata.?labels[?"a"].optMap(v, v in ["b","c"]).orValue(false) && object.metadata.?labels[?"d"].hasValue() && !object.metadata.?labels[?"e"].hasValue()"#,
+            r#"!(object.metadata.?labels[?"a"].orValue("?") in ["b","c"]) && object.metadata.?labels[?"d"].hasValue() && !object.metadata.?labels[?"e"].hasValue()"#,
         );
     }
     // The short forms are for Deployments, and all of a kind stand together.
@@ -66,7 +66,7 @@ fn a_gate_is_asked_for_what_it_names_or_selects() {
         [
             r#"request.namespace == "n" && (request.kind.kind == "Deployment" && ("#,
             name,
-            r#" in ["api","web"] || object.metadata.?labels[?"a"].optMap(v, v in ["b"]).orValue(false) || "#,
+            r#" in ["api","web"] || object.metadata.?labels[?"a"].orValue("?") in ["b"] || "#,
             name,
             r#".matches("^w.*$")) || request.kind.kind == "CronJob" && ("#,
             name,
