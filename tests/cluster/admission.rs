@@ -25,7 +25,7 @@ testkit::tests! {
         what_is_refused_and_what_is_not;
 }
 
-const APPLICATION: &str = "piefed-application";
+pub(crate) const APPLICATION: &str = "piefed-application";
 const FORBIDDEN: &str = "{name: PIEFED_INIT_CONTAINER, value: 'true'}";
 
 fn deployment(name: &str, env: &str) -> String {
@@ -165,9 +165,13 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
 /// Without pods, whose controllers would make requests of their own.
 fn each_request_costs_the_calls_that_it_needs(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
-    let kubectl = &application.kubectl;
     let elsewhere = cluster.namespace("calls")?;
     let _release = Release::install_one(cluster)?;
+    costs_its_calls(&application.kubectl, &elsewhere.kubectl)
+}
+
+/// In the application's namespace, and in one of no gate.
+pub(crate) fn costs_its_calls(kubectl: &Kubectl, elsewhere: &Kubectl) -> Result<()> {
     let asleep = |name: &str, env: &str| {
         deployment(name, env).replace("spec:\n  selector", "spec:\n  replicas: 0\n  selector")
     };
@@ -187,7 +191,7 @@ fn each_request_costs_the_calls_that_it_needs(cluster: &Cluster) -> Result<()> {
         )
     };
     let inject: &[_] = &[("inject", 1)];
-    let mut calls = Calls::so_far(cluster.kubectl())?;
+    let mut calls = Calls::so_far(kubectl)?;
     // The injected object is checked by conditions alone.
     calls.cost("a held workload", inject, || apply(&held))?;
     calls.cost("the same again", &[], || apply(&held))?;
@@ -204,10 +208,10 @@ fn each_request_costs_the_calls_that_it_needs(cluster: &Cluster) -> Result<()> {
         apply(&asleep("redis", &variables))
     })?;
     calls.cost("a held name elsewhere", &[], || {
-        elsewhere.kubectl.apply(&asleep("piefed-web", &variables))
+        elsewhere.apply(&asleep("piefed-web", &variables))
     })?;
     calls.cost("the variable", &[("pod-specs", 1)], || {
-        elsewhere.kubectl.apply_refused(&asleep("old", FORBIDDEN))
+        elsewhere.apply_refused(&asleep("old", FORBIDDEN))
     })?;
     calls.cost("a ConfigMap", &[], || kubectl.apply(&map("KEY")))?;
     calls.cost("the variable's key", &[("forbidden-key", 1)], || {

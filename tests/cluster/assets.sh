@@ -9,7 +9,6 @@
 # There is no container image to pull and no binary to download: Go's module proxy and Debian's packages are enough.
 set -euo pipefail
 
-kubernetes=v1.36.3
 containerd=v2.4.2
 cni=v1.9.1
 helm=v4.3.1
@@ -17,6 +16,10 @@ crane=v0.21.6
 flux=v1.7.3
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# The newest, of which the node is, and the oldest that the chart admits, by the modules that build them.
+kubernetes_of() { sed -n 's|^\tk8s.io/kubernetes ||p' "$here/control-plane/$1go.mod"; }
+kubernetes=$(kubernetes_of "")
+oldest_kubernetes=$(kubernetes_of oldest/)
 
 say() { echo "cluster assets: $*" >&2; }
 die() {
@@ -32,7 +35,7 @@ esac
 # The folder's name is the hash of all that decides what is in it, so that a new pin never meets an old build.
 key=$({
     echo "$kubernetes $containerd $cni $helm $crane $flux"
-    cat "$here"/control-plane/{go.mod,go.sum,main.go,kubectl/main.go}
+    cat "$here"/control-plane/{,oldest/}{go.mod,go.sum,main.go} "$here/control-plane/kubectl/main.go"
 } | sha256sum | cut -c1-16)
 root=${XDG_CACHE_HOME:-$HOME/.cache}/migration-gate/$key
 bin=$root/bin
@@ -96,10 +99,17 @@ go_install() { # OUT PACKAGE@VERSION...
 
 components=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet)
 control_plane() {
-    local minor=${kubernetes#v1.} version=k8s.io/component-base/version name
-    quiet go -C "$here/control-plane" build -trimpath -mod=readonly -o "$1/bin/" -ldflags "-s -w \
-        -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}" ./... || return
+    local name
+    kubernetes_build "$kubernetes" "$here/control-plane" "$1/bin/" || return
     for name in "${components[@]}"; do ln -s control-plane "$1/bin/$name"; done
+}
+oldest_api_server() {
+    kubernetes_build "$oldest_kubernetes" "$here/control-plane/oldest" "$1/bin/kube-apiserver-oldest"
+}
+kubernetes_build() { # VERSION MODULE OUT
+    local minor=${1#v1.} version=k8s.io/component-base/version
+    quiet go -C "$2" build -trimpath -mod=readonly -o "$3" -ldflags "-s -w \
+        -X $version.gitVersion=$1 -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}" ./...
 }
 containerd() {
     local package=github.com/containerd/containerd/v2/cmd
@@ -139,7 +149,7 @@ mapfile -t containerd_files < <(files containerd containerd-shim-runc-v2 ctr)
 mapfile -t cni_files < <(files bridge loopback host-local)
 
 wanted() {
-    has "${control_plane_files[@]}" "${containerd_files[@]}" "${cni_files[@]}" bin/{helm,crane} &&
+    has "${control_plane_files[@]}" "${containerd_files[@]}" "${cni_files[@]}" bin/{helm,crane,kube-apiserver-oldest} &&
         { [ "${1-}" != flux ] || has bin/kustomize-controller flux-crds; }
 }
 
@@ -150,6 +160,7 @@ if ! wanted "$@"; then
     flock -n 9 || { say "another run is building them; waiting for it" && flock 9; }
     rm -rf "$root"/building.*
     build "Kubernetes $kubernetes and etcd" "7 minutes" control_plane "${control_plane_files[@]}"
+    build "the API server of Kubernetes $oldest_kubernetes" "4 minutes" oldest_api_server bin/kube-apiserver-oldest
     build "containerd $containerd" "40 s" containerd "${containerd_files[@]}"
     build "CNI plugins $cni" "10 s" cni_plugins "${cni_files[@]}"
     build "Helm $helm" "2 minutes" helm_client bin/helm

@@ -80,7 +80,7 @@ pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {
             "--namespace=migration-gate",
             "--values=-",
             // What a cluster would say for itself.
-            "--kube-version=1.36.3",
+            "--kube-version=1.37.2",
         ]),
         &values.to_string(),
         Duration::from_mins(3),

@@ -12,6 +12,7 @@ mod first_deployment;
 mod flux;
 mod machine;
 mod monitoring;
+mod oldest;
 mod orders;
 mod pages;
 mod peers;
@@ -42,6 +43,8 @@ fn main() -> std::process::ExitCode {
         first_deployment::tests(),
         waiter::tests(),
         prefilter::tests(),
+        oldest::tests(),
+        testkit::rows::tests_on_the_oldest(),
         same_verdict::tests(),
         rendered::tests(),
         chart::tests(),

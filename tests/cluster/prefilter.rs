@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use testkit::client::block_on;
 use testkit::cluster::Cluster;
+use testkit::kubectl::Kubectl;
 
 mod objects;
 
@@ -158,31 +159,37 @@ impl WebhookKind {
 
 fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("prefilter")?;
-    let name = namespace.name.as_str();
-    let config = config(name)?;
     // Rollouts are of a kind that an operator elsewhere defines.
     define_other_operators_kinds(cluster)?;
+    sends_what_the_rules_refuse(cluster.client(), &namespace.kubectl, &namespace.name)
+}
+
+/// In a namespace that has an account `default`, of an API server that knows Rollouts.
+pub(crate) fn sends_what_the_rules_refuse(
+    client: kube::Client,
+    kubectl: &Kubectl,
+    namespace: &str,
+) -> Result<()> {
+    let config = config(namespace)?;
     // An owner that exists, or the garbage collector would take what it owns.
-    namespace.kubectl.run("create configmap owner")?;
+    kubectl.run("create configmap owner")?;
     let owner = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "controller": true,
-        "uid": namespace.kubectl.get("configmap owner")?["metadata"]["uid"],
+        "uid": kubectl.get("configmap owner")?["metadata"]["uid"],
     });
-    prepare(&namespace, &owner)?;
+    prepare(kubectl, &owner)?;
     let scene = Comparison {
-        cluster,
-        namespace: name,
+        client,
+        namespace,
         config,
         owner,
     };
     let mut outcome = Ok(());
     for asked in [WebhookKind::ToValidate, WebhookKind::ToMutate] {
-        let configuration = configuration(asked, name, &scene.config);
-        outcome = namespace.kubectl.apply(&configuration).and_then(|_| {
+        let configuration = configuration(asked, namespace, &scene.config);
+        outcome = kubectl.apply(&configuration).and_then(|_| {
             let compared = scene.compare_all(asked);
-            cluster
-                .kubectl()
-                .run(&format!("delete {} {name}", asked.kind()))?;
+            kubectl.run(&format!("delete {} {namespace}", asked.kind()))?;
             compared
         });
         if outcome.is_err() {
@@ -192,9 +199,7 @@ fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     // What is on its way out may go, or the namespace couldn't.
     for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
         let let_go = r#"--type=json --patch=[{"op":"remove","path":"/metadata/finalizers"}]"#;
-        namespace
-            .kubectl
-            .run(&format!("patch {} leaving {let_go}", kind.resource))?;
+        kubectl.run(&format!("patch {} leaving {let_go}", kind.resource))?;
     }
     outcome
 }
@@ -239,7 +244,7 @@ const CHANGES: [fn(&mut Value); 14] = [
 
 /// What one run of comparisons uses.
 struct Comparison<'a> {
-    cluster: &'a Cluster,
+    client: kube::Client,
     namespace: &'a str,
     config: Config,
     owner: Value,
@@ -437,7 +442,7 @@ impl Comparison<'_> {
             plural: kind.resource.into(),
         };
         let api: Api<DynamicObject> =
-            Api::namespaced_with(self.cluster.client(), self.namespace, &resource);
+            Api::namespaced_with(self.client.clone(), self.namespace, &resource);
         let dry = PostParams {
             dry_run: true,
             ..PostParams::default()

@@ -18,7 +18,7 @@ use testkit::sandbox::Sandbox;
 use testkit::scene::Plane;
 
 mod cases;
-mod served;
+pub(crate) mod served;
 
 use self::cases::{AS_IT_IS, Change, GATED, NAMES, PodHolder, STORED, UPDATES, WRITTEN};
 use self::served::{Sent, send};
@@ -56,7 +56,11 @@ const CONFIG_MAP: PodKind = PodKind {
 };
 
 fn review_says_what_the_api_server_does(sandbox: &Sandbox) -> Result<()> {
-    let plane = Plane::shared(sandbox)?;
+    review_says_the_same(sandbox, Plane::shared(sandbox)?, 18760)
+}
+
+/// On this API server, with the webhooks' server on two ports from `port` on.
+pub(crate) fn review_says_the_same(sandbox: &Sandbox, plane: &Plane, port: u16) -> Result<()> {
     let (gates, config) = cases::gates()?;
     served::prepare(plane)?;
     let mut comparison = Comparisons {
@@ -66,7 +70,7 @@ fn review_says_what_the_api_server_does(sandbox: &Sandbox) -> Result<()> {
         differences: Vec::new(),
     };
     comparison.store()?;
-    let _webhooks = served::install(sandbox, plane, &gates, &comparison.config)?;
+    let _webhooks = served::install(sandbox, plane, port, &gates, &comparison.config)?;
     comparison.await_webhooks()?;
     comparison.creations();
     comparison.updates()?;

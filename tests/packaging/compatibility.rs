@@ -17,19 +17,30 @@ struct Tool {
 }
 
 const ASSETS: &str = "tests/cluster/assets.sh";
+const NEWEST: &str = "tests/cluster/control-plane/go.mod";
+const OLDEST: &str = "tests/cluster/control-plane/oldest/go.mod";
+/// What stands in front of the version there.
+const KUBERNETES: &str = "k8s.io/kubernetes v";
 const DEFINITIONS: &str = "tests/cluster/definitions.sh";
 const PEERS: &str = "tests/cluster/peers.sh";
 
 const TOOLS: &[Tool] = &[
     Tool {
         name: "Kubernetes",
-        pin: (ASSETS, "kubernetes=v"),
+        pin: (NEWEST, KUBERNETES),
         proven: "API server, controllers, scheduler and kubelet: everything",
         tests: &["prefilter", "same_verdict", "orders", "waiter", "stories"],
     },
     Tool {
+        name: "Kubernetes, oldest",
+        pin: (OLDEST, KUBERNETES),
+        proven: "its API server: the chart, admission, `matchConditions`, the record, and what \
+                 the waiter does for what it sees",
+        tests: &["oldest"],
+    },
+    Tool {
         name: "Kubernetes",
-        pin: (ASSETS, "kubernetes=v"),
+        pin: (NEWEST, KUBERNETES),
         proven: "its autoscaler, from zero without the Job: started by the record, or held in a \
                  new version",
         tests: &["stories::from_zero"],
@@ -54,7 +65,7 @@ const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "kubectl",
-        pin: (ASSETS, "kubernetes=v"),
+        pin: (NEWEST, KUBERNETES),
         proven: "what is printed for a held application is run, and helps",
         tests: &["waiter::applied::the_way_out_with_kubectl_leads_out"],
     },
@@ -184,6 +195,21 @@ fn the_page_on_compatibility_is_that_of_the_pins() {
         read(path) == expected,
         "{path} is out of date; run `GENERATE=1 cargo test --test packaging compatibility` and commit it"
     );
+}
+
+#[test]
+fn the_oldest_kubernetes_of_the_tests_is_the_oldest_that_the_chart_admits() {
+    let chart = read("charts/migration-gate/Chart.yaml");
+    let admitted = chart
+        .lines()
+        .find_map(|line| line.strip_prefix("kubeVersion: "));
+    let oldest = TOOLS
+        .iter()
+        .find(|tool| tool.pin == (OLDEST, KUBERNETES))
+        .unwrap();
+    let version = oldest.version();
+    let (minor, _) = version.rsplit_once('.').unwrap();
+    assert_eq!(admitted, Some(format!("\">={minor}.0-0\"").as_str()));
 }
 
 #[test]

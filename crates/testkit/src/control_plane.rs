@@ -37,7 +37,14 @@ pub struct PlaneSettings {
     pub etcd_port: u16,
     /// Whether Deployments, Jobs and the like come to life.
     pub controllers: bool,
+    /// The API server's program.
+    pub program: &'static str,
 }
+
+/// The API server of the release that the node is of.
+const NEWEST: &str = "kube-apiserver";
+/// That of the oldest release that the chart admits.
+const OLDEST: &str = "kube-apiserver-oldest";
 
 impl PlaneSettings {
     /// The node's control plane. Pods look for it on port 443.
@@ -48,6 +55,7 @@ impl PlaneSettings {
             port: 443,
             etcd_port: 2379,
             controllers: true,
+            program: NEWEST,
         })
     }
 
@@ -59,7 +67,17 @@ impl PlaneSettings {
             port: 7000 + index,
             etcd_port: 7500 + 2 * index,
             controllers: false,
+            program: NEWEST,
         })
+    }
+
+    /// The same of the oldest release that the chart admits.
+    #[must_use]
+    pub fn oldest(self) -> Self {
+        Self {
+            program: OLDEST,
+            ..self
+        }
     }
 }
 
@@ -129,6 +147,16 @@ impl ControlPlane {
             this.controllers = vec![this.controller_manager()?, this.scheduler()?];
         }
         Ok(this)
+    }
+
+    /// What names its folders.
+    pub fn name(&self) -> &'static str {
+        self.settings.name
+    }
+
+    /// Whether it is of the oldest release that the chart admits.
+    pub fn is_oldest(&self) -> bool {
+        self.settings.program == OLDEST
     }
 
     /// The kubeconfig of a user that may do everything.
@@ -263,7 +291,7 @@ impl ControlPlane {
         fs::write(&policy, rules.to_string())?;
         let admission = self.write_admission_configuration()?;
         let authority = self.authority.pair();
-        let mut command = self.sandbox.assets.command("kube-apiserver");
+        let mut command = self.sandbox.assets.command(self.settings.program);
         command
             .args([
                 "--bind-address=0.0.0.0",

@@ -70,6 +70,19 @@ pub fn complete() -> Value {
     status
 }
 
+/// The same before Kubernetes 1.31, where success has no condition of its own before it.
+pub fn complete_of_old() -> Value {
+    without_success_criteria(complete())
+}
+
+/// A status as it was before Kubernetes 1.31.
+pub(crate) fn without_success_criteria(mut status: Value) -> Value {
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        conditions.retain(|condition| condition["type"] != "SuccessCriteriaMet");
+    }
+    status
+}
+
 /// The status of a Job that has failed as often as it may.
 pub fn failed() -> Value {
     failed_after(4)

@@ -44,7 +44,8 @@
 //!   one.
 //! - A **run** is one sandbox's folder, lock and cgroups on the machine.
 //! - A **claim** is the part of a node that a test needs; a **slot** is the permission to use it.
-//! - A **plane** is an API server without controllers, and a **scene** a gate's Job and record in a
+//! - A **plane** is an API server without controllers, of the node's release or of the oldest that
+//!   the chart admits, and a **scene** a gate's Job and record in a
 //!   namespace of it ([`scene`]).
 
 #![allow(

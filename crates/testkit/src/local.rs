@@ -67,7 +67,7 @@ impl Local {
             (_, Here::Unsuitable(reason)) => Err(Skip(reason.clone()).into()),
             (Function::Shared(test) | Function::Exclusive(test), _) => self.with_cluster(test),
             (Function::Standalone(test), Here::Sandbox(sandbox)) => test(sandbox),
-            (Function::Row(path, row), Here::Sandbox(sandbox)) => {
+            (Function::Row(path, row, plane), Here::Sandbox(sandbox)) => {
                 let name = path
                     .rsplit(':')
                     .next()
@@ -75,7 +75,7 @@ impl Local {
                     .replace('_', "-");
                 // A namespace's name has 63 bytes at most.
                 let namespace = name.get(..60).unwrap_or(&name).trim_end_matches('-');
-                row(&Real::start(sandbox, namespace)?)
+                row(&Real::start(sandbox, plane(sandbox)?, namespace)?)
             }
             (Function::Standalone(_) | Function::Row(..), Here::Given(_)) => {
                 Err(Skip("needs a sandbox, and KUBECONFIG is set".to_owned()).into())

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::client::{block_on, client};
 use crate::control_plane::{ControlPlane, PlaneSettings};
-use crate::gate::{JOB, RECORD, entry, manifest};
+use crate::gate::{JOB, RECORD, entry, manifest, without_success_criteria};
 use crate::kubectl::Kubectl;
 use crate::sandbox::Sandbox;
 use crate::waiter::Waiter;
@@ -35,7 +35,12 @@ pub struct Plane {
 impl Plane {
     /// Starts one. `index` tells its ports apart from those of others in the sandbox.
     pub fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
-        let server = ControlPlane::start(sandbox, PlaneSettings::bare(name, index)?)?;
+        Self::start_with(sandbox, PlaneSettings::bare(name, index)?)
+    }
+
+    fn start_with(sandbox: &Sandbox, settings: PlaneSettings) -> Result<Self> {
+        let name = settings.name;
+        let server = ControlPlane::start(sandbox, settings)?;
         let kubectl = Kubectl {
             program: sandbox.assets.program("kubectl"),
             helm: sandbox.assets.program("helm"),
@@ -54,10 +59,15 @@ impl Plane {
     /// The one that is shared by all tests that leave it alone. It ends with the sandbox.
     pub fn shared(sandbox: &Sandbox) -> Result<&'static Self> {
         static PLANE: OnceLock<Result<Plane, String>> = OnceLock::new();
-        PLANE
-            .get_or_init(|| Self::start(sandbox, "waiter", 4).map_err(|error| format!("{error:#}")))
-            .as_ref()
-            .map_err(|error| anyhow!("there is no API server to test on: {error}"))
+        started_once(&PLANE, || Self::start(sandbox, "waiter", 4))
+    }
+
+    /// The same of the oldest release that the chart admits.
+    pub fn oldest(sandbox: &Sandbox) -> Result<&'static Self> {
+        static PLANE: OnceLock<Result<Plane, String>> = OnceLock::new();
+        started_once(&PLANE, || {
+            Self::start_with(sandbox, PlaneSettings::bare("oldest", 10)?.oldest())
+        })
     }
 
     /// The kubeconfig of a user of this name, who may do nothing yet.
@@ -76,6 +86,16 @@ impl Plane {
     }
 }
 
+fn started_once(
+    plane: &'static OnceLock<Result<Plane, String>>,
+    start: impl FnOnce() -> Result<Plane>,
+) -> Result<&'static Plane> {
+    plane
+        .get_or_init(|| start().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("there is no API server to test on: {error}"))
+}
+
 /// A namespace with a gate `g`.
 pub struct Scene {
     /// The namespace's name.
@@ -85,6 +105,8 @@ pub struct Scene {
     records: Api<ConfigMap>,
     folder: tempfile::TempDir,
     waiters: AtomicU32,
+    /// Whether a Job says that it is sure to succeed before it is complete.
+    pub tells_success_early: bool,
 }
 
 impl Scene {
@@ -97,6 +119,7 @@ impl Scene {
             records: Api::namespaced(client.clone(), namespace),
             folder: tempfile::tempdir()?,
             waiters: AtomicU32::new(0),
+            tells_success_early: true,
         })
     }
 
@@ -111,7 +134,11 @@ impl Scene {
         let namespaces = Api::all(plane.client.clone());
         block_on(namespaces.create(&PostParams::default(), &object))
             .with_context(|| format!("creating the namespace {namespace}"))?;
-        Self::new(&plane.client, kubeconfig.to_owned(), namespace)
+        let this = Self::new(&plane.client, kubeconfig.to_owned(), namespace)?;
+        Ok(Self {
+            tells_success_early: !plane.server.is_oldest(),
+            ..this
+        })
     }
 
     /// A waiter with these arguments.
@@ -158,9 +185,12 @@ impl Scene {
         Ok(())
     }
 
-    /// Merges into the Job's status.
+    /// Merges into the Job's status, as the server's release has it.
     pub fn status(&self, status: &Value) -> Result<()> {
-        set_status(&self.jobs, JOB, status)
+        if self.tells_success_early {
+            return set_status(&self.jobs, JOB, status);
+        }
+        set_status(&self.jobs, JOB, &without_success_criteria(status.clone()))
     }
 
     /// The Jobs of the namespace, for what this type has no method for.

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::cluster::Cluster;
 use crate::sandbox::Sandbox;
+use crate::scene::Plane;
 use crate::schedule::Claim;
 use crate::world::Row;
 
@@ -24,8 +25,11 @@ pub(crate) enum Function {
     Exclusive(fn(&Cluster) -> Result<()>),
     Standalone(fn(&Sandbox) -> Result<()>),
     Helm(fn(&Path) -> Result<()>),
-    Row(&'static str, Row),
+    Row(&'static str, Row, PlaneOf),
 }
+
+/// Gives one of a sandbox's API servers, which starts for the first that asks.
+pub(crate) type PlaneOf = fn(&Sandbox) -> Result<&'static Plane>;
 
 impl Function {
     pub(crate) const fn claim(&self) -> Claim {
@@ -63,9 +67,9 @@ impl Test {
         Self::new(path, Function::Helm(function))
     }
 
-    /// A [row](crate::rows), in a namespace of the sandbox's shared API server.
-    pub(crate) fn row(path: &'static str, row: Row) -> Self {
-        Self::new(path, Function::Row(path, row))
+    /// A [row](crate::rows), in a namespace of an API server.
+    pub(crate) fn row(path: &'static str, row: Row, plane: PlaneOf) -> Self {
+        Self::new(path, Function::Row(path, row, plane))
     }
 
     /// Whether it runs the release before this one, which takes minutes to build.

@@ -1,4 +1,4 @@
-//! The two worlds in which the [rows](crate::rows) run: a real API server, and the fake one.
+//! The worlds in which the [rows](crate::rows) run: real API servers, and the fake one.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::scene::{Plane, Scene};
 
-/// A row of [`rows`](crate::rows), in either world.
+/// A row of [`rows`](crate::rows), in any world.
 pub type Row = fn(&dyn WaiterWorld) -> Result<()>;
 
 /// An API server with a scene, and the faults of the connection between it and the scene's waiters.
@@ -63,7 +63,7 @@ impl WaiterWorld for Fake {
     }
 }
 
-/// A namespace of the sandbox's shared API server. Waiters reach it through a proxy.
+/// A namespace of a real API server. Waiters reach it through a proxy.
 pub struct Real {
     plane: &'static Plane,
     scene: Scene,
@@ -72,9 +72,9 @@ pub struct Real {
 
 impl Real {
     /// A new namespace of this name.
-    pub fn start(sandbox: &Sandbox, namespace: &str) -> Result<Self> {
-        let plane = Plane::shared(sandbox)?;
-        let kubeconfig = sandbox.state("proxies")?.join(namespace);
+    pub fn start(sandbox: &Sandbox, plane: &'static Plane, namespace: &str) -> Result<Self> {
+        let proxies = sandbox.state(&format!("{}-proxies", plane.server.name()))?;
+        let kubeconfig = proxies.join(namespace);
         let proxy = Proxy::start(plane.server.admin(), &kubeconfig)?;
         let scene = Scene::through(plane, &kubeconfig, namespace)?;
         Ok(Self {

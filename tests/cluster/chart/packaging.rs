@@ -162,7 +162,7 @@ fn the_published_chart_names_the_published_image(helm: &Path) -> Result<()> {
         template
             .args(["template", "gate"])
             .arg(package)
-            .arg("--kube-version=1.36.3")
+            .arg("--kube-version=1.37.2")
             .args(options);
         let rendered = process::run(&mut template, "", Duration::from_mins(1))?.success()?;
         let images = rendered

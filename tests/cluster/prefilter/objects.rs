@@ -5,7 +5,7 @@ use migration_gate_core::podspec::{POD_KINDS, PodKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use testkit::namespace::Namespace;
+use testkit::kubectl::Kubectl;
 
 pub(super) const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 
@@ -175,7 +175,7 @@ pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<>
 
 /// Objects from before, while nothing holds them up; of each kind three that offend: one that is
 /// controlled, one that is free, and one on its way out.
-pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
+pub(super) fn prepare(kubectl: &Kubectl, owner: &Value) -> Result<()> {
     let main =
         json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
     let (mut olds, mut leaving) = (Vec::new(), Vec::new());
@@ -198,9 +198,7 @@ pub(super) fn prepare(namespace: &Namespace, owner: &Value) -> Result<()> {
         }
         leaving.push(format!("{}/leaving", kind.resource));
     }
-    namespace.kubectl.apply(&olds.join("\n---\n"))?;
-    namespace
-        .kubectl
-        .run(&format!("delete {} --wait=false", leaving.join(" ")))?;
+    kubectl.apply(&olds.join("\n---\n"))?;
+    kubectl.run(&format!("delete {} --wait=false", leaving.join(" ")))?;
     Ok(())
 }

@@ -24,8 +24,6 @@ use testkit::scene::Plane;
 use super::cases::GATED;
 use super::{ComparedVerdict, SHOWN};
 
-const PORT: u16 = 18760;
-
 /// Namespaces, and the accounts of pods.
 const PREPARED: &str = include_str!("prepared.yaml");
 
@@ -39,6 +37,11 @@ pub(super) struct Webhooks {
 pub(super) fn prepare(plane: &Plane) -> Result<()> {
     let prepared = PREPARED.replace("GATED", GATED).replace("SHOWN", SHOWN);
     plane.kubectl.apply(&prepared)?;
+    define_rollouts(plane)
+}
+
+/// Makes the kind known, which an operator elsewhere defines.
+pub(crate) fn define_rollouts(plane: &Plane) -> Result<()> {
     let rollouts = assets::definitions()?.join("rollout-crd.yaml");
     let apply = format!("apply --server-side -f {}", rollouts.display());
     plane.kubectl.run(&apply)?;
@@ -56,6 +59,7 @@ pub(super) fn prepare(plane: &Plane) -> Result<()> {
 pub(super) fn install(
     sandbox: &Sandbox,
     plane: &Plane,
+    port: u16,
     gates: &str,
     config: &Config,
 ) -> Result<Webhooks> {
@@ -74,22 +78,28 @@ pub(super) fn install(
         .arg(pair.certificate)
         .arg("--tls-key")
         .arg(pair.key)
-        .arg(format!("--listen=127.0.0.1:{PORT}"))
-        .arg(format!("--health-listen=127.0.0.1:{}", PORT + 1));
-    let server = Process::spawn("serve", &sandbox.logs("same-verdict")?, &mut command)?;
+        .arg(format!("--listen=127.0.0.1:{port}"))
+        .arg(format!("--health-listen=127.0.0.1:{}", port + 1));
+    let server = Process::spawn(
+        "serve",
+        &sandbox.logs(&format!("same-verdict-{port}"))?,
+        &mut command,
+    )?;
     let bundle = STANDARD.encode(fs::read(authority.pair().certificate)?);
-    plane.kubectl.apply(&configurations(config, &bundle))?;
+    plane
+        .kubectl
+        .apply(&configurations(config, port, &bundle))?;
     Ok(Webhooks {
         _server: server,
         _folder: folder,
     })
 }
 
-fn configurations(config: &Config, bundle: &str) -> String {
+fn configurations(config: &Config, port: u16, bundle: &str) -> String {
     let configuration = |kind: &str, path: &str, prefilters: Vec<Prefilter>| {
         let webhooks: Value = prefilters
             .into_iter()
-            .map(|prefilter| webhook(&prefilter.of(config), path, bundle))
+            .map(|prefilter| webhook(&prefilter.of(config), &format!("{port}/{path}"), bundle))
             .collect();
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -103,18 +113,19 @@ fn configurations(config: &Config, bundle: &str) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": [mutating, validating]}).to_string()
 }
 
-fn webhook(prefilter: &Prefilter, path: &str, bundle: &str) -> Value {
+/// `place` is the port and the path.
+fn webhook(prefilter: &Prefilter, place: &str, bundle: &str) -> Value {
     let mut webhook = json!({
         "name": format!("{}.same-verdict.test", prefilter.name),
         "admissionReviewVersions": ["v1"],
-        "clientConfig": {"url": format!("https://localhost:{PORT}/{path}"), "caBundle": bundle},
+        "clientConfig": {"url": format!("https://localhost:{place}"), "caBundle": bundle},
         "failurePolicy": "Fail",
         "sideEffects": "None",
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": GATED}},
         "rules": prefilter.rules,
         "matchConditions": prefilter.match_conditions,
     });
-    if path == "mutate" {
+    if place.ends_with("/mutate") {
         webhook["reinvocationPolicy"] = json!("IfNeeded");
     }
     webhook

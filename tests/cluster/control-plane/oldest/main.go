@@ -1,0 +1,18 @@
+// Command oldest is the API server of the oldest release that the chart admits.
+package main
+
+import (
+	"os"
+	_ "time/tzdata" // for CronJob.spec.timeZone
+
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/logs/json/register"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo"
+	_ "k8s.io/component-base/metrics/prometheus/version"
+
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+func main() {
+	os.Exit(cli.Run(app.NewAPIServerCommand()))
+}
