@@ -13,7 +13,7 @@ containerd=v2.4.2
 cni=v1.9.1
 helm=v4.3.1
 crane=v0.21.6
-flux=v1.7.3
+flux=v1.9.6
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # The newest, of which the node is, and the oldest that the chart admits, by the modules that build them.

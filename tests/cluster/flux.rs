@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -21,28 +21,44 @@ use kube::api::{
 };
 use serde_json::{Value, json};
 
+use testkit::assets::peer;
 use testkit::client::{await_object, block_on};
 use testkit::cluster::Cluster;
 use testkit::process::{self, Process};
 use testkit::ungated::SET_UP;
 
 const NAMESPACE: &str = "flux-system";
+const CONTROLLER: &str = "kustomize-controller";
 /// How long a reconciliation may take on a busy machine of two cores; health checks end before
 /// that.
-const DEADLINE: Duration = Duration::from_mins(6);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(6);
 
 /// A running kustomize-controller, which all tests of a run share.
 pub(crate) struct Flux {
     client: kube::Client,
-    folder: PathBuf,
-    address: String,
+    artifacts: Artifacts,
     revisions: AtomicU32,
     controller: Process,
-    _server: Process,
+    /// The shard of Kustomizations that it is for, if it is for one.
+    shard: Option<&'static str>,
 }
 
+/// A folder, and where it can be fetched from.
+#[derive(Clone)]
+struct Artifacts {
+    folder: PathBuf,
+    address: String,
+    _server: Arc<Process>,
+}
+
+/// The label by which Flux' own set-ups divide Kustomizations among controllers.
+const SHARD: &str = "sharding.fluxcd.io/key";
+/// The shard of the controller that cancels health checks.
+const CANCELS: &str = "cancels";
+
 impl Flux {
-    /// The controller of this cluster; the first caller starts it.
+    /// The controller of this cluster; the first caller starts it. Beside the rest of Flux it is that
+    /// of the same earlier release.
     pub(crate) fn of(cluster: &Cluster) -> Result<&'static Self> {
         static FLUX: OnceLock<Flux> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
@@ -50,14 +66,42 @@ impl Flux {
         if let Some(flux) = FLUX.get() {
             return Ok(flux);
         }
-        let started = Self::start(cluster).context(SET_UP)?;
+        let earlier = peer("flux").ok().filter(|folder| folder.exists());
+        let (command, definitions) = if let Some(folder) = earlier {
+            let command = Command::new(folder.join("bin").join(CONTROLLER));
+            (command, folder.join("crds"))
+        } else {
+            let assets = &cluster.sandbox()?.assets;
+            (assets.command(CONTROLLER), assets.flux_definitions())
+        };
+        let started = Self::start(cluster, command, &definitions).context(SET_UP)?;
         Ok(FLUX.get_or_init(|| started))
     }
 
-    fn start(cluster: &Cluster) -> Result<Self> {
+    /// One beside it that ends a health check when there is a new revision
+    /// (`CancelHealthCheckOnNewRevision`); the first caller starts it.
+    pub(crate) fn that_cancels(cluster: &Cluster) -> Result<&'static Self> {
+        static FLUX: OnceLock<Flux> = OnceLock::new();
+        let artifacts = Self::of(cluster)?.artifacts.clone();
+        if let Some(flux) = FLUX.get() {
+            return Ok(flux);
+        }
+        let gates = "CancelHealthCheckOnNewRevision=true,ExternalArtifact=true";
+        let command = cluster.sandbox()?.assets.command(CONTROLLER);
+        let controller = controller(cluster, command, &format!("{SHARD}={CANCELS}"), gates, 9443)?;
+        let started = Self {
+            client: cluster.client(),
+            artifacts,
+            revisions: AtomicU32::new(1),
+            controller,
+            shard: Some(CANCELS),
+        };
+        Ok(FLUX.get_or_init(|| started))
+    }
+
+    fn start(cluster: &Cluster, command: Command, definitions: &Path) -> Result<Self> {
         let sandbox = cluster.sandbox()?;
         let kubectl = cluster.kubectl().in_namespace(NAMESPACE);
-        let definitions = sandbox.assets.flux_definitions();
         kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
         kubectl.run(
             "wait --for=condition=Established --timeout=170s customresourcedefinitions --all",
@@ -66,8 +110,7 @@ impl Flux {
 
         let folder = sandbox.state("flux")?.join("artifacts");
         fs::create_dir_all(&folder)?;
-        let logs = sandbox.logs("flux")?;
-        // No one else listens in this network namespace's upper ports, so the port is still free a
+        // Nobody else listens in this network namespace's upper ports, so the port is still free a
         // moment later.
         let address = TcpListener::bind(("127.0.0.1", 0))?
             .local_addr()?
@@ -76,35 +119,19 @@ impl Flux {
         server
             .args(["httpd", "-f", "-p", &address, "-h"])
             .arg(&folder);
-        let server = Process::spawn("artifacts", &logs, &mut server)?;
-
-        let mut command = sandbox.assets.command("kustomize-controller");
-        command
-            .env("KUBECONFIG", &kubectl.kubeconfig)
-            .env("RUNTIME_NAMESPACE", NAMESPACE)
-            .env("TMPDIR", sandbox.state("flux")?)
-            .args([
-                "--watch-all-namespaces",
-                "--feature-gates=ExternalArtifact=true",
-            ])
-            .args(["--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:9440"]);
-        let controller = Process::spawn("kustomize-controller", &logs, &mut command)?;
-        controller.await_ready(
-            "kustomize-controller to be ready",
-            Duration::from_mins(3),
-            || {
-                let mut get = Command::new("busybox");
-                get.args(["wget", "-q", "-O", "-", "http://127.0.0.1:9440/readyz"]);
-                process::run(&mut get, "", Duration::from_secs(10))?.success()
-            },
-        )?;
+        let server = Process::spawn("artifacts", &sandbox.logs("flux")?, &mut server)?;
+        let others = format!("!{SHARD}");
+        let controller = controller(cluster, command, &others, "ExternalArtifact=true", 9440)?;
         Ok(Self {
             client: cluster.client(),
-            folder,
-            address,
+            artifacts: Artifacts {
+                folder,
+                address,
+                _server: Arc::new(server),
+            },
             revisions: AtomicU32::new(1),
             controller,
-            _server: server,
+            shard: None,
         })
     }
 
@@ -132,7 +159,7 @@ impl Flux {
     fn artifact(&self, name: &str, folder: &Path) -> Result<(String, Value)> {
         let number = self.revisions.fetch_add(1, Ordering::Relaxed);
         let file = format!("{name}-{number}.tar.gz");
-        let path = self.folder.join(&file);
+        let path = self.artifacts.folder.join(&file);
         let mut tar = Command::new("tar");
         tar.args(["--create", "--gzip", "--file"]).arg(&path);
         tar.arg("--directory").arg(folder).arg(".");
@@ -143,7 +170,7 @@ impl Flux {
         let revision = format!("main@sha256:{digest}");
         let status = json!({"status": {
             "artifact": {
-                "url": format!("http://{}/{file}", self.address),
+                "url": format!("http://{}/{file}", self.artifacts.address),
                 "path": file,
                 "digest": format!("sha256:{digest}"),
                 "revision": revision,
@@ -183,10 +210,45 @@ impl Flux {
 
     fn create(&self, kind: &ApiResource, name: &str, spec: &Value) -> Result<Api<DynamicObject>> {
         let api = Api::namespaced_with(self.client.clone(), NAMESPACE, kind);
-        let object = DynamicObject::new(name, kind).data(json!({"spec": spec}));
+        let mut object = DynamicObject::new(name, kind).data(json!({"spec": spec}));
+        object.metadata.labels = self
+            .shard
+            .map(|shard| [(SHARD.to_owned(), shard.to_owned())].into());
         block_on(api.create(&PostParams::default(), &object))?;
         Ok(api)
     }
+}
+
+/// Starts a controller for the Kustomizations that a selector of labels selects.
+fn controller(
+    cluster: &Cluster,
+    mut command: Command,
+    selector: &str,
+    gates: &str,
+    health_port: u16,
+) -> Result<Process> {
+    let sandbox = cluster.sandbox()?;
+    let health = format!("127.0.0.1:{health_port}");
+    command
+        .env("KUBECONFIG", &cluster.kubectl().kubeconfig)
+        .env("RUNTIME_NAMESPACE", NAMESPACE)
+        .env("TMPDIR", sandbox.state("flux")?)
+        .args(["--watch-all-namespaces", "--metrics-addr=127.0.0.1:0"])
+        .arg(format!("--watch-label-selector={selector}"))
+        .arg(format!("--feature-gates={gates}"))
+        .arg(format!("--health-addr={health}"));
+    let name = format!("{CONTROLLER}-{health_port}");
+    let controller = Process::spawn(&name, &sandbox.logs("flux")?, &mut command)?;
+    controller.await_ready(
+        "kustomize-controller to be ready",
+        Duration::from_mins(3),
+        || {
+            let mut get = Command::new("busybox");
+            get.args(["wget", "-q", "-O", "-", &format!("http://{health}/readyz")]);
+            process::run(&mut get, "", Duration::from_secs(10))?.success()
+        },
+    )?;
+    Ok(controller)
 }
 
 fn kind(group: &str, kind: &str) -> ApiResource {
@@ -290,6 +352,12 @@ impl FluxKustomization {
             .filter(|event| event.reason.as_deref() != Some("ReconciliationSucceeded"))
             .map(|event| event.message.unwrap_or_default())
             .collect())
+    }
+
+    /// The messages of its conditions.
+    pub(crate) fn said(&self) -> Result<String> {
+        let this = block_on(self.this.get(&self.name))?;
+        Ok(this.data["status"]["conditions"].to_string())
     }
 
     fn outcome(&self, what: &str, handled: impl Fn(&Value) -> bool) -> Result<Reconciliation> {

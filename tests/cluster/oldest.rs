@@ -128,7 +128,10 @@ fn the_installed_chart_answers(sandbox: &Sandbox, plane: &Plane) -> Result<()> {
     records(&application)?;
     let status = ask("status --output=json")?;
     let status: Value = serde_json::from_str(&status.stdout).context(status.stderr)?;
-    ensure!(status["gates"][0]["record"]["last"] == "1.2.0", "{status:#}");
+    ensure!(
+        status["gates"][0]["record"]["last"] == "1.2.0",
+        "{status:#}"
+    );
     server.check()
 }
 

@@ -11,12 +11,13 @@ set -euo pipefail
 argo_cd=v3.6.1
 argo_rollouts=v1.10.2
 cert_manager=v1.21.2
-# What Flux has beside the kustomize-controller that all tests have.
+# An earlier Flux than the one of all tests, whole.
+flux_kustomize=v1.7.3
 flux_source=v1.7.3
 flux_helm=v1.4.0
 # Its command line.
 flux_command=v2.9.5
-flux=$flux_source-$flux_helm-$flux_command
+flux=$flux_kustomize-$flux_source-$flux_helm-$flux_command
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -100,13 +101,12 @@ pin_of() { # PEER
 
 flux() { # OUT
     local name module source
-    for name in source-controller@$flux_source helm-controller@$flux_helm; do
+    for name in kustomize-controller@$flux_kustomize source-controller@$flux_source helm-controller@$flux_helm; do
         module=github.com/fluxcd/${name%@*}
         source=$(module_folder "github.com/fluxcd/$name") || return
         # The module replaces its own api by the folder next to it, which a module zip doesn't hold: name its release.
         sed "s|=> ./api|=> $module/api ${name#*@}|" "$source/go.mod" >"$1/go.mod"
         install -m 0644 "$source/go.sum" "$1/go.sum"
-        # By what built the rest of Flux.
         GOTOOLCHAIN=auto go_build "$1/bin/${name%@*}" "$source" "$1/go.mod" . || return
         install -m 0644 -D -t "$1/crds" "$source"/config/crd/bases/*.yaml
     done

@@ -3,7 +3,7 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, monitoring, oldest, orders, pages, serve, status, waiter};
+use crate::{chart, monitoring, oldest, orders, pages, serve, session, status, waiter};
 
 /// All of them, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
@@ -15,6 +15,7 @@ pub(crate) fn soaks() -> Vec<Test> {
         status::soaks(),
         monitoring::soaks(),
         pages::soaks(),
+        session::soaks(),
         oldest::soaks(),
     ]
     .concat()

@@ -12,6 +12,7 @@ mod down;
 mod failure;
 mod first_deployment;
 pub(crate) mod from_zero;
+mod health_checks;
 mod operations;
 mod revisions;
 pub(crate) mod stage;
@@ -28,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
         first_deployment::tests(),
         upgrade::tests(),
         failure::tests(),
+        health_checks::tests(),
         day_after::tests(),
         operations::tests(),
         revisions::tests(),

@@ -72,12 +72,20 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "Flux kustomize-controller",
         pin: (ASSETS, "flux=v"),
-        proven: "first deployment, upgrades, failures, the day after; no drift",
+        proven: "first deployment, upgrades, failures, the day after; no drift; Jobs that go at \
+                 once; health checks that a repair cancels",
         tests: &[
             "stories::first_deployment",
             "stories::upgrade",
             "stories::day_after",
+            "stories::health_checks",
         ],
+    },
+    Tool {
+        name: "Flux kustomize-controller, earlier",
+        pin: (PEERS, "flux_kustomize=v"),
+        proven: "the chart first, and the application after it",
+        tests: &["peers::flux"],
     },
     Tool {
         name: "Flux source-controller",

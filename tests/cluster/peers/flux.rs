@@ -1,5 +1,6 @@
-//! Flux on an empty cluster, by the files of `examples/flux`: all its controllers as they are, with
-//! a folder in the place of the Git repository, and a registry in that of the published chart's.
+//! An earlier Flux on an empty cluster, by the files of `examples/flux`: all its controllers as they
+//! are, with a folder in the place of the Git repository, and a registry in that of the published
+//! chart's.
 
 mod controllers;
 pub(super) mod cure;

@@ -31,6 +31,7 @@ const NAMESPACES: &[&str] = &[
     EVERY_KIND,
     REVISIONS,
     SLEEPER,
+    HEALTH_CHECKS,
     "piefed-failed-job",
     "piefed-dry-run",
     "piefed-restricted",
@@ -53,6 +54,9 @@ pub(crate) const REVISIONS: &str = "story-revisions";
 
 /// The namespace of an application that scales to zero.
 pub(crate) const SLEEPER: &str = "story-from-zero";
+
+/// The namespace of one whose health Flux waits for.
+pub(crate) const HEALTH_CHECKS: &str = "story-health-checks";
 
 /// Those that share a release: their namespaces, with a gate for each.
 pub(crate) struct Cast {

@@ -1,0 +1,128 @@
+//! What Flux' health checks make of a held Deployment, and of a Job that goes as soon as it is over.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::stage::HEALTH_CHECKS;
+use crate::flux::{Flux, FluxKustomization};
+use crate::waiter::application::{GatedApplication, JOB, WEB, manifests};
+use testkit::cluster::Cluster;
+use testkit::poll::{Look, until};
+
+testkit::tests! {
+    shared: a_repair_ends_the_health_check_of_what_it_repairs;
+}
+
+const V1: &str = "piefed/piefed:1.2.0";
+const V2: &str = "piefed/piefed:1.3.0";
+const V3: &str = "piefed/piefed:1.3.1";
+
+/// The application at this image. Its Job goes at once when it is over, and tries twice.
+fn write(folder: &Path, image: &str) -> Result<()> {
+    let manifests = manifests(image);
+    let (job, deployment) = manifests.split_once("\n---\n").context("two objects")?;
+    let mut job: Value = serde_json::from_str(job)?;
+    let force = json!({"kustomize.toolkit.fluxcd.io/force": "enabled"});
+    job["metadata"]["annotations"] = force;
+    job["spec"]["backoffLimit"] = json!(1);
+    job["spec"]["ttlSecondsAfterFinished"] = json!(0);
+    let kustomization = json!({"namespace": HEALTH_CHECKS, "resources": ["all.yaml"]});
+    fs::write(folder.join("all.yaml"), format!("{job}\n---\n{deployment}"))?;
+    fs::write(folder.join("kustomization.yaml"), kustomization.to_string())?;
+    Ok(())
+}
+
+/// Lets the attempt of the Job that runs end so.
+fn attempt(application: &GatedApplication, how: &str) -> Result<()> {
+    let kubectl = application.kubectl();
+    kubectl.wait(&format!("job/{JOB}"), "jsonpath={.status.ready}=1", 60)?;
+    let finish = format!("exec job/{JOB} --container=migrate -- finish-migration {how}");
+    kubectl.run(&finish)?;
+    Ok(())
+}
+
+/// Lets the Job succeed, which is the end of it, and the pods of this image start.
+fn migrate(application: &GatedApplication, image: &str) -> Result<()> {
+    application.holds(image, &format!("waiting: Job {JOB} is running"))?;
+    attempt(application, "success")?;
+    application
+        .kubectl()
+        .wait(&format!("job/{JOB}"), "delete", 60)?;
+    application.rolled_out()
+}
+
+/// Flux waits for an hour, which no test does.
+fn wait_for_an_hour(application: &GatedApplication) -> Result<()> {
+    let check = |api: &str, kind: &str, name: &str| json!({"apiVersion": api, "kind": kind, "name": name, "namespace": HEALTH_CHECKS});
+    let patch = json!({"spec": {
+        "wait": false, "timeout": "1h",
+        "healthChecks": [check("batch/v1", "Job", JOB), check("apps/v1", "Deployment", WEB)],
+    }});
+    let flux = application.kubectl().in_namespace("flux-system");
+    flux.run(&format!(
+        "patch kustomizations.kustomize.toolkit.fluxcd.io {HEALTH_CHECKS} --type=merge --patch={patch}"
+    ))?;
+    Ok(())
+}
+
+fn checks_health_of(kustomization: &FluxKustomization, revision: &str) -> Result<()> {
+    let words = format!("Running health checks for revision {revision}");
+    until(
+        "Flux to wait for health",
+        crate::flux::DEADLINE,
+        || match kustomization.said() {
+            Ok(said) if said.contains(&words) => Look::Done(()),
+            Ok(said) => Look::Pending(said),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}
+
+fn a_repair_ends_the_health_check_of_what_it_repairs(cluster: &Cluster) -> Result<()> {
+    let flux = Flux::that_cancels(cluster)?;
+    let application = GatedApplication::new(cluster, HEALTH_CHECKS)?;
+    cluster.tag(&format!("docker.io/{V2}"), &format!("docker.io/{V3}"))?;
+    let folder = tempfile::tempdir()?;
+    let kustomization = flux.kustomization(HEALTH_CHECKS)?;
+    wait_for_an_hour(&application)?;
+
+    // A Job that is gone counts as one that has succeeded, and the Deployment isn't held for ever.
+    write(folder.path(), V1)?;
+    let revision = kustomization.publish(folder.path())?;
+    migrate(&application, V1)?;
+    kustomization.settled(&revision)?.success()?;
+
+    // This one fails, and tries again. Flux is at it, until somebody publishes what mends it.
+    write(folder.path(), V2)?;
+    let revision = kustomization.publish(folder.path())?;
+    application.holds(V2, &format!("waiting: Job {JOB} is running"))?;
+    attempt(&application, "failure")?;
+    checks_health_of(&kustomization, &revision)?;
+    write(folder.path(), V3)?;
+    let revision = kustomization.publish(folder.path())?;
+    migrate(&application, V3)?;
+    kustomization.settled(&revision)?.success()?;
+    let changes = kustomization.changes()?;
+    let canceled = |change: &String| change.starts_with("Health checks canceled");
+    ensure!(changes.iter().any(canceled), "{changes:?}");
+    ensure!(application.pods(V2)?.is_empty(), "a pod of {V2}");
+
+    // Flux makes the Job anew, since its source names it. The pods don't care, and Flux is content.
+    let pods = |application: &GatedApplication| -> Result<Vec<Value>> {
+        let pods = application.pods(V3)?.into_iter();
+        Ok(pods.map(|pod| pod["metadata"]["uid"].clone()).collect())
+    };
+    let before = pods(&application)?;
+    let request = kustomization.request()?;
+    attempt(&application, "success")?;
+    kustomization.handled(&request)?.success()?;
+    let after = pods(&application)?;
+    ensure!(
+        before == after && before.len() == 1,
+        "{before:?}, {after:?}"
+    );
+    Ok(())
+}
