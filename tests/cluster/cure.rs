@@ -17,7 +17,7 @@ use testkit::shell::Shell;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What a command begins with.
-const PROGRAMS: [&str; 4] = ["kubectl ", "argocd ", "flux ", "helm "];
+const PROGRAMS: [&str; 5] = ["kubectl ", "argocd ", "flux ", "helm ", "now="];
 
 /// Someone in front of a shell, with an application that is held.
 pub(crate) struct Reader<'a> {

@@ -133,7 +133,7 @@ impl JobCase<'_> {
         let mut start = self.start(Code::JobFailed).with(details);
         // It does not end by itself, whichever workload waits next.
         start.level = Grade::Error;
-        let start = start.advise("Fix the cause; its log has the details:");
+        let start = start.advise("Fix the cause; its log has the details.");
         self.rerun(start)
     }
 
@@ -226,11 +226,11 @@ impl JobCase<'_> {
             ),
             Applier::Flux { namespace, name } => (
                 "let Flux apply it again".to_owned(),
-                self.reconcile("kustomizations.kustomize", namespace, name, "requestedAt"),
+                self.reconcile("kustomizations.kustomize", namespace, name, RECONCILE),
             ),
             Applier::FluxRelease { namespace, name } => (
                 "let Flux upgrade the release".to_owned(),
-                self.reconcile("helmreleases.helm", namespace, name, "forceAt"),
+                self.reconcile("helmreleases.helm", namespace, name, FORCE),
             ),
             Applier::Helm { .. } | Applier::Kubectl | Applier::Unknown => return None,
         })
@@ -391,23 +391,20 @@ impl JobCase<'_> {
         )
     }
 
-    /// The command that makes Flux reconcile an object now.
-    fn reconcile(&self, kind: &str, namespace: &str, name: &str, at: &str) -> String {
-        // Flux only honors a request to force together with a request to reconcile.
-        let force = match at {
-            "requestedAt" => String::new(),
-            at => format!(" reconcile.fluxcd.io/{at}=\"$(date +%s)\""),
-        };
-        self.view.snapshot.flags.kubectl(
-            namespace,
-            &format!(
-                "annotate {kind}.toolkit.fluxcd.io {} --overwrite \
-                 reconcile.fluxcd.io/requestedAt=\"$(date +%s)\"{force}",
-                quoted(name)
-            ),
-        )
+    /// The command that makes Flux reconcile an object now, by these annotations.
+    fn reconcile(&self, kind: &str, namespace: &str, name: &str, annotations: &str) -> String {
+        let name = quoted(name);
+        let annotate =
+            format!("annotate {kind}.toolkit.fluxcd.io {name} --overwrite {annotations}");
+        let annotate = self.view.snapshot.flags.kubectl(namespace, &annotate);
+        format!("now=$(date +%s) && {annotate}")
     }
 }
+
+/// Makes Flux reconcile an object.
+const RECONCILE: &str = r#"reconcile.fluxcd.io/requestedAt="$now""#;
+/// Makes Flux upgrade a release that has not changed. It does so only if both are the same.
+const FORCE: &str = r#"reconcile.fluxcd.io/requestedAt="$now" reconcile.fluxcd.io/forceAt="$now""#;
 
 fn words(seconds: u64) -> String {
     duration(std::time::Duration::from_secs(seconds))

@@ -353,9 +353,9 @@ fn who_applied_the_job_can_apply_it_again() {
         json!({"labels": {"kustomize.toolkit.fluxcd.io/name": "apps",
                           "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}),
         &format!(
-            "{delete} && kubectl -n flux-system annotate \
+            "{delete} && now=$(date +%s) && kubectl -n flux-system annotate \
              kustomizations.kustomize.toolkit.fluxcd.io apps --overwrite \
-             reconcile.fluxcd.io/requestedAt=\"$(date +%s)\""
+             reconcile.fluxcd.io/requestedAt=\"$now\""
         ),
     );
     check(
@@ -363,9 +363,9 @@ fn who_applied_the_job_can_apply_it_again() {
                           "helm.toolkit.fluxcd.io/namespace": "apps"},
                "annotations": {"meta.helm.sh/release-name": "shop"}}),
         &format!(
-            "{delete} && kubectl -n apps annotate helmreleases.helm.toolkit.fluxcd.io shop \
-             --overwrite reconcile.fluxcd.io/requestedAt=\"$(date +%s)\" \
-             reconcile.fluxcd.io/forceAt=\"$(date +%s)\""
+            "{delete} && now=$(date +%s) && kubectl -n apps annotate \
+             helmreleases.helm.toolkit.fluxcd.io shop --overwrite \
+             reconcile.fluxcd.io/requestedAt=\"$now\" reconcile.fluxcd.io/forceAt=\"$now\""
         ),
     );
     let tracked = "shop:batch/Job:shop/migrate";
