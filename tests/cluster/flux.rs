@@ -57,8 +57,8 @@ const SHARD: &str = "sharding.fluxcd.io/key";
 const CANCELS: &str = "cancels";
 
 impl Flux {
-    /// The controller of this cluster; the first caller starts it. Beside the rest of Flux it is that
-    /// of the same earlier release.
+    /// The controller of this cluster; the first caller starts it. Beside the rest of Flux it is
+    /// the one of the same earlier release.
     pub(crate) fn of(cluster: &Cluster) -> Result<&'static Self> {
         static FLUX: OnceLock<Flux> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
@@ -110,8 +110,8 @@ impl Flux {
 
         let folder = sandbox.state("flux")?.join("artifacts");
         fs::create_dir_all(&folder)?;
-        // Nobody else listens in this network namespace's upper ports, so the port is still free a
-        // moment later.
+        // No other program listens on this network namespace's upper ports, so the port is still
+        // free a moment later.
         let address = TcpListener::bind(("127.0.0.1", 0))?
             .local_addr()?
             .to_string();

@@ -97,7 +97,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     until("the bundle's return", || bundle(&api)).await;
     until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
-    // One that somebody has deleted calls nobody; the other one counts.
+    // A deleted one calls no replica; the other one counts.
     api.delete(MUTATING);
     api.deny("patch", VALIDATING);
     api.put(VALIDATING, foreign);

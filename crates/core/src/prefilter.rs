@@ -254,8 +254,8 @@ fn selector(selector: &LabelSelector) -> String {
 
 fn requirement(operator: LabelOperator, key: &str, values: &[String]) -> String {
     let label = format!("object.metadata.?labels[?{}]", json!(key));
-    // No label has the value `?`. With `optMap` Kubernetes 1.30 can't tell the type of a label that may
-    // be missing, and refuses the configuration.
+    // No label has the value `?`. With `optMap`, Kubernetes 1.30 cannot infer the type of a label
+    // that may be missing, and refuses the configuration.
     let listed = format!("{label}.orValue(\"?\") in {}", json!(values));
     match operator {
         LabelOperator::In => listed,

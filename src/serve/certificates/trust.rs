@@ -154,8 +154,8 @@ enum Caller {
     /// It never was there, as far as this replica knows: the installation may be under way.
     Absent,
     Present(Configuration),
-    /// Somebody has deleted it, so it calls nobody. The other one is to be answered all the same:
-    /// API servers send calls to ready replicas alone.
+    /// It was deleted, so it calls no replica. The other one still needs an answer: API servers
+    /// send calls to ready replicas alone.
     Gone,
 }
 

@@ -1,5 +1,5 @@
-//! An earlier Flux on an empty cluster, by the files of `examples/flux`: all its controllers as they
-//! are, with a folder in the place of the Git repository, and a registry in that of the published
+//! An earlier Flux on an empty cluster, by the files of `examples/flux`: all its controllers as
+//! they are, with a folder instead of the Git repository, and a registry instead of the published
 //! chart's.
 
 mod controllers;

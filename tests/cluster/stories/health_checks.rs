@@ -1,4 +1,4 @@
-//! What Flux' health checks make of a held Deployment, and of a Job that goes as soon as it is over.
+//! Flux' health checks of a held Deployment, and of a Job that is deleted as soon as it has ended.
 
 use std::fs;
 use std::path::Path;
@@ -95,7 +95,7 @@ fn a_repair_ends_the_health_check_of_what_it_repairs(cluster: &Cluster) -> Resul
     migrate(&application, V1)?;
     kustomization.settled(&revision)?.success()?;
 
-    // This one fails, and tries again. Flux is at it, until somebody publishes what mends it.
+    // This one fails, and tries again. Flux waits for it, until a fixed version is published.
     write(folder.path(), V2)?;
     let revision = kustomization.publish(folder.path())?;
     application.holds(V2, &format!("waiting: Job {JOB} is running"))?;
@@ -110,7 +110,7 @@ fn a_repair_ends_the_health_check_of_what_it_repairs(cluster: &Cluster) -> Resul
     ensure!(changes.iter().any(canceled), "{changes:?}");
     ensure!(application.pods(V2)?.is_empty(), "a pod of {V2}");
 
-    // Flux makes the Job anew, since its source names it. The pods don't care, and Flux is content.
+    // Flux creates the Job again, since its source names it. The pods keep running.
     let pods = |application: &GatedApplication| -> Result<Vec<Value>> {
         let pods = application.pods(V3)?.into_iter();
         Ok(pods.map(|pod| pod["metadata"]["uid"].clone()).collect())
