@@ -177,8 +177,8 @@ fn a_release_can_move_to_another_namespace(cluster: &Cluster) -> Result<()> {
     let refusal = moved
         .helm("install", "--wait")
         .err()
-        .context("Helm took what another release had made")?
-        .to_string();
+        .context("Helm took what another release had made")?;
+    let refusal = format!("{refusal:#}");
     ensure!(refusal.contains("invalid ownership metadata"), "{refusal}");
     // What a failed install has left would be in the way.
     elsewhere

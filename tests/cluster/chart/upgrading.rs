@@ -209,8 +209,8 @@ fn an_interrupted_upgrade_is_rolled_back_under_guard(cluster: &Cluster) -> Resul
         let refusal = release
             .helm("upgrade", "--wait")
             .err()
-            .context("Helm takes a release that was killed for whole")?
-            .to_string();
+            .context("Helm takes a release that was killed for whole")?;
+        let refusal = format!("{refusal:#}");
         ensure!(refusal.contains("another operation"), "{refusal}");
         gate.helm("rollback migration-gate --wait --timeout=170s")
     })?;

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -64,7 +64,7 @@ impl Traffic {
         let visitors = thread::spawn(move || {
             for _ in 0..ROUNDS {
                 let mut so_far = lock(&seen.0).clone();
-                round(&pods.now(), &mut so_far);
+                round(&pods, &mut so_far);
                 *lock(&seen.0) = so_far;
                 seen.1.notify_all();
                 // The pace of the visits; nothing is awaited here.
@@ -109,9 +109,38 @@ fn lock(seen: &Mutex<Visits>) -> MutexGuard<'_, Visits> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn round(pods: &[Arc<Pod>], seen: &mut Visits) {
+/// How old a view of the pods may be on a busy machine.
+const STALE: Duration = Duration::from_secs(10);
+
+/// Visits all pods that are ready. It is an outage if none of them serves; but the view of them may
+/// be old, so it counts only if that view stays as it is.
+fn round(pods: &Watched<Pod>, seen: &mut Visits) {
+    let began = Instant::now();
+    let mut failed: Option<Vec<Arc<Pod>>> = None;
+    loop {
+        let mut ready = pods.now();
+        ready.retain(|pod| is_ready(pod));
+        if failed.as_ref() != Some(&ready) {
+            if visit(&ready, seen) || seen.pages.is_empty() {
+                return;
+            }
+            if ready.is_empty() {
+                break;
+            }
+            failed = Some(ready);
+        }
+        if began.elapsed() > STALE {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    seen.outages += 1;
+}
+
+/// Whether any of these pods serves a page.
+fn visit(pods: &[Arc<Pod>], seen: &mut Visits) -> bool {
     let mut served = false;
-    for pod in pods.iter().filter(|pod| is_ready(pod)) {
+    for pod in pods {
         let Some(address) = address(pod) else {
             continue;
         };
@@ -129,9 +158,7 @@ fn round(pods: &[Arc<Pod>], seen: &mut Visits) {
             Ok(_) | Err(_) => seen.unreachable += 1,
         }
     }
-    if !served && !seen.pages.is_empty() {
-        seen.outages += 1;
-    }
+    served
 }
 
 fn is_ready(pod: &Pod) -> bool {
