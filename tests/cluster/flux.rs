@@ -219,7 +219,7 @@ impl Flux {
     }
 }
 
-/// Starts a controller for the Kustomizations that a selector of labels selects.
+/// Starts a kustomize-controller for the Kustomizations that a selector of labels selects.
 fn controller(
     cluster: &Cluster,
     mut command: Command,
@@ -227,20 +227,30 @@ fn controller(
     gates: &str,
     health_port: u16,
 ) -> Result<Process> {
+    command
+        .arg(format!("--watch-label-selector={selector}"))
+        .arg(format!("--feature-gates={gates}"));
+    let name = format!("{CONTROLLER}-{health_port}");
+    start(cluster, &name, &format!("127.0.0.1:{health_port}"), command)
+}
+
+/// Starts one of Flux' controllers, and waits until it says at `health` that it is ready.
+pub(crate) fn start(
+    cluster: &Cluster,
+    name: &str,
+    health: &str,
+    mut command: Command,
+) -> Result<Process> {
     let sandbox = cluster.sandbox()?;
-    let health = format!("127.0.0.1:{health_port}");
     command
         .env("KUBECONFIG", &cluster.kubectl().kubeconfig)
         .env("RUNTIME_NAMESPACE", NAMESPACE)
         .env("TMPDIR", sandbox.state("flux")?)
         .args(["--watch-all-namespaces", "--metrics-addr=127.0.0.1:0"])
-        .arg(format!("--watch-label-selector={selector}"))
-        .arg(format!("--feature-gates={gates}"))
         .arg(format!("--health-addr={health}"));
-    let name = format!("{CONTROLLER}-{health_port}");
-    let controller = Process::spawn(&name, &sandbox.logs("flux")?, &mut command)?;
+    let controller = Process::spawn(name, &sandbox.logs("flux")?, &mut command)?;
     controller.await_ready(
-        "kustomize-controller to be ready",
+        &format!("{name} to be ready"),
         Duration::from_mins(3),
         || {
             let mut get = Command::new("busybox");

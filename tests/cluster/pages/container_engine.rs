@@ -30,17 +30,15 @@ pub(super) fn an_engine_builds_piefeds_image_and_runs_a_review(cluster: &Cluster
     registry.publish(&image::archive()?)?;
     engine.reviews()?;
 
-    engine.run(&format!(
+    let pull = format!(
         "docker pull docker-archive:{}:{STOCK}",
         image::applications()?.display()
-    ))?;
+    );
+    engine.run(&pull)?;
     let build = shown("examples/piefed/README.md", "image/build-all.sh")?;
     engine.builds(&format!("STOCK={STOCK} {build}"))?;
     engine.run("docker image prune --all --force")?;
-    engine.run(&format!(
-        "docker pull docker-archive:{}:{STOCK}",
-        image::applications()?.display()
-    ))?;
+    engine.run(&pull)?;
     let source = piefeds_repository(&folder)?;
     engine.builds(&format!("REPOSITORY={source} {build}"))
 }

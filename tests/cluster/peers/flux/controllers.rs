@@ -1,16 +1,14 @@
 //! source-controller and helm-controller, beside the kustomize-controller that all tests have.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::flux;
 use crate::registry::ImageRegistry;
 use testkit::assets::peer;
 use testkit::cluster::Cluster;
-use testkit::process::{self, Process};
-
-const NAMESPACE: &str = "flux-system";
+use testkit::process::Process;
 
 /// Those of them that a test needs, for as long as it does.
 pub(super) struct Controllers {
@@ -35,10 +33,10 @@ impl Controllers {
             command.env(variable, authority);
             command
         };
-        let mut command = trust(command_of(cluster, SOURCE)?);
+        let mut command = trust(command_of(SOURCE)?);
         command.args(source);
         let source = started(cluster, SOURCE, command)?;
-        let helm = started(cluster, HELM, trust(command_of(cluster, HELM)?))?;
+        let helm = started(cluster, HELM, trust(command_of(HELM)?))?;
         Ok(Self {
             _running: vec![source, helm],
         })
@@ -48,7 +46,7 @@ impl Controllers {
     /// its manifests.
     pub(super) fn start_helm(cluster: &Cluster) -> Result<Self> {
         definitions(cluster)?;
-        let mut command = command_of(cluster, HELM)?;
+        let mut command = command_of(HELM)?;
         command.arg("--feature-gates=ExternalArtifact=true");
         Ok(Self {
             _running: vec![started(cluster, HELM, command)?],
@@ -72,27 +70,10 @@ fn definitions(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn command_of(cluster: &Cluster, (name, health): Controller) -> Result<Command> {
-    let mut command = Command::new(peer("flux")?.join("bin").join(name));
-    command
-        .env("KUBECONFIG", &cluster.kubectl().kubeconfig)
-        .env("RUNTIME_NAMESPACE", NAMESPACE)
-        .env("TMPDIR", cluster.sandbox()?.state("flux")?)
-        .args(["--watch-all-namespaces", "--metrics-addr=127.0.0.1:0"])
-        .arg(format!("--health-addr={health}"));
-    Ok(command)
+fn command_of((name, _): Controller) -> Result<Command> {
+    Ok(Command::new(peer("flux")?.join("bin").join(name)))
 }
 
-fn started(cluster: &Cluster, (name, health): Controller, mut command: Command) -> Result<Process> {
-    let process = Process::spawn(name, &cluster.sandbox()?.logs("flux")?, &mut command)?;
-    process.await_ready(
-        &format!("{name} to be ready"),
-        Duration::from_mins(3),
-        || {
-            let mut get = Command::new("busybox");
-            get.args(["wget", "-q", "-O", "-", &format!("http://{health}/readyz")]);
-            process::run(&mut get, "", Duration::from_secs(10))?.success()
-        },
-    )?;
-    Ok(process)
+fn started(cluster: &Cluster, (name, health): Controller, command: Command) -> Result<Process> {
+    flux::start(cluster, name, health, command)
 }
