@@ -42,7 +42,7 @@ use self::tls::{Acceptor, Served};
 use crate::cli::{self, ClusterArgs, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
-/// Maximum number of threads that decide on reviews. Each may hold an object as values, which takes
+/// Maximum number of threads that decide on reviews. Each may hold a parsed object, which takes
 /// many times the memory of its text.
 const MOST_WORKERS: usize = 4;
 
@@ -99,8 +99,8 @@ pub struct ServeArgs {
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate serve` and answers with its exit code: 0 after a clean stop, 1 when it
-/// can't start or had to cut requests.
+/// Runs `migration-gate serve` and returns its exit code: 0 after a clean stop; 1 if it cannot
+/// start, or if it cut open requests.
 pub fn main(args: ServeArgs) -> ExitCode {
     let (config, _log) = match prepare(&args) {
         Ok(prepared) => prepared,
@@ -117,7 +117,7 @@ pub fn main(args: ServeArgs) -> ExitCode {
     ended.into()
 }
 
-/// Reads the configuration and sets the log up.
+/// Reads the configuration and sets up the log.
 fn prepare(args: &ServeArgs) -> anyhow::Result<(Config, impl Sized + use<>)> {
     let filter = log::filter(&args.log).with_context(|| format!("--log {}", args.log))?;
     let config = args.config.load()?;
@@ -126,7 +126,8 @@ fn prepare(args: &ServeArgs) -> anyhow::Result<(Config, impl Sized + use<>)> {
 }
 
 fn serve(args: ServeArgs, config: Config) -> anyhow::Result<()> {
-    // A node may have many more processors than this server may use memory for.
+    // Not one thread for each processor of the node: that could take more memory than the server
+    // has.
     let workers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS));
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -197,7 +198,7 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
         limits: Arc::clone(&limits),
         stop: stop.clone(),
     };
-    // Health has a stop of its own: it is asked about until the webhooks are done.
+    // Health has a stop of its own: probes and scrapes are answered until the webhooks are done.
     let health_stop = Stop::default();
     let mut health = tokio::spawn(
         Listener {
@@ -212,11 +213,12 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     );
     let mut webhooks = tokio::spawn(webhooks.run());
 
-    // Neither ends before it is stopped. If one does, it is a bug; exit, so that Kubernetes
-    // restarts this process.
+    // Neither listener ends before it is stopped. If one does, that is a bug: exit, so that
+    // Kubernetes restarts this process.
     tokio::select! {
         signal = signals.next() => {
-            // Logged once it is true: the replica is not ready by then.
+            // The log line comes after `begin`, so the replica is no longer ready when a reader
+            // sees it.
             stop.begin();
             info!(signal, "asked to stop");
         }
@@ -244,7 +246,8 @@ async fn run(args: ServeArgs, config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reviews need no cluster, so a server that finds none serves all the same.
+/// Runs the recorders until the server closes. Reviews need no API server, so without one, the
+/// server still answers them.
 async fn keep_records(
     cluster: ClusterArgs,
     config: Arc<Config>,
@@ -280,7 +283,7 @@ async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     bound.with_context(|| format!("cannot listen on {address}; is the port in use? Set {flag}"))
 }
 
-/// The IPv4 address to listen on instead, if an address stands for all and IPv6 is not available.
+/// The IPv4 address to listen on instead, if `address` is `[::]` and IPv6 is not available.
 fn without_ipv6(address: SocketAddr, cause: &io::Error) -> Option<SocketAddr> {
     let taken = matches!(
         cause.kind(),

@@ -1,10 +1,10 @@
-//! Request bodies: they take memory as they grow, and are cut if they are too slow.
+//! Request bodies: they take memory as they arrive, and slow ones are cut.
 //!
-//! The announced size of a body costs nothing until the client sends a good part of it. Bodies of
-//! the usual size have a share of the room that larger ones cannot use, so a small review always
-//! finds room, the smallest first. The first part of a larger body counts against that share, too.
-//! For the rest, it gets all that it needs at once: if bodies grew step by step, several could wait
-//! for one another. A body without room waits until the request's deadline.
+//! Announcing a body reserves no memory; memory is reserved when its bytes arrive. A quarter of the
+//! room is for bodies of the usual size, the smallest first, so large bodies never keep a small
+//! review out. Another quarter is for the first part of larger bodies, and half is for their rest.
+//! A larger body reserves room for all of its rest at once: if bodies grew step by step, several
+//! could wait for one another. A body without room waits until the request's deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use super::share::{Permits, Share, TurnedAway};
 /// Maximum size of a small body, and of the first part of a larger one, in bytes.
 const SMALL: u64 = 64 * 1024;
 
-/// This many bytes of each body are free, so that announcing one costs nothing.
+/// This many bytes of each body need no reservation, so a request that only announces a body
+/// reserves nothing.
 const FREE: u64 = 1024;
 
 /// Minimum growth of the memory for a body, in bytes.
@@ -34,21 +35,21 @@ const LARGEST_STEP: usize = 256 * 1024;
 /// While others wait for room, a body must arrive this many times faster.
 const HURRY: u64 = 64;
 
-/// Interval of the checks whether others wait.
+/// Interval of the checks whether other bodies wait for room.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The room for all bodies in memory, in KiB.
 #[derive(Debug)]
 pub(super) struct Room {
-    /// For those that are small.
+    /// For small bodies.
     small: Arc<Share>,
-    /// For the beginnings of those that aren't.
+    /// For the first part of larger bodies.
     begun: Arc<Share>,
-    /// For the rest of those.
+    /// For the rest of larger bodies.
     large: Arc<Share>,
 }
 
-/// The share of one body in the room, until it is dropped.
+/// The room that one body has reserved, until this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     begin: Option<Permits>,
@@ -65,7 +66,7 @@ impl Room {
         }
     }
 
-    /// Waits until a body may have grown to this size, of `all` that it may come to.
+    /// Waits for room for the first `size` bytes of a body that may grow to `all` bytes.
     async fn grow(&self, held: &mut Reserved, size: u64, all: u64) -> Result<(), TurnedAway> {
         if size > FREE && held.begin.is_none() {
             held.begin = Some(self.begin(all).take(kib(all.min(SMALL)), all).await?);
@@ -86,7 +87,7 @@ impl Room {
 }
 
 impl Reserved {
-    /// Whether others wait for what this body holds.
+    /// Whether other bodies wait for the room that this one holds.
     fn is_wanted(&self) -> bool {
         let held = [&self.begin, &self.rest];
         held.into_iter().flatten().any(Permits::is_wanted)
@@ -97,11 +98,11 @@ fn kib(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX)
 }
 
-/// The announced size of a body, in its request's headers.
+/// What a request's headers announce about its body.
 pub(super) struct Announced {
-    /// In bytes, if the client knows.
+    /// `Content-Length` in bytes, if the client sends it.
     length: Option<u64>,
-    /// The client sends the body once it is asked to.
+    /// `Expect: 100-continue`: the client sends the body only after it is asked to.
     asks_first: bool,
 }
 
@@ -116,7 +117,7 @@ impl Announced {
     }
 }
 
-/// Reads the whole body, if it isn't larger than it may be and comes in time.
+/// Reads the whole body, within the limits on size and rate, before `deadline`.
 pub(super) async fn read(
     body: Body,
     announced: Announced,
@@ -126,7 +127,7 @@ pub(super) async fn read(
 ) -> Result<(Vec<u8>, Reserved), Rejection> {
     let all = announced.length.unwrap_or(limits.max_body);
     if all > limits.max_body {
-        // A client that asks first hasn't sent anything, and reading would make it.
+        // A client that asks first has not sent anything, and reading would ask it to.
         if !announced.asks_first {
             Incoming::new(body, limits, deadline).discard().await;
         }
@@ -157,7 +158,7 @@ pub(super) async fn read(
     Ok((bytes, held))
 }
 
-/// A body on its way.
+/// A body that is being received.
 struct Incoming<'l> {
     body: Body,
     limits: &'l ClientLimits,
@@ -179,8 +180,8 @@ impl<'l> Incoming<'l> {
         }
     }
 
-    /// The next part, none at the end. While others wait for what the body holds, its patience is
-    /// shorter.
+    /// The next part, or `None` at the end. The client has less time while other bodies wait for
+    /// the room that this one holds.
     async fn next(&mut self, held: &Reserved) -> Result<Option<Bytes>, Rejection> {
         loop {
             let since = Instant::now();
@@ -209,7 +210,7 @@ impl<'l> Incoming<'l> {
         }
     }
 
-    /// How much longer to wait for the client: each received byte adds to the time for the rest.
+    /// How much longer to wait for the client. Each received byte extends the time.
     fn patience(&self, wanted: bool) -> Duration {
         let rate = self.limits.min_body_rate.max(1);
         let rate = if wanted {
@@ -221,9 +222,10 @@ impl<'l> Incoming<'l> {
         (self.limits.body_grace + earned).saturating_sub(self.waited)
     }
 
-    /// Reads on and forgets what it reads, up to as much as a body may have.
+    /// Reads and discards the rest, up to the maximum size of a body.
     ///
-    /// A client that is still sending when the connection is closed sees that, and not the answer.
+    /// A client that is still sending when the connection closes sees a reset instead of the
+    /// response.
     async fn discard(mut self) {
         let most = self.bytes.saturating_add(self.limits.max_body);
         while self.bytes <= most && matches!(self.next(&Reserved::default()).await, Ok(Some(_))) {}

@@ -110,8 +110,8 @@ impl CertificateArgs {
 }
 
 impl CertificateSource {
-    /// Checks the arguments. Files are served from here on; a Secret takes until
-    /// [`CertificateSource::run`].
+    /// Checks the arguments. A certificate from files is served from here on, one from a Secret
+    /// only after [`CertificateSource::run`] has started.
     pub(super) async fn new(
         args: CertificateArgs,
         cluster: &ClusterArgs,
@@ -187,7 +187,7 @@ impl CertificateSource {
         self.callers.callers()
     }
 
-    /// Keeps `served` right until the server closes.
+    /// Keeps `served` up to date until the server closes.
     pub(super) async fn run(self, served: Arc<Served>, metrics: Metrics, stop: Stop) {
         match self.kind {
             Kind::Rotator { client, settings } => {
@@ -215,7 +215,7 @@ async fn client(cluster: &ClusterArgs) -> anyhow::Result<Client> {
     Ok(cluster.client)
 }
 
-/// Serves `identity`, and says so.
+/// Serves `identity`, and logs it.
 fn install(identity: Arc<Identity>, served: &Served, metrics: &Metrics) {
     let not_after = identity.not_after();
     metrics.set_certificate_expiry(not_after.as_second());

@@ -1,9 +1,9 @@
-//! Connections: accepted, bounded, watched and closed.
+//! Accepting, limiting and closing connections.
 //!
-//! Hand-written, because no crate bounds all that a client without credentials can make grow:
-//! `axum::serve` bounds neither handshakes nor connections; axum-server bounds handshakes alone,
-//! and tries a failed accept again every 50 ms; hyper-util's `GracefulShutdown` drains, and doesn't
-//! know an idle connection from a busy one. HTTP stays with hyper, routing with axum.
+//! This is hand-written because no crate bounds everything that a client without credentials can
+//! make grow: `axum::serve` bounds neither handshakes nor connections; axum-server bounds only
+//! handshakes, and retries a failed accept every 50 ms; hyper-util's `GracefulShutdown` drains, but
+//! cannot tell an idle connection from a busy one. hyper still does HTTP, and axum the routing.
 
 mod answers;
 mod connection;
@@ -28,10 +28,10 @@ use super::stop::Stop;
 use super::tls::Acceptor;
 use crate::cli::chain;
 
-/// How long the loop rests after the first failure to accept.
+/// Pause after the first failure to accept.
 const SHORTEST_REST: Duration = Duration::from_millis(5);
 
-/// How long it rests at most, after many failures in a row.
+/// Maximum pause, after many failures in a row.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// A port with what is served on it.
@@ -40,19 +40,19 @@ pub struct Listener {
     pub name: &'static str,
     /// The port.
     pub socket: TcpListener,
-    /// Plain HTTP without.
+    /// TLS; plain HTTP if `None`.
     pub tls: Option<Acceptor>,
     /// The routes.
     pub routes: Router,
     /// The limits of a client.
     pub limits: Arc<ClientLimits>,
-    /// When to stop.
+    /// Tells when to stop.
     pub stop: Stop,
 }
 
 impl Listener {
-    /// Serves until `stop` says that it is over and the last request is answered, or until the
-    /// time for that is over too.
+    /// Serves until `stop` begins to close and the last request is answered, or until `stop`
+    /// aborts.
     pub async fn run(self) {
         let Self {
             name,
@@ -74,7 +74,7 @@ impl Listener {
             match accepted {
                 Ok((stream, _)) => {
                     rest = SHORTEST_REST;
-                    // While there is none, what else comes waits in the kernel.
+                    // While there is no slot, new connections wait in the kernel.
                     let slot = tokio::select! {
                         slot = registry.slot() => slot,
                         () = stop.closing() => break,
@@ -96,7 +96,7 @@ impl Listener {
                         }
                     });
                 }
-                // The client went away between its SYN and this call; the next one need not wait.
+                // The client closed its connection before it was accepted: no reason to pause.
                 Err(cause) if is_the_clients(&cause) => {}
                 Err(cause) => {
                     error!(listener = name, %cause, retry_in = ?rest, "cannot accept connections");
@@ -114,8 +114,8 @@ impl Listener {
     }
 }
 
-/// Serves one connection of HTTP/2 to its end, over a stream that needs no handshake, within the
-/// bounds of a [`Listener`]'s connections. The caller does not need to know how it ended.
+/// Serves one HTTP/2 connection to its end, over a stream that needs no handshake, with the limits
+/// of a [`Listener`]'s connections. Does not report how the connection ended.
 pub async fn serve_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     routes: Router,

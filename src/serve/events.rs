@@ -17,15 +17,15 @@ use crate::api::{ApiError, Objects};
 use migration_gate_core::announcement::{Announcement, CONTROLLER};
 use migration_gate_core::gates::Gate;
 
-/// How many Events may wait for their turn. More than a gate may have at once, so it is full only
-/// while the API server takes none.
+/// Maximum number of Events that wait to be created. A gate has fewer at once, so the queue is full
+/// only while the API server accepts none.
 const WAITING: usize = 64;
 
-/// How often one Event is tried.
+/// Maximum number of attempts to create one Event.
 const ATTEMPTS: u32 = 5;
 
-/// Creates a gate's Events in a task of its own, so that nothing else waits for them. They end with
-/// it.
+/// Creates a gate's Events in a task of its own, so that nothing else waits for them. Dropping the
+/// emitter ends the task.
 pub(super) struct Emitter {
     gate: String,
     namespace: String,
@@ -35,13 +35,13 @@ pub(super) struct Emitter {
 }
 
 impl Emitter {
-    /// Begins to wait for Events of a gate.
+    /// Starts the task for a gate's Events.
     pub(super) fn start(client: &Client, gate: &Gate) -> Self {
         let (queue, events) = mpsc::channel(WAITING);
         let mut task = JoinSet::new();
         let objects = Objects::namespaced::<Event>(client, &gate.namespace);
         task.spawn(create_all(objects, gate.name.clone(), events));
-        // The container's runtime sets it to the name of the pod.
+        // The container runtime sets it to the pod's name.
         let instance = env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
         Self {
             gate: gate.name.clone(),
@@ -52,8 +52,7 @@ impl Emitter {
         }
     }
 
-    /// Creates an Event in the background. Failures go only to the
-    /// log.
+    /// Creates an Event in the background. Failures are only logged.
     pub(super) fn emit(&self, announcement: &Announcement) {
         let event = announcement.event(&self.namespace, &self.instance, Timestamp::now());
         if self.queue.try_send(event).is_err() {
@@ -82,7 +81,8 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Creates one Event. Answers whether it wasn't there yet: it is, if another replica was faster.
+/// Creates one Event. Returns `false` if the Event already exists because another replica was
+/// faster.
 async fn create(objects: &Objects, event: &Value) -> Result<bool, ApiError> {
     let mut pauses = backoff(Pacing::default());
     for attempt in 1.. {

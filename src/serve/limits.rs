@@ -64,7 +64,8 @@ pub struct ClientLimits {
     pub idle_timeout: Duration,
 }
 
-/// Reads a duration as Go writes them: `500ms`, `5s`, `1m30s`, `2160h`. Greater than zero.
+/// Parses a duration in Go's notation: `500ms`, `5s`, `1m30s`, `2160h`. It must be greater than
+/// zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<jiff::SignedDuration>()
         .ok()
@@ -73,7 +74,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write it as 500ms, 5s, 1m30s or 2160h".to_owned())
 }
 
-/// As [`duration`], but zero is fine.
+/// As [`duration`], but accepts zero.
 pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "0s" => Ok(Duration::ZERO),

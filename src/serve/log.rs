@@ -1,7 +1,7 @@
 //! The log: JSON on standard error, many lines at a time.
 //!
-//! A write for each review would take as long as a tenth of the review. Lines wait for at most
-//! [`PAUSE`]; warnings and errors take those before them along at once.
+//! One write for each review would add a tenth to the time of the review. Lines wait for at most
+//! [`PAUSE`]; a warning or error is written at once, with all lines before it.
 
 use std::io::{self, Stderr, Write};
 use std::panic;
@@ -16,19 +16,20 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How long a line may wait for others.
+/// Maximum time that a line waits for others.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Maximum number of bytes that wait. The line that exceeds it is written with them before its
-/// request goes on, so a log that is not read slows the server down, instead of filling memory.
+/// Maximum number of bytes that wait. A line that exceeds it is written, with the others, before
+/// its request goes on. So a log that is not read slows the server down instead of filling its
+/// memory.
 const MOST_WAITING: usize = 64 * 1024;
 
-/// The filter that `--log` names. Not an `EnvFilter`: nothing here filters by spans, and it would
-/// bring a regex engine along.
+/// Parses the filter of `--log`. It is not an `EnvFilter`: nothing here filters by spans, and that
+/// would add a regex engine.
 ///
-/// The HTTP/2 library warns of frames that any client can send, nine bytes each, without end: a
-/// line each would fill the log and leave no time for anything else. So it is silent unless it is
-/// named.
+/// The HTTP/2 library warns about frames of nine bytes that any client can send without end. A line
+/// for each would fill the log and take all the processor time. So the library is silent unless the
+/// filter names it.
 pub(super) fn filter(text: &str) -> Result<Targets, ParseError> {
     let filter: Targets = text.parse()?;
     let is_named = filter.iter().any(|(target, _)| target.starts_with("h2"));
@@ -39,7 +40,7 @@ pub(super) fn filter(text: &str) -> Result<Targets, ParseError> {
     })
 }
 
-/// Begins to log what passes the filter, until the answer is dropped.
+/// Starts the log of what passes the filter, until the returned value is dropped.
 pub(super) fn start(filter: Targets) -> anyhow::Result<Flusher<Stderr>> {
     let (lines, flusher) = LogLines::to(io::stderr()).context("cannot start the log's thread")?;
     tracing_subscriber::fmt()
@@ -60,7 +61,7 @@ pub(super) fn start(filter: Targets) -> anyhow::Result<Flusher<Stderr>> {
     Ok(flusher)
 }
 
-/// The log's lines on their way to `W`. Clones are one.
+/// The lines that wait to be written to `W`. Clones share them.
 pub(super) struct LogLines<W>(Arc<LogShared<W>>);
 
 impl<W> Clone for LogLines<W> {
@@ -82,14 +83,14 @@ struct Unwritten {
     ended: bool,
 }
 
-/// Writes what waits now and then, and the last of it when it is dropped.
+/// Owns the thread that writes the waiting lines. Dropping it writes the last of them.
 pub(super) struct Flusher<W: Write> {
     lines: LogLines<W>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<W: Write + Send + 'static> LogLines<W> {
-    /// Lines that go to `out` for as long as the flusher lives.
+    /// Lines that are written to `out` while the flusher lives.
     pub(super) fn to(out: W) -> io::Result<(Self, Flusher<W>)> {
         let lines = Self(Arc::new(LogShared {
             waiting: Mutex::default(),
@@ -124,7 +125,7 @@ impl<W: Write + Send + 'static> LogLines<W> {
 }
 
 impl<W: Write> LogLines<W> {
-    /// Adds a line; `true` if what waits is to be written now.
+    /// Adds a line. Returns `true` if the waiting lines must be written now.
     fn add(&self, line: &[u8]) -> bool {
         let mut waiting = lock(&self.0.waiting);
         if waiting.bytes.is_empty() {
@@ -134,7 +135,7 @@ impl<W: Write> LogLines<W> {
         waiting.ended || waiting.bytes.len() > MOST_WAITING
     }
 
-    /// Writes what waits. A log that can't be written is no reason to serve no more.
+    /// Writes the waiting lines. Errors are ignored: the server goes on without a log.
     fn flush_all(&self) {
         let mut out = lock(&self.0.out);
         let bytes = std::mem::take(&mut lock(&self.0.waiting).bytes);
@@ -147,7 +148,7 @@ impl<W: Write> Drop for Flusher<W> {
         lock(&self.lines.0.waiting).ended = true;
         self.lines.0.changed.notify_one();
         if let Some(thread) = self.thread.take() {
-            // It doesn't panic; if it did, the rest is written all the same.
+            // Even if the thread has panicked, the rest is written below.
             let _ = thread.join();
         }
         self.lines.flush_all();
@@ -155,11 +156,11 @@ impl<W: Write> Drop for Flusher<W> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is left half-done under these locks.
+    // No panic under these locks leaves their data inconsistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the lines of one event.
+/// Writes the lines of one event.
 pub(super) struct LogLine<'l, W: Write> {
     lines: &'l LogLines<W>,
     at_once: bool,
@@ -202,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands on what is written, a message for each write.
+    /// Sends a message for each write.
     struct Writes(Sender<Vec<u8>>);
 
     impl Write for Writes {

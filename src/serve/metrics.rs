@@ -1,7 +1,7 @@
 //! The content of `/metrics`, in the OpenMetrics text format.
 //!
-//! Every label has a bounded set of values: a kind that no rule speaks of is `other`, gates are
-//! those of the configuration, and nothing is labelled with an object's name or namespace.
+//! Every label has a bounded set of values: a kind without a rule is `other`, gates come from the
+//! configuration, and no label holds an object's name or namespace.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -24,7 +24,7 @@ use migration_gate_core::podspec::POD_KINDS;
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of one server. Clones count together.
+/// All metrics of one server. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -72,7 +72,7 @@ struct GateLabel {
     gate: String,
 }
 
-/// The states of a gate, with their words.
+/// The states of a gate, and their values of the label `state`.
 const STATES: [(GateState, &str); 4] = [
     (GateState::Open, "open"),
     (GateState::Waiting, "waiting"),
@@ -182,7 +182,7 @@ impl GateMetrics {
         let completed = completed.and_then(|second| u64::try_from(second).ok());
         set(&self.last_completion, completed);
         set(&self.last_duration, last.and_then(|(_, took)| took));
-        // So that its first failure is an increase.
+        // A counter that starts at 0 shows its first failure as an increase.
         drop(self.failed_writes.get_or_create(&label));
     }
 }
@@ -194,9 +194,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that nothing was counted in yet.
+    /// Metrics without any counts.
     pub fn new() -> Self {
-        // From a quarter of a millisecond, which is what a small review takes, to eight seconds.
+        // From 0.25 ms, the time of a small review, to about 8 s.
         let duration = Family::<WebhookLabel, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
         });
@@ -248,7 +248,8 @@ impl Metrics {
         }
     }
 
-    /// Takes in what there is to say of a gate, whose name must be one of the configuration's.
+    /// Updates the metrics of a gate. `gate` must be the name of a configured gate, or the label
+    /// has no bound.
     pub fn on_gate(&self, gate: &str, news: &GateNews) {
         match news {
             GateNews::State(report) => self.gates.set(gate, report),
@@ -262,7 +263,7 @@ impl Metrics {
         }
     }
 
-    /// Tells when the served certificate expires, in seconds since 1970.
+    /// Sets the time at which the served certificate expires, in seconds since 1970.
     pub fn set_certificate_expiry(&self, seconds: i64) {
         self.certificate.set(seconds);
     }
@@ -286,7 +287,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a request that got no review for an answer.
+    /// Counts a request that was answered with an HTTP error instead of a review.
     pub(super) fn rejected(&self, webhook: Webhook, code: u16) {
         self.rejected
             .get_or_create(&RejectedLabels {
@@ -296,7 +297,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Begins a request; it ends when the answer is dropped.
+    /// Counts a request as in flight until the returned value is dropped.
     pub(super) fn begin(&self, webhook: Webhook) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight {
@@ -306,7 +307,7 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus reads.
+    /// The metrics as text, with content type [`CONTENT_TYPE`].
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
@@ -322,7 +323,7 @@ pub(super) struct InFlight<'a> {
 }
 
 impl InFlight<'_> {
-    /// When it began.
+    /// The time at which it began.
     pub(super) fn since(&self) -> Instant {
         self.since
     }

@@ -1,5 +1,5 @@
-//! Metrics of this process, with the names of Prometheus' own clients. They are read from `/proc`
-//! at each scrape; missing ones are omitted.
+//! Metrics of this process, named as in Prometheus' own client libraries. They are read from
+//! `/proc` at each scrape. A value that cannot be read is omitted.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use prometheus_client::registry::Unit;
 /// See <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>.
 const TICKS: f64 = 100.0;
 
-/// Adds the figures to a registry.
+/// Collects the metrics of this process at each scrape.
 #[derive(Debug)]
 pub(super) struct ProcessCollector;
 
@@ -71,19 +71,19 @@ impl Collector for ProcessCollector {
     }
 }
 
-/// `/proc/self/stat` behind the program's name, which may hold anything.
+/// `/proc/self/stat` after the program's name, which may contain any characters.
 fn stat() -> Option<String> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     Some(fields.to_owned())
 }
 
-/// A field by the number that the manual gives it. The first one behind the name is the third.
+/// A field by its number in the manual. The first field after the name is number 3.
 fn field_of(stat: &str, number: usize) -> Option<f64> {
     stat.split(' ').nth(number.checked_sub(3)?)?.parse().ok()
 }
 
-/// The first number of the line that begins so.
+/// The first number of the line that starts with `begins`.
 fn line_of(file: &str, begins: &str) -> Option<f64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(begins))?;
@@ -91,7 +91,7 @@ fn line_of(file: &str, begins: &str) -> Option<f64> {
 }
 
 fn open_files() -> Option<f64> {
-    // One of them is this look.
+    // One of the open files is this directory.
     let count = fs::read_dir("/proc/self/fd").ok()?.count();
     u32::try_from(count.checked_sub(1)?).ok().map(f64::from)
 }

@@ -31,7 +31,8 @@ pub enum NotReady {
 }
 
 impl Readiness {
-    /// Ready while `served` holds a certificate that all `callers` accept, and `stop` hasn't begun.
+    /// Ready while `served` holds a certificate that all `callers` accept, and `stop` has not
+    /// begun.
     pub fn new(served: Arc<Served>, callers: Callers, stop: Stop) -> Self {
         Self {
             served,
@@ -40,7 +41,7 @@ impl Readiness {
         }
     }
 
-    /// Whether a call that is sent here now would be answered.
+    /// Whether this replica would answer a call from the API server now.
     pub fn check(&self) -> Result<(), NotReady> {
         if self.stop.is_stopping() {
             return Err(NotReady::Stopping);

@@ -1,12 +1,12 @@
-//! Keeps the record: watches the gates' Jobs and writes down what completes. With the same watches,
-//! and those of the held workloads, it exports the state of each gate and creates Events.
+//! Watches the gates' Jobs, and writes their completions to the record. From the same watches, and
+//! those of the held workloads, it exports the state of each gate and creates Events.
 //!
-//! Any number of replicas do this at the same time, and none of them leads. Each brings the record
-//! to the state that it wants, by writes that cannot undo those of another replica (see
-//! [`Write`](migration_gate_core::record::Write)), for as long as the record doesn't show it; so
-//! one that dies in between leaves nothing that another, or its own successor, doesn't finish. What
-//! completed while no replica ran is recorded by the next one, as long as the Job exists. Jobs get
-//! no finalizer: a finalizer that is never removed would be worse than a missing entry.
+//! Any number of replicas do this at the same time, and none of them leads. Each replica writes
+//! until the record shows what it wants, by writes that cannot undo those of another replica (see
+//! [`Write`](migration_gate_core::record::Write)). If a replica dies in between, another one, or
+//! its own successor, finishes the work. A completion while no replica runs is recorded by the next
+//! one, as long as the Job exists. Jobs get no finalizer: a finalizer that is never removed would
+//! be worse than a missing entry.
 
 mod lookout;
 mod write;
@@ -37,36 +37,37 @@ use migration_gate_core::names;
 use migration_gate_core::outlook::GateState;
 use migration_gate_core::record::{Entry, HISTORY, Record};
 
-/// The report about a gate.
+/// A report about a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GateNews {
-    /// Its state.
+    /// The gate's state.
     State(GateReport),
-    /// The record was not written, for another reason than that a replica was faster.
+    /// The record could not be written. A write that lost against another replica is not reported.
     WriteFailed,
 }
 
 /// The state of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateReport {
-    /// In a word.
+    /// Whether the gate is open, waiting or failed, if that is known.
     pub state: GateState,
     /// Number of waiting pods.
     pub waiting_pods: u64,
     /// Number of completions that the record lacks.
     pub unrecorded: usize,
-    /// When the last migration completed, and how many seconds it took, if that is known.
+    /// The newest completion in the record: its time, and its duration in seconds, if that is
+    /// known.
     pub last: Option<(Timestamp, Option<u64>)>,
     /// Whether the watches of its Jobs work.
     pub sees_jobs: bool,
-    /// Whether that of its record does.
+    /// Whether the watch of its record works.
     pub sees_record: bool,
-    /// Whether those of the workloads that it holds do.
+    /// Whether the watches of the workloads that it holds work.
     pub sees_workloads: bool,
 }
 
 impl GateReport {
-    /// Nothing is known, and nothing is watched.
+    /// The report of a gate that is not watched.
     pub fn blind() -> Self {
         Self {
             state: GateState::Unknown,
@@ -80,9 +81,9 @@ impl GateReport {
     }
 }
 
-/// Keeps the records of all gates until `shutdown`. Whatever the API server answers, this goes
-/// on; `report` is told a gate's name and how it stands, at least whenever that changes. With
-/// `events`, people are told by Events, too.
+/// Keeps the records of all gates until `shutdown`. No answer of the API server ends it. Calls
+/// `report` with a gate's name and its news, at least whenever its state changes. With `events`, it
+/// also creates Events.
 pub async fn run(
     client: Client,
     config: Arc<Config>,
@@ -95,7 +96,7 @@ pub async fn run(
         events,
         report: Arc::new(report),
     };
-    // Dropped at the end, which ends the tasks.
+    // Dropping the set at the end ends the tasks.
     let mut recorders = JoinSet::new();
     let mut gates: HashMap<task::Id, Gate> = HashMap::new();
     for gate in &config.gates {
@@ -107,8 +108,8 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut shutdown => return,
-            // A recorder has no end of its own. One that panicked has met a bug, and the next one
-            // finds out by itself what there is to do.
+            // A recorder never returns, so this one has panicked. Its successor needs none of its
+            // state: it reads everything from the API server.
             Some(ended) = recorders.join_next_with_id() => {
                 let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
                 if let Some(gate) = gates.remove(&id) {
@@ -152,7 +153,7 @@ enum Stored {
 }
 
 impl Stored {
-    /// The entries that can't be obeyed, with the reason.
+    /// The entries that cannot be used, each with its reason.
     fn corrupt(&self) -> Option<&BTreeMap<String, String>> {
         match self {
             Self::Present(record) => Some(&record.corrupt),
@@ -167,23 +168,22 @@ struct Recorder {
     gate: Gate,
     report: StateReport,
     requirements: Vec<Requirement>,
-    /// What is recorded of the Jobs that are there and complete: by requirement, alternative and
-    /// name.
+    /// The entries of the complete Jobs that exist: by requirement, alternative and name.
     entries: BTreeMap<(usize, usize, String), Entry>,
     /// Completions that the record doesn't show yet.
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
     record: Stored,
-    /// The API server has refused to create the record: rights are missing, or the namespace goes
-    /// away. Until a write succeeds, only Jobs that are there are recorded: what completed in a
-    /// namespace that was deleted says nothing of one that is created in its place.
+    /// The API server has refused to create the record: permissions are missing, or the namespace
+    /// is being deleted. Until a write succeeds, only Jobs that exist are recorded: completions of
+    /// a deleted namespace must not count for a new one of the same name.
     refused: bool,
     /// The state of the gate.
     lookout: Lookout,
     /// Set after a failed write.
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
     pauses: ExponentialBackoff,
-    /// The problem that was last logged, so that it is logged once: by what it is about.
+    /// The causes that were last logged, by subject, so that each is logged once.
     problems: BTreeMap<&'static str, String>,
 }
 
@@ -244,7 +244,7 @@ impl Recorder {
             };
             let changes = self.lookout.changes();
             tokio::select! {
-                // Everything that has happened is taken in before the gate is looked at.
+                // All events that have arrived are processed before the gate's state is computed.
                 biased;
                 Some((source, delta)) = jobs.next() => self.on_job_delta(source, delta),
                 Some(update) = records.next() => self.on_record_update(update),
@@ -281,7 +281,7 @@ impl Recorder {
         self.lookout.on_jobs(requirement, alternative, delta);
     }
 
-    /// Takes in what a Job is now, and its completion for one to record.
+    /// Updates a Job's entry. If the Job is complete, its completion is to be recorded.
     fn track(&mut self, requirement: usize, alternative: usize, job: &Job) {
         let key = (requirement, alternative, job.name.clone());
         let entry = Entry::of(job, self.gate.version.as_ref(), Timestamp::now());
@@ -300,7 +300,7 @@ impl Recorder {
             ..entry
         };
         keep_latest(&mut self.completed, &entry);
-        // While the record can't be written, the newest completions are the ones to keep.
+        // While the record cannot be written, keep the newest completions.
         while self.completed.len() > HISTORY {
             let oldest = self.completed.iter().min_by_key(|(_, e)| e.completed);
             let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
@@ -318,8 +318,8 @@ impl Recorder {
                 self.on_record(Stored::Present(record));
             }
             Update::Absent(_) => {
-                // The operator deleted an immutable record, as our message asked. Its entries are
-                // written again.
+                // The operator deleted an immutable record, as `report_immutable` advises. Its
+                // entries are written again.
                 if let Stored::Present(record) = &self.record
                     && record.immutable
                 {
@@ -341,8 +341,8 @@ impl Recorder {
         }
     }
 
-    /// A replica that hadn't heard of an entry yet has written in its place an older one, or, if it
-    /// is of an earlier release, less of the same one. What was there is put back.
+    /// Puts entries back that another replica has overwritten: with an older entry, because it had
+    /// not seen the newer one, or with fewer fields, because it is of an earlier release.
     fn keep_overwritten(&mut self, record: &Record) {
         let Stored::Present(before) = &self.record else {
             return;
@@ -358,9 +358,10 @@ impl Recorder {
         }
     }
 
-    /// The watch says what the record is now.
+    /// Handles a record that the watch has reported.
     fn on_record(&mut self, record: Stored) {
-        // Whatever a write stumbled over may have changed, and if it hasn't, a pause is in order.
+        // If the record has changed, the cause of a failed write may be gone, so the pause ends. If
+        // not, the pause goes on.
         let content = |stored: &Stored| match stored {
             Stored::Present(record) => Some(Record {
                 resource_version: String::new(),
@@ -374,7 +375,7 @@ impl Recorder {
         self.remember(record);
     }
 
-    /// Takes a state of the record in, and tells what is new and corrupt in it.
+    /// Stores a state of the record, and logs new corrupt entries.
     fn remember(&mut self, record: Stored) {
         self.lookout.on_record(&record);
         let before = std::mem::replace(&mut self.record, record);
@@ -414,8 +415,8 @@ impl Recorder {
     }
 }
 
-/// Takes in a completion for one to record, unless a later one of its version is there: an older
-/// Job may change last, as when it is deleted.
+/// Adds a completion to those to record, unless a later one of the same version is there: an older
+/// Job may change last, such as when it is deleted.
 fn keep_latest(completed: &mut BTreeMap<String, Entry>, entry: &Entry) {
     let key = entry.key();
     let known = completed.get(&key);

@@ -49,7 +49,7 @@ impl Rejection {
 }
 
 impl IntoResponse for Rejection {
-    /// Plain text, which the API server repeats to its own client.
+    /// Plain text, which the API server passes on to its own client.
     fn into_response(self) -> Response {
         let mut response = (self.code(), format!("migration-gate: {self}\n")).into_response();
         if matches!(self, Self::TooBusy) {

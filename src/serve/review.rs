@@ -1,4 +1,4 @@
-//! One review: from the body to the answer.
+//! One review: from the request's body to the response.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::cli::chain;
 use migration_gate_core::gates::Config;
 use migration_gate_core::text::truncate;
 
-/// From this size on, in bytes, reviews are decided one at a time, and on a thread of their own, so
-/// that the connections that share this one don't wait.
+/// From this body size on, in bytes, reviews are decided one at a time on a thread of their own, so
+/// that other connections of the same worker do not wait.
 const LARGE: usize = 64 * 1024;
 
-/// Longest text from a review that is logged, in bytes.
+/// Maximum length of a text from a review in the log, in bytes.
 const LONGEST_LOGGED: usize = 256;
 
 /// Answers reviews.
@@ -34,7 +34,7 @@ pub struct Reviewer {
     config: Arc<Config>,
     metrics: Metrics,
     limits: Arc<ClientLimits>,
-    /// For the bodies in memory.
+    /// The room for bodies in memory.
     room: Room,
     /// The permit to decide on a large body.
     large: Arc<Share>,
@@ -65,7 +65,8 @@ impl Reviewer {
         }
     }
 
-    /// Reads the request's body when there is room for it, and decides when it is its turn.
+    /// Reads the request's body when there is room for it, and decides. Large bodies wait for their
+    /// turn.
     async fn review(
         self: &Arc<Self>,
         webhook: Webhook,
@@ -78,19 +79,20 @@ impl Reviewer {
         let too_slow = |_| Rejection::TooSlow(limits.request_timeout);
         let (head, body) = request.into_parts();
         let announced = Announced::in_head(&head.headers);
-        // Not kept while the body comes: a head takes more memory than its text.
+        // The parsed headers take more memory than their text, so they are not kept while the body
+        // arrives.
         drop(head);
         let (body, room) = body::read(body, announced, limits, &self.room, deadline).await?;
         if body.len() < LARGE {
             return Ok(self.decide(webhook, &body, since)?);
         }
-        // One at a time: as values, an object takes many times the memory that it takes as text.
+        // One at a time: a parsed object takes many times the memory of its text.
         let turn = timeout_at(deadline, self.large.take(1, body.len() as u64))
             .await
             .map_err(|_| Rejection::TooBusy)??;
         let reviewer = Arc::clone(self);
         let decided = tokio::task::spawn_blocking(move || {
-            // Given back when the work is over, even if the client didn't wait for it.
+            // Released when the work is done, even if the client has gone away.
             let _held = (room, turn);
             reviewer.decide(webhook, &body, since)
         });
@@ -103,8 +105,8 @@ impl Reviewer {
         }
     }
 
-    /// Answers the review in `body`, which was asked at `since`, or says why it is none. A review
-    /// that can be read is always answered with its uid.
+    /// Answers the review in `body`, which was requested at `since`. A review that can be decoded
+    /// is always answered, with its uid. The error says why `body` is not a review.
     pub fn decide(
         &self,
         webhook: Webhook,
@@ -112,8 +114,8 @@ impl Reviewer {
         since: Instant,
     ) -> Result<Vec<u8>, DecodeError> {
         let request = admission::decode(body)?;
-        // A bug in a rule must not cost the answer: the API server would report a broken
-        // connection, and the log would not have the object.
+        // Without this, a panic in a rule would break the connection: the API server would report
+        // that alone, and the log would not name the object.
         let decide = AssertUnwindSafe(|| webhook.decide(&self.config, &request));
         let answer = catch_unwind(decide)
             .unwrap_or_else(|panic| {
@@ -131,7 +133,7 @@ impl Reviewer {
         Ok(admission::answer(&request, &answer))
     }
 
-    /// One line and one count for each decision; never the object's content.
+    /// Counts each decision and logs it in one line, without the object's content.
     fn report(
         &self,
         webhook: Webhook,

@@ -1,7 +1,7 @@
-//! Permits that are given to the smallest request first.
+//! A semaphore that serves the smallest request first.
 //!
-//! `tokio::sync::Semaphore` gives them in the order of asking, so that a small review would wait
-//! for every large one that came before it.
+//! `tokio::sync::Semaphore` serves requests in their order, so a small review would wait for every
+//! large one that came before it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,15 +22,15 @@ struct Queue {
     waiting: BTreeMap<Rank, Pending>,
 }
 
-/// Most requests that wait. For one more, the largest is turned away: while it waits, a part of its
-/// body lies in its connection's window.
+/// Maximum number of requests that wait. If there is one more, the largest is turned away. Each
+/// takes memory while it waits: a part of its body is in its connection's window.
 const MOST_WAITING: usize = 1024;
 
-/// Why a request gets no permits.
+/// The queue was full, and this request was the largest.
 #[derive(Debug)]
 pub(super) struct TurnedAway;
 
-/// The size of the request, and its place among those of its size.
+/// The size of a request in bytes, and its sequence number.
 type Rank = (u64, u64);
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct Pending {
     turn: oneshot::Sender<Permits>,
 }
 
-/// Some of a share, until they are dropped.
+/// Permits of a share, returned when dropped.
 #[derive(Debug)]
 pub(super) struct Permits {
     share: Arc<Share>,
@@ -47,7 +47,7 @@ pub(super) struct Permits {
 }
 
 impl Share {
-    /// At least one.
+    /// A share of `all` permits, at least one.
     pub(super) fn new(all: usize) -> Arc<Self> {
         let all = all.max(1);
         Arc::new(Self {
@@ -60,8 +60,8 @@ impl Share {
         })
     }
 
-    /// Waits for so many permits, on behalf of a request of that size in bytes. One that asks for
-    /// more than there are gets all of them.
+    /// Waits for `permits` permits, for a request of `size` bytes. A request for more than the
+    /// share has gets all of them.
     pub(super) async fn take(
         self: &Arc<Self>,
         permits: usize,
@@ -76,7 +76,7 @@ impl Share {
             state.waiting.insert(rank, Pending { permits, turn });
             rank
         };
-        // Leaves the queue if this future is dropped.
+        // Removes the request from the queue if this future is dropped.
         let _place = QueuePlace { share: self, rank };
         self.serve();
         wait.await.map_err(|_| TurnedAway)
@@ -86,7 +86,7 @@ impl Share {
         !self.lock().waiting.is_empty()
     }
 
-    /// Gives what is free to those who are first in the queue.
+    /// Gives free permits to the first requests of the queue.
     fn serve(self: &Arc<Self>) {
         loop {
             let served = {
@@ -109,19 +109,19 @@ impl Share {
                 share: Arc::clone(self),
                 permits: served.permits,
             };
-            // One that has just left gives them back.
+            // If the receiver is gone, dropping the permits returns them.
             drop(served.turn.send(permits));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
+        // No panic under this lock leaves the queue inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Permits {
-    /// Whether a request waits for such permits.
+    /// Whether a request waits for permits of the same share.
     pub(super) fn is_wanted(&self) -> bool {
         self.share.is_wanted()
     }
@@ -143,7 +143,7 @@ impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let left = self.share.lock().waiting.remove(&self.rank);
         if left.is_some() {
-            // A request behind it may need less.
+            // The next request may need fewer permits.
             self.share.serve();
         }
     }
@@ -187,7 +187,7 @@ mod tests {
         }
         drop(all);
         assert!(share.is_wanted());
-        // It was served, and didn't look.
+        // It has got its permits without having polled for them.
         drop(gone);
         let small = small.now_or_never().expect("the smallest is served");
         let equal = equal.now_or_never().expect("there is room for two of them");

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Tells how far a stop has come. Clones tell the same.
+/// The progress of a shutdown. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     stopping: CancellationToken,
@@ -29,37 +29,37 @@ impl Stop {
         self.stopping.cancelled().await;
     }
 
-    /// Resolves once idle connections are to be closed.
+    /// Resolves once the server closes idle connections.
     pub async fn closing(&self) {
         self.closing.cancelled().await;
     }
 
-    /// Resolves once nothing is waited for any more.
+    /// Resolves once open requests are cut.
     pub async fn aborted(&self) {
         self.aborted.cancelled().await;
     }
 
-    /// The token of the first step, for parts that only need to know that one.
+    /// The token of the first step, for code that needs no other step.
     pub fn token(&self) -> CancellationToken {
         self.stopping.clone()
     }
 
-    /// All steps at once, for a listener without connections to wait for.
+    /// Takes all steps at once, for a listener without connections to wait for.
     pub(super) fn now(&self) {
         self.stopping.cancel();
         self.closing.cancel();
         self.aborted.cancel();
     }
 
-    /// The first step, of which [`Self::run`] makes sure.
+    /// Takes the first step: the replica is no longer ready. [`Self::run`] does so, too.
     pub fn begin(&self) {
         self.stopping.cancel();
     }
 
-    /// Goes through the steps.
+    /// Takes the steps one after another.
     ///
-    /// `delay` is the time between stopping and closing, `grace` between closing and aborted.
-    /// `hurry` resolving in between aborts at once. If all connections end first, drop this.
+    /// `delay` is the time from stopping to closing, `grace` the time from closing to aborted. When
+    /// `hurry` resolves, the abort comes at once. If all connections end first, drop this future.
     pub async fn run(
         &self,
         delay: Duration,
@@ -80,14 +80,14 @@ impl Stop {
     }
 }
 
-/// SIGTERM, as Kubernetes sends it, and SIGINT, as a person does.
+/// SIGTERM, which the kubelet sends, and SIGINT, from Ctrl-C.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
 }
 
 impl Signals {
-    /// From here on, neither signal ends the process by itself.
+    /// Installs the handlers. From here on, neither signal ends the process by itself.
     pub(super) fn install() -> std::io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
@@ -95,7 +95,7 @@ impl Signals {
         })
     }
 
-    /// The name of the next one.
+    /// Waits for the next signal, and returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",

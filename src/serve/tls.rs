@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// ALPN's name of HTTP/2.
+/// The ALPN protocol ID of HTTP/2 (RFC 9113, section 3.1).
 pub(super) const H2: &[u8] = b"h2";
 
 /// A certificate chain with its private key, known to belong together.
@@ -51,7 +51,8 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads a chain, leaf first, and the leaf's key, both PEM.
+    /// Parses a chain, leaf first, and the leaf's private key, both PEM. Fails if they do not
+    /// belong together.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
         let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key)
@@ -75,17 +76,17 @@ impl Identity {
         })
     }
 
-    /// From when on the leaf is valid.
+    /// The start of the leaf's validity.
     pub fn not_before(&self) -> Timestamp {
         self.not_before
     }
 
-    /// When the leaf expires.
+    /// The end of the leaf's validity.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 
-    /// The DNS names and addresses that the leaf is for.
+    /// The DNS names and IP addresses in the leaf's subject alternative names.
     pub fn names(&self) -> Vec<String> {
         let Some((_, leaf)) = self
             .chain()
@@ -109,7 +110,7 @@ impl Identity {
         names.value.general_names.iter().filter_map(name).collect()
     }
 
-    /// The leaf and what a client needs besides it to find its CA.
+    /// The leaf, and the intermediate certificates that a client needs to reach its CA.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
     }
@@ -122,12 +123,12 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, I
         .map_err(|error| IdentityError::Certificate(error.to_string()))
 }
 
-/// When a certificate expires.
+/// The end of a certificate's validity.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, IdentityError> {
     validity(certificate).map(|(_, not_after)| not_after)
 }
 
-/// From when on and until when a certificate is valid.
+/// The start and the end of a certificate's validity.
 fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), IdentityError> {
     let unusable = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| unusable(&error))?;
@@ -139,12 +140,12 @@ fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), 
     ))
 }
 
-/// The one implementation of cryptography that the program is built with.
+/// The only crypto provider that the program is built with.
 pub(super) fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 
-/// The identity that new connections are served with. Changing it doesn't disturb open ones.
+/// The identity for new connections. Changing it does not affect open ones.
 #[derive(Default)]
 pub struct Served(watch::Sender<Option<Arc<Identity>>>);
 
@@ -161,7 +162,7 @@ impl Served {
 
     /// Resolves once there is an identity.
     pub async fn some(&self) {
-        // The sender is here, so this doesn't end by its drop.
+        // This cannot fail: `self` owns the sender.
         let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 }
@@ -178,17 +179,17 @@ impl ResolvesServerCert for Served {
     }
 }
 
-/// Takes TLS connections. Clones are one.
+/// Accepts TLS connections. Clones share one configuration.
 #[derive(Clone)]
 pub struct Acceptor {
-    /// For new connections. Open ones keep what they began with.
+    /// For new connections. Open ones keep the configuration that they began with.
     config: Arc<watch::Sender<Arc<ServerConfig>>>,
     served: Arc<Served>,
     refusals: Arc<clients::Refusals>,
 }
 
 impl Acceptor {
-    /// Connections are served with what `served` holds at the time.
+    /// An acceptor whose handshakes use the identity that `served` holds at the time.
     pub fn new(served: Arc<Served>) -> Result<Self, rustls::Error> {
         let anyone = NoClientAuth {};
         let config = server_config(Arc::clone(&served), Arc::new(anyone))?;
@@ -199,16 +200,16 @@ impl Acceptor {
         })
     }
 
-    /// Refuses other clients from the next handshake on.
+    /// From the next handshake on, accepts only `clients`.
     pub fn require(&self, clients: RequiredClients) {
-        // The same settings were valid when the acceptor was made.
+        // This does not fail: the same settings were valid in `new`.
         if let Ok(config) = server_config(Arc::clone(&self.served), Arc::new(clients)) {
             self.config.send_replace(Arc::new(config));
         }
     }
 
-    /// Completes the handshake, once there is an identity. A replica that has just restarted is
-    /// still called for a moment, and a delayed call is better than a failed one.
+    /// Completes the handshake, once there is an identity. The API server may still call a replica
+    /// that has just restarted, and a delayed call is better than a failed one.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.served.some().await;
         let client = stream.peer_addr();
@@ -227,7 +228,7 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1 on top.
+/// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1 by ALPN.
 fn server_config(
     served: Arc<Served>,
     clients: Arc<dyn ClientCertVerifier>,
@@ -237,8 +238,8 @@ fn server_config(
         .with_client_cert_verifier(clients)
         .with_cert_resolver(served);
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
-    // The API server keeps its connections and resumes no session; a ticket would be work for
-    // nothing. And a resumed session would carry a certificate that was rotated away.
+    // The API server keeps its connections open and does not resume sessions, so tickets would be
+    // wasted work. A resumed session would also keep a certificate that has been rotated.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)

@@ -1,4 +1,4 @@
-//! The two webhooks, and how each decides.
+//! The two webhooks and their rules.
 
 use migration_gate_core::decision::Decision;
 use migration_gate_core::gates::Config;
@@ -18,17 +18,17 @@ pub struct Webhook {
 pub(super) type Rules = fn(&Config, &Request<'_>) -> Decision;
 
 impl Webhook {
-    /// `/mutate`, which injects.
+    /// `/mutate`, which injects the waiter.
     pub const MUTATE: Self = Self::new("mutate", mutate::mutate);
 
-    /// `/validate`, which refuses.
+    /// `/validate`, which denies.
     pub const VALIDATE: Self = Self::new("validate", validate::validate);
 
     pub(super) const fn new(name: &'static str, rules: Rules) -> Self {
         Self { name, rules }
     }
 
-    /// The word in logs and metrics.
+    /// The webhook's name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         self.name
     }

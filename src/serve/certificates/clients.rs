@@ -25,7 +25,7 @@ pub struct ClientArgs {
     client_name: Vec<String>,
 }
 
-/// The file of the authorities.
+/// The file of `--client-ca`, and the names of `--client-name`.
 #[derive(Debug)]
 pub(in crate::serve) struct ClientFile {
     path: PathBuf,
@@ -35,7 +35,7 @@ pub(in crate::serve) struct ClientFile {
 }
 
 impl ClientFile {
-    /// The file, if clients need a certificate.
+    /// `None` if clients need no certificate.
     pub(in crate::serve) fn new(args: ClientArgs) -> Option<Self> {
         let ClientArgs {
             client_ca,
@@ -48,7 +48,8 @@ impl ClientFile {
         })
     }
 
-    /// Makes the acceptor ask for certificates of what the file holds now, if that has changed.
+    /// Reads the file. If it has changed, `acceptor` accepts only clients with a certificate of the
+    /// CAs that it now holds.
     pub(in crate::serve) async fn apply(&mut self, acceptor: &Acceptor) -> Result<(), FilesError> {
         let text = files::read(&self.path).await?;
         if text == self.last {
@@ -65,7 +66,7 @@ impl ClientFile {
         Ok(())
     }
 
-    /// Does so whenever the file changes, until the server closes. Open connections stay.
+    /// Calls [`Self::apply`] periodically, until the server closes. Open connections stay open.
     pub(in crate::serve) async fn follow(
         mut self,
         interval: Duration,

@@ -1,4 +1,4 @@
-//! A certificate from files, as cert-manager's Secret is mounted.
+//! A certificate from files, such as a mounted Secret of cert-manager.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Identity, IdentityError, Served};
 
-/// Reasons why files cannot be served.
+/// Reasons why files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::serve) enum FilesError {
-    /// One can't be read.
+    /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
         /// Which.
@@ -23,27 +23,27 @@ pub(in crate::serve) enum FilesError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// They hold nothing that can be served.
+    /// The files hold no certificate and key that can be served.
     #[error("{certificate} with {key}")]
     Identity {
         /// The file of the certificate.
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// Their problem.
+        /// What is wrong with them.
         source: IdentityError,
     },
-    /// One holds no authority.
+    /// The file holds no CA certificate that can be used.
     #[error("{path}")]
     Authorities {
         /// Which.
         path: PathBuf,
-        /// Its problem.
+        /// What is wrong with it.
         source: IdentityError,
     },
 }
 
-/// A certificate's file and its key's.
+/// The files of a certificate and its private key.
 #[derive(Debug)]
 pub(in crate::serve) struct Files {
     certificate: PathBuf,
@@ -67,8 +67,8 @@ impl Files {
         if self.last.as_ref() == Some(&pair) {
             return Ok(None);
         }
-        // A rotation that falls between the two reads gives a pair that doesn't match: refused
-        // here, and right the next time.
+        // If the files are replaced between the two reads, they do not match. This check fails
+        // then, and the next one finds the right pair.
         let identity = Identity::from_pem(&pair.0, &pair.1);
         self.last = Some(pair);
         identity.map(Some).map_err(|source| FilesError::Identity {
@@ -101,9 +101,9 @@ impl Files {
 
 /// Checks files periodically. Each problem is logged once, not at each check.
 ///
-/// The content is compared rather than an event awaited: a Secret's volume swaps a symbolic
-/// link two levels up, a subPath or a network file system sends no event at all, and two small
-/// reads cost nothing.
+/// It compares the content instead of waiting for file system events: a Secret's volume swaps a
+/// symbolic link two levels up, and a subPath or a network file system sends no event. Two small
+/// reads cost little.
 pub(super) struct Looks {
     interval: Duration,
     stop: Stop,
@@ -121,7 +121,7 @@ impl Looks {
         }
     }
 
-    /// Waits for the time of the next look. There is none once the server closes.
+    /// Waits for the time of the next check. Returns `false` once the server closes.
     pub(super) async fn next(&self) -> bool {
         tokio::select! {
             () = self.stop.closing() => false,
@@ -129,8 +129,8 @@ impl Looks {
         }
     }
 
-    /// Stores the result of a check. An unusable file that stays as it is counts as unchanged, so
-    /// only a read error is repeated.
+    /// Takes the result of a check, and logs a new problem. A bad file that stays the same counts
+    /// as unchanged, so only a read error comes again at each check.
     pub(super) fn end(&mut self, look: Result<(), FilesError>) {
         let Err(error) = look else {
             self.trouble = None;

@@ -1,4 +1,4 @@
-//! Making certificates, and what the Secret that all replicas share holds.
+//! Making certificates, and the content of the Secret that all replicas share.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use rustls_pki_types::CertificateDer;
 
 use crate::serve::tls::{self, Identity, IdentityError};
 
-/// The CA certificates, in the Secret's data; named as cert-manager and Kubernetes name them.
+/// The key of the CA certificates in the Secret's data. cert-manager uses the same name.
 const CA: &str = "ca.crt";
-/// The serving certificate.
+/// The key of the serving certificate, as in a Secret of type `kubernetes.io/tls`.
 const CERTIFICATE: &str = "tls.crt";
-/// Its private key.
+/// The key of its private key, as in a Secret of type `kubernetes.io/tls`.
 const KEY: &str = "tls.key";
 
-/// How far the clocks of this server and of the API server may be apart.
+/// Tolerated difference between the clocks of this server and of the API server.
 pub(super) const SKEW: Duration = Duration::from_mins(5);
 
-/// The most CA certificates that a bundle holds. A rotation needs two.
+/// Maximum number of CA certificates in a bundle. A rotation needs two.
 const MOST_CAS: usize = 8;
 
 /// The content of the Secret.
 #[derive(Debug, Clone)]
 pub(super) struct Material {
-    /// The CAs that some replica's certificate may be of, the current one first.
+    /// The CAs of all certificates that a replica may serve, the current one first.
     pub bundle: Vec<CertificateDer<'static>>,
     /// The certificate to serve, PEM.
     certificate: Vec<u8>,
@@ -51,20 +51,21 @@ pub(super) enum MaterialError {
 /// Reasons why no certificate could be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IssueError {
-    /// A name that no certificate can bear, or a failure of the random generator.
+    /// A name is not valid in a certificate, or the random generator has failed.
     #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
-    /// The lifetime leads out of the calendar.
+    /// The end of the lifetime is not a representable date.
     #[error("cannot make a certificate: {0}")]
     Time(String),
 }
 
 impl Material {
-    /// A new CA and a certificate of it. `keep` are the CAs that must be trusted on for now.
+    /// Makes a new CA and a certificate of it for `names`. `keep` are the CAs that must stay
+    /// trusted for now.
     ///
-    /// The CA signs this one certificate and no other: its private key is forgotten here and now.
-    /// So a reader of the Secret cannot make a certificate that the API server trusts,
-    /// and an expired CA has no certificate left to serve.
+    /// The CA signs only this certificate: its private key is dropped here. So a reader of the
+    /// Secret cannot make another certificate that the API server trusts, and a CA and its
+    /// certificate expire together.
     pub(super) fn issue(
         names: &[String],
         lifetime: Duration,
@@ -88,7 +89,7 @@ impl Material {
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::default();
         ca.distinguished_name = DistinguishedName::new();
-        // A name of its own, so that a client with two of them in its bundle knows which to try.
+        // Each CA has its own name, so a client with two of them in its bundle knows which to try.
         ca.distinguished_name.push(
             DnType::CommonName,
             format!("migration-gate CA {}", now.as_millisecond()),
@@ -119,7 +120,7 @@ impl Material {
         })
     }
 
-    /// Reads a Secret's data.
+    /// Parses a Secret's data.
     pub(super) fn from_data(data: &BTreeMap<String, ByteString>) -> Result<Self, MaterialError> {
         let field = |name| {
             data.get(name)
@@ -157,7 +158,7 @@ impl Material {
         Identity::from_pem(&self.certificate, &self.key)
     }
 
-    /// The CAs, as a `caBundle` holds them.
+    /// The CAs as PEM, for a `caBundle`.
     pub(super) fn bundle_pem(&self) -> Vec<u8> {
         let blocks: Vec<_> = self
             .bundle
@@ -168,7 +169,7 @@ impl Material {
         pem::encode_many_config(&blocks, line_ending).into_bytes()
     }
 
-    /// The same with only the CAs that haven't expired.
+    /// The same without the CAs that have expired.
     pub(super) fn without_expired(&self, now: Timestamp) -> Self {
         Self {
             bundle: unexpired(&self.bundle, now),

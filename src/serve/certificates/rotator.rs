@@ -1,8 +1,8 @@
 //! Certificates that the server makes itself.
 //!
 //! Watches the Secret that all replicas share and the webhook configurations that call them, and
-//! carries out the actions of [`state`](super::state). No replica leads: each does the same, and
-//! its writes fail if the object has changed since.
+//! carries out the actions of [`state`](super::state). No replica leads: each does the same, and a
+//! write fails if the object has changed since it was read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -35,7 +35,8 @@ use crate::serve::metrics::Metrics;
 use crate::serve::stop::Stop;
 use crate::serve::tls::Served;
 
-/// The wall clock is looked at this often at least: timers stand still while a machine sleeps.
+/// Maximum time between two looks at the wall clock: timers stand still while a machine is
+/// suspended.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
 /// Delay after the first failure of a write.
@@ -58,7 +59,8 @@ pub struct Settings {
     pub namespace: String,
     /// The Secret's name.
     pub secret: String,
-    /// What the API server calls this server: `NAME.NAMESPACE.svc`, or the host of a URL.
+    /// The names under which the API server calls this server: `NAME.NAMESPACE.svc`, or the host of
+    /// a URL.
     pub names: Vec<String>,
     /// Lifetime of a certificate. It is renewed after two thirds of it.
     pub lifetime: Duration,
@@ -80,12 +82,12 @@ enum KeepError {
 }
 
 impl KeepError {
-    /// Of a request that was meant to do `what`.
+    /// The error of a request that failed. `what` says what could not be done.
     fn api(what: String) -> impl FnOnce(ApiError) -> Self {
         |source| Self::Api { what, source }
     }
 
-    /// The remedy, which follows the causes.
+    /// The remedy, printed after the causes.
     fn hint(&self) -> &'static str {
         match self {
             Self::Api { source, .. } if source.code() == Some(403) => {
@@ -96,7 +98,8 @@ impl KeepError {
     }
 }
 
-/// Keeps the Secret, the configurations' `caBundle`s and `served` right until the server closes.
+/// Keeps the Secret, the configurations' `caBundle`s and `served` up to date until the server
+/// closes.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -130,7 +133,7 @@ pub async fn run(
         blocked: BTreeMap::new(),
         announced: VecDeque::new(),
     };
-    // In flight calls still trust this certificate while the server drains, so it goes on.
+    // It goes on while the server drains: calls still arrive then, and must trust the certificate.
     let mut closing = pin!(stop.closing());
     loop {
         let work = async {
@@ -153,9 +156,9 @@ pub async fn run(
     }
 }
 
-/// How long to sleep for, at `now`, to be awake at `at`.
+/// The time to sleep from `now` until `at`, at most [`LONGEST_SLEEP`].
 fn until(at: Timestamp, now: Timestamp) -> Duration {
-    // A little late rather than a little early, which would be a wasted turn.
+    // A wake-up that is too early would do nothing, so it comes a little late.
     let pause = Duration::try_from(at.duration_since(now)).unwrap_or_default();
     (pause + Duration::from_millis(1)).min(LONGEST_SLEEP)
 }
@@ -167,7 +170,7 @@ async fn sleep(pause: Option<Duration>) {
     }
 }
 
-/// The Secret's version and what it holds.
+/// The Secret's `resourceVersion` and its parsed content.
 fn content(secret: Secret) -> (String, Result<Material, MaterialError>) {
     let data = secret.data.unwrap_or_default();
     (
@@ -176,7 +179,7 @@ fn content(secret: Secret) -> (String, Result<Material, MaterialError>) {
     )
 }
 
-/// The object that is written.
+/// An object that the rotator writes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Writable {
     Secret,
@@ -195,9 +198,9 @@ impl Writable {
 /// A write that failed.
 #[derive(Debug)]
 struct Blocked {
-    /// Until when it isn't tried again.
+    /// The time of the next attempt.
     until: Timestamp,
-    /// For how long, if it fails the next time.
+    /// The pause after the next failure.
     pause: Duration,
 }
 
@@ -221,7 +224,7 @@ struct Rotator {
     metrics: Metrics,
     /// Failed writes, by object. A failed write does not hold up others.
     blocked: BTreeMap<Writable, Blocked>,
-    /// When a bundle was written, of late.
+    /// The times of the bundle writes within [`CONTENTION_PERIOD`].
     announced: VecDeque<Instant>,
 }
 
@@ -266,8 +269,8 @@ impl Rotator {
         }
     }
 
-    /// Carries out an action, or learns that another writer was faster. Either way, the state is
-    /// newer afterwards.
+    /// Carries out an action, unless another writer was faster. In both cases, the state is up to
+    /// date afterwards.
     async fn write(&mut self, action: Action) -> Result<(), KeepError> {
         match action {
             Action::Issue {
@@ -322,7 +325,7 @@ impl Rotator {
             .await
     }
 
-    /// Takes in what the Secret is after a write of it, or after another replica's.
+    /// Stores the Secret that a write returned. If another replica was faster, reads the Secret.
     async fn wrote(
         &mut self,
         answer: Result<Secret, ApiError>,
@@ -330,7 +333,7 @@ impl Rotator {
     ) -> Result<(), KeepError> {
         match answer {
             Ok(written) => self.state.see_secret(Some(content(written))),
-            // There already, changed since, or gone.
+            // It exists already, has changed since, or was deleted.
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 self.refresh().await?;
             }
@@ -339,7 +342,7 @@ impl Rotator {
         Ok(())
     }
 
-    /// Reads the Secret as it is now. Answers whether it differs from the state's.
+    /// Reads the Secret. Returns whether it differs from the one in the state.
     async fn refresh(&mut self) -> Result<bool, KeepError> {
         let name = &self.settings.secret;
         let what = format!("cannot read Secret {name}");
@@ -353,12 +356,12 @@ impl Rotator {
         Ok(differs)
     }
 
-    /// Brings the bundle into a configuration.
+    /// Writes the bundle to a configuration.
     ///
-    /// A replica whose view of the Secret is old must not take a newer bundle away. So the Secret
-    /// is read again, after the configuration was seen, and the write is refused if the
-    /// configuration has changed since: a writer with a newer bundle has either written it by then,
-    /// or will.
+    /// A replica with an old view of the Secret must not overwrite a newer bundle. So it reads the
+    /// Secret again after it has seen the configuration, and the write fails if the configuration
+    /// has changed since it was seen. A replica with a newer bundle has then either written it, or
+    /// will.
     async fn announce(
         &mut self,
         name: ConfigurationName,
@@ -396,8 +399,8 @@ impl Rotator {
     }
 }
 
-/// Writes the bundle to every webhook of a configuration, if that is still as it was seen.
-/// Answers what the configuration is now.
+/// Writes the bundle to every webhook of a configuration, unless that has changed since it was
+/// seen. Returns the configuration as it is now, `None` if it does not exist.
 async fn put_bundle<K>(
     api: &Objects,
     object: &str,
@@ -430,7 +433,7 @@ where
         }
         Err(refused) => refused,
     };
-    // The API server has no code of its own for a `test` that failed.
+    // The API server has no status code of its own for a failed `test`, so compare the versions.
     let what = format!("cannot read {name}");
     let now = api.get::<K>(object).await.map_err(KeepError::api(what))?;
     let now = now.map(Configuration::from);

@@ -1,14 +1,15 @@
 //! The rotator's next action, as a function of its observations.
 //!
-//! The rotation, and why no call fails by it:
+//! A rotation takes these steps, and no call fails because of it:
 //!
-//! 1. A new CA and a certificate of it go into the Secret, at two thirds of the old one's life. The
-//!    old CA stays in the bundle. Of replicas that do this at once one wins, by `resourceVersion`.
-//! 2. Every replica brings the bundle into every webhook configuration.
-//! 3. A replica serves the new certificate once it has seen all configurations carry a bundle that
-//!    verifies it, for as long as an API server may take to learn of that.
-//! 4. The old CA leaves the bundle when it has expired. Its certificate expired with it, so no one
-//!    can serve anything that needs it.
+//! 1. After two thirds of the old certificate's lifetime, a replica writes a new CA and its
+//!    certificate to the Secret. The old CA stays in the bundle. If several replicas do this at
+//!    once, `resourceVersion` lets one win.
+//! 2. Every replica writes the bundle to every webhook configuration that lacks it.
+//! 3. A replica serves the new certificate once all configurations have trusted it for the
+//!    propagation delay: the time that an API server may take to see a changed configuration.
+//! 4. A replica removes the old CA from the bundle when it has expired. Its only certificate has
+//!    expired, too, so no replica serves it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +21,13 @@ use super::issue::{Material, MaterialError, SKEW, unexpired};
 use super::trust::{Callers, Configuration, ConfigurationName, verify_for};
 use crate::serve::tls::Identity;
 
-/// Age, in propagation delays, at which every API server must know a certificate.
+/// The age of a certificate, in propagation delays, from which every API server knows its CA.
 const LONG_KNOWN: u32 = 5;
 
-/// Maximum number of names in a certificate, with those of earlier settings.
+/// Maximum number of names in a certificate, including those of earlier settings.
 const MOST_NAMES: usize = 16;
 
-/// One replica's wishes and observations.
+/// One replica's settings and observations.
 pub(super) struct State {
     names: Vec<String>,
     lifetime: Duration,
@@ -36,14 +37,14 @@ pub(super) struct State {
     served: Option<Arc<Identity>>,
     /// The certificate in the Secret, and since when every configuration has accepted it.
     candidate: Option<(Arc<Identity>, Option<Timestamp>)>,
-    /// The CAs of the last Secret that could be read, for when it is gone.
+    /// The CAs of the last usable Secret, in case it is deleted.
     last_bundle: Vec<CertificateDer<'static>>,
 }
 
-/// The Secret, as it was seen last.
+/// The Secret as it was last seen.
 #[derive(Default)]
 enum SharedSecret {
-    /// Not yet.
+    /// It has not been read yet.
     #[default]
     Unknown,
     Absent,
@@ -64,7 +65,7 @@ pub(super) enum Action {
     Issue {
         /// The names in the certificate.
         names: Vec<String>,
-        /// The CAs that must be trusted on for now.
+        /// The CAs that must stay trusted for now.
         keep: Vec<CertificateDer<'static>>,
         /// The Secret's version that this replaces; `None` if there is no Secret.
         base: Option<String>,
@@ -73,7 +74,7 @@ pub(super) enum Action {
     },
     /// Write the Secret without the CAs that have expired.
     Prune { material: Material, base: String },
-    /// Bring the bundle into a configuration, on the condition that it is still as it was seen.
+    /// Write the bundle to a configuration, unless that has changed since it was seen.
     Announce {
         name: ConfigurationName,
         seen: Configuration,
@@ -81,12 +82,12 @@ pub(super) enum Action {
     },
 }
 
-/// The action now, and the time of the next check without an event.
+/// The actions to take now, and the time of the next check without an event.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
-    /// To be served from now on, before anything is written.
+    /// The certificate to serve from now on, before any write.
     pub serve: Option<Arc<Identity>>,
-    /// To be written, the most urgent first.
+    /// The writes, the most urgent first.
     pub actions: Vec<Action>,
     pub wake: Option<Timestamp>,
 }
@@ -110,7 +111,7 @@ impl State {
         }
     }
 
-    /// Stores the Secret: its version and content, or that it does not exist.
+    /// Stores the Secret: its `resourceVersion` and content, or `None` if it does not exist.
     pub(super) fn see_secret(&mut self, seen: Option<(String, Result<Material, MaterialError>)>) {
         self.secret = match seen {
             None => SharedSecret::Absent,
@@ -128,7 +129,7 @@ impl State {
         };
     }
 
-    /// The Secret's version that this state was read from.
+    /// The `resourceVersion` of the Secret as it was last seen, `None` if it does not exist.
     pub(super) fn resource_version(&self) -> Option<&str> {
         match &self.secret {
             SharedSecret::Unknown | SharedSecret::Absent => None,
@@ -141,19 +142,19 @@ impl State {
         }
     }
 
-    /// Tells that `identity` is served now.
+    /// Stores that `identity` is served now.
     pub(super) fn see_served(&mut self, identity: Arc<Identity>) {
         self.served = Some(identity);
     }
 
-    /// The action at `now`.
+    /// The actions at `now`.
     ///
-    /// Each write is worth doing even if one before it fails, with one exception: once the Secret
-    /// is written, the rest is out of date, and the next step tells what to do.
+    /// If a write fails, the others are still worth doing. After the Secret is written, the other
+    /// actions are out of date: the caller must call this again.
     pub(super) fn step(&mut self, callers: &Callers, now: Timestamp) -> Agenda {
         let mut agenda = Agenda::default();
         let secret = self.maintain(callers, now, &mut agenda);
-        // A trusted certificate can be served, even without permission to write.
+        // Serving a trusted certificate needs no permission to write.
         agenda.serve = self.due(callers, now, &mut agenda);
         agenda.actions.extend(secret);
         if let SharedSecret::Usable { material, .. } = &self.secret {
@@ -171,8 +172,8 @@ impl State {
         agenda
     }
 
-    /// The CAs that others may still serve and the API server trusts, if the Secret is not usable:
-    /// a replica that has just started knows it from the configurations alone.
+    /// The CAs that must stay trusted if the Secret is not usable: other replicas may still serve
+    /// their certificates. A replica that has just started knows them only from the configurations.
     fn trusted(&self, callers: &Callers, now: Timestamp) -> Vec<CertificateDer<'static>> {
         let mut trusted = self.last_bundle.clone();
         for certificate in callers.bundles() {
@@ -192,7 +193,7 @@ impl State {
     ) -> Option<Action> {
         let (resource_version, material) = match &self.secret {
             SharedSecret::Unknown => return None,
-            // Until then, it isn't known what is trusted.
+            // Until all configurations have been read, it is not known which CAs they trust.
             SharedSecret::Absent | SharedSecret::Unusable { .. } if !callers.all_known() => {
                 return None;
             }
@@ -228,14 +229,15 @@ impl State {
                 why,
             })
         };
-        // It could be read once, when it was seen.
+        // This does not fail: the Secret was parsed when it was seen.
         let Ok(identity) = material.identity() else {
             return issue(self.names.clone(), "it cannot be read".to_owned());
         };
         for name in &self.names {
             if let Err(cause) = verify_for(&identity, &material.bundle, name, now) {
-                // In a roll-out that changes the names, the other replicas still use the old ones.
-                // Without those they would issue in their turn, and so on.
+                // In a roll-out that changes the names, the other replicas still need the old ones.
+                // If those were missing, they would issue a certificate with only the old ones, and
+                // so on in turn.
                 let mut names = self.names.clone();
                 names.extend(
                     identity
@@ -276,7 +278,7 @@ impl State {
         None
     }
 
-    /// The certificate that is to be served from now on, if it isn't yet.
+    /// The certificate to serve from now on, unless it is already served.
     fn due(
         &mut self,
         callers: &Callers,
@@ -294,9 +296,11 @@ impl State {
         }
         let since = *accepted.get_or_insert(now);
         let due = since.checked_add(self.propagation).unwrap_or(now);
-        // Waiting protects the calls that still trust what is served. If none does, it only costs.
+        // The wait protects callers that trust only the served certificate. If the configurations
+        // no longer trust that one, the wait protects no call.
         let lost = served.is_some_and(|served| callers.accept(served, now).is_err());
-        // What others have long been serving needs no wait in one that has just started.
+        // A replica that has just started need not wait with a certificate that others have long
+        // served.
         let known = served.is_none() && age(candidate, now) >= self.propagation * LONG_KNOWN;
         if now >= due || lost || known {
             return Some(Arc::clone(candidate));
@@ -306,7 +310,8 @@ impl State {
     }
 }
 
-/// How long ago a certificate was made, by itself: other replicas may make them for another time.
+/// How long ago a certificate was made. It is read from the certificate: other replicas may have
+/// another lifetime in their settings.
 fn age(identity: &Identity, now: Timestamp) -> Duration {
     let valid = Duration::try_from(now.duration_since(identity.not_before())).unwrap_or_default();
     valid.saturating_sub(SKEW)

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::serve::tls::{self, Identity};
 
-/// Names a webhook configuration.
+/// The kind and name of a webhook configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConfigurationName {
     /// A `MutatingWebhookConfiguration`.
@@ -93,7 +93,8 @@ impl Configuration {
     }
 }
 
-/// What the API server calls the server of a webhook: `NAME.NAMESPACE.svc`, or its URL's host.
+/// The server name that the API server verifies for a webhook: `NAME.NAMESPACE.svc`, or the host of
+/// its URL.
 fn server_name(client: &WebhookClientConfig) -> String {
     if let Some(service) = &client.service {
         return format!("{}.{}.svc", service.name, service.namespace);
@@ -109,25 +110,26 @@ fn server_name(client: &WebhookClientConfig) -> String {
         .unwrap_or_default()
 }
 
-/// The webhook configurations that call this server, as far as they were seen. Clones see the same.
+/// The webhook configurations that call this server, as they were last seen. Clones see the same.
 #[derive(Debug, Clone)]
 pub struct Callers(watch::Receiver<BTreeMap<ConfigurationName, Caller>>);
 
-/// Tells [`Callers`] what has become of the configurations.
+/// Updates [`Callers`].
 ///
-/// There is one, and it can't be shared, so that nothing newer is overwritten: its owner passes on
-/// what the watches bring and what its own writes are answered with.
+/// There is only one writer, and it cannot be cloned. So its owner applies what the watches report
+/// and what its own writes return in one order, and never overwrites a newer state with an older
+/// one.
 #[derive(Debug)]
 pub struct CallersWriter(watch::Sender<BTreeMap<ConfigurationName, Caller>>);
 
 impl CallersWriter {
-    /// For callers of these names, none of them seen yet.
+    /// A writer for the configurations `names`, none of them seen yet.
     pub fn new(names: impl IntoIterator<Item = ConfigurationName>) -> Self {
         let callers = names.into_iter().map(|name| (name, Caller::Unknown));
         Self(watch::Sender::new(callers.collect()))
     }
 
-    /// Takes in what a configuration is now; `None` if it isn't there.
+    /// Stores a configuration as it is now; `None` if it does not exist.
     pub fn see(&mut self, name: &ConfigurationName, seen: Option<Configuration>) {
         self.0.send_modify(|callers| {
             let caller = callers.entry(name.clone()).or_default();
@@ -139,23 +141,23 @@ impl CallersWriter {
         });
     }
 
-    /// The callers that this one tells of.
+    /// The configurations that this writer updates.
     pub fn callers(&self) -> Callers {
         Callers(self.0.subscribe())
     }
 }
 
-/// One of them, as it was seen last.
+/// A configuration as it was last seen.
 #[derive(Debug, Clone, Default)]
 enum Caller {
-    /// Not yet.
+    /// It has not been read yet.
     #[default]
     Unknown,
-    /// It never was there, as far as this replica knows: the installation may be under way.
+    /// It does not exist, and this replica has never seen it: the installation may be in progress.
     Absent,
     Present(Configuration),
-    /// It was deleted, so it calls no replica. The other one still needs an answer: API servers
-    /// send calls to ready replicas alone.
+    /// It was deleted, so it calls no replica. The replica must stay ready for the other
+    /// configuration: the API server calls only ready replicas.
     Gone,
 }
 
@@ -174,12 +176,12 @@ pub enum NotTrusted {
 }
 
 impl Callers {
-    /// Their names.
+    /// The configurations' kinds and names.
     pub fn names(&self) -> Vec<ConfigurationName> {
         self.0.borrow().keys().cloned().collect()
     }
 
-    /// Those that are there.
+    /// The configurations that exist.
     pub(super) fn seen(&self) -> Vec<(ConfigurationName, Configuration)> {
         self.0
             .borrow()
@@ -191,13 +193,13 @@ impl Callers {
             .collect()
     }
 
-    /// Whether it is known of each whether it is there.
+    /// Whether all configurations have been read.
     pub(super) fn all_known(&self) -> bool {
         let callers = self.0.borrow();
         !callers.values().any(|c| matches!(c, Caller::Unknown))
     }
 
-    /// The certificates in their `caBundle`s, each once.
+    /// The certificates in the configurations' `caBundle`s, each once.
     pub(super) fn bundles(&self) -> Vec<CertificateDer<'static>> {
         let mut certificates = Vec::new();
         for (_, seen) in self.seen() {
@@ -214,7 +216,8 @@ impl Callers {
         certificates
     }
 
-    /// Whether every one of them would accept `identity` at `now`, but for those that were deleted.
+    /// Checks that every webhook of the configurations would accept `identity` at `now`. Ignores
+    /// configurations that were deleted; fails for one that was never seen.
     pub fn accept(&self, identity: &Identity, now: Timestamp) -> Result<(), NotTrusted> {
         for (configuration, caller) in self.0.borrow().iter() {
             let seen = match caller {
@@ -238,7 +241,7 @@ impl Callers {
     }
 }
 
-/// Whether a client that trusts `bundle` accepts `identity` as `server_name` at `now`.
+/// Checks that a client that trusts `bundle` accepts `identity` as `server_name` at `now`.
 fn verify(
     identity: &Identity,
     bundle: &[u8],
@@ -252,7 +255,7 @@ fn verify(
     verify_for(identity, &bundle, server_name, now)
 }
 
-/// As [`verify`], with the bundle's certificates.
+/// As [`verify`], with parsed CA certificates.
 pub(super) fn verify_for(
     identity: &Identity,
     bundle: &[CertificateDer<'static>],

@@ -36,7 +36,7 @@ object!(
     ValidatingWebhookConfiguration
 );
 
-/// Keeps `callers` right and nothing else, for a certificate that comes from elsewhere.
+/// Keeps `callers` up to date, for a certificate from files. It writes nothing.
 pub(super) async fn observe(client: Client, mut callers: CallersWriter, stop: Stop) {
     let mut events: SelectAll<_> = configurations(&client, &callers.callers()).collect();
     loop {
@@ -58,7 +58,7 @@ pub(super) fn secret(client: &Client, namespace: &str, name: &str) -> BoxStream<
     one(secrets, name, |secret| Change::Secret(secret.map(Box::new)))
 }
 
-/// A watch of each of the callers.
+/// A watch of each configuration.
 pub(super) fn configurations(
     client: &Client,
     callers: &Callers,
@@ -81,7 +81,7 @@ pub(super) fn configurations(
     })
 }
 
-/// A watch of one object by its name, which is as much as a Role with `resourceNames` permits.
+/// A watch of one object by its name, which is all that a Role with `resourceNames` permits.
 fn one<K: Object>(
     objects: Objects,
     name: &str,

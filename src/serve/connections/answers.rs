@@ -1,8 +1,8 @@
-//! The answers that clients haven't taken yet: counted, and cut with their connections when they
-//! are too old or too many.
+//! The responses that clients have not taken yet. Their connections are cut when the responses are
+//! too old, or too large in total.
 //!
-//! An answer that is ready is memory that only its client can free. A client that opens no HTTP/2
-//! window, or doesn't read its socket, would hold as much of it as it can ask for.
+//! A response that is ready takes memory that only its client can free. A client that opens no
+//! HTTP/2 window, or does not read its socket, could otherwise make this memory grow without end.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 /// a client that reads takes a response within a round trip.
 const MOST_WAITING: usize = 8 * 1024 * 1024;
 
-/// Number of bytes of a response that are handed to the connection at once. A response no longer
-/// counts when its end is handed over.
+/// Number of bytes of a response that are handed to the connection at once. A response counts until
+/// its last byte is handed over.
 const PIECE: usize = 4 * 1024;
 
-/// Answers of up to so many bytes are handed over whole.
+/// A response of up to this many bytes is handed over whole.
 const SMALL: usize = 1024;
 
-/// The answers of one listener that wait for their clients.
+/// The responses of one listener that wait for their clients.
 #[derive(Default)]
 pub(super) struct Answers(Mutex<Unsent>);
 
@@ -45,7 +45,7 @@ struct Ready {
 }
 
 impl Answers {
-    /// Counts an answer from now on until the body is dropped, and `held` with it.
+    /// Counts a response until the returned body is dropped. `held` is dropped with it.
     pub(super) fn begin<H>(
         self: &Arc<Self>,
         body: Body,
@@ -78,7 +78,7 @@ impl Answers {
         }
     }
 
-    /// Cuts the connections of answers that have waited that long.
+    /// Cuts the connections of responses that have waited for `limit` or longer.
     pub(super) fn cut_older_than(&self, limit: Duration) {
         let mut waiting = self.lock();
         while waiting
@@ -91,7 +91,7 @@ impl Answers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Unsent> {
-        // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
+        // No panic under this lock leaves the data inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,7 +107,7 @@ impl Unsent {
     }
 }
 
-/// An answer's place among those that wait.
+/// A response's entry among those that wait.
 struct Ticket {
     answers: Arc<Answers>,
     id: u64,
@@ -122,15 +122,15 @@ impl Drop for Ticket {
     }
 }
 
-/// An answer in pieces, each handed over when the client has room for it.
+/// A response's body in pieces, each handed over when the client has room for it.
 ///
-/// The last byte is a piece of its own: HTTP/2 asks for it only once the client's window has room
-/// for all that is before it. So an answer counts until the client has let all of it come.
+/// The last byte is a piece of its own: HTTP/2 polls for it only once the client's window has room
+/// for everything before it. So a response counts until the client has made room for all of it.
 pub(super) struct AnswerBody<H> {
     body: Body,
     /// The rest of the body's current part.
     rest: Bytes,
-    /// Whether that part is handed over in pieces.
+    /// Whether the current part is handed over in pieces.
     large: bool,
     _ticket: Ticket,
     /// Dropped with the response.

@@ -21,24 +21,24 @@ use crate::serve::limits::ClientLimits;
 use crate::serve::stop::Stop;
 use crate::serve::tls::{Acceptor, H2};
 
-/// How many requests one HTTP/2 connection may have open.
+/// Maximum number of open requests on one HTTP/2 connection.
 const STREAMS: u32 = 16;
 
-/// How many bytes of a request's body a client may send before they are read. What waits there is
-/// memory that no other bound counts.
+/// How many bytes of a request's body a client may send before they are read. No other limit counts
+/// the memory of these bytes.
 const STREAM_WINDOW: u32 = 32 * 1024;
 
-/// The same for all requests on one HTTP/2 connection: enough for each, so that bodies that wait
-/// for room don't hold up the others.
+/// The same for all requests of one HTTP/2 connection: the sum of their windows, so that bodies
+/// that wait for room do not block the others.
 const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 
-/// How many bytes of answers an HTTP/1 connection takes over before the client takes them.
+/// How many bytes of responses an HTTP/1 connection buffers until the client takes them.
 const CONNECTION_BUFFER: usize = 16 * 1024;
 
-/// How many bytes of one answer an HTTP/2 connection takes over before the client takes them.
+/// How many bytes of one response an HTTP/2 connection buffers until the client takes them.
 const STREAM_BUFFER: usize = 8 * 1024;
 
-/// Why a connection ended before its time.
+/// Reasons why a connection was cut.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
     #[error("the TLS handshake took longer than {0:?}")]
@@ -55,7 +55,7 @@ pub(super) enum ConnectionError {
     Http(#[from] hyper::Error),
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub(super) struct Connection {
     pub(super) activity: Arc<Activity>,
     pub(super) tls: Option<Acceptor>,
@@ -74,7 +74,7 @@ impl Connection {
         }
     }
 
-    /// Serves what is HTTP/2 without a handshake.
+    /// As [`Self::run`], for HTTP/2 without a TLS handshake.
     pub(super) async fn run_http2(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -86,7 +86,7 @@ impl Connection {
     }
 
     async fn serve(self, stream: TcpStream) -> Result<(), ConnectionError> {
-        // Answers are one small write each; waiting for more would only delay them.
+        // A response is one small write, which Nagle's algorithm would only delay.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
             return self.http1(stream).await;
@@ -116,7 +116,7 @@ impl Connection {
         let stream = TrackedStream::new(stream, Arc::clone(&self.activity));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // `drive` tells an idle connection from a slow head; hyper's timer doesn't.
+            // `drive` can tell an idle connection from slow headers; hyper's timer cannot.
             .header_read_timeout(None)
             .max_header_size(self.limits.max_header as usize)
             .max_headers(MOST_FIELDS)
@@ -138,8 +138,9 @@ impl Connection {
             .max_send_buf_size(STREAM_BUFFER)
             .keep_alive_interval(self.limits.idle_timeout / 2)
             .serve_connection(TokioIo::new(stream), self.service());
-        // A client that is sent GOAWAY opens another connection, by then to another replica if
-        // all goes well. If it comes here again, a second GOAWAY would make it go in circles.
+        // After GOAWAY, the client opens another connection, usually to another replica. A
+        // connection that is new while the server is stopping gets none until the server closes:
+        // its client has just been sent away, and could only come back.
         let leave = async {
             if self.stop.is_stopping() {
                 self.stop.closing().await;
@@ -158,7 +159,8 @@ impl Connection {
         )
     }
 
-    /// Runs the connection to its end, and brings that end about when it is due.
+    /// Runs the connection to its end. Ends it when a time limit has passed, when the registry
+    /// needs its slot, or when `leave` resolves.
     async fn drive<C>(
         &self,
         connection: C,
@@ -171,7 +173,7 @@ impl Connection {
         let mut leave = pin!(leave);
         let header = self.limits.header_timeout;
         loop {
-            // Woken often enough to see a slow head; a timer for each byte would cost more.
+            // Checks often enough to notice slow headers. A timer for each byte would cost more.
             let answer = self.limits.answer_timeout;
             let tick = (header / 2).min(answer / 2).min(self.limits.idle_timeout);
             let tick = Instant::now() + tick;
@@ -186,8 +188,8 @@ impl Connection {
                     if self.activity.head_takes_longer_than(header) {
                         return Err(ConnectionError::HeaderTimeout(header));
                     }
-                    // HTTP/2's preface counts as a head; and with nothing to lose, an API server
-                    // just connects again.
+                    // HTTP/2's preface counts as headers. No request is lost: an API server just
+                    // connects again.
                     if self.activity.idle_for(self.limits.idle_timeout)
                         || self.activity.mute_for(header)
                     {
@@ -199,7 +201,7 @@ impl Connection {
         self.finish(connection.as_mut()).await
     }
 
-    /// Answers what is under way, then closes: `Connection: close` or GOAWAY.
+    /// Answers the open requests, then closes: `Connection: close` or GOAWAY.
     async fn finish<C>(&self, mut connection: Pin<&mut C>) -> Result<(), ConnectionError>
     where
         C: GracefulConnection<Error = hyper::Error>,
@@ -207,7 +209,7 @@ impl Connection {
         connection.as_mut().graceful_shutdown();
         let idle = self.limits.handshake_timeout;
         let end = Instant::now() + idle + self.limits.request_timeout;
-        // A request that was on its way when GOAWAY was sent may come in now.
+        // A request that the client sent before it saw GOAWAY may still arrive.
         loop {
             if let Ok(result) = timeout(idle, connection.as_mut()).await {
                 return Ok(result?);
@@ -218,13 +220,14 @@ impl Connection {
         }
     }
 
-    /// Makes room for another connection: at once, unless a request has come in just now.
+    /// Closes the connection to make room for another one: at once, unless a request has just
+    /// arrived.
     async fn evict<C>(&self, mut connection: Pin<&mut C>) -> Result<(), ConnectionError>
     where
         C: GracefulConnection<Error = hyper::Error>,
     {
         connection.as_mut().graceful_shutdown();
-        // Enough to send GOAWAY, and not to wait until the client does what it says.
+        // One poll sends GOAWAY, without waiting for the client to close.
         match futures::poll!(connection.as_mut()) {
             Poll::Ready(result) => Ok(result?),
             Poll::Pending if self.activity.is_busy() => self.finish(connection).await,

@@ -1,5 +1,5 @@
-//! The open connections of one listener: what each is doing, and which to close when there are too
-//! many.
+//! The open connections of one listener: their activity, and the choice of the one to close when
+//! there are too many.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ pub(super) struct Registry {
 #[derive(Default)]
 struct Shared {
     open: Mutex<Open>,
-    /// Told when a connection has become idle, for one that waits for a slot.
+    /// Notified when a connection has become idle, for a new one that waits for a slot.
     idle: Notify,
 }
 
@@ -44,8 +44,8 @@ impl Registry {
         }
     }
 
-    /// Waits for room for one more connection, and makes it by closing the one that is least
-    /// missed: one that never asked anything, or else the longest idle.
+    /// Waits for a slot for one more connection. If all are taken, closes the least useful
+    /// connection: one that never sent a request, or else the one that has been idle longest.
     pub(super) async fn slot(&self) -> OwnedSemaphorePermit {
         loop {
             if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
@@ -64,7 +64,8 @@ impl Registry {
     }
 
     fn close_least_missed(&self) {
-        // The last hold of a connection must not be let go under the lock, which its end takes too.
+        // The last reference to a connection must not be dropped under the lock: its `drop` takes
+        // the lock, too.
         let open: Vec<Arc<Activity>> = {
             let open = self.shared.lock();
             open.connections
@@ -84,7 +85,7 @@ impl Registry {
         }
     }
 
-    /// Keeps account of a connection until the answer is dropped.
+    /// Registers a connection until the returned value is dropped.
     pub(super) fn register(&self, slot: OwnedSemaphorePermit) -> Arc<Activity> {
         let mut open = self.shared.lock();
         let id = open.next;
@@ -111,27 +112,27 @@ impl Registry {
 
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
-        // Nothing is left half-done under this lock, so a panic elsewhere doesn't spoil it.
+        // No panic under this lock leaves the data inconsistent.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Stands for no time.
+/// A time that has not come.
 const NEVER: u64 = u64::MAX;
 
 /// The activity of one connection. Times are in milliseconds since the registry's epoch.
 pub(super) struct Activity {
     id: u64,
     epoch: Instant,
-    /// When it became idle, or when the head that it is in began.
+    /// When the connection became idle, or when the headers of its next request began.
     since: AtomicU64,
-    /// How many requests are being answered, or have an answer that the client hasn't taken.
+    /// Number of requests that are being answered, or whose response the client has not taken.
     busy: AtomicUsize,
-    /// Whether bytes have come that aren't a request yet.
+    /// Whether bytes have arrived that are not a complete request yet.
     in_head: AtomicBool,
-    /// Whether it ever brought a request.
+    /// Whether the connection ever had a request.
     served: AtomicBool,
-    /// Since when the client has read nothing although there is something to read, or [`NEVER`].
+    /// Since when a write to the client has been blocked, or [`NEVER`].
     blocked: AtomicU64,
     close: CancellationToken,
     cut: CancellationToken,
@@ -141,27 +142,27 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// Resolves when the connection is to make room for another.
+    /// Resolves when the connection must make room for another.
     pub(super) async fn asked_to_close(&self) {
         self.close.cancelled().await;
     }
 
-    /// Resolves when the connection is to end at once, because of an answer that isn't taken.
+    /// Resolves when the connection must end at once, because the client does not take a response.
     pub(super) async fn cut(&self) {
         self.cut.cancelled().await;
     }
 
-    /// Begins the idle time again.
+    /// Starts the idle time again.
     pub(super) fn touch(&self) {
         self.since.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Counts an answer until the client has taken it.
+    /// Counts a response until the client has taken it.
     pub(super) fn answer(&self, body: Body, busy: Busy) -> AnswerBody<Busy> {
         self.answers.begin(body, self.cut.clone(), busy)
     }
 
-    /// Cuts this and other connections whose clients have left an answer for that long.
+    /// Cuts this and other connections whose clients have not taken a response for `limit`.
     pub(super) fn cut_untaken(&self, limit: Duration) {
         self.answers.cut_older_than(limit);
         let blocked = Duration::from_millis(self.blocked.load(Ordering::Relaxed));
@@ -170,7 +171,7 @@ impl Activity {
         }
     }
 
-    /// Whether the client has just left no room to write.
+    /// Stores whether the last write to the client was blocked.
     pub(super) fn set_blocked(&self, blocked: bool) {
         if !blocked {
             self.blocked.store(NEVER, Ordering::Relaxed);
@@ -183,17 +184,17 @@ impl Activity {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(NEVER)
     }
 
-    /// Whether a request's head began that long ago and isn't complete.
+    /// Whether the headers of a request began at least `limit` ago and are not complete.
     pub(super) fn head_takes_longer_than(&self, limit: Duration) -> bool {
         !self.is_busy() && self.is_in_head() && self.elapsed() >= limit
     }
 
-    /// Whether there was no request for that long.
+    /// Whether there has been no request for `limit`.
     pub(super) fn idle_for(&self, limit: Duration) -> bool {
         !self.is_busy() && self.elapsed() >= limit
     }
 
-    /// Whether it never brought a request, for that long.
+    /// Whether the connection never had a request, and has been open for `limit`.
     pub(super) fn mute_for(&self, limit: Duration) -> bool {
         !self.served.load(Ordering::Relaxed) && self.elapsed() >= limit
     }
@@ -208,12 +209,12 @@ impl Activity {
         self.epoch.elapsed().saturating_sub(since)
     }
 
-    /// Whether bytes have come that aren't a request yet.
+    /// Whether bytes have arrived that are not a complete request yet.
     pub(super) fn is_in_head(&self) -> bool {
         self.in_head.load(Ordering::Relaxed)
     }
 
-    /// Bytes have come in.
+    /// Stores that bytes have arrived.
     pub(super) fn received(&self) {
         if !self.is_busy() && !self.in_head.swap(true, Ordering::Relaxed) {
             self.touch();
@@ -255,8 +256,8 @@ mod tests {
 
     use super::*;
 
-    /// A connection may end while its registry looks for the one to close, which then has the last
-    /// hold of it.
+    /// A connection may end while the registry chooses the one to close. The registry then holds
+    /// the last reference to it.
     #[test]
     fn connections_may_end_while_one_is_chosen() {
         let registry = Arc::new(Registry::new(1));

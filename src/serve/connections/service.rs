@@ -1,4 +1,4 @@
-//! The routes as one connection sees them: it is busy until a request's answer is taken.
+//! The routes for one connection, which counts as busy until the client has taken the response.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -18,11 +18,11 @@ use super::answers::AnswerBody;
 use super::registry::{Activity, Busy};
 use crate::serve::stop::Stop;
 
-/// Most fields of a request's head. In memory, each takes several times the bytes that it has on
-/// the wire: with HPACK, one.
+/// Maximum number of header fields in a request. Each takes far more memory than bytes on the wire,
+/// where HPACK can encode it in one byte.
 pub(super) const MOST_FIELDS: usize = 64;
 
-/// The routes as one connection sees them.
+/// The routes for one connection.
 #[derive(Clone)]
 pub(super) struct TrackedService {
     routes: TowerToHyperService<Router>,
@@ -50,15 +50,15 @@ impl Service<Request<Incoming>> for TrackedService {
         let busy = Busy::new(&activity);
         let stop = self.stop.clone();
         let version = request.version();
-        // HTTP/1's are counted as they are read.
+        // With HTTP/1, hyper enforces this limit as it reads the headers.
         let answer = (request.headers().len() <= MOST_FIELDS).then(|| self.routes.call(request));
         Box::pin(async move {
             let mut response = match answer {
                 Some(answer) => answer.await?,
                 None => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response(),
             };
-            // A client that reuses connections would stay with this replica for as long as it has
-            // one. HTTP/2 has GOAWAY for that.
+            // Without this, a client that reuses its connection would stay with this replica.
+            // HTTP/2 has GOAWAY instead.
             if version < Version::HTTP_2 && stop.is_stopping() {
                 response
                     .headers_mut()

@@ -12,17 +12,17 @@ use tokio::time::{Sleep, sleep};
 
 use super::registry::Activity;
 
-/// How long the rest of a refused head is read.
+/// How long the rest of refused headers is read.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How many bytes of it are read.
+/// How many bytes of that rest are read.
 const MOST_LINGERED: usize = 256 * 1024;
 
-/// A stream that tells its [`Activity`] when bytes come in, and when the client takes none.
+/// A stream that reports to its [`Activity`] when bytes arrive, and when a write is blocked.
 pub(super) struct TrackedStream<S> {
     stream: S,
     activity: Arc<Activity>,
-    /// Until when, and how much of, a refused head is read.
+    /// The end of reading the rest of refused headers.
     linger: Option<Pin<Box<Sleep>>>,
     lingered: usize,
 }
@@ -54,8 +54,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> TrackedStream<S> {
-    /// Reads on and forgets what it reads. A client that is still sending a head that was refused
-    /// gets a reset instead of the answer if the rest is left unread.
+    /// Reads and discards the rest of refused headers. If it stayed unread, a client that is still
+    /// sending would get a reset instead of the response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let end = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         if end.as_mut().poll(cx).is_ready() {

@@ -1,4 +1,4 @@
-//! The state of a gate, and its reports.
+//! The state of a gate, and the reports about it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use migration_gate_core::outlook::outlook;
 use migration_gate_core::record::Record;
 use migration_gate_core::verdict::{Jobs, Now, Seen, Watch};
 
-/// How soon the gate is looked at again at the latest, so that no sum of times overflows.
+/// Maximum time until the state is computed again, so that no sum of times overflows.
 const LATEST: Duration = Duration::from_hours(24);
 
 /// The state of one gate: its Jobs, its record and its workloads.
 pub(super) struct Lookout {
-    /// When this began: the zero of all durations.
+    /// The start, from which all durations are counted.
     since: Instant,
     seen: Seen,
     /// The kinds of the gate's entries.
@@ -35,7 +35,7 @@ pub(super) struct Lookout {
     watches: Vec<Watch>,
     announcements: Announcements,
     emitter: Option<Emitter>,
-    /// When the gate is to be looked at.
+    /// When the state is computed next.
     next: Instant,
 }
 
@@ -60,7 +60,7 @@ impl Lookout {
         }
     }
 
-    /// The report while only the state of the watches is known.
+    /// A report with only the state of the watches.
     pub(super) fn blank(&self) -> GateReport {
         GateReport {
             sees_jobs: self.sees_jobs(),
@@ -70,12 +70,12 @@ impl Lookout {
         }
     }
 
-    /// Whether it is known which Jobs there are.
+    /// Whether all watches of the gate's Jobs work.
     pub(super) fn sees_jobs(&self) -> bool {
         self.seen.jobs.iter().all(Jobs::works)
     }
 
-    /// Ends when the gate is to be looked at.
+    /// Resolves when the state must be computed again.
     pub(super) fn changes(&self) -> impl Future<Output = ()> + use<> {
         tokio::time::sleep_until(self.next)
     }
@@ -88,7 +88,7 @@ impl Lookout {
         let now = self.now();
         let jobs = &mut self.seen.jobs[requirement];
         take_in(jobs, alternative, delta, now);
-        // What has completed and gone is in the record.
+        // The record has the completions of deleted Jobs.
         jobs.forget_gone();
         self.next = Instant::now();
     }
@@ -131,7 +131,7 @@ impl Lookout {
                 self.dependents.remove(&(entry, last.name));
             }
             Delta::Resumed => self.watches[entry].works_again(),
-            // Of a kind that isn't installed there is none.
+            // A kind that is not installed has no workloads.
             Delta::Failed(WatchError::NoSuchKind(_)) => {
                 self.watches[entry].answers(now);
                 self.watches[entry].works_again();
@@ -172,9 +172,9 @@ impl Recorder {
         self.lookout.on_workloads(&self.gate, entry, delta);
     }
 
-    /// Looks how the gate stands, and says so.
+    /// Computes the gate's state, reports it, and creates the Events that are due.
     pub(super) fn look(&mut self) {
-        // What is left after all that can be written was written.
+        // `write` has run before, so these are the completions that it could not write.
         let unrecorded = self.completed.len();
         let last = self.last();
         let lookout = &mut self.lookout;
@@ -182,7 +182,7 @@ impl Recorder {
             elapsed: lookout.now(),
             clock: Timestamp::now(),
         };
-        // Two entries may mean one workload.
+        // Two entries of the gate may select the same workload.
         let dependents: BTreeMap<&str, &Dependent> = (lookout.dependents.values())
             .map(|dependent| (dependent.uid.as_str(), dependent))
             .collect();
@@ -210,7 +210,8 @@ impl Recorder {
         (self.report)(&self.gate.name, GateNews::State(report));
     }
 
-    /// The last completion that is recorded.
+    /// The newest completion in the record: its time, and its duration in seconds, if that is
+    /// known.
     fn last(&self) -> Option<(Timestamp, Option<u64>)> {
         let Stored::Present(record) = &self.record else {
             return None;

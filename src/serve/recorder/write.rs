@@ -17,8 +17,8 @@ impl Recorder {
                 Stored::Absent => None,
                 Stored::Present(record) => Some(record),
             };
-            // What was forgotten may be of a later time than what still counts, and must not hide
-            // it.
+            // A forgotten completion may be later than one that still counts, and would replace it
+            // in `keep_latest`.
             let counts =
                 |entry: &Entry| !record.is_some_and(|record| record.has_forgotten(&entry.uid));
             self.completed.retain(|_, entry| counts(entry));
@@ -28,7 +28,7 @@ impl Recorder {
             }
             if self.refused {
                 if !self.lookout.sees_jobs() {
-                    // Which Jobs are there isn't known. A watch that works again tells.
+                    // It is not known which Jobs exist, until the watches work again.
                     return;
                 }
                 let entries = &self.entries;
@@ -39,7 +39,8 @@ impl Recorder {
                 return;
             };
             if record.is_some_and(|record| record.immutable) {
-                // No use in trying; the watch tells when that changes.
+                // The API server would refuse the write. The watch reports when the record has
+                // changed.
                 return self.report_immutable();
             }
             match records::write(&self.records(), &self.gate.name, &write).await {
@@ -80,7 +81,7 @@ impl Recorder {
         self.report_problem("write", &what, &cause);
     }
 
-    /// The API server has accepted a write that doesn't show in its answer.
+    /// Handles a write that the API server has accepted, but not returned.
     fn on_lost_write(&mut self) {
         self.pause = self.pauses.next().map(tokio::time::sleep).map(Box::pin);
         let cause = "the API server accepts it, but returns a record without it; check for a mutating webhook that changes ConfigMaps";
@@ -95,8 +96,9 @@ impl Recorder {
         self.report_failed_write(&error.to_string());
     }
 
-    /// Another replica was faster: there already, changed since, or just deleted. The watch brings
-    /// what it is now. A 404 may also mean that the namespace isn't there, and that should be said.
+    /// Whether another replica was faster: the record exists already, has changed since, or was
+    /// just deleted. The watch reports it then. Without a known record, a 404 means that the
+    /// namespace does not exist, which must be reported.
     fn is_race(&self, error: &ApiError) -> bool {
         match error.code() {
             Some(409) => true,
@@ -116,7 +118,7 @@ impl Recorder {
             Write::Patch(RecordPatch::Remove { keys, .. }) => {
                 info!(gate, record, ?keys, "removed entries from the record");
             }
-            // A person's command alone writes that.
+            // Only the command `record forget` writes this.
             Write::Patch(RecordPatch::Forget { .. }) => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Client certificates: the webhooks answer only clients with a certificate of `--client-ca`.
 //!
-//! Others are refused in the handshake, not by a 401, so a client without credentials costs no more
-//! than the handshake. The probes use another port.
+//! Other clients are refused in the handshake, not by a 401, so they cost no more than the
+//! handshake. Probes use another port.
 
 use std::fmt;
 use std::io;
@@ -26,7 +26,8 @@ use super::{IdentityError, certificates, provider};
 #[derive(Debug)]
 pub struct RequiredClients {
     authorities: Arc<dyn ClientCertVerifier>,
-    /// The names of those that may call; empty for all that the authorities signed for.
+    /// The names of the clients that may call; if empty, every client with a certificate of
+    /// `authorities` may.
     names: Vec<String>,
 }
 
@@ -50,8 +51,8 @@ impl fmt::Display for WrongName {
 impl std::error::Error for WrongName {}
 
 impl RequiredClients {
-    /// Clients that these authorities (PEM) signed for, and that have one of these names, if any is
-    /// given: the subject's common name, or a DNS name.
+    /// Accepts clients with a certificate of `authorities` (PEM) and one of `names`: as the
+    /// subject's common name, or as a DNS name. Without `names`, every name is accepted.
     pub fn new(authorities: &[u8], names: Vec<String>) -> Result<Self, IdentityError> {
         let unusable = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
         let mut roots = RootCertStore::empty();
@@ -63,7 +64,8 @@ impl RequiredClients {
         }
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
-                // A client has one certificate for this server, and needs no help to choose it.
+                // A client has only one certificate for this server, so it needs no list of CAs to
+                // choose one.
                 .clear_root_hint_subjects()
                 .build()
                 .map_err(|error| unusable(&error))?;
@@ -122,7 +124,7 @@ impl ClientCertVerifier for RequiredClients {
     }
 }
 
-/// The subject's common names, and the DNS names.
+/// The certificate's common names and DNS names.
 fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
         return Vec::new();
@@ -141,7 +143,7 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     common.chain(dns).collect()
 }
 
-/// How often refused clients are logged: any client can be refused as often as it tries.
+/// Minimum time between two log lines about refused clients: a client may try without end.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The clients that were refused since the last line about them.

@@ -1,4 +1,4 @@
-//! What is seen → what is done.
+//! Tests of the rotator's actions, from what it has seen.
 
 use super::*;
 use crate::serve::certificates::trust::{CallersWriter, CallingWebhook};
@@ -48,7 +48,7 @@ fn state() -> State {
     State::new(vec![NAME.to_owned()], LIFETIME, PROPAGATION)
 }
 
-/// A state that has seen this in the Secret.
+/// A state that has seen `material` in the Secret.
 fn seen(material: &Material) -> State {
     let mut state = state();
     state.see_secret(Some(("7".to_owned(), Ok(material.clone()))));
@@ -81,7 +81,7 @@ fn does(state: &mut State, callers: &Callers, now: u64, expect: &[&str]) {
 fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
     let old = material(at(0), &[]);
     let bundle = old.bundle_pem();
-    // The bundles have another CA, so both are to be written.
+    // These bundles have another CA, too, so both configurations must be written.
     let extra = [bundle.clone(), material(at(1), &[]).bundle_pem()].concat();
     let (mutating, validating) = (
         "announce to MutatingWebhookConfiguration gate",
@@ -102,7 +102,8 @@ fn what_is_trusted_is_served_whatever_else_there_is_to_do() {
     check(renewal, [&extra, &bundle], &["serve", issue, mutating]);
 }
 
-/// One that was never there may come in a moment, and would refuse what is served by then.
+/// A configuration that was never seen may be created in a moment. It would not trust a certificate
+/// that is already served.
 #[test]
 fn a_configuration_that_is_deleted_is_asked_no_more() {
     let served = material(at(0), &[]);
@@ -140,13 +141,13 @@ fn what_is_new_is_served_once_every_api_server_knows_it() {
     let trusted = callers([&bundle, &bundle]);
     let step = state.step(&trusted, at(0));
     assert_eq!((actions(&step), step.wake), (vec![], Some(at(2))));
-    // Taken back in between, it counts again.
+    // One configuration stops trusting it: the delay starts again.
     state.step(&callers([&bundle, b""]), at(1));
     does(&mut state, &trusted, 2, &[]);
     does(&mut state, &trusted, 4, &["serve"]);
 }
 
-/// Its age is its own, whatever lifetime this replica would give it.
+/// The age of a certificate does not depend on the lifetime in this replica's settings.
 #[test]
 fn what_others_have_long_been_serving_is_served_at_once() {
     let material = material(at(0), &[]);
@@ -169,7 +170,7 @@ fn a_lost_secret_costs_nobody_the_trust_in_what_is_served() {
     let bundle = [served.bundle_pem(), expired.unwrap().bundle_pem()].concat();
     let spoilt = || Some(("7".to_owned(), Err(MaterialError::Missing("tls.key"))));
 
-    // One that has just started knows of it from the configurations alone.
+    // A replica that has just started knows the CA only from the configurations.
     let mut state = state();
     state.see_secret(None);
     let both = callers([&bundle, &served.bundle_pem()]);
@@ -177,7 +178,7 @@ fn a_lost_secret_costs_nobody_the_trust_in_what_is_served() {
     state.see_secret(spoilt());
     does(&mut state, &both, 60, &["issue over 7, keeping 1"]);
 
-    // Until it has seen them, it can't know.
+    // Until it has seen all of them, it does nothing.
     let mut unseen = CallersWriter::new([name(true), name(false)]);
     does(&mut state, &unseen.callers(), 60, &[]);
     unseen.see(&name(true), Some(configuration(&bundle)));
@@ -186,7 +187,7 @@ fn a_lost_secret_costs_nobody_the_trust_in_what_is_served() {
     let spoilt = "issue over 7, keeping 1";
     does(&mut state, &unseen.callers(), 60, &[spoilt]);
 
-    // One that has read the Secret before knows from that, too.
+    // A replica that has read the Secret before knows the CA from that.
     let mut state = seen(&served);
     state.see_secret(None);
     let callers = callers([b"", b"garbage"]);
