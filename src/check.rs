@@ -24,13 +24,13 @@ use migration_gate_core::gates::{
 use migration_gate_core::names::WAITER_CONTAINER;
 use migration_gate_core::podspec::list;
 
-/// The Deployment that is only ever dry-run.
+/// The name of the objects that exist only in dry runs.
 const NAME: &str = "migration-gate-check";
 
-/// How the API server begins to tell of a denial, after the webhook's name.
+/// The part of the API server's message by which a denial of this program is recognized.
 const OUR_DENIAL: &str = ".migration-gate.io\" denied the request";
 
-/// Between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Test the webhooks of an installed release, with dry runs
@@ -53,7 +53,7 @@ pub struct CheckArgs {
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate check` and answers with its exit code: 0 if all checks passed, 1 otherwise.
+/// Runs `migration-gate check` and returns its exit code: 0 if all checks passed, 1 otherwise.
 pub fn main(args: &CheckArgs) -> ExitCode {
     let ended = cli::block_on(run(args)).map(|trials| report(&trials));
     cli::finish(ended, Exit::Failure)
@@ -88,7 +88,7 @@ async fn run(args: &CheckArgs) -> anyhow::Result<Vec<Trial>> {
     }
 }
 
-/// A dry run, and its result in words.
+/// A dry run and its result, in words.
 struct Trial {
     about: String,
     result: Result<String, String>,
@@ -222,12 +222,13 @@ fn example(
     })
 }
 
-/// The server's message for a refusal.
+/// The API server's message for a refusal.
 fn message(answer: &DryRun) -> &str {
     answer.body["message"].as_str().unwrap_or("no reason given")
 }
 
-/// The Deployment as it would be stored: a new one, or, where there is one of that name, that one.
+/// The API server's answer to a dry run of a held workload: a new one, or a patch of the existing
+/// one of that name.
 async fn held(
     client: &Client,
     gate: &Gate,
@@ -242,7 +243,7 @@ async fn held(
     if answer.code != 409 {
         return Ok(answer);
     }
-    // Only a change of the pod template is asked about.
+    // The workload exists. The patch must change the pod template: the webhook is called only then.
     let mut change = json!({"metadata": {"annotations": {"migration-gate.io/check": "true"}}});
     let path = kind.pod_kind().path;
     for field in path[..path.len() - 1].iter().rev() {
@@ -255,7 +256,7 @@ fn judge_held(gate: &Gate, kind: HeldKind, answer: &DryRun) -> Result<String, St
     if answer.code >= 300 {
         return Err(refused(&gate.namespace, answer));
     }
-    // Wherever it stands: another webhook may have put its own in front.
+    // At any position: another webhook may have put its own container in front.
     let spec = kind.pod_kind().pod_spec(&answer.body);
     let mut containers = spec
         .map_or(&[][..], |spec| list(spec, "initContainers"))
@@ -271,7 +272,7 @@ fn judge_held(gate: &Gate, kind: HeldKind, answer: &DryRun) -> Result<String, St
     }
 }
 
-/// The gate's Jobs, for people.
+/// The gate's Jobs, as they are printed.
 fn jobs(gate: &Gate) -> String {
     let jobs: Vec<String> = gate
         .requirements()
@@ -305,8 +306,8 @@ fn judge_offender(
     }
 }
 
-/// The reason, in words, why the API server refused an object that it should accept, or refused it
-/// with another message.
+/// Describes an unexpected refusal: of an object that should be accepted, or with another message
+/// than the expected one.
 fn refused(namespace: &str, answer: &DryRun) -> String {
     let message = message(answer);
     let next = if message.contains("failed calling webhook") {

@@ -41,7 +41,8 @@ pub struct EjectArgs {
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate eject` and answers with its exit code: 0 done or shown, 1 otherwise.
+/// Runs `migration-gate eject` and returns its exit code: 0 if the changes were made or shown, 1
+/// otherwise.
 pub fn main(args: &EjectArgs) -> ExitCode {
     let ended = cli::block_on(run(args)).map(|()| Exit::Success);
     cli::finish(ended, Exit::Failure)
@@ -68,19 +69,20 @@ async fn run(args: &EjectArgs) -> anyhow::Result<()> {
     for ejection in &ejections {
         ejection.take_out(&client).await?;
     }
-    // Nothing is deleted before no pod needs it: an earlier
-    // run of this command may have given up here.
+    // Pods may still need the objects, so delete them last. This wait also covers pods of workloads
+    // that an earlier run has patched before it timed out.
     for ejection in &ejections {
         carriers::gone(&client, ejection.gate, args.timeout).await?;
     }
-    // Found again: what a Deployment names has changed, and minutes may have passed.
+    // Find them again: the accounts that the workloads name have changed, and minutes may have
+    // passed.
     let leftovers = Leftovers::find(&client, &ejections).await?;
     leftovers.delete(&client).await?;
     say("Done.");
     Ok(())
 }
 
-/// The gates that the command line asks for.
+/// The gates of `--gate`, or all.
 fn chosen<'c>(gates: Vec<&'c Gate>, names: &[String]) -> anyhow::Result<Vec<&'c Gate>> {
     for name in names {
         if !gates.iter().any(|gate| gate.name == *name) {

@@ -25,7 +25,7 @@ use migration_gate_core::image::Reference;
 use migration_gate_core::job::{Job, JobState};
 use migration_gate_core::record::{Entry, Record, RecordPatch, Recorded, Write, forget};
 
-/// How often a change is tried again that another writer was faster than.
+/// Maximum number of attempts to write a change, if other writers are faster.
 const TRIES: usize = 5;
 
 /// List or correct the versions that a gate has recorded as migrated
@@ -77,7 +77,7 @@ struct ForgetArgs {
     change: ChangeArgs,
 }
 
-/// The arguments of what changes a record.
+/// The arguments of the commands that change a record.
 #[derive(Debug, clap::Args)]
 struct ChangeArgs {
     /// Name of the gate; needed only if there are several
@@ -94,7 +94,8 @@ struct ChangeArgs {
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate record` and answers with its exit code: 0 done or shown, 1 otherwise.
+/// Runs `migration-gate record` and returns its exit code: 0 if the record was changed or shown, 1
+/// otherwise.
 pub fn main(args: &RecordArgs) -> ExitCode {
     let ended = cli::block_on(async {
         match &args.command {
@@ -140,7 +141,8 @@ async fn done(args: &DoneArgs) -> anyhow::Result<()> {
         .await
 }
 
-/// The version in what was given for one: of an image its tag or digest.
+/// The version that the argument `given` names: of an image, its tag or digest. Fails for a moving
+/// tag.
 fn word(gate: &Gate, given: &str) -> anyhow::Result<String> {
     if gate.version.is_some() || given.starts_with("sha256:") {
         return Ok(given.to_owned());
@@ -209,7 +211,7 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
         .await
 }
 
-/// The gate's Jobs that have completed and are still there.
+/// The gate's completed Jobs that still exist.
 async fn completed(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Job>> {
     let jobs: Vec<Job> = Objects::jobs(client, &gate.namespace)
         .list(&ListParams::default())
@@ -228,7 +230,7 @@ impl ChangeArgs {
         self.config.connect(&self.cluster).await
     }
 
-    /// The gate that is meant.
+    /// The gate of `--gate`, or the only one.
     fn gate<'c>(&self, config: &'c Config) -> anyhow::Result<&'c Gate> {
         let gates = self.scope.gates(config)?;
         let names: Vec<&str> = gates.iter().map(|gate| gate.name.as_str()).collect();
@@ -248,8 +250,8 @@ impl ChangeArgs {
         }
     }
 
-    /// Writes what `change` makes of the record, if that is wanted. Where another writer is faster,
-    /// it is made again.
+    /// With `--yes`, writes the change that `change` makes from the current record, `None` if there
+    /// is nothing to change. If another writer is faster, calls it again with the newer record.
     async fn write(
         &self,
         client: &Client,

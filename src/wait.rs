@@ -23,7 +23,7 @@ use self::args::{Plan, TERMINATION_LOG};
 use self::output::Output;
 use crate::cli::Exit;
 
-/// Runs `migration-gate wait` and answers with its exit code.
+/// Runs `migration-gate wait` and returns its exit code.
 pub fn main(args: &WaitArgs) -> ExitCode {
     exit_on_panic(args);
     let mut output = Output::new(
@@ -41,8 +41,8 @@ pub fn main(args: &WaitArgs) -> ExitCode {
     exit.into()
 }
 
-/// A bug ends the wait as other bad ends do: told where people look, with an exit code of the
-/// waiter's own. A hook does that however the program was built to panic.
+/// A panic ends the wait as other failures do: with a termination message, and an exit code of the
+/// waiter's own. A panic hook works with every `panic` setting of the build.
 fn exit_on_panic(args: &WaitArgs) {
     let WaitArgs {
         log_format, gate, ..
@@ -58,8 +58,8 @@ fn exit_on_panic(args: &WaitArgs) {
     }));
 }
 
-/// Leaves the reason why a command line was refused in the termination message too, if it is one
-/// of `wait`.
+/// Writes the reason why a command line of `wait` was refused to the termination message, too. Does
+/// nothing for other subcommands.
 pub fn misused(command_line: impl IntoIterator<Item = OsString>, refusal: &str) {
     let mut words = command_line.into_iter().skip(1);
     if words.next().is_none_or(|subcommand| subcommand != "wait") {
@@ -135,7 +135,7 @@ mod tests {
         check(&["--termination-log"], "/dev/termination-log");
     }
 
-    /// The process that is to panic is this test in another process.
+    /// The test runs itself in a second process, which panics.
     #[test]
     fn a_panic_ends_the_wait_with_a_message_and_code_1() {
         const CHILD: &str = "MIGRATION_GATE_TEST_PANIC";

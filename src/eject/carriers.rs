@@ -1,4 +1,4 @@
-//! Waiting until no pod has a gate's waiter any more.
+//! Waiting until no pod carries a gate's waiter.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -20,9 +20,9 @@ use crate::cli::say::say;
 use migration_gate_core::eject::{still_makes, still_waits};
 use migration_gate_core::gates::Gate;
 
-/// Waits until no pod of the gate's namespace carries its waiter, and no `ReplicaSet` would make
-/// one. A `Deployment` does not show that: an earlier run may have patched it, and another may have
-/// been deleted and have left its pods.
+/// Waits until no pod of the gate's namespace carries its waiter, and no `ReplicaSet` would create
+/// one. The `Deployment`s do not show that: an earlier run may have patched one, and a deleted one
+/// may have left its pods.
 pub(super) async fn gone(client: &Client, gate: &Gate, timeout: Duration) -> anyhow::Result<()> {
     let mut shown = Vec::new();
     let waited = tokio::time::timeout(timeout, wait(client, gate, &mut shown)).await;
@@ -59,8 +59,9 @@ async fn wait(client: &Client, gate: &Gate, shown: &mut Vec<String>) -> anyhow::
         };
         let carriers: Vec<String> = waiting_sets.iter().chain(waiting_pods).cloned().collect();
         if carriers.is_empty() {
-            // Two watches, of which one may lag: a pod may be there that a ReplicaSet made before
-            // it went. In this order of lists such a pod is among the pods.
+            // One of the two watches may lag: a ReplicaSet that is gone may have created a pod that
+            // the other watch has not reported. If the ReplicaSets are listed first, the list of
+            // pods has that pod.
             let sets_gone = sets.none_in(&all_sets).await;
             if sets_gone && pods.none_in(&all_pods).await {
                 return Ok(());
@@ -93,7 +94,7 @@ struct Carriers<'g> {
     gate: &'g Gate,
     kind: &'static str,
     carries: fn(&Gate, &Value) -> bool,
-    /// For people; none before the first list.
+    /// The objects as they are printed; `None` before the first list.
     names: Option<BTreeSet<String>>,
 }
 
@@ -107,8 +108,8 @@ impl<'g> Carriers<'g> {
         }
     }
 
-    /// Takes in what has happened. Fails where rights are missing. A watch may fail for that reason
-    /// where a list doesn't: then there is a list every few seconds.
+    /// Applies an event of the watch. Fails if permission to list the objects is missing. If only
+    /// permission to watch them is missing, goes on: the objects are then listed every few seconds.
     fn see(&mut self, delta: Delta<Whole>) -> Result<(), WatchError> {
         match delta {
             Delta::Listed(objects) => {
@@ -131,13 +132,13 @@ impl<'g> Carriers<'g> {
             Delta::Failed(error @ WatchError::Denied(_)) if self.names.is_none() => {
                 return Err(error);
             }
-            // An API server that restarts is no reason to begin again.
+            // The watch recovers by itself, for example after the API server restarts.
             Delta::Failed(_) | Delta::Resumed => {}
         }
         Ok(())
     }
 
-    /// Whether none is there at the moment. A list that fails is no answer.
+    /// Whether a list shows no such object now. `false` if the list fails.
     async fn none_in(&self, objects: &Objects) -> bool {
         let listed = objects.list::<Whole>(&ListParams::default()).await;
         listed.is_ok_and(|objects| !objects.iter().any(|object| self.carries(object)))

@@ -15,11 +15,12 @@ use migration_gate_core::gates::{Gate, HeldKind};
 pub(super) struct Ejection<'c> {
     pub(super) gate: &'c Gate,
     pub(super) workloads: Vec<Ejected>,
-    /// Workloads of the namespace with a waiter of another gate, as they are shown, and that gate.
+    /// Workloads of the namespace with another gate's waiter, as they are printed, and that gate's
+    /// name.
     pub(super) others: Vec<(String, String)>,
 }
 
-/// A workload as it is, with the patch that takes the waiter out.
+/// A workload as it is, and the patch that removes its waiter.
 pub(super) struct Ejected {
     pub(super) kind: HeldKind,
     pub(super) object: Value,
@@ -27,7 +28,7 @@ pub(super) struct Ejected {
 }
 
 impl Ejected {
-    /// As it is shown: `Deployment shop/web`.
+    /// The workload as it is printed: `Deployment shop/web`.
     pub(super) fn shown(&self, namespace: &str) -> String {
         shown(self.kind, namespace, &self.object)
     }
@@ -86,13 +87,13 @@ pub(super) fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-/// Those of a collection, with an error that names it.
+/// Lists objects. The error names their kind and namespace.
 pub(super) async fn list(objects: &Objects, params: &ListParams) -> anyhow::Result<Vec<Value>> {
     let listed = objects.list(params).await;
     listed.with_context(|| cannot_list(objects))
 }
 
-/// All of a collection; none if the cluster doesn't know the kind.
+/// Lists all objects; returns none if the kind is not installed.
 pub(super) async fn list_if_known(objects: &Objects) -> anyhow::Result<Vec<Value>> {
     match objects.list(&ListParams::default()).await {
         Err(error) if error.code() == Some(404) => Ok(Vec::new()),

@@ -9,8 +9,8 @@ use migration_gate_core::gates::Config;
 use migration_gate_core::held::holding;
 use migration_gate_core::request::{Operation, Request};
 
-/// Refuses if a release is installed that has one of the gates, or holds one of the Deployments.
-/// A release without them does no harm: that is how one gate of several is retired.
+/// Fails if an installed release has one of the gates, or holds one of the workloads. A release
+/// that does neither is accepted, so one gate of several can be removed.
 pub(super) async fn refuse_while_held(
     client: &Client,
     ejections: &[Ejection<'_>],
@@ -49,7 +49,7 @@ fn held(config: &Config, ejections: &[Ejection<'_>]) -> Option<String> {
         }
         ejection.workloads.iter().find_map(|ejected| {
             let pods = ejected.kind.pod_kind();
-            // Objects of a list don't say their kind.
+            // The items of a list do not contain their kind.
             let request = Request {
                 operation: Operation::Create,
                 group: pods.group,

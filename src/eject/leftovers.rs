@@ -1,4 +1,4 @@
-//! The objects that `helm uninstall` left for the waiters of some gates.
+//! The objects that `helm uninstall` leaves, because the waiters of some gates still need them.
 
 use std::fmt::Write as _;
 
@@ -21,10 +21,10 @@ use migration_gate_core::injection::account;
 use migration_gate_core::names;
 use migration_gate_core::podspec::{self, POD_KINDS};
 
-/// Objects in the order in which they can go.
+/// The objects to delete, in the order of their deletion, and those to keep.
 pub(super) struct Leftovers {
     deleted: Vec<Leftover>,
-    /// Accounts that stay, and why.
+    /// ServiceAccounts that are kept, and why.
     kept: Vec<(String, String)>,
 }
 
@@ -51,7 +51,8 @@ impl Leftovers {
             if exists(client, &gate.namespace, &record, &names::record(&gate.name)).await? {
                 deleted.push(leftover(&record, names::record(&gate.name)));
             }
-            // Those of the namespace's other gates bear the same label of the chart.
+            // The objects of the namespace's other gates have the same chart label, so select by
+            // gate, too.
             let ours = ListParams::default().labels(&format!(
                 "{CHART_LABEL},{}={}",
                 names::GATE_LABEL,
@@ -67,7 +68,8 @@ impl Leftovers {
                 }
             }
         }
-        // Gates may share an account, so these are judged when it is known what else goes.
+        // Gates may share a ServiceAccount, so decide about these after all other objects to delete
+        // are known.
         for ejection in ejections {
             let (namespace, name) = (&ejection.gate.namespace, &ejection.gate.service_account);
             let accounts = Objects::namespaced::<ServiceAccount>(client, namespace);
@@ -151,8 +153,8 @@ async fn exists(
         .with_context(|| format!("cannot get {} {namespace}/{name}", kind.kind))
 }
 
-/// The user of an account: a pod template that names it, or a `RoleBinding` of the chart that is
-/// not deleted, and so belongs to another gate.
+/// The object that still uses a ServiceAccount: a workload whose pod template names it, or a
+/// `RoleBinding` of the chart that is not deleted because it belongs to another gate.
 async fn user(
     client: &Client,
     namespace: &str,
@@ -163,7 +165,8 @@ async fn user(
     for kind in &POD_KINDS {
         let objects = Objects::of(client, workload(kind), Some(namespace));
         for object in list_if_known(&objects).await? {
-            // An object that a controller made follows the controller's own template.
+            // An object that a controller owns follows the template of its owner, which is checked
+            // itself.
             if is_controlled(&object) {
                 continue;
             }
@@ -197,7 +200,7 @@ async fn user(
     Ok(None)
 }
 
-/// A workload as the ejections leave it; anything else as it is.
+/// A workload after the ejections' patches; any other object unchanged.
 fn patched(
     mut object: Value,
     kind: &podspec::PodKind,

@@ -1,4 +1,4 @@
-//! The versions that held workloads run, and those that they want.
+//! The versions that held workloads run, and those in their pod templates.
 
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -13,8 +13,8 @@ use migration_gate_core::podspec::list;
 use migration_gate_core::record::Recorded;
 use migration_gate_core::version::Contents;
 
-/// The versions of the pods that run. A Deployment whose roll-out hangs runs what its older
-/// `ReplicaSet`s say, and not what its own template does.
+/// The versions of the running pods. While a Deployment's roll-out hangs, they are those of its
+/// older `ReplicaSet`s, not of its template.
 pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Recorded>> {
     let namespace = gate.namespace.as_str();
     let sets = all(&Objects::namespaced::<ReplicaSet>(client, namespace)).await?;
@@ -47,7 +47,7 @@ pub(super) async fn versions(client: &Client, gate: &Gate) -> anyhow::Result<Vec
     Ok(versions)
 }
 
-/// The versions that the pod templates want.
+/// The versions in the pod templates.
 pub(super) async fn wanted(client: &Client, gate: &Gate) -> anyhow::Result<Vec<Recorded>> {
     let held = held(client, gate).await?;
     let templates = held
@@ -103,7 +103,7 @@ fn is_rolled_out(kind: HeldKind, status: &Value) -> bool {
 
 async fn all(objects: &Objects) -> anyhow::Result<Vec<Value>> {
     match objects.list(&ListParams::default()).await {
-        // The cluster doesn't know the kind.
+        // The kind is not installed.
         Err(error) if error.code() == Some(404) => Ok(Vec::new()),
         listed => listed.with_context(|| format!("cannot list {}", objects.kind().plural)),
     }

@@ -16,7 +16,7 @@ pub(super) async fn read(client: &Client, gate: &Gate) -> anyhow::Result<Option<
         .with_context(|| format!("cannot get {}", shown(gate)))
 }
 
-/// Its `ConfigMap`, for people.
+/// The record's `ConfigMap`, as it is printed.
 pub(super) fn shown(gate: &Gate) -> String {
     format!("ConfigMap {}/{}", gate.namespace, names::record(&gate.name))
 }

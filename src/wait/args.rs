@@ -65,7 +65,7 @@ pub struct WaitArgs {
     log_timeout: Duration,
 }
 
-/// [`LogFormat`] as clap reads it.
+/// [`LogFormat`] as a value of the command line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum LogFormatArg {
     /// Plain text.
@@ -101,7 +101,8 @@ fn job(text: &str) -> Result<Requirement, String> {
     Ok(requirement)
 }
 
-/// A Job that has no pod after that much time has something in its way.
+/// The waiter reports a Job that has no pod after this time: something keeps its pod from being
+/// created.
 const NO_POD: Duration = Duration::from_secs(10);
 
 /// The validated arguments.

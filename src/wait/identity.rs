@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use migration_gate_core::names::TOKEN_MOUNT_PATH;
 
-/// The user's name: what the server's refusal says, or else the pod's token, or else a
-/// placeholder.
+/// The user's name from the server's refusal, or else from the pod's token, or else a placeholder.
 pub(super) fn user(refusal: &str) -> String {
     refused(refusal)
         .map(str::to_owned)
@@ -25,7 +24,8 @@ fn refused(refusal: &str) -> Option<&str> {
     (!user.is_empty()).then_some(user)
 }
 
-/// The claim `sub` of a JSON Web Token (RFC 7519), unverified: it is only shown.
+/// The claim `sub` of a JSON Web Token (RFC 7519, section 4.1.2). It is not verified, because it is
+/// only printed.
 fn subject(token: &str) -> Option<String> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Value = serde_json::from_slice(&payload).ok()?;

@@ -1,7 +1,7 @@
-//! The logs of a failed Job: of its failed pods, newest attempt first, every container.
+//! The logs of a failed Job: every container of its failed pods, newest attempt first.
 //!
-//! If a Job is stopped (`activeDeadlineSeconds`, `backoffLimit` of containers that restart in
-//! place), its controller deletes the running pods before it marks the Job as failed. So their logs
+//! When a Job exceeds `activeDeadlineSeconds`, or `backoffLimit` with containers that restart in
+//! place, its controller deletes the running pods before it marks the Job as failed. So their logs
 //! are read and kept as soon as the Job is sure to fail.
 
 mod pods;
@@ -23,17 +23,17 @@ use migration_gate_core::job::Attempt;
 use migration_gate_core::verdict::Failure;
 use pods::{Blame, Listed, Pod, Run};
 
-/// Attempts whose logs are shown, the newest ones.
+/// Maximum number of attempts whose logs are shown, the newest ones.
 const PODS: usize = 4;
-/// Of each container, the last lines…
+/// Maximum number of lines of one log that are shown, the last ones.
 const LINES: usize = 200;
-/// …of at most so much text.
+/// Maximum size of one log that is shown, in bytes.
 const BYTES: usize = 32 * 1024;
-/// The logs of all pods, kept until the Job has failed.
+/// Maximum size of all logs that are kept until the Job has failed, in bytes.
 const KEPT: usize = 256 * 1024;
 
-/// Where the logs are, and how long all of it may take: the Job has failed already, and no pod
-/// should wait long to hear it.
+/// Reads logs, within a time limit for all of them: the Job has failed already, and its logs must
+/// not delay the waiter's end for long.
 #[derive(Clone)]
 pub(super) struct LogReader {
     pods: Objects,
@@ -41,10 +41,10 @@ pub(super) struct LogReader {
     limit: Duration,
 }
 
-/// A run's log: pod, container, and whether it is that of the run before.
+/// A run's log: uid of the pod, container, and whether it is of the previous run.
 type Key = (String, String, bool);
 
-/// Pods and logs that were read while they were there.
+/// Pods and logs that were read before they could be deleted.
 #[derive(Default)]
 pub(super) struct Kept {
     pods: Vec<Pod>,
@@ -55,9 +55,9 @@ pub(super) struct Kept {
 #[derive(Default)]
 struct Log {
     lines: Vec<String>,
-    /// There was more before these lines.
+    /// Whether earlier lines were dropped.
     cut: bool,
-    /// The reason why there may be more after them.
+    /// The error that ended the read, so later lines may be missing.
     error: Option<ApiError>,
 }
 
@@ -70,8 +70,8 @@ impl LogReader {
         }
     }
 
-    /// Reads what may be gone soon of the Job with that uid. What can't be read now is read, and
-    /// told of, when the Job has failed.
+    /// Reads the pods and logs of the Job with this uid that its controller may soon delete. Errors
+    /// are ignored here: [`Self::print`] reads again when the Job has failed, and reports them.
     pub(super) async fn keep(self, uid: String) -> Kept {
         let mut kept = Kept::default();
         let _ = timeout(self.limit, self.fill(&uid, &mut kept)).await;
@@ -94,7 +94,7 @@ impl LogReader {
         }
     }
 
-    /// Prints the logs as well as it can; what it can't, it says.
+    /// Prints the logs, and a warning for each one that cannot be read completely.
     pub(super) async fn print(
         &self,
         failure: &Failure,
@@ -153,7 +153,7 @@ impl LogReader {
                 ),
             );
         }
-        // With a pod missing, the attempts cannot be numbered.
+        // If a pod is missing, the attempts cannot be numbered.
         let attempt = failure
             .attempt
             .filter(|last| u32::try_from(total) == Ok(last.number));
@@ -191,7 +191,7 @@ impl LogReader {
         }
     }
 
-    /// The failed pods, or whatever pods there are if none is marked as failed.
+    /// The failed pods, or all pods if none is marked as failed.
     async fn failed(&self, uid: &str) -> Result<Listed, ApiError> {
         let list = |fields| pods::list(&self.pods, uid, fields, PODS);
         let failed = list("status.phase=Failed").await?;
@@ -201,7 +201,7 @@ impl LogReader {
         list("").await
     }
 
-    /// Prints one log, as it is now or else as it was kept.
+    /// Prints one log as it is now, or as it was kept if it cannot be read now. Returns its lines.
     async fn show(&self, pod: &Pod, run: &Run, kept: &mut Kept, output: &Output) -> Vec<String> {
         let mut log = self.read(pod, run, BYTES).await;
         if log.error.is_some()
@@ -239,8 +239,8 @@ impl LogReader {
         let params = LogParams {
             container: Some(run.container.clone()),
             previous: run.previous,
-            // One more than is shown, to know whether there are more. `limitBytes` would keep the
-            // beginning of these lines, and the end is what matters.
+            // One line more than is shown, to know whether there are more. `limitBytes` would keep
+            // the beginning of these lines, but the end is needed.
             tail_lines: i64::try_from(LINES + 1).ok(),
             ..LogParams::default()
         };

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use migration_gate_core::gates::LogFormat;
 use migration_gate_core::text::{printable, truncate};
 
-/// The kubelet reads no more of a termination message.
+/// Maximum size of a termination message, in bytes: the kubelet truncates a longer one. See
+/// <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>.
 const TERMINATION_LIMIT: usize = 4096;
 
-/// What stands before a line that is quoted, so that nothing that a container logs can be taken for
-/// a line of the waiter's own.
+/// The prefix of a quoted line, so that no line of a container's log looks like one of the waiter.
 const QUOTED: &str = "| ";
 
 /// The level of a line.
@@ -35,8 +35,8 @@ impl Severity {
     }
 }
 
-/// Everything goes to standard output, in the order in which it happened: two streams would
-/// reach `kubectl logs` in any order.
+/// The waiter's output. All lines go to standard output, in their order: the lines of two streams
+/// would reach `kubectl logs` in any order.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: LogFormat,
@@ -56,7 +56,7 @@ impl Output {
         }
     }
 
-    /// One line of the waiter's own.
+    /// Prints a line of the waiter.
     pub(crate) fn say(&self, level: Severity, message: &str) {
         match self.format {
             LogFormat::Human => self.print(&printable(message)),
@@ -66,7 +66,7 @@ impl Output {
         }
     }
 
-    /// One line of a container's log.
+    /// Prints a line of a container's log.
     pub(crate) fn quote(&self, pod: &str, container: &str, line: &str) {
         match self.format {
             LogFormat::Human => self.print(&format!("{QUOTED}{line}")),
@@ -89,15 +89,15 @@ impl Output {
         self.print(&object.to_string());
     }
 
-    /// A reader that has gone away is no reason to stop waiting.
+    /// Errors are ignored: if the reader has gone away, the waiter still waits.
     #[allow(clippy::unused_self, reason = "all output goes through the one object")]
     fn print(&self, line: &str) {
         let mut stdout = std::io::stdout().lock();
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     }
 
-    /// Says the reason for a bad end, here and in the container's termination message, which
-    /// `kubectl describe pod` shows.
+    /// Writes the reason for a failure to standard output, and to the container's termination
+    /// message, which `kubectl describe pod` shows.
     pub(crate) fn give_up(&self, reason: &str) {
         self.say(Severity::Error, reason);
         let message = termination_message(&printable(reason), &self.tail);
@@ -113,7 +113,8 @@ impl Output {
     }
 }
 
-/// Outside of a container there is no such file, and none is made.
+/// Writes the termination message, at most [`TERMINATION_LIMIT`] bytes. If the file does not exist,
+/// as outside of a container, does not create it.
 pub(super) fn write_termination_message(path: &Path, message: &str) -> std::io::Result<()> {
     let file = OpenOptions::new().write(true).truncate(true).open(path);
     match file.and_then(|mut file| file.write_all(truncate(message, TERMINATION_LIMIT).as_bytes()))
@@ -123,7 +124,7 @@ pub(super) fn write_termination_message(path: &Path, message: &str) -> std::io::
     }
 }
 
-/// The reason, and as many of the last lines as there is room for.
+/// The reason, and as many of the last log lines as fit.
 fn termination_message(reason: &str, tail: &[String]) -> String {
     let mut message = truncate(reason, TERMINATION_LIMIT).to_owned();
     let mut room = TERMINATION_LIMIT - message.len();
@@ -133,7 +134,7 @@ fn termination_message(reason: &str, tail: &[String]) -> String {
         from -= 1;
         room -= tail[from].len() + begin;
     }
-    // Of a last line that is too long, its beginning is better than nothing.
+    // If even the last line is too long, keep its beginning.
     let least = begin + '…'.len_utf8();
     if from == tail.len()
         && let Some(line) = tail.last()

@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use crate::api::Objects;
 
-/// Whether the waiter has ended before in this pod and was started again. `false` outside of a pod,
-/// and where it can't be told.
+/// Whether the waiter has already run in this pod and was restarted. `false` outside of a pod, and
+/// if the pod cannot be read.
 pub(super) async fn was_restarted(client: &Client, namespace: &str) -> bool {
     let Ok(name) = std::env::var(POD_NAME) else {
         return false;
     };
-    // The waiter may list pods, and not get one.
+    // The waiter's Role permits `list` of pods, but not `get`.
     let params = ListParams::default().fields(&format!("metadata.name={name}"));
     let pods = Objects::namespaced::<Pod>(client, namespace)
         .list::<OwnPod>(&params)

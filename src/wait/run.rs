@@ -27,7 +27,7 @@ use migration_gate_core::verdict::{
     End, Failure, Jobs, Now, Seen, Verdict, Waiting, What, opens_by_silence, verdict,
 };
 
-/// Waits, and stops at once at a signal.
+/// Waits until the gate opens or the wait fails. SIGINT and SIGTERM end it at once.
 pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {
     let runtime = match cli::runtime() {
         Ok(runtime) => runtime,
@@ -53,12 +53,13 @@ pub(super) fn to_the_end(plan: &Plan, output: &mut Output) -> Exit {
             exit = wait(plan, output) => exit,
         }
     });
-    // A name look-up that hangs in a thread of its own must not hold up the end.
+    // A DNS lookup may hang in a blocking thread. Do not wait for it.
     runtime.shutdown_background();
     exit
 }
 
-/// Listens before it is awaited. Process 1 of a container ignores what it doesn't listen for.
+/// Installs the signal handlers now, before the future is polled. Process 1 of a container ignores
+/// a signal without a handler.
 fn stopped() -> std::io::Result<impl Future<Output = (&'static str, Exit)>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -70,10 +71,10 @@ fn stopped() -> std::io::Result<impl Future<Output = (&'static str, Exit)>> {
     })
 }
 
-/// The pause after a look that wasn't answered.
+/// The pause after a list of the Jobs that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How much longer than the wait its watches may last, so that it is the wait that ends.
+/// How much longer than the wait its watches may last, so that the wait ends before them.
 const WATCH_MARGIN: Duration = Duration::from_mins(1);
 
 async fn wait(plan: &Plan, output: &mut Output) -> Exit {
@@ -144,7 +145,7 @@ async fn wait(plan: &Plan, output: &mut Output) -> Exit {
     }
 }
 
-/// A watch for each alternative of each requirement, told apart by their indices.
+/// A watch for each alternative of each requirement. Each event has both indices.
 fn job_watches(
     requirements: &[Requirement],
     objects: &Objects,
@@ -160,19 +161,19 @@ fn job_watches(
     watches
 }
 
-/// The logs of a Job that is sure to fail, read while it is still there.
+/// The logs of a Job that is sure to fail, read while its pods exist.
 #[derive(Default)]
 struct Logs {
-    /// Of the Job with this uid.
+    /// The uid of the Job whose logs are read.
     uid: String,
-    /// Of this one they were shown.
+    /// The uid of the Job whose logs were printed.
     shown: String,
     reading: Option<Pin<Box<dyn Future<Output = Kept>>>>,
     kept: Kept,
 }
 
 impl Logs {
-    /// Begins to read, once for each Job.
+    /// Starts to read the logs of `failing`, once for each Job.
     fn prepare(&mut self, reader: &LogReader, failing: Option<&str>) {
         if let Some(uid) = failing
             && uid != self.uid
@@ -186,7 +187,7 @@ impl Logs {
         }
     }
 
-    /// Goes on reading; never ends while there is nothing to read.
+    /// Goes on reading. Never resolves while there is nothing to read.
     async fn read(&mut self) {
         match &mut self.reading {
             Some(reading) => self.kept = reading.await,
@@ -195,7 +196,7 @@ impl Logs {
         self.reading = None;
     }
 
-    /// The log of that Job.
+    /// The kept logs of the Job with this uid. Finishes reading them first.
     async fn of(mut self, uid: &str) -> Kept {
         if uid != self.uid {
             return Kept::default();
@@ -214,7 +215,7 @@ fn at(elapsed: Duration) -> Now {
     }
 }
 
-/// A wait that is under way.
+/// A wait in progress.
 struct Wait<'p> {
     plan: &'p Plan,
     seen: Seen,
@@ -234,7 +235,7 @@ impl Wait<'_> {
         opens_by_silence(&self.seen, &plan.subject.wanted, &plan.limits, at(elapsed))
     }
 
-    /// Asks which Jobs there are now, and whether that was answered.
+    /// Lists the Jobs again. Returns whether the API server has answered.
     async fn looks_again(&mut self, objects: &Objects, start: Instant) -> bool {
         let left = self.plan.limits.timeout.saturating_sub(start.elapsed());
         let look = async {
@@ -263,7 +264,7 @@ impl Wait<'_> {
         self.logs.prepare(&self.reader, failing);
     }
 
-    /// Shows a failed Job's logs, once.
+    /// Prints a failed Job's logs, once.
     async fn shows_logs(&mut self, failure: &Failure, output: &mut Output) {
         if self.logs.shown == failure.uid {
             return;

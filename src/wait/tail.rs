@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use migration_gate_core::mask;
 use migration_gate_core::text::printable;
 
-/// A line beyond this is cut.
+/// Maximum length of a line, in bytes; the rest is cut.
 const LINE: usize = 4096;
 
-/// Keeps the last lines of what is pushed, with passwords masked and control characters replaced.
-/// Holds `bytes` of text and one line at most.
+/// The last lines of the pushed text, with passwords masked and control characters replaced. It
+/// holds at most `max_bytes` bytes of text, and one more line.
 #[derive(Debug)]
 pub(crate) struct Tail {
     max_lines: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Tail {
     dropped: u64,
     blocks: mask::Blocks,
     current: Vec<u8>,
-    /// Of the current line, cut or not.
+    /// The length of the current line in bytes, including what is cut.
     length: usize,
 }
 
@@ -37,7 +37,7 @@ impl Tail {
         }
     }
 
-    /// Takes the next piece, wherever it begins and ends.
+    /// Adds the next piece, which may begin and end within a line.
     pub(crate) fn push(&mut self, piece: &[u8]) {
         let mut lines = piece.split(|byte| *byte == b'\n');
         if let Some(first) = lines.next() {
@@ -49,7 +49,7 @@ impl Tail {
         }
     }
 
-    /// The lines, oldest first, and how many came before them and were dropped.
+    /// The lines, oldest first, and the number of lines before them that were dropped.
     pub(crate) fn finish(mut self) -> (Vec<String>, u64) {
         if self.length > 0 {
             self.end_line();
@@ -66,7 +66,8 @@ impl Tail {
     fn end_line(&mut self) {
         let cut = self.length - self.current.len();
         let text = String::from_utf8_lossy(&self.current);
-        // Masked as a whole line, before anything else is dropped: half a URL can't be told.
+        // Mask the whole line before anything else is dropped: a part of a URL cannot be
+        // recognized.
         let text = text.trim_end_matches('\r');
         let mut line = if self.blocks.hides(text) {
             mask::HIDDEN.to_owned()

@@ -10,11 +10,11 @@ use migration_gate_core::verdict::{JobName, Jobs, Seen, TroubleKind, Waiting};
 use super::args::Plan;
 use super::output::{Output, Severity};
 
-/// Most corrupt entries of the record that are named. Others are only counted: a record can hold
-/// tens of thousands.
+/// Maximum number of the record's corrupt entries that are named. The others are only counted: a
+/// record can hold tens of thousands.
 const MOST_CORRUPT: usize = 5;
 
-/// Says each change of what is seen in one line.
+/// What has been printed. Each change is printed in one line.
 #[derive(Default)]
 pub(super) struct Told {
     waiting: Vec<Waiting>,
@@ -23,7 +23,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// The current reason to wait.
+    /// Prints the reasons to wait that have changed.
     pub(super) fn waiting(
         &mut self,
         plan: &Plan,
@@ -53,15 +53,15 @@ impl Told {
         self.waiting = waiting;
     }
 
-    /// The record's problem.
+    /// Prints new problems with the record, and its new corrupt entries.
     pub(super) fn record(&mut self, plan: &Plan, seen: &Seen, output: &Output) {
         let record = &seen.record;
         if let Some(trouble) = &record.watch.trouble
             && !self.record.contains(&trouble.kind)
             && let Some(problem) = match trouble.kind {
                 TroubleKind::Denied => Some("not permitted to read the record"),
-                // What was read before is good enough, and where the API server is away altogether,
-                // the Job's line says so.
+                // If the record was read before, that state still counts. If the Jobs cannot be
+                // read either, the line about the Job reports it.
                 TroubleKind::Unreachable => (record.watch.answered.is_none()
                     && seen.jobs.iter().all(Jobs::works))
                 .then_some("cannot read the record yet"),
@@ -96,7 +96,7 @@ impl Told {
     }
 }
 
-/// How long the Job has been running, by the cluster's clock and ours.
+/// How long the Job has been running: from its `startTime` until now by the local clock.
 fn running(seen: &Seen, waiting: &Waiting) -> Option<Duration> {
     let JobName::Exact(name) = &waiting.job else {
         return None;

@@ -1,4 +1,4 @@
-//! The arguments that say which version the Jobs must have completed for.
+//! The arguments for the version that the Jobs must have completed for.
 
 use migration_gate_core::gates::{Freshness, VersionSource};
 use migration_gate_core::glob::Glob;

@@ -1,4 +1,4 @@
-//! A Job's pods, as far as their logs need it.
+//! A Job's pods, with the fields that reading their logs needs.
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -9,25 +9,25 @@ use migration_gate_core::explain::quoted;
 use crate::api::objects::Page;
 use crate::api::{ApiError, Objects};
 
-/// Pods in one answer. A Job can have had thousands.
+/// Number of pods in one page of a list. A Job may have thousands.
 const PAGE: u32 = 50;
 
 /// The newest of the Job's pods, newest first.
 pub(super) struct Listed {
     pub(super) pods: Vec<Pod>,
-    /// Number of runs, with omitted ones.
+    /// The number of all pods that were selected, including omitted ones.
     pub(super) total: usize,
 }
 
-/// Lists the pods that belong to the Job of that uid and that a field selector selects.
-/// Keeps `most` of them.
+/// Lists the pods of the Job with this uid that match a field selector. Keeps the newest `most` of
+/// them. Fails only if no page could be read.
 pub(super) async fn list(
     objects: &Objects,
     uid: &str,
     fields: &str,
     most: usize,
 ) -> Result<Listed, ApiError> {
-    // The uid, not the name: an older Job of the same name may have pods yet.
+    // The uid, not the name: an older Job of the same name may still have pods.
     let selector = format!("batch.kubernetes.io/controller-uid={uid}");
     let mut params = ListParams::default().labels(&selector).limit(PAGE);
     if !fields.is_empty() {
@@ -37,7 +37,7 @@ pub(super) async fn list(
     loop {
         let page: Page<Pod> = match objects.page(&params).await {
             Ok(page) => page,
-            // A part is better than nothing.
+            // Some pods are better than none.
             Err(_) if total > 0 => return Ok(Listed { pods, total }),
             Err(error) => return Err(error),
         };
@@ -51,7 +51,7 @@ pub(super) async fn list(
     }
 }
 
-/// Sorts, newest first, and drops the oldest.
+/// Sorts the pods, newest first, and keeps `most` of them.
 pub(super) fn newest(pods: &mut Vec<Pod>, most: usize) {
     pods.sort_by(|a, b| {
         let key = |pod: &Pod| (pod.metadata.creation_timestamp, pod.metadata.name.clone());
@@ -64,9 +64,9 @@ pub(super) fn newest(pods: &mut Vec<Pod>, most: usize) {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) container: String,
-    /// Its end, for people.
+    /// How it ended, in words.
     pub(super) end: String,
-    /// The one before the container was last restarted.
+    /// Whether this is the run before the container's last restart.
     pub(super) previous: bool,
     pub(super) started: bool,
     pub(super) blame: Blame,
@@ -75,16 +75,16 @@ pub(super) struct Run {
 /// The likelihood that a run caused the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Blame {
-    /// It ended well, or never began.
+    /// It succeeded, or never started.
     None,
-    /// Its end isn't known, or it had none.
+    /// Its end is not known, or it was still running.
     Some,
     /// It failed.
     All,
 }
 
 impl Pod {
-    /// In the order in which they ran.
+    /// The runs of all containers, in their order.
     pub(super) fn runs(&self) -> Vec<Run> {
         let (spec, status) = (&self.spec, &self.status);
         [
@@ -138,7 +138,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
         };
         run(format!("{text}{after}"), previous, true, blame)
     };
-    // The kubelet never reported it; there may still be a log.
+    // The kubelet has not reported this container, but it may have a log.
     let unknown = || {
         let end = "its end is not known".to_owned();
         vec![run(end, false, true, Blame::Some)]
@@ -159,7 +159,7 @@ fn runs(name: &str, status: Option<&ContainerStatus>) -> Vec<Run> {
             },
             _,
         ) => vec![ended(end, false, &restarts)],
-        // Restarted in place: what failed is the run before.
+        // The container was restarted in place, so the previous run failed.
         (
             ContainerState {
                 running: Some(_), ..
