@@ -14,25 +14,25 @@ pub use self::told::Announcements;
 use super::dependent::Dependent;
 use super::text::{fnv1a, shorten, truncate};
 
-/// The most bytes that the API server takes for a note.
+/// Maximum size of an Event's note, in bytes, that the API server accepts.
 const NOTE: usize = 1024;
 
 /// The name of the program in an Event.
 pub const CONTROLLER: &str = "migration-gate";
 
-/// The event.
+/// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventReason {
-    /// A migration that workloads wait for has failed.
+    /// A migration for which workloads wait has failed.
     MigrationFailed,
-    /// One has completed after a failure.
+    /// A migration has completed after a failure.
     MigrationCompleted,
-    /// One has been running for longer than the gate's timeout.
+    /// A migration has been running for longer than the gate's timeout.
     MigrationOverdue,
 }
 
 impl EventReason {
-    /// The word in an Event.
+    /// The value of the Event's `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MigrationFailed => "MigrationFailed",
@@ -41,7 +41,7 @@ impl EventReason {
         }
     }
 
-    /// The gate's state.
+    /// The value of the Event's `action`: the gate's state.
     fn action(self) -> &'static str {
         match self {
             Self::MigrationFailed | Self::MigrationOverdue => "HoldPods",
@@ -101,13 +101,13 @@ impl About {
 pub struct Announcement {
     /// The Event's name: the same in every replica for the same announcement about the same object.
     pub name: String,
-    /// The event.
+    /// What has happened.
     pub reason: EventReason,
     /// The object.
     pub regarding: About,
     /// The Job, if the object is a workload.
     pub related: Option<About>,
-    /// The sentences for people.
+    /// The text of the Event.
     pub note: String,
 }
 
@@ -128,7 +128,8 @@ impl Announcement {
         }
     }
 
-    /// The Event as it is created in a namespace, at a time, by a replica of that name.
+    /// The object to create in `namespace`, at the time `at`, by the replica `instance`
+    /// (`events.k8s.io/v1`).
     pub fn event(&self, namespace: &str, instance: &str, at: Timestamp) -> Value {
         let mut event = json!({
             "apiVersion": "events.k8s.io/v1",
@@ -150,7 +151,7 @@ impl Announcement {
     }
 }
 
-/// The object's name, as far as there is room, and a hash of all that tells two Events apart.
+/// The object's name, as far as it fits, and a hash of everything that distinguishes two Events.
 fn name(about: &About, reason: EventReason, key: &str) -> String {
     let all = format!("{}\n{}\n{key}", about.uid, reason.as_str());
     let hash = fnv1a(all.as_bytes());
@@ -158,10 +159,10 @@ fn name(about: &About, reason: EventReason, key: &str) -> String {
     format!("{name}.{hash:016x}")
 }
 
-/// The event, shortened if necessary, and the remedy.
+/// What has happened and the remedy, both shortened if necessary.
 fn note(what: &str, advice: &str) -> String {
     let advice = shorten(advice, NOTE / 2);
-    // The space between, and the ellipsis of each.
+    // 8 bytes for the space between them and their two ellipses.
     let what = shorten(what, NOTE / 2 - 8);
     format!("{what} {advice}").trim_end().to_owned()
 }

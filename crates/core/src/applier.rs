@@ -6,15 +6,15 @@ use super::names::dns_subdomain;
 
 /// The tool that applied an object, by its labels and annotations.
 ///
-/// Only names that Kubernetes accepts are taken from there: they become words of commands that
-/// people copy.
+/// Only names that Kubernetes accepts are used: they become words of commands that people copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Applier {
     /// An Application of Argo CD.
     ArgoCd {
-        /// Its name; before it and a `/`, its namespace, where that is not Argo CD's own.
+        /// Its name, or `NAMESPACE/NAME` if it is not in Argo CD's own namespace.
         application: String,
-        /// A sync replaces the object: it is a hook that is deleted before it is created again.
+        /// Whether a sync replaces the object: it is a hook that Argo CD deletes before it creates
+        /// it again.
         replaces: bool,
     },
     /// A Kustomization of Flux.
@@ -38,20 +38,21 @@ pub enum Applier {
     },
     /// `kubectl apply`, which leaves the manifest in an annotation.
     Kubectl,
-    /// Nothing shows it.
+    /// The metadata does not show the tool.
     #[default]
     Unknown,
 }
 
-/// Argo CD's mark of the Application: `APPLICATION:GROUP/KIND:NAMESPACE/NAME`. See
+/// Argo CD's annotation with the Application: `APPLICATION:GROUP/KIND:NAMESPACE/NAME`. See
 /// <https://argo-cd.readthedocs.io/en/stable/user-guide/resource_tracking/>.
 const TRACKING: &str = "argocd.argoproj.io/tracking-id";
 
-/// The label that chart authors set, and by which Argo CD could mark its objects too.
+/// A label that chart authors set. Argo CD can be configured to track its objects by it.
 const INSTANCE: &str = "app.kubernetes.io/instance";
 
-/// Argo CD's hooks, and those of Helm, which it takes for hooks of its own. Beside each, when the
-/// object is deleted, and the word for "before the next one", which is the default.
+/// The annotations of Argo CD's hooks, and of Helm's, which Argo CD treats as its own. Each with
+/// the annotation of its deletion policy, and that policy's value for "before the next one is
+/// created", which is the default.
 const HOOKS: [(&str, &str, &str); 2] = [
     (
         "argocd.argoproj.io/hook",
@@ -66,7 +67,7 @@ const HOOKS: [(&str, &str, &str); 2] = [
 ];
 
 impl Applier {
-    /// By an object's metadata.
+    /// Determines the tool from an object's `metadata`.
     pub fn of(metadata: &Value) -> Self {
         let text = |field: &str, key: &str| metadata[field][key].as_str();
         let annotation = |key| text("annotations", key);
@@ -74,7 +75,7 @@ impl Applier {
             let part = |part| text("labels", &format!("{group}/{part}")).and_then(name);
             Some((part("namespace")?, part("name")?))
         };
-        // The order matters: Argo CD also leaves kubectl's marks, and Flux those of Helm.
+        // The order matters: Argo CD also leaves kubectl's annotation, and Flux leaves Helm's.
         if let Some(application) = argo_cd(metadata) {
             let replaces = HOOKS.iter().any(|(hook, policy, replaced)| {
                 let policy = annotation(policy).unwrap_or(replaced);
@@ -100,7 +101,7 @@ impl Applier {
         }
     }
 
-    /// This one, or `other` where nothing shows this one.
+    /// This tool, or `other` if this one is unknown.
     #[must_use]
     pub fn or<'a>(&'a self, other: &'a Self) -> &'a Self {
         match self {
@@ -109,8 +110,8 @@ impl Applier {
         }
     }
 
-    /// The word by which a waiter learns who applies its workload; [`Self::parse`] reads it. `None`
-    /// for those that have no name.
+    /// The word that tells a waiter which tool applies its workload. [`Self::parse`] reads it.
+    /// `None` for kubectl and an unknown tool.
     pub fn word(&self) -> Option<String> {
         Some(match self {
             Self::ArgoCd { application, .. } => format!("argo-cd:{application}"),
@@ -149,15 +150,17 @@ fn argo_cd(metadata: &Value) -> Option<String> {
     let annotations = &metadata["annotations"];
     let tracked = annotations[TRACKING].as_str();
     if let Some((application, _)) = tracked.and_then(|text| text.split_once(':')) {
-        // An Application outside of Argo CD's namespace is marked `NAMESPACE_NAME`.
+        // The annotation names an Application outside of Argo CD's namespace `NAMESPACE_NAME`.
         return path(&application.replacen('_', "/", 1));
     }
-    // Where labels track, only a hook tells Argo CD's label from a chart author's.
+    // With tracking by label, only a hook's annotation shows that the label is Argo CD's and not a
+    // chart author's.
     annotations[HOOKS[0].0].as_str()?;
     name(metadata["labels"][INSTANCE].as_str()?)
 }
 
-/// Helm marks what it applies, but for its hooks. There the labels of a chart may show the release.
+/// Helm annotates the objects that it applies, except for its hooks. For a hook, the chart's labels
+/// may show the release.
 fn helm(metadata: &Value) -> Option<String> {
     let empty = Map::new();
     let labels = metadata["labels"].as_object().unwrap_or(&empty);
@@ -172,7 +175,7 @@ fn name(text: &str) -> Option<String> {
     dns_subdomain(text).ok().map(|()| text.to_owned())
 }
 
-/// A name, perhaps with a namespace in front of it.
+/// `NAME` or `NAMESPACE/NAME`, if Kubernetes accepts the names.
 fn path(text: &str) -> Option<String> {
     let parts: Option<Vec<String>> = text.splitn(2, '/').map(name).collect();
     parts.map(|parts| parts.join("/"))

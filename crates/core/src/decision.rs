@@ -7,8 +7,8 @@ use super::gates::Mode;
 
 /// Maximum number of offending fields in one decision; others are only counted.
 ///
-/// An object of a few megabytes can hold tens of thousands. A reader needs no more than the first
-/// screen, and each takes many times the memory of its text.
+/// An object of a few megabytes can have tens of thousands. A reader needs only the first screen,
+/// and each takes many times the memory of its text.
 pub const MOST_LISTED: usize = 256;
 
 /// The answer of [`mutate`](super::mutate::mutate) or [`validate`](super::validate::validate)
@@ -17,21 +17,21 @@ pub const MOST_LISTED: usize = 256;
 pub struct Decision {
     /// The gate that holds the object, if one does.
     pub gate: Option<String>,
-    /// JSON Patch operations (RFC 6902) on the object as it came. Empty from `validate`.
+    /// JSON Patch operations (RFC 6902) on the object of the request. Empty from `validate`.
     pub patch: Vec<PatchOperation>,
-    /// A warning for the author of an allowed object.
+    /// Warnings for the author of an allowed object.
     pub warnings: Vec<Warning>,
-    /// Why the object is refused; empty if it is not. What is wrong with the waiter comes first,
-    /// then the rest in the order of the object's fields, at most [`MOST_LISTED`] in all.
+    /// Why the object is denied; empty if it is allowed. Violations of the waiter come first, then
+    /// the others in the order of the object's fields. At most [`MOST_LISTED`] in all.
     pub violations: Vec<Violation>,
-    /// How many more fields break a rule than are listed, in `violations` or in `warnings`.
+    /// Number of fields that break a rule and are not listed in `violations` or `warnings`.
     pub unlisted: usize,
     /// The result, for logs, metrics and audit annotations.
     pub outcome: Outcome,
 }
 
 impl Decision {
-    /// The decision with these violations, as the mode has it.
+    /// The decision with these violations: denied, or allowed with warnings, by the mode.
     pub(super) fn refused(mut self, mode: Mode, violations: Vec<Violation>) -> Self {
         match mode {
             Mode::Enforce => {
@@ -48,7 +48,7 @@ impl Decision {
     }
 }
 
-/// The decision, in one word.
+/// The decision as one word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// No rule applies to the object.
@@ -60,11 +60,11 @@ pub enum Outcome {
     Replaced,
     /// The waiter of another release was kept, so that nothing restarts.
     Kept,
-    /// The waiter is there as wanted.
+    /// The waiter is already as wanted.
     InPlace,
-    /// Violations, in a mode that lets them through.
+    /// There are violations, and the mode allows them.
     Warned,
-    /// Violations.
+    /// There are violations.
     Denied,
 }
 
@@ -86,7 +86,7 @@ impl Outcome {
 /// One field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its place.
+    /// The field's path.
     pub field: FieldPath,
     /// Which rule it breaks.
     pub rule: Rule,
@@ -94,12 +94,12 @@ pub struct Violation {
     pub message: String,
 }
 
-/// One field that is let through, but that its author should know of.
+/// One field that is allowed, but that its author should know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Its place.
+    /// The field's path.
     pub field: FieldPath,
-    /// The reason, as reports name it.
+    /// The reason for the warning.
     pub notice: Notice,
     /// The warning, without the field's path.
     pub message: String,
@@ -108,30 +108,30 @@ pub struct Warning {
 /// The reasons for a warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Notice {
-    /// A violation, in a mode that lets it through.
+    /// A violation that the mode allows.
     Rule(Rule),
-    /// The workload's own ServiceAccount stays, so it needs the waiter's rights.
+    /// The workload keeps its own ServiceAccount, which needs the waiter's permissions.
     AccountKept,
-    /// A hand-written init container of the waiter's name is replaced.
+    /// A hand-written init container with the waiter's name is replaced.
     HandWrittenWaiter,
     /// The application's containers see the waiter's token.
     TokenVisible,
-    /// The pods run Windows, where the waiter can't.
+    /// The pods run on Windows, where the waiter cannot run.
     Windows,
     /// Several gates select the workload, and it waits for the first.
     TwoGates,
-    /// Containers of several versions, and nothing that says which one counts.
+    /// The containers have several versions, and no annotation or setting says which one counts.
     WhichContainer,
     /// An init container of another name waits for the Job as well.
     AnotherWaiter,
-    /// `envFrom` puts a prefix before keys that would make one of them a forbidden variable.
+    /// `envFrom` has a prefix that would make a forbidden variable of some key.
     PrefixedSource,
-    /// A held Rollout takes its pods from an object that no gate holds.
+    /// A held Rollout takes its pod template from an object that no gate holds.
     WorkloadRef,
 }
 
 impl From<Violation> for Warning {
-    /// In a mode that lets violations through.
+    /// The warning for a violation that the mode allows.
     fn from(violation: Violation) -> Self {
         Self {
             field: violation.field,
@@ -147,16 +147,16 @@ impl std::fmt::Display for Warning {
     }
 }
 
-/// The rules that can refuse an object.
+/// The rules that can deny an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
     /// A container sets a forbidden environment variable.
     ForbiddenEnv,
-    /// A ConfigMap in a gate's namespace has a key that `envFrom` would turn into one.
+    /// A ConfigMap in a gate's namespace has a key that `envFrom` would make such a variable.
     ForbiddenKey,
-    /// A held Deployment would leave admission without a waiter that waits.
+    /// A held workload would pass admission without a working waiter.
     WaiterMissing,
-    /// A name that the waiter needs is used by something else.
+    /// Another container or volume has a name that the waiter needs.
     ReservedName,
 }
 

@@ -8,21 +8,21 @@ use super::gates::{Gate, HeldKind};
 use super::podspec::list;
 use super::version::{NoVersion, Wanted};
 
-/// A workload as the API server writes it, reduced to what gates need: of its containers, only
-/// names and images.
+/// A workload from the API server's JSON, reduced to the fields that gates need. Its containers
+/// have only names and images.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
 pub struct GatedWorkload {
     /// Its name.
     pub name: String,
-    /// Tells it from another one of the same name.
+    /// Its uid, which distinguishes it from another workload of the same name.
     pub uid: String,
     /// The resourceVersion from which a watch resumes.
     pub resource_version: String,
     /// Its labels.
     pub labels: Map<String, Value>,
     template: Value,
-    /// The gate whose waiter its pods carry.
+    /// The name of the gate whose waiter its pods carry.
     waits_at: Option<String>,
     rests: bool,
     waiting_pods: u64,
@@ -35,7 +35,7 @@ impl From<Value> for GatedWorkload {
             value.unwrap_or_default().to_owned()
         };
         let spec = &object["spec"];
-        // A CronJob has a template of Jobs around its template of pods.
+        // A CronJob's pod template is inside its Job template.
         let template = match &spec["jobTemplate"] {
             Value::Null => &spec["template"],
             of_jobs => &of_jobs["spec"]["template"],
@@ -58,7 +58,7 @@ impl From<Value> for GatedWorkload {
     }
 }
 
-/// A pod template with all that can tell its version.
+/// A pod template with only the fields that can identify its version.
 fn reduced(template: &Value) -> Value {
     let containers = |field: &str| -> Vec<Value> {
         let containers = list(&template["spec"], field).iter();
@@ -78,25 +78,25 @@ fn reduced(template: &Value) -> Value {
     })
 }
 
-/// The pods of the present template that aren't ready. While the gate is closed for them, these are
-/// the pods that wait.
+/// The number of pods of the current template that are not ready. While the gate is closed for
+/// them, these are the pods that wait.
 fn waiting_pods(object: &Value) -> u64 {
     let status = &object["status"];
     let observed = status["observedGeneration"].as_u64();
     if observed.is_some_and(|seen| Some(seen) < object["metadata"]["generation"].as_u64()) {
-        // It counts the pods of an earlier template.
+        // The status counts the pods of an earlier template.
         return 0;
     }
     let count = |fields: [&str; 2]| fields.iter().find_map(|field| status[field].as_u64());
     let all = count(["replicas", "currentNumberScheduled"]).unwrap_or_default();
     let ready = count(["readyReplicas", "numberReady"]).unwrap_or_default();
     let updated = count(["updatedReplicas", "updatedNumberScheduled"]).unwrap_or_default();
-    // A CronJob lists the Jobs that run.
+    // A CronJob's status lists its running Jobs.
     let active = list(status, "active").len() as u64;
     all.saturating_sub(ready).min(updated) + active
 }
 
-/// A workload that a gate holds, as the gate sees it.
+/// A held workload, with what its gate needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependent {
     /// Its kind.
@@ -107,13 +107,13 @@ pub struct Dependent {
     pub uid: String,
     /// The version that its pods need.
     pub wanted: Result<Wanted, NoVersion>,
-    /// How many of its pods wait, if the gate is closed for them.
+    /// Number of its pods that wait if the gate is closed for them.
     pub waiting_pods: u64,
 }
 
 impl Dependent {
-    /// The workload, if its pods are to wait at the gate. `None` if it has no waiter of the gate,
-    /// is scaled to zero or suspended, or is being deleted.
+    /// The workload, if its pods must wait at the gate. `None` if it has no waiter of the gate, is
+    /// scaled to zero or suspended, or is being deleted.
     pub fn of(gate: &Gate, kind: HeldKind, seen: GatedWorkload) -> Option<Self> {
         if seen.rests || seen.waits_at.as_ref() != Some(&gate.name) {
             return None;
@@ -134,7 +134,7 @@ mod tests {
     use crate::gates::Config;
     use crate::injection::Injection;
 
-    /// A Deployment that waits at PieFed's gate, with changes.
+    /// A Deployment that waits at PieFed's gate, with a change.
     fn dependent(change: &Value) -> Option<Dependent> {
         let config = Config::default();
         let gate = &config.gates[0];
@@ -179,12 +179,12 @@ mod tests {
             assert_eq!(found.waiting_pods, expect, "{change}");
         };
         check(json!({}), 1);
-        // The others are of the old template, and one of them is down.
+        // The other pods are of the old template, and one of them is not ready.
         check(json!({"readyReplicas": 1}), 1);
         check(json!({"readyReplicas": 3}), 0);
         check(json!({"updatedReplicas": 0}), 0);
         check(json!({"observedGeneration": 2}), 0);
-        // Argo Rollouts writes a hash there.
+        // Argo Rollouts writes it as a string.
         check(json!({"observedGeneration": "2"}), 1);
         let of_a_daemon_set = json!({
             "replicas": null, "readyReplicas": null, "updatedReplicas": null,

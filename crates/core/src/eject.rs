@@ -9,11 +9,10 @@ use super::names::TOKEN_VOLUME;
 use super::podspec::list;
 use crate::gates::{Gate, HeldKind};
 
-/// The argument that tells a waiter, of whatever release, which gate it belongs to.
+/// The argument with the name of the waiter's gate, in every release.
 const GATE_ARGUMENT: &str = "--gate=";
 
-/// The gate whose waiter a pod spec carries. `None` without a waiter, and for one that was written
-/// by hand.
+/// The gate whose waiter a pod spec carries. `None` without a waiter, or with a hand-written one.
 pub fn gate_of(pod_spec: &Value) -> Option<&str> {
     let (_, waiter) = waiter_of(pod_spec).filter(|(_, container)| is_ours(container))?;
     list(waiter, "args")
@@ -21,11 +20,11 @@ pub fn gate_of(pod_spec: &Value) -> Option<&str> {
         .find_map(|arg| arg.as_str()?.strip_prefix(GATE_ARGUMENT))
 }
 
-/// The patch that takes a gate's waiter, its token and its account out of a workload, as it is
-/// stored. Empty if no waiter of that gate is there: another gate of the namespace may hold it.
+/// The patch that removes a gate's waiter, its token and its ServiceAccount from a stored workload.
+/// Empty if the workload has no waiter of this gate: another gate of the namespace may hold it.
 ///
-/// A field that a client applied (`metadata.managedFields` names its owner) stays: an applier would
-/// set it again, which would be a second roll-out.
+/// A field that a client has applied stays (`metadata.managedFields` names its owner): its applier
+/// would set it again, which would cause a second roll-out.
 pub fn eject(gate: &Gate, kind: HeldKind, workload: &Value) -> Vec<PatchOperation> {
     let Some(spec) = kind.pod_kind().pod_spec(workload) else {
         return Vec::new();
@@ -41,15 +40,16 @@ pub fn eject(gate: &Gate, kind: HeldKind, workload: &Value) -> Vec<PatchOperatio
     if let Some((volume, _)) = named(list(spec, "volumes"), TOKEN_VOLUME) {
         patch.extend(remove_element(spec, &at, "volumes", volume));
     }
-    // A workload with its own account got neither an account nor the token setting.
+    // The injection sets account and token mount only for workloads without an account of their
+    // own.
     if account(spec) == Some(gate.service_account.as_str()) {
-        // The two names are of one value, so the owner of one owns both.
+        // The API server keeps both fields equal, so the owner of one owns both.
         let names = ["serviceAccountName", "serviceAccount"];
         if !names.iter().any(|field| is_applied(kind, workload, field)) {
             let present = names.iter().filter(|field| spec.get(**field).is_some());
             patch.extend(present.map(|field| remove(&at.clone().key(*field))));
         }
-        // An author's own `true` isn't what was injected.
+        // The injection sets `false`, so `true` is the author's.
         let automount = "automountServiceAccountToken";
         if spec.get(automount) == Some(&Value::Bool(false))
             && !is_applied(kind, workload, automount)
@@ -60,8 +60,8 @@ pub fn eject(gate: &Gate, kind: HeldKind, workload: &Value) -> Vec<PatchOperatio
     patch
 }
 
-/// Removes one element, or the whole field with its last. The element is tested first, so that a
-/// patch made from an older state removes nothing else.
+/// Removes one element of a list, or the list with its last element. A `test` operation comes
+/// first, so that a patch of an older state removes nothing else.
 fn remove_element(spec: &Value, at: &FieldPath, field: &str, index: usize) -> Vec<PatchOperation> {
     let elements = list(spec, field);
     let list = at.clone().key(field);
@@ -80,7 +80,8 @@ fn remove(path: &FieldPath) -> PatchOperation {
     })
 }
 
-/// Whether some manager owns a field of the pod spec. A field that a webhook set has no owner.
+/// Whether some field manager owns a field of the pod spec. A field that a webhook has set has no
+/// owner.
 fn is_applied(kind: HeldKind, workload: &Value, field: &str) -> bool {
     let path = kind.pod_kind().path.iter().chain([&field]);
     let path: Vec<String> = path.map(|key| format!("f:{key}")).collect();
@@ -102,22 +103,22 @@ pub fn still_waits(gate: &Gate, pod: &Value) -> bool {
         && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Whether a `ReplicaSet` is to have pods that carry the gate's waiter.
+/// Whether a `ReplicaSet` may create pods that carry the gate's waiter.
 pub fn still_makes(gate: &Gate, replica_set: &Value) -> bool {
-    // A `ReplicaSet` that is stored has the field; the API server fills it in.
+    // Every stored `ReplicaSet` has the field: the API server sets its default.
     replica_set["spec"]["replicas"].as_i64() != Some(0)
         && gate_of(&replica_set["spec"]["template"]["spec"]) == Some(gate.name.as_str())
 }
 
-/// Whether a controller made the object, and keeps it as in its template.
+/// Whether a controller owns the object, and so keeps it as in its own template.
 pub fn is_controlled(object: &Value) -> bool {
     list(&object["metadata"], "ownerReferences")
         .iter()
         .any(|owner| owner["controller"] == true)
 }
 
-/// Whether another client has applied an object that Helm made, and so owns it. The chart
-/// uses the same rule (`migration-gate.owns`).
+/// Whether another client than Helm has applied an object that Helm created, and so owns it now.
+/// The chart uses the same rule (`migration-gate.owns`).
 pub fn is_taken_over(object: &Value) -> bool {
     let metadata = &object["metadata"];
     let annotation = "kubectl.kubernetes.io/last-applied-configuration";

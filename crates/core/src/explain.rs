@@ -18,7 +18,7 @@ pub(crate) use again::{again, capital};
 pub struct Subject {
     /// The gate's name.
     pub gate: String,
-    /// The namespace of everything.
+    /// The namespace of its Jobs, record and workloads.
     pub namespace: String,
     /// The version that must be migrated.
     pub wanted: Wanted,
@@ -26,18 +26,18 @@ pub struct Subject {
     pub applier: Applier,
 }
 
-/// The parts of a line that change without anything having changed.
+/// The parts of a line that change with time, and do not make it a new line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// How long the Job has been at it.
+    /// How long the Job has been running.
     pub running: Option<Duration>,
-    /// How long the waiter goes on.
+    /// How long the waiter will still wait.
     pub remaining: Duration,
-    /// The trouble there is.
+    /// The current problem of the watches.
     pub trouble: Option<Trouble>,
 }
 
-/// A duration as people write it: `1m12s`. Seconds are the smallest unit.
+/// A duration such as `1m12s`. Seconds are the smallest unit.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -48,7 +48,7 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// The line for a change; `None` while there is nothing to tell.
+/// The line to print for a change; `None` if there is none.
 pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<String> {
     let sentence = sentence(subject, waiting);
     let gives_up = format!("gives up in {}", duration(moment.remaining));
@@ -71,8 +71,8 @@ pub fn line(subject: &Subject, waiting: &Waiting, moment: &Moment) -> Option<Str
     }
     Some(match waiting.what {
         What::Nothing => return None,
-        // Under Flux the new Job comes within a second. With kubectl, the operator must act, and
-        // should know before the deadline.
+        // Flux creates the new Job within a second. With kubectl, the operator must act, and must
+        // know it before the deadline.
         What::OldComplete { .. }
         | What::OldFailed { .. }
         | What::Forgotten
@@ -118,7 +118,7 @@ pub fn opened(why: &Why) -> String {
     }
 }
 
-/// The last thing that was seen before the deadline, and the next step.
+/// What was last seen before the deadline, and the next step.
 pub fn timed_out(
     subject: &Subject,
     waiting: &[Waiting],
@@ -173,7 +173,7 @@ fn last_seen(subject: &Subject, waiting: &Waiting, seen: &Seen) -> String {
     }
 }
 
-/// The end of a failed Job, in one line.
+/// Describes the failure of a Job, in one line.
 pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
     let (job, ns) = (&failure.job, &subject.namespace);
     let reason = reason(failure);
@@ -189,7 +189,7 @@ pub fn job_failed(subject: &Subject, failure: &Failure) -> String {
 /// Maximum length of a quoted text within a line of the waiter, in bytes.
 const LONGEST_QUOTED: usize = 1024;
 
-/// A text from elsewhere, fit for a pod's status: with secrets masked, without control characters,
+/// A text from elsewhere, safe for a pod's status: with secrets masked, without control characters,
 /// and of limited length.
 pub fn quoted(text: &str) -> String {
     let shown = truncate(text, 4 * LONGEST_QUOTED);
@@ -206,7 +206,8 @@ pub(crate) fn reason(failure: &Failure) -> String {
     }
 }
 
-/// What was refused for how long, and the command to run for a user who may impersonate `user`.
+/// What was refused for how long, and the command that shows it, for an operator who may
+/// impersonate `user`.
 pub fn not_permitted(
     subject: &Subject,
     job: &JobName,
@@ -395,7 +396,7 @@ fn correction(subject: &Subject, waiting: &Waiting) -> Option<String> {
     })
 }
 
-/// Whether there is no Job that would have to be replaced.
+/// Whether there is no Job, so none must be replaced.
 fn is_missing(what: &What) -> bool {
     matches!(what, What::NoJob | What::Vanished | What::Settling { .. })
 }

@@ -1,29 +1,30 @@
-//! Paths into objects: how a field's place is written, for people and as a JSON Pointer.
+//! Paths of fields in objects, in Kubernetes' notation and as JSON Pointers.
 
 use std::fmt;
 
 /// One step of a [`FieldPath`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Into an object.
+    /// A member of an object.
     Key(String),
-    /// Into a list.
+    /// An element of a list, from 0.
     Index(usize),
 }
 
-/// A field's place in an object. Shown as Kubernetes writes it, `spec.containers[0].env[3]`.
+/// The path of a field in an object. Displayed in Kubernetes' notation:
+/// `spec.containers[0].env[3]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct FieldPath(Vec<Step>);
 
 impl FieldPath {
-    /// The path of a member of this object.
+    /// Appends the key of a member.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.0.push(Step::Key(key.into()));
         self
     }
 
-    /// The path of an element of this list.
+    /// Appends the index of an element.
     #[must_use]
     pub fn index(mut self, index: usize) -> Self {
         self.0.push(Step::Index(index));
@@ -35,7 +36,7 @@ impl FieldPath {
         &self.0
     }
 
-    /// The same place as a JSON Pointer (RFC 6901).
+    /// The same path as a JSON Pointer (RFC 6901).
     pub fn pointer(&self) -> jsonptr::PointerBuf {
         let mut pointer = jsonptr::PointerBuf::new();
         for step in &self.0 {
@@ -58,7 +59,8 @@ impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, step) in self.0.iter().enumerate() {
             match step {
-                // As k8s.io/apimachinery's field.Path: a key that isn't a plain name is quoted.
+                // As `field.Path` of k8s.io/apimachinery: brackets around a key that is not a plain
+                // name.
                 Step::Key(key) if key.contains(['.', '/', '[']) => write!(f, "[{key}]")?,
                 Step::Key(key) if i == 0 => write!(f, "{key}")?,
                 Step::Key(key) => write!(f, ".{key}")?,

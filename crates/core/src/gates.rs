@@ -1,7 +1,7 @@
 //! The configuration: the gates, and the variables that no pod spec may set.
 //!
-//! Only the model: callers read files and place the errors. A deserialized configuration is
-//! well-formed; it can be used if [`Config::problems`] finds nothing.
+//! This is only the model: callers read files and find the lines of errors. A deserialized
+//! configuration is well-formed. It is valid if [`Config::problems`] returns nothing.
 
 mod jobs;
 mod problems;
@@ -24,22 +24,22 @@ pub use self::workloads::{HeldKind, Which, Workload};
 use crate::glob::Glob;
 use crate::image::MovingTags;
 
-/// The whole configuration of one migration-gate.
+/// The configuration of one release.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
-    /// The gates. Names are unique, and no workload is named by two gates.
+    /// The gates. Their names are unique, and no two gates name the same workload.
     pub gates: Vec<Gate>,
     /// Names of environment variables that no container may set.
     #[serde(default = "default_forbidden_env")]
     pub forbidden_env: Vec<String>,
-    /// Whether violations are refused or only warned of.
+    /// Whether violations are denied or only warned of.
     #[serde(default)]
     pub mode: Mode,
     /// The settings of the injected init container.
     #[serde(default)]
     pub waiter: WaiterConfig,
-    /// The rights that the chart gives. The webhooks don't need to know; a review does.
+    /// The permissions that the chart grants. Only the offline review uses them.
     #[serde(default)]
     pub rbac: ChartRights,
 }
@@ -48,13 +48,13 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ChartRights {
-    /// Whether the chart gives each gate's accounts the waiter's rights.
+    /// Whether the chart grants each gate's ServiceAccounts the waiter's permissions.
     pub gates: bool,
-    /// Whether the chart creates each gate's account.
+    /// Whether the chart creates each gate's ServiceAccount.
     pub accounts: bool,
     /// Whether waiters may list pods and read their logs.
     pub logs: bool,
-    /// The pull secrets of those accounts.
+    /// The image pull secrets of those ServiceAccounts.
     pub image_pull_secrets: Vec<Value>,
 }
 
@@ -73,10 +73,10 @@ impl Default for ChartRights {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// It is refused.
+    /// It is denied.
     #[default]
     Enforce,
-    /// It is let through with an admission warning, for a cluster that still has offenders.
+    /// It is allowed with an admission warning, for a cluster that still has violations.
     Warn,
 }
 
@@ -84,14 +84,14 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gate {
-    /// Names the gate in logs, metrics and the record. A DNS label.
+    /// The gate's name in logs, metrics and the record. A DNS label.
     pub name: String,
     /// The namespace of the Jobs and of the workloads.
     pub namespace: String,
     /// Short for one entry of `jobs`.
     #[serde(default)]
     pub job: Option<Glob>,
-    /// The migration Jobs. Each entry must have completed. [`Gate::requirements`] has `job` too.
+    /// The migration Jobs. Each entry must have completed. [`Gate::requirements`] includes `job`.
     #[serde(default)]
     pub jobs: Vec<Requirement>,
     /// Short for Deployments by name.
@@ -100,10 +100,10 @@ pub struct Gate {
     /// Short for Deployments by label.
     #[serde(default)]
     pub selector: Option<LabelSelector>,
-    /// Held workloads of any kind. [`Gate::holds`] has `deployments` and `selector` too.
+    /// Held workloads of any kind. [`Gate::holds`] includes `deployments` and `selector`.
     #[serde(default)]
     pub workloads: Vec<Workload>,
-    /// The container whose image tells the version, in the pods and in the Jobs.
+    /// The container whose image identifies the version, in the pods and in the Jobs.
     #[serde(default)]
     pub container: Option<String>,
     /// The source of the version, if it is not the images.
@@ -112,30 +112,30 @@ pub struct Gate {
     /// Tags that move between versions; `None` for the built-in rule.
     #[serde(default)]
     pub moving_tags: Option<Vec<Glob>>,
-    /// The account that a held pod gets where it has none of its own.
+    /// The ServiceAccount of held pods that have none of their own.
     pub service_account: String,
-    /// Accounts of the application's own that have the waiter's rights.
+    /// The application's own ServiceAccounts that get the waiter's permissions.
     #[serde(default)]
     pub extra_accounts: BTreeSet<String>,
-    /// How long a waiter waits in all.
+    /// How long a waiter waits in total.
     #[serde(default = "default_timeout", deserialize_with = "go_duration")]
     pub timeout: Duration,
     /// Which completed Jobs open the gate.
     #[serde(default)]
     pub freshness: Freshness,
-    /// Whether this gate's violations are refused; `None` for the configuration's own mode.
+    /// Whether this gate's violations are denied; `None` for the mode of the configuration.
     #[serde(default)]
     pub mode: Option<Mode>,
 }
 
 impl Gate {
-    /// The label or annotation that tells versions apart, where one does.
+    /// The label or annotation by which versions are compared, if the gate uses one.
     pub fn compared_metadata(&self) -> Option<&VersionSource> {
         let compared = self.freshness == Freshness::Version;
         self.version.as_ref().filter(|_| compared)
     }
 
-    /// Everything that must have completed.
+    /// The Jobs that must have completed, including `job`.
     pub fn requirements(&self) -> Vec<Requirement> {
         let short = self.job.iter().cloned().map(Requirement::named);
         short.chain(self.jobs.iter().cloned()).collect()
@@ -154,7 +154,7 @@ impl Gate {
         short || self.workloads.iter().any(|w| w.matches(kind, name, &label))
     }
 
-    /// All that the gate names or selects, the short forms too.
+    /// All entries that name or select workloads, including the short forms.
     pub fn all_workloads(&self) -> Vec<Workload> {
         let deployment = |which| Workload {
             kind: HeldKind::Deployment,
@@ -167,7 +167,8 @@ impl Gate {
         short.chain(self.workloads.iter().cloned()).collect()
     }
 
-    /// Whether the gate names a Deployment, or may select it by labels that are not known here.
+    /// Whether the gate names this Deployment, or may select it by its labels, which are not known
+    /// here.
     pub fn may_hold_deployment(&self, name: &str) -> bool {
         let by_label = |workload: &Workload| {
             workload.kind == HeldKind::Deployment && matches!(workload.which, Which::Labels(_))
@@ -177,7 +178,7 @@ impl Gate {
             || self.holds(HeldKind::Deployment, Some(name), |_| None)
     }
 
-    /// The kinds of which the gate may hold one.
+    /// The kinds of workloads that the gate may hold.
     pub fn kinds(&self) -> BTreeSet<HeldKind> {
         let short = !self.deployments.is_empty() || self.selector.is_some();
         let short = short.then_some(HeldKind::Deployment);
@@ -187,7 +188,7 @@ impl Gate {
             .collect()
     }
 
-    /// Which tags move.
+    /// The tags that move between versions.
     pub fn moving_tags(&self) -> MovingTags {
         match &self.moving_tags {
             Some(globs) => MovingTags::Listed(globs.clone()),
@@ -196,7 +197,7 @@ impl Gate {
     }
 }
 
-/// Metadata that tells the version, of a pod template and of a Job.
+/// A label or annotation that identifies the version of a pod template and of a Job.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VersionSource {
@@ -214,7 +215,7 @@ impl VersionSource {
         }
     }
 
-    /// The field of `metadata` that has the key.
+    /// The field of `metadata` with the key: `labels` or `annotations`.
     pub fn field(&self) -> &'static str {
         match self {
             Self::Label(_) => "labels",
@@ -222,7 +223,7 @@ impl VersionSource {
         }
     }
 
-    /// How the waiter's argument names what has the key.
+    /// The word in the waiter's argument: `label` or `annotation`.
     pub fn argument(&self) -> &'static str {
         match self {
             Self::Label(_) => "label",
@@ -230,7 +231,7 @@ impl VersionSource {
         }
     }
 
-    /// The value that an object's or template's metadata has.
+    /// The value in the metadata of an object or a template.
     pub fn value<'a>(&self, object: &'a Value) -> Option<&'a str> {
         let metadata = object.get("metadata")?;
         metadata.get(self.field())?.get(self.key())?.as_str()
@@ -250,10 +251,10 @@ impl fmt::Display for VersionSource {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Freshness {
-    /// Those of the version that the pod runs.
+    /// Jobs of the pod's version.
     #[default]
     Version,
-    /// Every one, for setups whose Job and Deployments bear unrelated tags.
+    /// Every completed Job, for Jobs and Deployments with unrelated tags.
     Any,
 }
 
@@ -268,13 +269,13 @@ impl Freshness {
 }
 
 impl Config {
-    /// How a gate's violations are handled.
+    /// The mode for a gate's violations.
     pub fn mode_of(&self, gate: &Gate) -> Mode {
         gate.mode.unwrap_or(self.mode)
     }
 
-    /// The forbidden variable that a prefix of `envFrom` begins, and the key that would complete
-    /// it.
+    /// The forbidden variable that starts with `prefix`, as of `envFrom`, and the key that would
+    /// complete it.
     pub fn completes(&self, prefix: &str) -> Option<(&str, &str)> {
         let mut forbidden = self.forbidden_env.iter();
         forbidden.find_map(|variable| {
@@ -326,7 +327,8 @@ fn go_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Dura
     parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-/// Reads a duration such as `10m`, `90s` or `1h30m`: whole units, greater than zero, at most a day.
+/// Parses a duration such as `10m`, `90s` or `1h30m`: whole units, greater than zero, at most a
+/// day.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text
         .parse()

@@ -1,10 +1,10 @@
-//! Patterns for names and tags, as a shell writes them: `*`, `?`, `[a-z]`, `[!a-z]`.
+//! Patterns for names and tags, in a shell's notation: `*`, `?`, `[a-z]`, `[!a-z]`.
 
 use std::fmt;
 
 /// A pattern for a whole text.
 ///
-/// Without any of `*?[` it matches the text that is written, and nothing else.
+/// Without any of `*?[`, it matches only itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Glob {
     text: String,
@@ -26,7 +26,7 @@ enum Token {
 }
 
 impl Glob {
-    /// Reads a pattern. The error says what is wrong with it.
+    /// Parses a pattern. The error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut tokens = Vec::new();
         let mut rest = text.chars();
@@ -55,7 +55,7 @@ impl Glob {
         &self.text
     }
 
-    /// The text that alone is matched, if the pattern leaves no choice.
+    /// The only text that the pattern matches, if there is only one.
     pub fn literal(&self) -> Option<&str> {
         self.tokens
             .iter()
@@ -63,16 +63,17 @@ impl Glob {
             .then_some(&self.text)
     }
 
-    /// Whether every text is matched.
+    /// Whether the pattern matches every text.
     pub fn matches_all(&self) -> bool {
         self.tokens == [Token::Any]
     }
 
-    /// Whether the whole of `text` is matched. Takes time linear in the product of both lengths.
+    /// Whether the pattern matches the whole of `text`. Takes time proportional to the product of
+    /// both lengths at most.
     pub fn matches(&self, text: &str) -> bool {
         let chars: Vec<char> = text.chars().collect();
         let (mut token, mut at) = (0, 0);
-        // Where to go on if what follows the last `*` doesn't match here.
+        // Where to go on if the rest after the last `*` does not match here.
         let mut retry: Option<(usize, usize)> = None;
         loop {
             match (self.tokens.get(token), chars.get(at)) {
@@ -96,12 +97,12 @@ impl Glob {
         }
     }
 
-    /// Whether some text is matched by both.
+    /// Whether some text matches both patterns.
     pub fn meets(&self, other: &Self) -> bool {
         meet(&self.tokens, &other.tokens)
     }
 
-    /// Whether some text of these characters is matched, if it may have at most `longest`.
+    /// Whether the pattern matches some text of at most `longest` of these characters.
     pub fn matches_some(&self, may_be: impl Fn(char) -> bool, longest: usize) -> bool {
         let (mut shortest, mut possible) = (0, true);
         for token in &self.tokens {
@@ -112,7 +113,8 @@ impl Glob {
         possible && shortest <= longest
     }
 
-    /// The same as a regular expression of RE2, which CEL's `matches` takes, for a whole text.
+    /// The same pattern as a regular expression in RE2's syntax, for CEL's `matches`. It matches a
+    /// whole text.
     pub fn regex(&self) -> String {
         let escaped = |c: char| match c {
             c if c.is_ascii_alphanumeric() || c == '_' => c.to_string(),
@@ -140,9 +142,9 @@ impl Glob {
     }
 }
 
-/// Whether some text is matched by both, computed from their ends to their beginnings.
+/// Whether some text matches both, computed from their ends to their beginnings.
 fn meet(a: &[Token], b: &[Token]) -> bool {
-    // Whether what is left of `a` meets what is left of `b`, for each rest of `b`.
+    // For each rest of `b`: whether it meets the current rest of `a`.
     let mut after = vec![false; b.len() + 2];
     for i in (0..=a.len()).rev() {
         let mut here = vec![false; b.len() + 2];
@@ -177,13 +179,13 @@ impl Token {
     }
 }
 
-/// Reads a class from behind its `[`. Answers with what follows its `]`.
+/// Parses a class after its `[`. Also returns the text after its `]`.
 fn class(text: &str) -> Result<(Token, &str), &'static str> {
     let (negated, text) = match text.strip_prefix(['!', '^']) {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    // A `]` that comes first stands for itself.
+    // A `]` in the first place stands for itself.
     let end = text
         .char_indices()
         .skip(1)
@@ -313,7 +315,7 @@ mod tests {
         }
     }
 
-    /// As RE2 has it, for the few things that [`Glob::regex`] writes.
+    /// RE2's matching, for the subset that [`Glob::regex`] writes.
     fn re2(regex: &str, text: &str) -> bool {
         fn element(regex: &str) -> (Box<dyn Fn(char) -> bool>, &str) {
             fn char_of(regex: &str) -> (char, &str) {

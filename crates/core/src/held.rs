@@ -1,4 +1,4 @@
-//! The gate that holds an object, and what its pod template needs.
+//! The gate that holds an object, and the injection that its pod template needs.
 
 use serde_json::Value;
 
@@ -18,8 +18,8 @@ pub struct Held<'c, 'r> {
     request: &'r Request<'r>,
 }
 
-/// The gate that holds the request's object: a workload that a gate of its namespace names or
-/// selects, and that isn't being deleted. Of several, the first.
+/// The gate that holds the request's object: the first gate of its namespace that names or selects
+/// it. `None` if there is none, or if the object is being deleted.
 pub fn held<'c, 'r>(config: &'c Config, request: &'r Request<'r>) -> Option<Held<'c, 'r>> {
     let (gate, kind) = holding(config, request).next()?;
     Some(Held {
@@ -59,12 +59,13 @@ impl<'r> Held<'_, 'r> {
         self.kind.pod_kind().field()
     }
 
-    /// Whether the request leaves the pod template as it is, so that no pod starts because of it.
+    /// Whether the request is an update that does not change the pod template, so that it starts no
+    /// pod.
     pub fn template_stays(&self) -> bool {
         self.request.operation == Operation::Update && self.template() == self.old_template()
     }
 
-    /// Whether its pods run Windows, where the waiter can't.
+    /// Whether its pods run on Windows, where the waiter cannot run.
     pub fn is_windows(&self) -> bool {
         let spec = |path: &[&str]| {
             let spec = self.template()?.get("spec")?;
@@ -76,7 +77,8 @@ impl<'r> Held<'_, 'r> {
             || spec(&["nodeSelector", "kubernetes.io/os"]) == Some("windows")
     }
 
-    /// The injection that the template needs, and whether another release's is kept.
+    /// The injection that the template needs, and whether it is the existing one of another
+    /// release.
     pub fn injection(&self, config: &Config, template: &Value) -> (Injection, bool) {
         let applier = Applier::of(&self.request.object["metadata"]);
         let wanted = Injection::wanted(self.gate, &config.waiter, template).applied_by(&applier);
@@ -97,7 +99,8 @@ pub struct WorkloadRef<'r> {
 }
 
 impl<'r> WorkloadRef<'r> {
-    /// That of a request's object; `None` for one that has its pods by itself.
+    /// The reference in a request's object; `None` if the object has a pod template of its own, or
+    /// is no Rollout.
     pub fn of(request: &Request<'r>) -> Option<Self> {
         if HeldKind::of(request.group, request.kind) != Some(HeldKind::Rollout) {
             return None;
@@ -109,8 +112,8 @@ impl<'r> WorkloadRef<'r> {
         })
     }
 
-    /// Whether a gate of the namespace names it, or may select it by labels that are not known
-    /// here.
+    /// Whether a gate of the namespace names the object, or may select it by its labels, which are
+    /// not known here.
     pub fn may_be_held(&self, config: &Config, namespace: &str) -> bool {
         let mut gates = config.gates.iter();
         self.is_deployment()
@@ -135,8 +138,8 @@ impl<'r> WorkloadRef<'r> {
     }
 }
 
-/// How violations of an object are handled: as the gate says that holds it, else as the gates of
-/// its namespace say, if they agree.
+/// The mode for an object's violations: of the gate that holds it, else of the gates of its
+/// namespace, if they agree.
 pub fn mode(config: &Config, request: &Request<'_>) -> Mode {
     if let Some((gate, _)) = holding(config, request).next() {
         return config.mode_of(gate);

@@ -1,14 +1,14 @@
-//! Container image references, and whether two of them are of one version.
+//! Container image references, and whether two of them are of the same version.
 //!
-//! The crates that parse references for a registry's clients, such as `oci-client`, refuse what is
-//! none and fill in a registry. The rules compare what an author wrote, whatever it is, and a
-//! repository through any mirror.
+//! Crates that parse references for registry clients, such as `oci-client`, reject invalid
+//! references and add a default registry. The rules compare references as their author wrote them,
+//! valid or not, and a repository through any mirror.
 
 use super::glob::Glob;
 
-/// An image reference taken apart: `[registry/]repository[:tag][@digest]`.
+/// The parts of an image reference: `[registry/]repository[:tag][@digest]`.
 ///
-/// Any text has parts: what isn't a reference is refused by Kubernetes, not here.
+/// Any text has parts: Kubernetes rejects invalid references, not this type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference<'a> {
     /// The repository's last path component. A registry-rewriting webhook keeps it.
@@ -39,22 +39,22 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// The version in a word: the tag, else the digest.
+    /// The version as one word: the tag, else the digest, else `latest`.
     pub fn version(&self) -> &'a str {
         self.tag.or(self.digest).unwrap_or(LATEST)
     }
 }
 
-/// The tag that stands for none.
+/// The tag of a reference without one.
 const LATEST: &str = "latest";
 
-/// Which tags name one thing today and another tomorrow.
+/// The tags that move between versions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum MovingTags {
     /// `latest`, and every tag without a digit: `main`, `stable`, `edge`.
     #[default]
     WithoutDigit,
-    /// Those that match one of these.
+    /// Tags that match one of these patterns.
     Listed(Vec<Glob>),
 }
 
@@ -67,7 +67,7 @@ impl MovingTags {
         }
     }
 
-    /// Whether an image may be another one tomorrow under the same reference.
+    /// Whether a reference may name another image later: its tag moves, and it has no digest.
     pub fn moves(&self, image: &str) -> bool {
         let reference = Reference::of(image);
         reference.digest.is_none() && reference.tag.is_some_and(|tag| self.contains(tag))
@@ -77,18 +77,18 @@ impl MovingTags {
 /// The relation of two image references.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Relation {
-    /// They are of one version.
+    /// They are of the same version.
     Same,
-    /// They have one tag, and it moves: they may or may not be of one version.
+    /// They have the same tag, and it moves: they may or may not be of the same version.
     Moving,
-    /// They are of two versions, or nothing tells that they are of one.
+    /// They are of different versions, or nothing shows that they are of the same.
     Different,
 }
 
 /// Compares two image references.
 ///
-/// Digests decide where both have one and they are of one repository; equal digests are equal
-/// content in any repository. Otherwise the tags decide, if they don't move.
+/// Equal digests are equal content in any repository. Different digests of the same repository are
+/// different versions. Otherwise the tags decide, if they do not move.
 pub fn compare(a: &str, b: &str, moving: &MovingTags) -> Relation {
     let (a, b) = (Reference::of(a), Reference::of(b));
     if let (Some(first), Some(second)) = (a.digest, b.digest) {
@@ -111,21 +111,21 @@ pub fn compare(a: &str, b: &str, moving: &MovingTags) -> Relation {
     }
 }
 
-/// Whether `actual` is `wanted`, perhaps pulled through a mirror or pinned by a digest that only
-/// one of them names.
+/// Whether `actual` is `wanted`, perhaps through a mirror, or pinned by a digest that only one of
+/// them has.
 pub fn same_through_mirror(wanted: &str, actual: &str) -> bool {
     wanted == actual
         || (same_repository(wanted, actual)
             && compare(wanted, actual, &MovingTags::Listed(Vec::new())) == Relation::Same)
 }
 
-/// Whether a word is the tag or the digest of an image.
+/// Whether `word` is the tag or the digest of an image.
 pub fn is_called(image: &str, word: &str) -> bool {
     let Reference { tag, digest, .. } = Reference::of(image);
     [tag, digest].contains(&Some(word))
 }
 
-/// Whether two image references have the same last path component, whatever their versions.
+/// Whether two image references have the same last path component. Their versions do not matter.
 pub fn same_repository(a: &str, b: &str) -> bool {
     Reference::of(a).repository == Reference::of(b).repository
 }

@@ -1,4 +1,4 @@
-//! The injection, which is the waiter and its token, and the changes to it that are accepted.
+//! The injection (the waiter and its token), and the changes to it that are accepted.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,19 +13,19 @@ use super::names::{self, APPLIED_BY, POD_NAME, TOKEN_MOUNT_PATH, TOKEN_VOLUME, W
 use super::podspec::{list, name};
 use super::version::{Containers, Images, Wanted};
 
-/// The argument that tells the waiter which image it guards.
+/// The argument with an image of the pod, whose version the Job must have.
 const IMAGE_ARGUMENT: &str = "--image=";
 
-/// The arguments that tell it what it waits for, but for the image.
+/// The arguments that identify what the waiter waits for, except the images.
 const IDENTITY: [&str; 4] = ["--gate=", "--namespace=", "--job=", "--version="];
 
-/// The argument without a value.
+/// The only argument without a value.
 const DEFAULT_IMAGE_COUNTS: &str = "--default-image-counts";
 
-/// The arguments that every release writes, and by which a waiter opens for more or for less.
+/// Arguments that every release writes, and that change for which completions a waiter opens.
 const DECIDING: [&str; 2] = ["--record=", "--freshness="];
 
-/// The arguments that say how images are compared. Releases up to 0.1 know none of them.
+/// The arguments for the comparison of images. Releases up to 0.1 know none of them.
 const COMPARING: [&str; 4] = [
     "--init-image=",
     "--container=",
@@ -33,21 +33,21 @@ const COMPARING: [&str; 4] = [
     DEFAULT_IMAGE_COUNTS,
 ];
 
-/// The arguments that no release injects: with them a waiter would use another API server, or use
-/// the record too early.
+/// Arguments that no release injects: a waiter with them would use another API server, or the
+/// record too early.
 const FOREIGN: [&str; 3] = ["--kubeconfig=", "--context=", "--settle="];
 
-/// All that a held pod template gets.
+/// The fields that a held pod template gets, except account and token mount.
 ///
-/// Every field that the API server would fill in by default is set, so that what is stored equals
-/// what was injected.
+/// It sets every field for which the API server has a default, so that the stored fields equal the
+/// injected ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Injection {
     /// The init container.
     pub container: Value,
     /// The volume with the waiter's token.
     pub volume: Value,
-    /// The places of both in their lists.
+    /// The index of the container and of the volume in their lists.
     pub at: (usize, usize),
 }
 
@@ -61,10 +61,11 @@ impl Injection {
         }
     }
 
-    /// The same for a workload of that applier, so that the waiter can name the way in which a Job
-    /// comes there.
+    /// Tells the waiter which tool applies the workload, so that its messages can name the command
+    /// that creates a Job.
     ///
-    /// A variable, as the webhooks' conditions compare arguments.
+    /// This is an environment variable and not an argument, because the webhooks' conditions
+    /// compare arguments.
     #[must_use]
     pub fn applied_by(mut self, applier: &Applier) -> Self {
         if let (Some(word), Some(env)) = (applier.word(), self.container["env"].as_array_mut()) {
@@ -73,13 +74,12 @@ impl Injection {
         self
     }
 
-    /// The injection in `old`, if `new` differs from `old` at most in the injection.
+    /// The injection in `old`, if `new` differs from `old` only in the injection.
     ///
-    /// A new release of this program wants another waiter, but putting that in would restart an
-    /// application whose own template is unchanged. Such a template keeps what it has.
+    /// A new release of this program wants another waiter, but injecting that would restart an
+    /// application whose own template is unchanged. So such a template keeps its waiter.
     ///
-    /// One that doesn't wait for what `wanted` waits for, or would open for more, isn't worth
-    /// keeping.
+    /// `None` if that waiter does not wait for the same as `wanted`, or would open for more.
     pub fn kept(gate: &Gate, wanted: &Self, old: &Value, new: &Value) -> Option<Self> {
         let spec = old.get("spec")?;
         let (first, container) = waiter_of(spec).filter(|(_, container)| is_ours(container))?;
@@ -97,8 +97,8 @@ impl Injection {
     }
 }
 
-/// The waiter's arguments, except for the version, which is between the two. Arguments with their
-/// default are omitted, so that waiters of older releases compare equal.
+/// The waiter's arguments before and after those for the version. Arguments with their default
+/// value are omitted, so that waiters of older releases compare equal.
 pub(crate) struct WaiterArguments {
     /// The arguments before the version.
     pub before: Vec<String>,
@@ -106,7 +106,7 @@ pub(crate) struct WaiterArguments {
     pub after: Vec<String>,
 }
 
-/// The arguments that `gate` gives to every waiter, whatever the template.
+/// The arguments of `gate` that do not depend on the template.
 pub(crate) fn waiter_arguments(gate: &Gate, waiter: &WaiterConfig) -> WaiterArguments {
     let mut before = vec![
         "wait".to_owned(),
@@ -135,10 +135,11 @@ pub(crate) fn waiter_arguments(gate: &Gate, waiter: &WaiterConfig) -> WaiterArgu
     WaiterArguments { before, after }
 }
 
-/// The arguments that tell the waiter its version.
+/// The arguments for the version.
 fn version_arguments(gate: &Gate, template: &Value) -> Vec<String> {
     if let Some(source) = gate.compared_metadata() {
-        // A template without a version gets a waiter that refuses to guess.
+        // Without a version in the template, the value is empty, and the waiter exits with an
+        // error.
         let value = source.value(template).unwrap_or_default();
         return vec![format!(
             "--version={}:{}={value}",
@@ -149,7 +150,7 @@ fn version_arguments(gate: &Gate, template: &Value) -> Vec<String> {
     let containers = Containers::of(template);
     let images = match Wanted::of(gate, template) {
         Ok(Wanted::Images { images, .. }) => images,
-        // Of any version; the image is told for people.
+        // Every version counts. The image is only for messages.
         Ok(_) => Images::one(
             containers
                 .default()
@@ -201,10 +202,10 @@ fn quantities(of: &BTreeMap<String, String>) -> Value {
 }
 
 /// The container, with `null` for the fields that configuration, gate and template set. It meets
-/// the restricted Pod Security Standard without help from the pod's own settings. Its user comes
-/// from the image, or from a platform that assigns users.
+/// the Pod Security Standard `restricted` whatever the pod's own settings are. Its user comes from
+/// the image, or from a platform that assigns users.
 ///
-/// Made once, because copying it is much faster.
+/// It is built once, because a copy is much faster.
 static CONTAINER: LazyLock<Value> = LazyLock::new(|| {
     json!({
         "name": WAITER_CONTAINER,
@@ -234,8 +235,8 @@ static CONTAINER: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-/// The three files that a Kubernetes client expects, as the API server's own
-/// `kube-api-access` volume has them, but for the one container that mounts it.
+/// The three files that a Kubernetes client expects, as in the API server's own volume
+/// `kube-api-access`, but only the waiter mounts it.
 static VOLUME: LazyLock<Value> = LazyLock::new(|| {
     json!({
         "name": TOKEN_VOLUME,
@@ -256,7 +257,7 @@ static VOLUME: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-/// The element with that name, and its index.
+/// The element with the name `wanted`, and its index.
 pub fn named<'a>(list: &'a [Value], wanted: &str) -> Option<(usize, &'a Value)> {
     list.iter()
         .enumerate()
@@ -268,9 +269,9 @@ pub fn waiter_of(pod_spec: &Value) -> Option<(usize, &Value)> {
     named(list(pod_spec, "initContainers"), WAITER_CONTAINER)
 }
 
-/// The account that a pod of this spec runs as, unless it is the namespace's default.
+/// The ServiceAccount of a pod spec; `None` for the namespace's default.
 ///
-/// `serviceAccountName` wins over the deprecated `serviceAccount`, as in the API server.
+/// `serviceAccountName` has precedence over the deprecated `serviceAccount`, as in the API server.
 pub fn account(pod_spec: &Value) -> Option<&str> {
     ["serviceAccountName", "serviceAccount"]
         .into_iter()
@@ -279,8 +280,8 @@ pub fn account(pod_spec: &Value) -> Option<&str> {
         .filter(|account| *account != "default")
 }
 
-/// Whether some release of this program made the container: it runs `wait` for a Job, with the
-/// token that only this program mounts.
+/// Whether some release of this program injected the container: it runs `wait` for a Job, with the
+/// token volume that only this program mounts.
 pub fn is_ours(container: &Value) -> bool {
     let args = list(container, "args");
     container.get("command").is_none_or(Value::is_null)
@@ -291,8 +292,8 @@ pub fn is_ours(container: &Value) -> bool {
         && named(list(container, "volumeMounts"), TOKEN_VOLUME).is_some()
 }
 
-/// Whether `actual` has all fields of `wanted`. Additions of others are ignored, such as defaults
-/// of a newer API server, or variables of a mesh.
+/// Whether `actual` has all fields of `wanted`. Additional fields are ignored, such as defaults of
+/// a newer API server, or variables of a mesh.
 pub fn covers(actual: &Value, wanted: &Value) -> bool {
     match (actual, wanted) {
         (Value::Object(actual), Value::Object(wanted)) => wanted
@@ -313,11 +314,11 @@ fn is_named_list(list: &[Value]) -> bool {
     !list.is_empty() && list.iter().all(|element| name(element).is_some())
 }
 
-/// How a container in the waiter's place fails to wait as `wanted` does: the
-/// field, and why that lets pods start too early or never. `None` if it still waits for the same.
+/// Why a container with the waiter's name does not wait as `wanted` does: the field, and the reason
+/// why pods would start too early or never. `None` if it waits for the same.
 ///
-/// It may be of another release, or of another configuration: while a new one rolls out, the API
-/// server asks one replica to mutate an object and another to validate it.
+/// The container may be of another release or configuration: during a roll-out, one replica may
+/// mutate an object and another one validate it.
 pub fn weakness(actual: &Value, wanted: &Value) -> Option<(&'static str, String)> {
     let text = |value: &Value, field: &str| {
         value
@@ -362,7 +363,7 @@ pub fn weakness(actual: &Value, wanted: &Value) -> Option<(&'static str, String)
     None
 }
 
-/// Whether two containers have one image, perhaps through a mirror.
+/// Whether two containers have the same image, perhaps through a mirror.
 pub fn same_image(actual: &Value, wanted: &Value) -> bool {
     let image = |container: &Value| {
         let image = container.get("image").and_then(Value::as_str);
@@ -371,9 +372,9 @@ pub fn same_image(actual: &Value, wanted: &Value) -> bool {
     same_through_mirror(&image(wanted), &image(actual))
 }
 
-/// Whether arguments make the waiter wait for the same Jobs and version. The rest (how long, which
-/// record) is for each release and configuration to say, and a webhook that pins digests may have
-/// changed the guarded images since.
+/// Whether arguments make the waiter wait for the same Jobs and version. Other arguments, such as
+/// the timeout or the record, may differ between releases and configurations. Images may differ in
+/// their digests, which another webhook may have pinned.
 fn same_identity(actual: &[Value], wanted: &[Value]) -> bool {
     let same_image = |(a, w): (&&str, &&str)| {
         a == w || compare(a, w, &MovingTags::default()) != Relation::Different
@@ -382,12 +383,12 @@ fn same_identity(actual: &[Value], wanted: &[Value]) -> bool {
     actual.first() == wanted.first()
         && starting(actual, &IDENTITY) == starting(wanted, &IDENTITY)
         && images.is_empty() == wanted_images.is_empty()
-        // How many there are is for the release to say.
+        // Their number may differ between releases.
         && images.iter().zip(&wanted_images).all(same_image)
 }
 
-/// Whether a waiter that is to be kept opens for what `wanted` opens for, and for nothing else. It
-/// may stand in a template that was written before the gate held it, by any author.
+/// Whether an existing waiter opens for the same as `wanted`, and for nothing else. Any author may
+/// have written it, in a template from before the gate held the workload.
 fn opens_alike(actual: &Value, wanted: &Value) -> bool {
     let (args, wanted_args) = (list(actual, "args"), list(wanted, "args"));
     let as_injected = args.iter().skip(1).all(|arg| {
@@ -410,8 +411,8 @@ fn opens_alike(actual: &Value, wanted: &Value) -> bool {
                 && same_comparing(args, wanted_args)))
 }
 
-/// Whether images of init containers are of the same versions, and the rest of what is compared by
-/// is the same.
+/// Whether the images of init containers are of the same versions, and the other arguments for the
+/// comparison are equal.
 fn same_comparing(actual: &[Value], wanted: &[Value]) -> bool {
     let (init, rest) = COMPARING.split_at(1);
     let pairs = starting(actual, init)
@@ -423,7 +424,7 @@ fn same_comparing(actual: &[Value], wanted: &[Value]) -> bool {
         && starting(actual, rest) == starting(wanted, rest)
 }
 
-/// The guarded images, the one that counts first.
+/// The images in the arguments, the default container's first.
 fn images(args: &[Value]) -> Vec<&str> {
     let texts = args.iter().filter_map(Value::as_str);
     texts
@@ -431,7 +432,7 @@ fn images(args: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// The arguments that begin with one of these, sorted.
+/// The arguments that start with one of `prefixes`, sorted.
 fn starting<'a>(args: &'a [Value], prefixes: &[&str]) -> Vec<&'a str> {
     let texts = args.iter().filter_map(Value::as_str);
     let mut found: Vec<&str> = texts
@@ -441,7 +442,7 @@ fn starting<'a>(args: &'a [Value], prefixes: &[&str]) -> Vec<&'a str> {
     found
 }
 
-/// The template as its author wrote it, as far as that can be told.
+/// The template without the injection, so as its author wrote it, as far as that can be determined.
 fn without_injection(gate: &Gate, template: &Value) -> Value {
     let own = template.get("spec").and_then(account);
     let own = own.filter(|account| *account != gate.service_account);

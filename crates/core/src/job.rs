@@ -1,4 +1,4 @@
-//! A Job, as far as a gate needs it.
+//! A Job, with the fields that a gate needs.
 //!
 //! The fields follow `batch/v1` Job; see
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/job/>.
@@ -11,14 +11,14 @@ use super::applier::Applier;
 use super::gates::JobSource;
 use super::version::Contents;
 
-/// One Job, reduced to what decisions and messages need. Read from the API server's JSON; what
-/// is missing there takes the API's own default, and what isn't needed is skipped unread.
+/// One Job, reduced to the fields that decisions and messages need. It is read from the API
+/// server's JSON: missing fields get the API's defaults, and other fields are skipped.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "JobWire")]
 pub struct Job {
     /// Its name.
     pub name: String,
-    /// Tells this Job from another one of the same name.
+    /// Its uid, which distinguishes it from another Job of the same name.
     pub uid: String,
     /// The resourceVersion from which a watch resumes.
     pub resource_version: String,
@@ -26,24 +26,24 @@ pub struct Job {
     pub contents: Contents,
     /// Its state.
     pub state: JobState,
-    /// It is deleted, and is being cleaned up.
+    /// Whether it is being deleted (`metadata.deletionTimestamp`).
     pub deleting: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// When its first pod was allowed to start.
+    /// Its `status.startTime`.
     pub started: Option<Timestamp>,
-    /// Which attempt this is, or was the last, and how many there can be, where failed pods tell.
+    /// Its current or last attempt, if the number of failed pods shows it.
     pub attempt: Option<Attempt>,
-    /// A pod of it has failed.
+    /// Whether a pod of it has failed.
     pub has_failed_pods: bool,
-    /// A CronJob's schedule has created it, and not a release.
+    /// Whether a CronJob has created it on its schedule.
     pub scheduled: bool,
     /// The tool that applies it.
     pub applier: Applier,
 }
 
 impl Job {
-    /// Whether it is migrating, or about to, and no attempt has failed yet.
+    /// Whether it is migrating or about to, and no attempt has failed yet.
     pub fn is_first_attempt(&self) -> bool {
         !self.has_failed_pods
             && !self.deleting
@@ -53,14 +53,15 @@ impl Job {
             )
     }
 
-    /// Whether a gate that looks for Jobs in this way finds this one. A Job that a CronJob starts
-    /// on its schedule often has a migration's labels and name prefix, but is not one.
+    /// Whether `source` selects this Job. Patterns and selectors do not match a Job that a CronJob
+    /// has created on its schedule: it often has the labels and name prefix of a migration, but is
+    /// not one.
     pub fn is_of(&self, source: &JobSource) -> bool {
         (!self.scheduled || source.exact_name().is_some())
             && source.matches(&self.name, |key| self.contents.label(key))
     }
 
-    /// Orders Jobs by their age; of two that are equally old, the names decide.
+    /// Orders Jobs by their creation time, then by their names.
     pub fn age(&self) -> (Option<Timestamp>, &str) {
         (self.created, &self.name)
     }
@@ -80,7 +81,7 @@ pub struct Attempt {
 pub enum JobState {
     /// The condition `Complete` is true.
     Complete {
-        /// When.
+        /// Its completion time.
         at: Option<Timestamp>,
     },
     /// The condition `Failed` is true.
@@ -90,28 +91,28 @@ pub enum JobState {
         /// The Job controller's message.
         message: String,
     },
-    /// `SuccessCriteriaMet`, and its pods have not ended yet. Not over.
+    /// The condition `SuccessCriteriaMet` is true, and its pods have not ended yet. It is not over.
     Succeeding,
-    /// `FailureTarget`, and its pods have not ended yet. Not over.
+    /// The condition `FailureTarget` is true, and its pods have not ended yet. It is not over.
     Failing,
-    /// `Complete`, but it was to run nothing: `spec.completions` is 0.
+    /// `Complete`, but it ran nothing: `spec.completions` is 0.
     Empty,
     /// `spec.suspend`.
     Suspended {
-        /// The queue that decides when it starts, if it waits in one.
+        /// The Kueue queue in which it waits, if there is one.
         queue: Option<String>,
     },
-    /// Created, and no pod yet.
+    /// It has no pod yet.
     NoPod,
-    /// A pod has failed, and the next one isn't there yet.
+    /// A pod has failed, and there is no next one yet.
     BetweenAttempts,
-    /// It has a pod, none of them ready: pulling an image, in an init container, or ending.
+    /// It has pods, and none is ready: they pull an image, run an init container, or end.
     PodNotReady,
     /// A pod runs.
     Running,
 }
 
-/// A Job as the API server writes it.
+/// A Job in the API server's JSON.
 #[derive(Deserialize)]
 struct JobWire {
     #[serde(default)]
@@ -136,8 +137,8 @@ struct JobMeta {
 }
 
 impl JobMeta {
-    /// Whether a CronJob controls it. `kubectl create job --from=cronjob/…` makes one the owner,
-    /// and not the controller.
+    /// Whether a CronJob is its controller. `kubectl create job --from=cronjob/…` makes the CronJob
+    /// its owner, but not its controller.
     fn is_scheduled(&self) -> bool {
         let owners = self.owner_references.as_array();
         owners.is_some_and(|owners| {
@@ -186,10 +187,10 @@ struct Condition {
     last_transition_time: Option<Timestamp>,
 }
 
-/// What the API server takes for an absent `backoffLimit`.
+/// The API server's default for `backoffLimit`.
 const DEFAULT_BACKOFF_LIMIT: u32 = 6;
 
-/// What the API server sets where `backoffLimitPerIndex` counts instead.
+/// The API server's default for `backoffLimit` if `backoffLimitPerIndex` is set.
 const NO_BACKOFF_LIMIT: u32 = i32::MAX as u32;
 
 impl From<JobWire> for Job {
@@ -260,16 +261,16 @@ fn state(spec: &JobSpec, status: &JobStatus, queue: Option<&str>) -> JobState {
     } else if count(status.succeeded) > 0 {
         JobState::Running
     } else if count(status.terminating) > 0 {
-        // Evicted, and still at work. Under `podReplacementPolicy: Failed`, which a pod failure
-        // policy brings, the next one comes only after its end.
+        // Its pod is evicted, and still runs. With `podReplacementPolicy: Failed`, the default with
+        // a pod failure policy, the next pod is created only after this one has ended.
         JobState::PodNotReady
     } else {
         JobState::NoPod
     }
 }
 
-/// With several pods at once, or pods whose containers restart in place, the number of failed
-/// pods says nothing about attempts.
+/// The attempt, by the number of failed pods. `None` for a Job with several pods, or whose
+/// containers restart in place: there the number does not show it.
 fn attempt(spec: &JobSpec, status: &JobStatus, state: &JobState) -> Option<Attempt> {
     let restarts_in_place = spec
         .template
@@ -281,7 +282,7 @@ fn attempt(spec: &JobSpec, status: &JobStatus, state: &JobState) -> Option<Attem
     let of = limit.saturating_add(1);
     let failed = status.failed.unwrap_or_default();
     let number = match state {
-        // There won't be another one.
+        // There is no further attempt.
         JobState::Failed { .. } => failed,
         _ => failed.saturating_add(1),
     };
@@ -374,7 +375,7 @@ mod tests {
         check(json!({}), 0, Some((1, 7)));
         check(json!({"completions": 3}), 0, None);
         check(json!({"parallelism": 2}), 0, None);
-        // After the last one there is no next.
+        // After the last attempt, there is no next one.
         let mut over = condition("Failed");
         over["reason"] = json!("DeadlineExceeded");
         let over = json!({"failed": 2, "conditions": [over]});

@@ -1,8 +1,8 @@
 //! Masks secrets in quoted texts.
 //!
-//! A text that may be a password is masked: a log that shows too little is a nuisance, one that
-//! shows too much is a leak. Crates that redact know the secret, or the field that holds it; a
-//! migration's log is text of any program.
+//! Every text that may be a password is masked: a log that shows too little is a nuisance, one that
+//! shows too much is a leak. Crates for redaction know the secret, or the field that holds it. Here
+//! the text is the log of any program.
 
 mod shapes;
 
@@ -13,7 +13,7 @@ pub use self::shapes::Blocks;
 /// The replacement of a password, and of a hidden line.
 pub const HIDDEN: &str = "***";
 
-/// A name that contains one of these, in any case, has a secret value.
+/// The value of a name that contains one of these is a secret. Upper and lower case are the same.
 const SECRETS: [&str; 18] = [
     "password",
     "passwd",
@@ -35,20 +35,20 @@ const SECRETS: [&str; 18] = [
     "authkey",
 ];
 
-/// The field whose value is of two words, of which the second is the secret.
+/// The field with a value of two words. The second one is the secret.
 const AUTHORIZATION: &str = "authorization";
 
-/// The line with its passwords masked: in `scheme://user:PASSWORD@host` and in what looks like it,
-/// behind names such as `password` (`?password=x`, `password: x`, `"password": "x"`, `--password
-/// x`, `PASSWORD 'x'`), behind `Bearer` and `Basic`, and where a token has a shape of its own.
+/// Masks the passwords in a line: in `scheme://user:PASSWORD@host` and similar forms, after names
+/// such as `password` (`?password=x`, `password: x`, `"password": "x"`, `--password x`, `PASSWORD
+/// 'x'`), after `Bearer` and `Basic`, and tokens that have a known form.
 ///
-/// In each run of text without white space, everything from the first colon after `://` to the
-/// last `@` is masked. So a password may hold whatever should have been percent-encoded and
-/// wasn't; the price is that in a list of URLs, and where a path has an `@`, more than the
-/// password goes. Slashes may be escaped as in JSON (`:\/\/`). A parameter's value ends at `&` or
-/// white space, and at its closing quote if it begins with a quote.
+/// In each run of text without white space, everything from the first colon after `://` to the last
+/// `@` is masked. So a password may contain characters that should have been percent-encoded. In a
+/// list of URLs, or with an `@` in a path, more than the password is masked. Slashes may be escaped
+/// as in JSON (`:\/\/`). A parameter's value ends at `&` or white space, or at its closing quote if
+/// it begins with a quote.
 ///
-/// `cut` says that the line goes on beyond the text, so that the last URL may have lost its `@`.
+/// `cut` says that the end of the line is missing, so the last URL may have lost its `@`.
 pub fn passwords(line: &str, cut: bool) -> String {
     let mut hidden: Vec<Range<usize>> = runs(line)
         .flat_map(|run| {
@@ -74,7 +74,7 @@ pub fn passwords(line: &str, cut: bool) -> String {
     let mut masked = String::with_capacity(line.len());
     let mut shown = 0;
     for Range { start, end } in hidden {
-        // Of two that overlap, one mask is enough.
+        // Two ranges that overlap get one mask.
         if start >= shown {
             masked.push_str(&line[shown..start]);
             masked.push_str(HIDDEN);
@@ -96,12 +96,12 @@ fn runs(line: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Where the password is in a run with a URL in it.
+/// The range of the password in a run with a URL.
 fn user_password(run: &str, cut: bool) -> Option<Range<usize>> {
     let authority = after_scheme(run)?;
     let from = authority + run[authority..].find(':')? + 1;
     let to = match run.rfind('@') {
-        // There may be another one beyond the cut.
+        // There may be another `@` beyond the cut.
         _ if cut => run.len(),
         Some(at) if at >= from => at,
         // `user@host:port`, or no user at all.
@@ -110,7 +110,7 @@ fn user_password(run: &str, cut: bool) -> Option<Range<usize>> {
     Some(from..to)
 }
 
-/// Where the first `://` ends, with its slashes as they are or escaped, however often.
+/// Where the first `://` ends. Its slashes may be escaped any number of times.
 fn after_scheme(run: &str) -> Option<usize> {
     run.match_indices(':').find_map(|(colon, _)| {
         let rest = &run[colon + 1..];
@@ -124,7 +124,7 @@ fn slash(text: &str) -> Option<&str> {
     text.trim_start_matches('\\').strip_prefix('/')
 }
 
-/// Where the values of secret parameters are: behind `=`, or behind `:` as in YAML and JSON.
+/// The ranges of the values of secret parameters: after `=`, or after `:` as in YAML and JSON.
 fn parameters(line: &str, cut: bool) -> impl Iterator<Item = Range<usize>> {
     line.match_indices(['=', ':'])
         .filter_map(move |(at, sign)| {
@@ -137,7 +137,7 @@ fn parameters(line: &str, cut: bool) -> impl Iterator<Item = Range<usize>> {
             }
             let rest = &line[at + 1..];
             let blanks = match sign {
-                // `?password=` without a value says nothing of what follows it.
+                // After `?password=` without a value, the next word is not its value.
                 "=" if before.len() == at => 0,
                 _ => rest.len() - rest.trim_start_matches(' ').len(),
             };
@@ -160,7 +160,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 fn value_length(text: &str, cut: bool) -> usize {
-    // Within a text in quotes, quotes are escaped.
+    // Inside a quoted text, quotes are escaped.
     let escapes = text.len() - text.trim_start_matches('\\').len();
     if escapes > 0 && text[escapes..].starts_with('"') {
         let quote = &text[..=escapes];
@@ -188,7 +188,8 @@ fn unquoted_length(text: &str) -> usize {
     text.find(ends_value).unwrap_or(text.len())
 }
 
-/// Up to and with the closing quote. One that is never closed is part of the value.
+/// The length up to and including the closing quote. A quote that is never closed is part of the
+/// value.
 fn quoted_length(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (index, c) in text.char_indices().skip(1) {
@@ -220,10 +221,10 @@ mod tests {
             r#"could not connect to "amqp://u:***@mq", retrying"#,
         );
         check("a://u:p@h1 b://v:q@h2", "a://u:***@h1 b://v:***@h2");
-        // Escaped as in JSON, and twice.
+        // Slashes escaped as in JSON, and twice.
         check(r"a:\/\/u:pw@h\/x", r"a:\/\/u:***@h\/x");
         check(r"a:\\/\\/u:pw@h", r"a:\\/\\/u:***@h");
-        // A web server's user without a password is most likely a token.
+        // A user without a password for a web server is most likely a token.
         check("https://user@host:443/x", "https://***@host:443/x");
         // No password.
         check("postgres://user@host:5432/x", "postgres://user@host:5432/x");
@@ -276,7 +277,7 @@ mod tests {
         check("password='never closed", "password=*** closed");
         check("PGPASSWORD=pw psql", "PGPASSWORD=*** psql");
         check("a://u:p@h?token=t", "a://u:***@h?token=***");
-        // Both at once, in either order, leave nothing of either.
+        // If both forms overlap, in either order, both are masked completely.
         check("a://u:Xpassword=Y@h", "a://u:***");
         check("a://db:5432/?password=X@Y", "a://db:***");
         // No secret.
@@ -341,7 +342,7 @@ mod tests {
             hidden(&["a", begin, body, "abc=", end, "b"]),
             [false, false, true, true, false, false]
         );
-        // Its beginning was cut off, or its end.
+        // The beginning or the end of the block is missing.
         assert_eq!(hidden(&[body, "b c"]), [true, false]);
         assert_eq!(
             hidden(&[begin, body, "the next line"]),
@@ -364,7 +365,7 @@ mod tests {
         check("password='se cr", "password=***");
     }
 
-    /// Each with `@@` in the place of the secret.
+    /// Each form has `@@` in place of the secret.
     const FORMS: [&str; 32] = [
         "postgres://u:@@@db/x",
         "redis://:@@@redis:6379/0",
@@ -400,7 +401,7 @@ mod tests {
         "with glpat-SHAPE@@",
     ];
 
-    /// A word of a line that has no secret.
+    /// A word of a line without secrets.
     const ORDINARY: &str = "[a-zA-Z]{1,8}[,.]?|[0-9]{1,9}|[0-9]{1,2}:[0-9]{2}:[0-9]{2}|v[0-9]\\.[0-9]{1,2}|/[a-z]{1,6}/[a-z]{1,6}\\.py|[a-z]{1,6}@[a-z]{1,6}\\.org|https?://[a-z]{1,8}:[0-9]{2,4}/[a-z]{0,6}|10\\.[0-9]{1,2}\\.0\\.1:[0-9]{2,4}|[a-z]{1,6}/[a-z]{1,6}:[0-9]\\.[0-9]@sha256:[0-9a-f]{20}|[a-z]{1,5}=[a-z0-9]{1,6}|\\[[a-z.]{1,12}\\]|->";
 
     proptest! {
@@ -433,7 +434,7 @@ mod tests {
             prop_assert!(!masked.contains("FIRST") && !masked.contains("LAST"), "{line}: {masked}");
         }
 
-        /// Each form that is listed, with whatever stands around it.
+        /// Each listed form, with any text around it.
         #[test]
         fn no_secret_of_a_listed_form_ever_shows(
             before in "[a-zA-Z0-9 ,.;()-]{0,20}",
@@ -441,13 +442,13 @@ mod tests {
             secret in r"[A-Za-z0-9+/_.!#$%^*~-]{0,16}",
             after in "( [a-zA-Z0-9 ,.]{0,20})?",
         ) {
-            // Where a token has a shape of its own, the shape is part of the form.
+            // If a token has a known form, the secret must have its characters.
             let secret = if form.contains("SHAPE") {
                 secret.replace(|c: char| !c.is_ascii_alphanumeric(), "x")
             } else {
                 secret
             };
-            // Where a path begins, a user ends.
+            // A user ends where a path begins.
             let secret = if form.starts_with("https://@@") {
                 secret.replace(['/', '#', '?'], "")
             } else {
@@ -458,11 +459,11 @@ mod tests {
             let line = format!("{before} {line}{after}");
             let masked = passwords(&line, false);
             prop_assert!(!masked.contains("FIRST") && !masked.contains("LAST"), "{line}: {masked}");
-            // What follows in words of its own is no secret.
+            // The words after it are not a secret.
             prop_assert!(masked.ends_with(after.as_str()), "{line}: {masked}");
         }
 
-        /// Words, numbers, versions, paths, addresses, times: nothing of them is hidden.
+        /// Words, numbers, versions, paths, addresses and times are never masked.
         #[test]
         fn ordinary_lines_stay_as_they_are(
             words in prop::collection::vec(ORDINARY, 0..12),

@@ -15,9 +15,9 @@ use super::version::Containers;
 
 /// The decision of the webhook `/mutate`: the patch that gives a held workload its waiter.
 ///
-/// The patch touches nothing but the injection, so fields that this program doesn't know survive,
-/// and applying it once is the same as applying it twice. A request that leaves the pod template as
-/// it is gets none: no pod starts because of it.
+/// The patch changes only the injection, so it keeps fields that this program does not know.
+/// Applying it twice is the same as applying it once. An update that does not change the pod
+/// template gets no patch: it starts no pod.
 pub fn mutate(config: &Config, request: &Request<'_>) -> Decision {
     let Some(held) = held(config, request) else {
         return Decision::default();
@@ -92,8 +92,9 @@ fn inject(decision: &mut Decision, config: &Config, held: &Held<'_, '_>, templat
             }
             let mut wanted = injection.container;
             if is_ours(existing) && same_image(existing, &wanted) {
-                // Another webhook may have sent the waiter's own image through a mirror, or pinned
-                // its digest, between two calls of this one. Undoing that would make the two fight.
+                // Between two calls of this webhook, another one may have changed the waiter's
+                // image to a mirror, or pinned its digest. If this webhook undid that, the two
+                // would overwrite each other.
                 wanted["image"] = existing["image"].clone();
             }
             if !covers(existing, &wanted) {
@@ -101,8 +102,8 @@ fn inject(decision: &mut Decision, config: &Config, held: &Held<'_, '_>, templat
                 let path = containers.clone().index(index);
                 decision.patch.push(replace(&path, wanted));
             }
-            // An apply that merges lists puts new elements first. A waiter of another release stays
-            // in its place.
+            // An apply that merges lists puts new elements first, so move the waiter back. A kept
+            // waiter of another release stays in its place.
             if index > 0 && !kept {
                 decision.outcome = Outcome::Replaced;
                 decision.patch.push(PatchOperation::Move(MoveOperation {
@@ -139,8 +140,8 @@ fn windows(held: &Held<'_, '_>) -> Warning {
     }
 }
 
-/// A Rollout whose pods come from an object that no gate holds. Labels are not known here, so a
-/// gate that selects Deployments by them may hold it.
+/// Warns of a Rollout whose pod template is in an object that no gate holds. That object's labels
+/// are not known here, so a gate with a selector may hold it.
 fn workload_ref(config: &Config, request: &Request<'_>) -> Option<Warning> {
     let reference = WorkloadRef::of(request)?;
     let held = reference.may_be_held(config, request.namespace);
@@ -151,7 +152,7 @@ fn workload_ref(config: &Config, request: &Request<'_>) -> Option<Warning> {
     })
 }
 
-/// Gates that can't hold what another one holds already.
+/// Warns of further gates that select the workload: only the first one holds it.
 fn two_gates(config: &Config, request: &Request<'_>) -> Option<Warning> {
     let names: Vec<String> = holding(config, request)
         .map(|(gate, _)| format!("`{}`", gate.name))
@@ -164,7 +165,7 @@ fn two_gates(config: &Config, request: &Request<'_>) -> Option<Warning> {
     })
 }
 
-/// Images of several versions, and nothing that says which of them is the application's.
+/// Warns of images of several versions, if nothing says which one is the application's.
 fn which_container(gate: &Gate, template: &Value, at: &FieldPath) -> Option<Warning> {
     let told =
         gate.container.is_some() || gate.version.is_some() || gate.freshness == Freshness::Any;
@@ -179,7 +180,8 @@ fn which_container(gate: &Gate, template: &Value, at: &FieldPath) -> Option<Warn
     })
 }
 
-/// Init containers of other names that wait for the gate's Jobs, and fail once those are deleted.
+/// Warns of init containers of other names that wait for the gate's Jobs: they fail once the Jobs
+/// are deleted.
 fn other_waiters(gate: &Gate, spec: &Value, at: &FieldPath) -> Vec<Warning> {
     let jobs = gate.requirements();
     let jobs: Vec<&str> = jobs.iter().filter_map(|job| job.exact_name()).collect();
@@ -195,8 +197,8 @@ fn other_waiters(gate: &Gate, spec: &Value, at: &FieldPath) -> Vec<Warning> {
         .collect()
 }
 
-/// The object does not have the keys of `envFrom`, but a prefix that a key could complete to a
-/// forbidden name is visible.
+/// Warns of prefixes in `envFrom` that a key could complete to a forbidden name. The keys are in
+/// another object.
 fn prefixed_sources(config: &Config, spec: &Value, at: &FieldPath) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for containers in CONTAINER_LISTS {
@@ -238,8 +240,9 @@ fn waits_for_a_job(container: &Value, jobs: &[&str]) -> bool {
         || (words.iter().any(|word| word.contains("wait")) && words.iter().any(of_job))
 }
 
-/// Names that the waiter needs and something else has. Otherwise the API server would refuse the
-/// injected object, with a message about a duplicate that its author did not write.
+/// Other containers or volumes with names that the waiter needs. Without this violation, the API
+/// server would refuse the object after the injection, with a message about a duplicate that its
+/// author did not write.
 pub(super) fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
     let container = named(list(spec, "containers"), WAITER_CONTAINER).map(|(index, _)| Violation {
         field: at.clone().key("containers").index(index).key("name"),
@@ -260,7 +263,7 @@ pub(super) fn reserved_names(spec: &Value, at: &FieldPath) -> Vec<Violation> {
     container.into_iter().chain(volume).collect()
 }
 
-/// The account and who sees its token.
+/// Sets the ServiceAccount, and hides its token from the application's containers.
 fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &FieldPath) {
     let wanted = gate.service_account.as_str();
     match account(spec) {
@@ -298,7 +301,7 @@ fn service_account(decision: &mut Decision, gate: &Gate, spec: &Value, at: &Fiel
     }
 }
 
-/// Puts an element into a list that may be absent, null or empty.
+/// Inserts an element into a list that may be absent, null or empty.
 fn insert(
     spec: &Value,
     at: &FieldPath,

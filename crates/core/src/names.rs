@@ -11,21 +11,22 @@ pub const TOKEN_VOLUME: &str = "migration-gate-token";
 /// The directory of the token in a pod.
 pub const TOKEN_MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// The variable that tells the waiter the name of its pod.
+/// The environment variable with the name of the waiter's pod.
 pub const POD_NAME: &str = "POD_NAME";
 
-/// The variable that names the tool that applies the waiter's workload, if it is known.
+/// The environment variable with the tool that applies the waiter's workload, if it is known.
 pub const APPLIED_BY: &str = "APPLIED_BY";
 
-/// The label by which the chart says for which gate it made an object.
+/// The chart's label with the name of the gate for which it created an object.
 pub const GATE_LABEL: &str = "migration-gate.io/gate";
 
-/// The ConfigMap, in a gate's namespace, that keeps what its Job has completed.
+/// The name of a gate's record: the ConfigMap in its namespace with the completed versions.
 pub fn record(gate: &str) -> String {
     format!("migration-gate-{gate}")
 }
 
-/// An RFC 1123 label, as namespaces are named.
+/// Checks that a name is an RFC 1123 label, such as the name of a namespace. The error says what is
+/// wrong.
 pub fn dns_label(name: &str) -> Result<(), String> {
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let valid = name.len() <= 63
@@ -41,7 +42,8 @@ pub fn dns_label(name: &str) -> Result<(), String> {
     }
 }
 
-/// An RFC 1123 subdomain, as most objects are named.
+/// Checks that a name is an RFC 1123 subdomain, such as the names of most objects. The error says
+/// what is wrong.
 pub fn dns_subdomain(name: &str) -> Result<(), String> {
     if name.len() <= 253 && name.split('.').all(|label| dns_label(label).is_ok()) {
         Ok(())
@@ -52,7 +54,8 @@ pub fn dns_subdomain(name: &str) -> Result<(), String> {
     }
 }
 
-/// The name of an object, or a pattern that some name can match: `*` stands for any part of it.
+/// Checks that a pattern is a name, or can match one. `*` is its only wildcard. The error says what
+/// is wrong.
 pub fn pattern(name: &Glob) -> Result<(), String> {
     let text = name.as_str();
     let example = text.replace('*', "x");

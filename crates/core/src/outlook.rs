@@ -1,4 +1,4 @@
-//! The state of a gate for its workloads: the waiter's own decision, for a pod of each of them.
+//! The state of a gate for its workloads, by the waiter's own decision for a pod of each.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use super::verdict::{Jobs, Limits, Now, Seen, Verdict, Waiting, What, verdict};
 pub enum GateState {
     /// A pod of every held workload would start.
     Open,
-    /// A held workload wants a version that isn't migrated.
+    /// A held workload wants a version that is not migrated.
     Waiting,
-    /// The same, and the Job that is to migrate it has failed.
+    /// The same, and the Job that should migrate it has failed.
     Failed,
-    /// The Jobs, the record or the held workloads can't be watched.
+    /// The Jobs, the record or the held workloads cannot be watched.
     Unknown,
 }
 
 /// The state of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook<'d> {
-    /// In a word.
+    /// Whether the gate is open, waiting or failed, if that is known.
     pub state: GateState,
     /// Number of waiting pods.
     pub waiting_pods: u64,
-    /// For each held workload, its waiter's decision; none for one without a version, whose waiter
-    /// refuses to guess.
+    /// Each held workload with its waiter's decision; `None` for a workload without a version,
+    /// whose waiter exits with an error.
     pub prospects: Vec<(&'d Dependent, Option<Verdict>)>,
-    /// When this changes by itself, on the clock of [`Now::elapsed`].
+    /// When this may change without an event, on the clock of [`Now::elapsed`].
     pub until: Duration,
 }
 
-/// The limits of an observer that never gives up, and otherwise decides as a waiter.
+/// The limits of an observer, which never gives up and otherwise decides as a waiter.
 pub const OBSERVER: Limits = Limits {
     timeout: Duration::MAX,
     denied: Duration::from_secs(30),
@@ -40,7 +40,8 @@ pub const OBSERVER: Limits = Limits {
     no_pod: Duration::from_secs(10),
 };
 
-/// How a gate stands for the workloads that it holds. `known` says whether these are all of them.
+/// Computes the state of a gate for the workloads that it holds. `known` says whether `dependents`
+/// are all of them.
 pub fn outlook<'d>(
     seen: &Seen,
     dependents: impl IntoIterator<Item = &'d Dependent>,

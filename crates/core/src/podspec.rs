@@ -1,4 +1,4 @@
-//! The place of the pod spec in each kind.
+//! The kinds that contain a pod spec, and its path in each.
 
 use serde_json::Value;
 
@@ -9,11 +9,11 @@ use super::field::FieldPath;
 pub struct PodKind {
     /// The API group; empty for the core group.
     pub group: &'static str,
-    /// The API version that the webhooks ask for.
+    /// The API version in the webhooks' rules.
     pub version: &'static str,
     /// The kind.
     pub kind: &'static str,
-    /// The resource's plural, as webhook rules name it.
+    /// The resource's plural name, as in webhook rules.
     pub resource: &'static str,
     /// The fields that lead from the object to its pod spec.
     pub path: &'static [&'static str],
@@ -58,14 +58,14 @@ pub const POD_KINDS: [PodKind; 10] = [
         "cronjobs",
         &["spec", "jobTemplate", "spec", "template", "spec"],
     ),
-    // Argo Rollouts' own; without its CRD there is nothing to ask about.
+    // Argo Rollouts defines this kind by a CRD. Without it, there are no such objects.
     PodKind {
         version: "v1alpha1",
         ..kind("argoproj.io", "Rollout", "rollouts", IN_TEMPLATE)
     },
 ];
 
-/// The fields of a pod spec that list containers, in the order in which violations are told.
+/// The fields of a pod spec that list containers, in the order of violations.
 pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// The entry of a kind, if it holds a pod spec.
@@ -76,20 +76,20 @@ pub fn pod_kind(group: &str, kind: &str) -> Option<&'static PodKind> {
 }
 
 impl PodKind {
-    /// Whether another operator defines the kind, so that a cluster may lack it.
+    /// Whether a CRD defines the kind, so that a cluster may not have it.
     pub fn is_custom(&self) -> bool {
-        // Those of Kubernetes' own groups that hold pod specs have no domain.
+        // The built-in groups with pod specs have no domain in their names.
         self.group.contains('.')
     }
 
-    /// The object's pod spec, if it is there.
+    /// The object's pod spec, if it has one.
     pub fn pod_spec<'a>(&self, object: &'a Value) -> Option<&'a Value> {
         self.path
             .iter()
             .try_fold(object, |value, field| value.get(field))
     }
 
-    /// The object's pod template, if it is there and has a pod spec. `None` for a Pod.
+    /// The object's pod template, if it has one with a pod spec. `None` for a Pod.
     pub fn template<'a>(&self, object: &'a Value) -> Option<&'a Value> {
         let (_, parents) = self.path.split_last()?;
         parents
@@ -105,7 +105,7 @@ impl PodKind {
     }
 }
 
-/// The elements of a list field, none if the field is absent, null or not a list.
+/// The elements of a list field; empty if the field is absent, null or not a list.
 pub fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value
         .get(field)

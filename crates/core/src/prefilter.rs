@@ -1,9 +1,9 @@
 //! The conditions under which the API server calls the webhooks.
 //!
-//! The rules and the CEL of the webhook configurations, made from the same lists that the engine
-//! uses: an object that could not be patched or refused is never sent, costs nothing, and does
-//! not depend on this service being up. The chart renders them with its own gates and variables in
-//! the places that [`FORBIDDEN_ENV`], [`HELD`] and [`GATE_NAMESPACES`] mark.
+//! These are the `rules` and the CEL of the webhook configurations, made from the same lists that
+//! the engine uses. An object that no rule could patch or deny is never sent: it costs nothing, and
+//! does not depend on this server. The chart puts its own gates and variables in place of the
+//! marks, such as [`FORBIDDEN_ENV`], [`HELD`] and [`GATE_NAMESPACES`].
 //!
 //! See Kubernetes' "Dynamic Admission Control", section "Matching requests: matchConditions".
 
@@ -29,11 +29,12 @@ pub const GATE_NAMESPACES: &str = "GATE_NAMESPACES";
 
 const NOT_BEING_DELETED: &str = "!has(object.metadata.deletionTimestamp)";
 
-/// Containers of a template up to which CEL compares the waiter's arguments, so that a large
-/// template can't use up the API server's budget for conditions, which refuses the request.
+/// Maximum number of containers in a template for which CEL compares the waiter's arguments. A
+/// larger template could exceed the API server's cost budget for conditions, and the request would
+/// fail.
 const MOST_CONTAINERS: usize = 16;
 
-/// One webhook of a configuration, but for where it is called and what happens if it can't be.
+/// One webhook of a configuration, without `clientConfig` and `failurePolicy`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefilter {
     /// The webhook's first name; the domain follows.
@@ -42,8 +43,8 @@ pub struct Prefilter {
     pub rules: Value,
     /// `matchConditions` as in `admissionregistration.k8s.io/v1`.
     ///
-    /// One for each webhook: the API server evaluates every condition of a webhook even where the
-    /// first is false, and the parts of one expression only until it is decided.
+    /// Each webhook has a single condition: the API server evaluates all conditions of a webhook
+    /// even if the first is false, but evaluates one expression only until its result is known.
     pub match_conditions: Value,
 }
 
@@ -56,14 +57,14 @@ pub fn mutating() -> Vec<Prefilter> {
     }]
 }
 
-/// Every kind that can be held.
+/// The kinds that can be held, without subresources.
 fn held_kinds() -> impl Iterator<Item = (&'static PodKind, Option<&'static str>)> {
     let kinds = HeldKind::ALL.map(HeldKind::pod_kind);
     kinds.into_iter().map(|kind| (kind, None))
 }
 
-/// A request that leaves the pod template as it is starts no pod. Nearly all updates of a workload
-/// are of that kind, and so cost no call.
+/// The condition that a gate holds the object, and that the request changes its pod template.
+/// Nearly all updates of workloads do not change it, and so cost no call.
 fn held_and_changed() -> String {
     let changed = format!(
         "request.operation == \"CREATE\" || {} != {}",
@@ -75,11 +76,11 @@ fn held_and_changed() -> String {
 
 /// The webhooks that call `/validate`, with marks in place of a configuration.
 ///
-/// All pod specs are of one webhook, since the API server converts an object again for each webhook
-/// with conditions.
+/// One webhook covers all kinds with pod specs, because the API server converts an object again for
+/// each webhook with conditions.
 pub fn validating() -> Vec<Prefilter> {
     let kinds = POD_KINDS.iter().map(|kind| {
-        // What is added to a pod that runs goes through a subresource of its own.
+        // Containers are added to a running pod through a subresource.
         let subresource = (kind.kind == "Pod").then_some("pods/ephemeralcontainers");
         (kind, subresource)
     });
@@ -117,7 +118,7 @@ fn rules_of_config_maps() -> Value {
 }
 
 impl Prefilter {
-    /// The webhook for one configuration, with nothing left to fill in.
+    /// Replaces all marks by the values of a configuration.
     #[must_use]
     pub fn of(mut self, config: &Config) -> Self {
         let namespaces: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
@@ -155,7 +156,7 @@ fn held_by(gate: &Gate) -> String {
 }
 
 /// The condition that the waiter `w` of the template `t` has the arguments of the gate that holds
-/// the object. Of several gates that hold it, the first counts.
+/// the object. If several gates hold it, the first counts.
 pub fn has_arguments(gates: &[Gate], waiter: &WaiterConfig) -> String {
     let ways: Vec<String> = gates
         .iter()
@@ -177,8 +178,8 @@ pub fn has_arguments(gates: &[Gate], waiter: &WaiterConfig) -> String {
     ways.join(" || ")
 }
 
-/// The waiter's arguments for the template `t`, as a CEL list. A template that names a default
-/// container, or has one image twice, gets other arguments.
+/// The waiter's arguments for the template `t`, as a CEL list. They are wrong for a template that
+/// names a default container, or has the same image twice; then the webhook is called.
 fn arguments(gate: &Gate, waiter: &WaiterConfig) -> String {
     let WaiterArguments { before, after } = waiter_arguments(gate, waiter);
     let image = |argument: &str| format!("c, \"{argument}=\" + c.?image.orValue(\"\")");
@@ -209,7 +210,7 @@ fn arguments(gate: &Gate, waiter: &WaiterConfig) -> String {
     format!("{} + {version} + {}", json!(before), json!(after))
 }
 
-/// The condition that a gate holds the object, which is of that kind.
+/// The condition that a gate holds the object, if the object is of this kind.
 fn of_kind(gate: &Gate, kind: HeldKind) -> String {
     let workloads = gate
         .workloads
@@ -236,7 +237,7 @@ fn of_kind(gate: &Gate, kind: HeldKind) -> String {
     format!("request.kind.kind == {kind} && ({})", ways.join(" || "))
 }
 
-/// The object's name, which may be missing yet.
+/// The object's name, which may not be generated yet.
 const NAME: &str = "object.metadata.?name.orValue(\"\")";
 
 fn selector(selector: &LabelSelector) -> String {
@@ -265,8 +266,8 @@ fn requirement(operator: LabelOperator, key: &str, values: &[String]) -> String 
     }
 }
 
-/// One rule for each group and version, in the order of the kinds. With a kind may come a
-/// subresource of it.
+/// One rule for each group and version, in the order of the kinds. A kind may come with a
+/// subresource.
 fn rules<'k>(kinds: impl Iterator<Item = (&'k PodKind, Option<&'k str>)>) -> Value {
     let mut groups: Vec<((&str, &str), Vec<&str>)> = Vec::new();
     for (kind, subresource) in kinds {
@@ -297,8 +298,8 @@ fn condition(name: &str, expression: &str) -> Value {
     json!([{"name": name, "expression": expression}])
 }
 
-/// The condition that the waiter is the first init container and waits for what it should. Where it
-/// is false that may still be so; then the webhook is called, and decides.
+/// The condition that the waiter is the first init container and waits for what it should. It may
+/// be false for a correct waiter, too: then the webhook is called, and decides.
 fn waiter_in_place() -> String {
     format!(
         "{}.optMap(t, t.?spec.?containers.hasValue() && t.?spec.?initContainers[?0].optMap(w, \
@@ -323,12 +324,12 @@ fn template(object: &str) -> String {
 }
 
 /// The pod spec of any kind in [`POD_KINDS`]. No built-in kind has two of these fields, so the
-/// first that is there is the right one; the longest come first.
+/// first one that exists is the right one. The longest come first.
 fn pod_spec(object: &str) -> String {
     either(object, &POD_KINDS, |path| path)
 }
 
-/// The first field that is there, of those that kinds keep something in.
+/// The first field that exists, of the paths of `kinds`.
 fn either<'k>(
     object: &str,
     kinds: impl IntoIterator<Item = &'k PodKind>,
@@ -351,8 +352,8 @@ fn either<'k>(
     paths.fold(first, |text, path| format!("{text}.or({path})"))
 }
 
-/// A controller owns the object, or did until now, or only the subresource is written: what is
-/// there already may stay.
+/// The condition that existing violations may stay: a controller owns the object, or did until now,
+/// or the request only writes the subresource.
 fn existing_counts() -> String {
     let controlled = |object: &str| {
         format!(
@@ -366,8 +367,8 @@ fn existing_counts() -> String {
     )
 }
 
-/// A container brings the variable: in `env`, or in a word of its command. Which word only looks
-/// like one that sets the variable, the rules say.
+/// The condition that a container sets a forbidden variable: in `env`, or in a word of its command.
+/// It also accepts words that only look so; the rules decide about them.
 fn adds_forbidden_env() -> String {
     let lists = json!(CONTAINER_LISTS);
     let exempt = existing_counts();

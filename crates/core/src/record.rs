@@ -1,8 +1,8 @@
-//! The record: what a gate's Job has completed, after Kubernetes has deleted the Job.
+//! The record: the completions of a gate's Jobs, which outlive the Jobs.
 //!
-//! It is a ConfigMap with one key for each version, so that writers who add different versions
-//! never touch the same field, and a merge patch of one key is all that adding takes. A value is
-//! used only if its version is that of its key; others are reported, and removed by `serve`.
+//! It is a ConfigMap with one key for each version. So writers that add different versions never
+//! change the same field, and a merge patch of one key adds a version. A value is used only if its
+//! version is that of its key. Other values are reported, and `serve` removes them.
 
 mod entry;
 
@@ -18,14 +18,15 @@ use super::gates::Requirement;
 use super::image::Relation;
 use super::version::Wanted;
 
-/// How many versions a record keeps. A version takes some 300 bytes and a ConfigMap holds 1 MiB.
+/// Maximum number of versions in a record. A version takes about 300 bytes, and a ConfigMap holds 1
+/// MiB.
 pub const HISTORY: usize = 250;
 
-/// The key under which stands what was forgotten. No version begins so.
+/// The key with the forgotten completions. No version starts with `-`.
 const FORGOTTEN: &str = "-forgotten";
 
 /// The value of that key. Releases up to 0.1 remove keys that are not entries, and may run beside
-/// this one. So this is an entry, of a version that no pod has.
+/// this one. So the value is an entry, of a version that no pod has.
 #[derive(Serialize, Deserialize)]
 struct Tombstones {
     image: String,
@@ -44,7 +45,7 @@ impl Tombstones {
             completed: Timestamp::UNIX_EPOCH,
             forgotten,
         };
-        // Texts and times can always be written.
+        // Texts and times can always be serialized.
         serde_json::to_string(&written).unwrap_or_default()
     }
 
@@ -57,26 +58,27 @@ impl Tombstones {
 /// Maximum number of forgotten completions. They matter while their Jobs exist.
 const MOST_FORGOTTEN: usize = 64;
 
-/// Labels of the ConfigMap. A record from a backup would be wrong for another database.
+/// Labels of the ConfigMap. One of them excludes it from backups: a restored record would be wrong
+/// for another database.
 const LABELS: [(&str, &str); 2] = [
     ("app.kubernetes.io/managed-by", "migration-gate"),
     ("velero.io/exclude-from-backup", "true"),
 ];
 
-/// The record's ConfigMap, as far as it matters, read from the API server's JSON.
+/// The content of the record's ConfigMap, read from the API server's JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "RecordWire")]
 pub struct Record {
-    /// What a removal must name, so that it removes nothing that it hasn't seen, and where a
-    /// watch goes on.
+    /// Its `metadata.resourceVersion`. A removal names it, so that it removes only what was seen. A
+    /// watch resumes from it.
     pub resource_version: String,
     /// The completed versions, by key.
     pub entries: BTreeMap<String, Entry>,
     /// The uids of Jobs whose completion no longer counts, the latest last.
     pub forgotten: Vec<String>,
-    /// The keys that can't be obeyed, with the reason.
+    /// The keys whose values cannot be used, each with its reason.
     pub corrupt: BTreeMap<String, String>,
-    /// It is immutable, so nothing can be written.
+    /// Whether it is immutable, so that it cannot be written.
     pub immutable: bool,
 }
 
@@ -138,8 +140,9 @@ impl From<RecordWire> for Record {
 }
 
 impl Record {
-    /// What it says of one of a gate's requirements: the entry that speaks best for what is wanted,
-    /// of two that are as good the later one.
+    /// The entry that best matches the wanted version for one of a gate's requirements. Of two
+    /// equal matches, the later completion. `of_several` says whether the gate has several
+    /// requirements.
     pub fn find(
         &self,
         wanted: &Wanted,
@@ -150,7 +153,7 @@ impl Record {
             .values()
             .filter(|entry| match &entry.requirement {
                 Some(of) => *of == requirement.to_string(),
-                // Done by hand, it stands for all that the gate waits for.
+                // An entry that was recorded by hand counts for all requirements.
                 None => {
                     !of_several || entry.job.is_empty() || requirement.matches(&entry.job, |_| None)
                 }
@@ -160,7 +163,8 @@ impl Record {
             .min_by(|(a, first), (b, second)| first.cmp(second).then(b.age().cmp(&a.age())))
     }
 
-    /// A writer that hadn't heard of it yet may have added what was forgotten.
+    /// Moves forgotten entries to the corrupt ones: a writer that had not seen the removal yet may
+    /// have added them again.
     fn drop_forgotten(&mut self) {
         for uid in &self.forgotten {
             let forgotten = self.entries.extract_if(.., |_, entry| entry.uid == *uid);
@@ -170,16 +174,16 @@ impl Record {
         }
     }
 
-    /// Whether a Job's completion doesn't count any more.
+    /// Whether the completion of the Job with this uid was forgotten.
     pub fn has_forgotten(&self, uid: &str) -> bool {
         self.forgotten.iter().any(|forgotten| forgotten == uid)
     }
 }
 
-/// The write by which the record loses these entries, and the completions of these Jobs.
+/// The write that removes the entries `keys` and forgets the completions of the Jobs `uids`.
 ///
-/// As long as a Job is there that is complete, its uid is kept, so that no replica records it
-/// again and no waiter opens by it. `None` if there is nothing to lose.
+/// The record keeps the Jobs' uids, so that no replica records an existing complete Job again, and
+/// no waiter opens because of it. `None` if there is nothing to remove or forget.
 pub fn forget(
     record: Option<&Record>,
     keys: &BTreeSet<String>,
@@ -212,35 +216,35 @@ pub fn forget(
     })
 }
 
-/// One request that brings the record nearer to what it should be.
+/// One write of the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// There is no ConfigMap: create it with this data.
+    /// The ConfigMap does not exist: create it with this data.
     Create(BTreeMap<String, String>),
-    /// There is one: change it.
+    /// It exists: change it.
     Patch(RecordPatch),
 }
 
 /// A merge patch of the ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordPatch {
-    /// Set these keys, whatever the others are. It cannot conflict with another writer, and if two
-    /// write the same key, both values are true.
+    /// Set these keys, and leave the others. It cannot conflict with another writer: if two write
+    /// the same key, both values are true.
     Put(BTreeMap<String, String>),
-    /// Remove these keys, if the ConfigMap is still as it was seen. A key that another writer has
-    /// just renewed is thus never lost.
+    /// Remove these keys, if the ConfigMap has not changed since it was seen. So a key that another
+    /// writer has just written is never lost.
     Remove {
         /// The keys.
         keys: Vec<String>,
         /// The `metadata.resourceVersion` that must still hold.
         resource_version: String,
     },
-    /// Remove these keys, and remember which Jobs' completions don't count any more, if the
-    /// ConfigMap is still as it was seen.
+    /// Remove these keys, and store the Jobs whose completions are forgotten, if the ConfigMap has
+    /// not changed since it was seen.
     Forget {
         /// The keys.
         keys: Vec<String>,
-        /// The Jobs' uids, as they are written.
+        /// The value with the Jobs' uids.
         forgotten: String,
         /// The `metadata.resourceVersion` that must still hold.
         resource_version: String,
@@ -280,7 +284,7 @@ impl RecordPatch {
 }
 
 impl Write {
-    /// Whether a record that was read later has this write, or a newer value.
+    /// Whether a record that was read after this write has its values, or newer ones.
     pub fn shows_in(&self, record: &Record) -> bool {
         match self {
             Self::Create(data) | Self::Patch(RecordPatch::Put(data)) => {
@@ -308,7 +312,7 @@ impl Write {
     }
 }
 
-/// Whether a record has forgotten all that stands in a value.
+/// Whether a record has forgotten all uids in `value`.
 fn forgets(value: &str, record: &Record) -> bool {
     Tombstones::parse(value).is_ok_and(|uids| uids.iter().all(|uid| record.has_forgotten(uid)))
 }
@@ -321,12 +325,13 @@ pub fn labels() -> Map<String, Value> {
         .collect()
 }
 
-/// The next write, if any is needed: first what is too much, then what is missing. Garbage may fill
-/// the ConfigMap to its last byte, and then nothing can be added before it is gone.
+/// The next write, if one is needed. It removes before it adds: corrupt keys may fill the
+/// ConfigMap, and then nothing can be added until they are gone.
 ///
-/// `record` is the ConfigMap as last seen (`None` if there is none), `completed` what this writer
-/// has seen complete and not yet seen in the record. Entries of `completed` that the record has, or
-/// has newer, are dropped from it; not those of which a replica of an earlier release wrote less.
+/// `record` is the ConfigMap as last seen, `None` if it does not exist. `completed` are the
+/// completions that this writer has not yet seen in the record. Those that the record has, in this
+/// or a newer form, are removed from `completed`, but not those of which a replica of an earlier
+/// release has written fewer fields. `limit` is the maximum number of entries.
 pub fn next_write(
     record: Option<&Record>,
     completed: &mut BTreeMap<String, Entry>,
@@ -338,7 +343,7 @@ pub fn next_write(
             !record.has_forgotten(&entry.uid)
                 && known.is_none_or(|known| known.says_less_than(entry))
         });
-        // What is older than all that a full record keeps would only be removed again.
+        // A full record would lose a completion again that is older than all of its entries.
         if record.entries.len() >= limit {
             let oldest = record.entries.values().map(Entry::age).min();
             completed.retain(|key, entry| {

@@ -11,7 +11,7 @@ pub enum Operation {
     Update,
 }
 
-/// One object on its way into the cluster, or in a file.
+/// One operation on one object: an admission request, or a manifest in a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The operation.
@@ -20,9 +20,9 @@ pub struct Request<'a> {
     pub group: &'a str,
     /// The kind of `object`.
     pub kind: &'a str,
-    /// The subresource that is being written, or empty.
+    /// The subresource that the request writes, or empty.
     pub subresource: &'a str,
-    /// The object's namespace, which the object itself may leave out.
+    /// The object's namespace, which the object itself may omit.
     pub namespace: &'a str,
     /// The object as it would be stored.
     pub object: &'a Value,
@@ -31,8 +31,8 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The creation of a manifest, as the offline review sees it.
-    /// `None` if `object` names no kind, so it isn't a Kubernetes object.
+    /// The creation of a manifest, for the offline review. `None` if `object` has no `apiVersion`
+    /// or `kind`, so that it is not a Kubernetes object.
     pub fn create(object: &'a Value, default_namespace: &'a str) -> Option<Self> {
         let api_version = object.get("apiVersion")?.as_str()?;
         let group = api_version.split_once('/').map_or("", |(group, _)| group);

@@ -1,7 +1,7 @@
-//! The state of gates and what is wrong with them, as a function of what was read of a cluster.
+//! The state of gates and their problems, as a function of what was read from a cluster.
 //!
-//! [`overview`] is the entry point. For each held workload it makes the waiter's decision, with the
-//! same function. Unread objects are not judged.
+//! [`overview`] is the entry point. For each held workload, it calls the function of the waiter's
+//! decision. It does not judge objects that could not be read.
 
 mod commands;
 mod diagnosis;
@@ -43,12 +43,12 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Whether something is wrong.
+    /// Whether one of the problems is an error.
     pub fn is_wrong(&self) -> bool {
         self.troubles.iter().any(|t| t.level == Grade::Error)
     }
 
-    /// Whether no gate holds anything back.
+    /// Whether no gate makes a pod wait.
     pub fn is_open(&self) -> bool {
         let mut gates = self.gates.iter();
         gates.all(|gate| matches!(gate.state, Passage::Open | Passage::Unused))
@@ -59,7 +59,7 @@ impl Overview {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallationLine {
-    /// The name of its objects.
+    /// The name of the release's objects.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
@@ -67,7 +67,7 @@ pub struct InstallationLine {
     pub version: Option<String>,
     /// Number of wanted replicas.
     pub replicas: Option<u64>,
-    /// Number of ready ones.
+    /// Number of ready replicas.
     pub ready: Option<u64>,
     /// Whether the webhooks answer, if that could be tried.
     pub answers: Option<bool>,
@@ -83,16 +83,16 @@ pub enum Passage {
     Open,
     /// New pods of some workload wait.
     Waiting,
-    /// They wait, and the Job has failed.
+    /// New pods of some workload wait, and the Job has failed.
     Failed,
-    /// The gate holds nothing that is there.
+    /// The gate holds no existing workload.
     Unused,
     /// Jobs, workloads or the record could not be read, or a waiter is outdated.
     Unknown,
 }
 
 impl Passage {
-    /// That of a gate of which this is known, and one workload can't be judged.
+    /// The state of a gate with this state so far, and a workload that cannot be judged.
     fn or_doubtful(self) -> Self {
         match self {
             Self::Open | Self::Unused | Self::Unknown => Self::Unknown,
@@ -100,7 +100,7 @@ impl Passage {
         }
     }
 
-    /// The word for people and in JSON.
+    /// The word in text and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -120,9 +120,9 @@ pub struct GateLine {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Whether its pods may start.
+    /// Whether new pods of its workloads may start.
     pub state: Passage,
-    /// Its Jobs, those that are missing too.
+    /// Its Jobs, including missing ones.
     pub jobs: Vec<JobLine>,
     /// Its record; `None` if there is none, or it could not be read.
     pub record: Option<RecordLine>,
@@ -136,19 +136,19 @@ pub struct GateLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobLine {
-    /// Its name, or how the gate asks for it where there is none.
+    /// Its name, or the gate's pattern or selector if there is no such Job.
     pub name: String,
     /// Its state.
     pub state: &'static str,
-    /// The version that it migrates for, for people.
+    /// The version that it migrates for, in words.
     pub version: Option<String>,
     /// The number of this attempt.
     pub attempt: Option<u32>,
     /// The maximum number of attempts.
     pub attempts: Option<u32>,
-    /// How long it has been running, or ran.
+    /// How long it has been running or ran, in seconds.
     pub seconds: Option<u64>,
-    /// How long the last recorded migration took.
+    /// How long the last recorded migration took, in seconds.
     pub last_seconds: Option<u64>,
 }
 
@@ -158,9 +158,9 @@ pub struct JobLine {
 pub struct RecordLine {
     /// Number of versions.
     pub versions: usize,
-    /// The last one.
+    /// The last recorded version.
     pub last: Option<String>,
-    /// When that was completed.
+    /// When its migration completed.
     pub completed: Option<Timestamp>,
 }
 
@@ -172,17 +172,17 @@ pub struct WorkloadLine {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// The version that it wants, in a word.
+    /// The version that it wants, as one word.
     pub wants: Option<String>,
-    /// The versions that its ready pods run, where that is known.
+    /// The versions that its ready pods run, if they are known.
     pub runs: Vec<String>,
     /// Number of wanted pods.
     pub replicas: u64,
-    /// Number of ready ones.
+    /// Number of ready pods.
     pub ready: u64,
     /// The state of its waiter.
     pub waiter: &'static str,
-    /// Whether its new pods start; `None` if that can't be told.
+    /// Whether its new pods start; `None` if that is not known.
     pub open: Option<bool>,
     /// The reason why they start, or wait.
     pub why: Vec<String>,
@@ -194,9 +194,9 @@ pub struct WorkloadLine {
 pub struct PodLine {
     /// Its name.
     pub name: String,
-    /// The version that it wants, in a word.
+    /// The version that it wants, as one word.
     pub wants: Option<String>,
-    /// For how long it has been waiting.
+    /// How long it has been waiting, in seconds.
     pub seconds: Option<u64>,
     /// When its waiter gives up, in seconds from now.
     pub gives_up_in: Option<u64>,
@@ -206,7 +206,7 @@ pub struct PodLine {
     pub why: Vec<String>,
 }
 
-/// The state of the gates that a snapshot asks about, at a time.
+/// The state of the gates in `snapshot`, at the time `now`.
 pub fn overview(snapshot: &Snapshot<'_>, now: Timestamp) -> Overview {
     let mut troubles = installation::diagnose(snapshot, now);
     troubles.extend(records::namespaces(snapshot));
@@ -230,8 +230,7 @@ pub fn overview(snapshot: &Snapshot<'_>, now: Timestamp) -> Overview {
     }
 }
 
-/// The gates among those of a configuration that have this name, if one is given, and are in this
-/// namespace, if one is given.
+/// The gates with this name and in this namespace; `None` stands for any.
 pub fn chosen<'c>(gates: &'c [Gate], name: Option<&str>, namespace: Option<&str>) -> Vec<&'c Gate> {
     let meant = |gate: &&Gate| {
         name.is_none_or(|name| gate.name == name)

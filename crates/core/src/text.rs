@@ -1,11 +1,12 @@
-//! Texts from elsewhere, which must not get too long and must not move the cursor.
+//! Texts from elsewhere: limits their length, and replaces characters that would affect a terminal.
 
-/// The beginning of a text: whole characters, at most `bytes` bytes of them.
+/// The beginning of a text: whole characters, at most `bytes` bytes.
 pub fn truncate(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// A text as it is, or, if it is longer than `bytes` bytes, its beginning with an ellipsis.
+/// The text, or, if it is longer than `bytes` bytes, its beginning of at most `bytes` bytes and an
+/// ellipsis.
 pub fn shorten(text: &str, bytes: usize) -> String {
     if text.len() <= bytes {
         text.to_owned()
@@ -14,8 +15,8 @@ pub fn shorten(text: &str, bytes: usize) -> String {
     }
 }
 
-/// A text that changes nothing of a terminal but its own line: control characters, those that turn
-/// the direction of writing, and those that end a line, are replaced. Tabs stay.
+/// A text that is safe to print in one line of a terminal: control characters, line ends and
+/// characters that change the direction of writing are replaced. Tabs stay.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -31,8 +32,8 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// FNV-1a of 64 bits. Names that are made of it must be the same in every release, which `std`'s
-/// hashes don't promise.
+/// The 64-bit FNV-1a hash. Names made from it must be the same in every release, which the hashes
+/// of `std` do not guarantee.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

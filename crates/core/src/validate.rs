@@ -16,9 +16,9 @@ use crate::gates::{Config, Gate};
 
 /// The decision of the webhook `/validate`. It never patches.
 ///
-/// Nothing that is being deleted is held up, and neither is a controller at work on what already
-/// existed: an object that a controller owns may be updated as long as the update adds no
-/// forbidden variable.
+/// An object that is being deleted is always allowed. An object that a controller owns may be
+/// updated if the update adds no forbidden variable: a controller must be able to work on existing
+/// objects.
 pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
     if request.is_being_deleted() {
         return Decision::default();
@@ -29,7 +29,7 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
     if let Some(held) = held(config, request) {
         decision.gate = Some(held.gate.name.clone());
         decision.outcome = Outcome::InPlace;
-        // In front, so that a flood of the others doesn't hide it.
+        // In front, so that many other violations do not hide it.
         let waiter = waiter_violations(config, &held);
         if !waiter.is_empty() {
             violations.splice(0..0, waiter);
@@ -44,8 +44,8 @@ pub fn validate(config: &Config, request: &Request<'_>) -> Decision {
     }
 }
 
-/// Every forbidden variable, or key that would become one, that the request may not bring: the
-/// first of them, and how many more there are.
+/// The forbidden variables, and the keys that would become one, that the request may not add: the
+/// first [`MOST_LISTED`], and the number of the others.
 fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) {
     let existing_counts = request.operation == Operation::Update
         && (request.is_controlled() || request.subresource == "ephemeralcontainers");
@@ -73,7 +73,7 @@ fn forbidden(config: &Config, request: &Request<'_>) -> (Vec<Violation>, usize) 
     (violations, unlisted)
 }
 
-/// The replacement of the variable.
+/// What to use instead of the variable.
 fn instead(config: &Config, namespace: &str) -> String {
     let gate = config.gates.iter().find(|gate| gate.namespace == namespace);
     let jobs = gate.map(Gate::requirements).unwrap_or_default();
@@ -88,9 +88,9 @@ fn instead(config: &Config, namespace: &str) -> String {
     }
 }
 
-/// A forbidden name where it stands, borrowed from the object.
+/// A forbidden name and its place, borrowed from the object.
 enum Offence<'a> {
-    /// In `env`, or in `command` or `args`, where a word sets it.
+    /// In `env`, or in a word of `command` or `args` that sets it.
     Variable {
         kind: &'static PodKind,
         list: &'static str,
@@ -105,8 +105,8 @@ enum Offence<'a> {
 }
 
 impl<'a> Offence<'a> {
-    /// The identity of a violation: its list and container, how it is set, and its name. Not the
-    /// index, because an update may reorder.
+    /// The identity of a violation: its list and container, how it is set, and its name. It has no
+    /// index, because an update may change the order.
     fn identity(&self) -> (&'static str, Option<&'a str>, bool, &'a str) {
         match *self {
             Self::Variable {
@@ -147,7 +147,7 @@ impl<'a> Offence<'a> {
     }
 }
 
-/// Tells every offence in an object, in the order of its fields.
+/// Calls `tell` with every offence in an object, in the order of its fields.
 fn each_offence<'a>(
     config: &'a Config,
     request: &Request<'_>,
@@ -192,8 +192,8 @@ fn each_offence<'a>(
     }
 }
 
-/// Whether a word of a command sets a variable, as `env`, a shell and many options do: `NAME=`,
-/// which isn't the end of another name or the use of one (`$NAME=`).
+/// Whether a word of a command sets a variable, as for `env`, a shell and many options: it contains
+/// `NAME=` that is not the end of another name, and not the use of a variable (`$NAME=`).
 fn sets(word: &str, variable: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$');
     word.match_indices(variable).any(|(at, _)| {
@@ -201,7 +201,8 @@ fn sets(word: &str, variable: &str) -> bool {
     })
 }
 
-/// A ConfigMap's keys, where a gate's pods could load them with `envFrom`.
+/// Calls `tell` with every forbidden key of a ConfigMap in a gate's namespace, where pods could
+/// load it with `envFrom`.
 fn each_forbidden_key<'a>(
     config: &'a Config,
     namespace: &str,
@@ -220,9 +221,9 @@ fn each_forbidden_key<'a>(
     }
 }
 
-/// What is wrong with the waiter of a held workload. A request that leaves the pod template as it
-/// is starts no pod. If names block the injection, `mutate` has reported them, and only they are
-/// the cause.
+/// What is wrong with the waiter of a held workload. There are none for an update that does not
+/// change the pod template: it starts no pod. If reserved names prevent the injection, only they
+/// are reported, because they are the cause.
 fn waiter_violations(config: &Config, held: &Held<'_, '_>) -> Vec<Violation> {
     let Some(template) = held.template() else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The waiter's decision, as a function of what was seen, what is wanted, and the time.
+//! The waiter's decision, as a function of what was seen, the wanted version and the time.
 //!
 //! [`verdict`] is the entry point. Nothing here watches, prints or sleeps. Times are durations
 //! since the waiter's start, except for a Job's age, which uses the cluster's clock.
@@ -21,32 +21,32 @@ use standing::{Standing, standing};
 pub struct Limits {
     /// The whole wait.
     pub timeout: Duration,
-    /// Missing rights: RBAC may be on its way.
+    /// Missing permissions: the Role may not have been applied yet.
     pub denied: Duration,
-    /// No Job, before a record opens the gate: appliers that replace a Job delete it and
-    /// create it again.
+    /// No Job, before the record opens the gate: appliers that replace a Job delete it and create
+    /// it again.
     pub settle: Duration,
-    /// A Job without a pod, before a record of its version opens the gate.
+    /// A Job without a pod, before the record of its version opens the gate.
     pub no_pod: Duration,
 }
 
 /// The time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// Since the waiter's start.
+    /// The time since the waiter's start.
     pub elapsed: Duration,
-    /// Of the clock.
+    /// The wall clock.
     pub clock: Timestamp,
 }
 
 /// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on, and ask again when something else is seen, or at `until`.
+    /// Keep waiting, and decide again when something else is seen, or at `until`.
     Wait {
-        /// For what: one for each requirement that isn't met.
+        /// The reasons, one for each requirement that is not met.
         waiting: Vec<Waiting>,
-        /// When the answer changes by itself.
+        /// When the decision may change without an event, since the waiter's start.
         until: Duration,
     },
     /// The wait is over.
@@ -56,18 +56,18 @@ pub enum Verdict {
 /// The end of a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// Let the pod start, for these reasons: one for each requirement.
+    /// Let the pod start, for these reasons, one for each requirement.
     Open(Vec<Why>),
     /// Give up: a Job has failed.
     Failed(Failure),
-    /// Give up: a Job may not be watched.
+    /// Give up: the waiter is not permitted to watch a Job.
     NotPermitted {
-        /// Which.
+        /// The Job.
         subject: JobName,
         /// The API server's error.
         message: String,
     },
-    /// Give up: the time is over.
+    /// Give up: the timeout has passed.
     TimedOut(Vec<Waiting>),
 }
 
@@ -76,7 +76,7 @@ pub enum End {
 pub struct Failure {
     /// Its name.
     pub job: String,
-    /// Its uid, for its pods.
+    /// Its uid, by which its pods are found.
     pub uid: String,
     /// Such as `BackoffLimitExceeded`.
     pub reason: String,
@@ -95,16 +95,16 @@ pub enum Why {
     Complete {
         /// Its name.
         job: String,
-        /// Its version in words.
+        /// Its version, in words.
         version: String,
     },
-    /// The record has it.
+    /// The record has the version.
     Recorded {
         /// The version.
         version: String,
-        /// The image that was migrated for.
+        /// The image whose version was migrated.
         image: Option<String>,
-        /// When.
+        /// When the migration completed.
         completed: Timestamp,
     },
 }
@@ -112,70 +112,71 @@ pub enum Why {
 /// The name of the required Jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobName {
-    /// There is one, of this name, or it is awaited by it.
+    /// The name of the one Job that exists or is required.
     Exact(String),
-    /// A pattern for its name, or a selector.
+    /// A pattern or a selector.
     Any(String),
 }
 
-/// What the waiter waits for: what it sees, and whether it sees at all. Equal values are one line
-/// of output.
+/// A reason to wait: what the waiter sees, and whether it can see it. Equal values are printed
+/// once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     /// The Job.
     pub job: JobName,
-    /// The last thing that was seen.
+    /// What was last seen.
     pub what: What,
-    /// Whether that may be out of date, and why.
+    /// The problem that may make it out of date, if there is one.
     pub trouble: Option<TroubleKind>,
-    /// The record has never been read, so what it says isn't known.
+    /// Whether the record has never been read.
     pub record_unread: bool,
     /// The tool that applies the Job, if it exists.
     pub applier: Applier,
 }
 
-/// The waiter's view of its Job.
+/// What the waiter sees of its Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(
     missing_docs,
     reason = "the fields are those of `Job`, or its version in words"
 )]
 pub enum What {
-    /// Nothing yet.
+    /// Nothing is known yet.
     Nothing,
     /// There is no Job.
     NoJob,
-    /// The Job that was there has gone.
+    /// The Job existed and was deleted.
     Vanished,
-    /// No Job, and a record of a tag that moves: a new Job may be on its way.
+    /// There is no Job, and the record has only a tag that moves: a new Job may be about to be
+    /// created.
     Settling {
-        /// There was one.
+        /// Whether a Job was seen before.
         vanished: bool,
     },
-    /// It is deleted, and still exists.
+    /// It is being deleted.
     Deleting,
     /// It is complete, but of another version.
     OldComplete {
         version: String,
-        /// The images that were compared are of two repositories, so their versions may have
-        /// nothing to do with each other.
+        /// Whether the compared images are of two repositories, so that their versions may be
+        /// unrelated.
         foreign: bool,
     },
     /// It has failed, but is of another version.
     OldFailed {
         version: String,
     },
-    /// It is there, but of another version.
+    /// It exists, but is of another version.
     Other {
         version: String,
     },
     /// It is complete, but its completion was forgotten with `record forget`.
     Forgotten,
-    /// It is complete, but it was to run nothing.
+    /// It is complete, but it ran nothing: `spec.completions` is 0.
     Empty,
-    /// It has failed; whether its version was recorded earlier isn't known yet.
+    /// It has failed, and it is not known yet whether its version was recorded earlier.
     FailedUnlessRecorded,
-    /// It has failed, and the waiter stays until it is run again.
+    /// It has failed, and the waiter waits for another run.
     Failed {
         failure: Failure,
     },
@@ -196,10 +197,10 @@ pub enum What {
     Failing,
 }
 
-/// Decides.
+/// The waiter's decision at `now`.
 ///
-/// Each requirement must be met. A failed Job, or one that may not be watched, ends the wait. A
-/// waiter that was restarted stays until its deadline instead.
+/// The gate opens when every requirement is met. A failed Job, or missing permission to watch one,
+/// ends the wait. A waiter that was restarted waits until its timeout instead.
 pub fn verdict(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> Verdict {
     let standings: Vec<Standing> = (0..seen.jobs.len())
         .map(|requirement| standing(seen, requirement, wanted, limits, now))
@@ -244,8 +245,8 @@ pub fn verdict(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> Verdi
     }
 }
 
-/// Whether the gate opens only because no event of the Jobs came for a time. A watch that is cut
-/// off gets no events either, and does not notice at once.
+/// Whether the gate opens only because the Jobs had no event for some time. A watch whose
+/// connection is dead gets no events either, and does not notice it at once.
 pub fn opens_by_silence(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now) -> bool {
     let opens = |seen: &Seen| {
         let verdict = verdict(seen, wanted, limits, now);
@@ -259,9 +260,8 @@ pub fn opens_by_silence(seen: &Seen, wanted: &Wanted, limits: &Limits, now: Now)
 }
 
 impl Seen {
-    /// The uid of a Job that is sure to fail, and whose failure the waiter must report. The Job
-    /// controller deletes running pods before it marks the Job as failed, so their logs must be
-    /// read now.
+    /// The uid of a Job that is sure to fail, and whose failure the waiter must report. Its logs
+    /// must be read now: the Job controller deletes running pods before it marks the Job as failed.
     pub fn about_to_fail(&self, wanted: &Wanted) -> Option<&str> {
         let jobs = self.jobs.iter().flat_map(|jobs| jobs.present.values());
         jobs.filter(|job| job.state == super::job::JobState::Failing && !job.deleting)
@@ -269,7 +269,7 @@ impl Seen {
             .map(|job| job.uid.as_str())
     }
 
-    /// A Job that is there, by its name.
+    /// The existing Job of this name.
     pub fn job(&self, name: &str) -> Option<&super::job::Job> {
         self.jobs.iter().find_map(|jobs| jobs.present.get(name))
     }

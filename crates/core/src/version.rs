@@ -1,4 +1,4 @@
-//! Versions: what the pods of a workload and a Job have in common when they run the same code.
+//! Versions: how the pods of a workload and a Job are found to run the same code.
 
 use std::fmt;
 
@@ -16,9 +16,9 @@ pub enum Wanted {
     Any,
     /// The Job has this value of a label or annotation.
     Metadata {
-        /// Which.
+        /// The label or annotation.
         source: VersionSource,
-        /// The value that the pod template has.
+        /// Its value in the pod template.
         value: String,
     },
     /// The Job's images are of the versions of the pod's.
@@ -27,15 +27,15 @@ pub enum Wanted {
         images: Images,
         /// The container whose image is the only one of `images`, if the gate names it.
         container: Option<String>,
-        /// The author has said which container is the application's, so an entry of the record
-        /// that names one image speaks of it.
+        /// Whether the author has said which container is the application's. An entry of the record
+        /// with only one image or word is then compared with that container's image.
         told: bool,
-        /// Which tags tell nothing.
+        /// The tags that do not identify a version.
         moving: MovingTags,
     },
 }
 
-/// Why a pod template has no version that a Job's could be compared with.
+/// Why a pod template has no version that can be compared with a Job's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoVersion {
     /// The gate uses a label or annotation that the template lacks.
@@ -50,7 +50,7 @@ pub enum NoVersion {
 }
 
 impl Wanted {
-    /// The version that the pods of a template need, by their gate.
+    /// The version that pods of this template need, by the gate's settings.
     pub fn of(gate: &Gate, template: &Value) -> Result<Self, NoVersion> {
         if gate.freshness == Freshness::Any {
             return Ok(Self::Any);
@@ -80,12 +80,12 @@ impl Wanted {
         })
     }
 
-    /// How a Job, or what is recorded of one, relates to what is wanted.
+    /// The relation of a Job, or of its entry in the record, to the wanted version.
     pub fn relation(&self, contents: &Contents) -> Relation {
         self.compared(contents).0
     }
 
-    /// The relation, and what of the Job it was told by.
+    /// The relation, and the values that decided it.
     pub fn compared<'c>(&'c self, contents: &'c Contents) -> (Relation, Compared<'c>) {
         match self {
             Self::Any => {
@@ -116,7 +116,7 @@ impl Wanted {
         }
     }
 
-    /// Whether no version can be compared with it, so that an existing Job decides alone.
+    /// Whether it does not identify a version, so that an existing Job alone decides.
     pub fn moves(&self) -> bool {
         match self {
             Self::Any => true,
@@ -125,7 +125,7 @@ impl Wanted {
         }
     }
 
-    /// The version in a word, as `record done` takes it, if one word says it.
+    /// The version as one word for `record done`, if one word identifies it.
     pub fn word(&self) -> Option<&str> {
         let word = match self {
             Self::Any => return None,
@@ -138,10 +138,10 @@ impl Wanted {
         self.is_called(word).then_some(word)
     }
 
-    /// Whether a word says this version: a label's value, or the tag or digest of the application's
-    /// image. Where several images may be that, all of them have it, so that the version of a proxy
-    /// isn't taken for the application's. Where a digest pins a tag that moves, the tag says
-    /// nothing.
+    /// Whether a word identifies this version: a label's value, or the tag or digest of the
+    /// application's image. If several images may be the application's, all of them must have it:
+    /// otherwise the version of a proxy could count as the application's. A tag that moves does not
+    /// count if a digest pins it.
     pub fn is_called(&self, word: &str) -> bool {
         match self {
             Self::Any => false,
@@ -178,21 +178,21 @@ impl Wanted {
     }
 }
 
-/// What two versions were told by.
+/// The values by which two versions were compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compared<'c> {
     /// A label or annotation of the Job.
     Metadata {
-        /// Which.
+        /// The label or annotation.
         source: &'c VersionSource,
         /// The Job's value.
         found: Option<&'c str>,
     },
-    /// Two images. Of several pairs, the one that counts most against the Job.
+    /// Two images. Of several pairs, the one that decides against the Job.
     Images {
-        /// The pod's; `None` where every Job counts.
+        /// The pod's image; `None` if every Job counts.
         wanted: Option<&'c str>,
-        /// The Job's.
+        /// The Job's image.
         found: Option<&'c str>,
     },
 }
@@ -209,7 +209,7 @@ impl Compared<'_> {
         }
     }
 
-    /// The pod's and the Job's side, as they are written.
+    /// The pod's and the Job's value, as they are printed.
     pub fn sides(&self) -> (String, String) {
         let quoted = |text: Option<&str>| {
             text.map_or_else(|| "nothing".to_owned(), |text| format!("`{text}`"))
@@ -257,11 +257,11 @@ fn pair<'c>(
     (relation, Compared::Images { wanted, found })
 }
 
-/// Every repository that both sides have must be of one version. With none in common, the two
-/// default containers' images are compared.
+/// Every repository that both sides have must be of the same version. If they have none in common,
+/// the images of the two default containers are compared.
 ///
-/// A proxy or a helper that both sides have says nothing of applications that were built as two
-/// images. So what runs beside it in both of them must be of one version too.
+/// If both sides share only a proxy or a helper, it does not identify the version of an application
+/// that is built as two images. So the other main containers must be of the same version, too.
 fn compare_all<'c>(
     wanted: &'c Images,
     theirs: &'c Containers,
@@ -302,21 +302,21 @@ fn compare_all<'c>(
         .unwrap_or(common)
 }
 
-/// The parts of a Job that are compared.
+/// The parts of a Job, or of another object with a pod template, that are compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Its containers.
     pub containers: Containers,
-    /// Labels and annotations, each with the field that it is from.
+    /// Labels and annotations: the field of `metadata`, the key and the value.
     pub metadata: Vec<(&'static str, String, String)>,
 }
 
-/// The longest value of a label or annotation that is kept. Appliers store whole manifests in
-/// annotations, and nothing that tells a version is long.
+/// Maximum length of a label's or annotation's value that is kept, in bytes. Appliers store whole
+/// manifests in annotations, and no version is that long.
 const LONGEST_VALUE: usize = 512;
 
 impl Contents {
-    /// What a Job, or another object with a pod template, holds. Its own metadata goes before its
+    /// The contents of an object with a pod template. Its own metadata has precedence over its
     /// template's.
     pub fn of(metadata: &Value, template: &Value) -> Self {
         let mut contents = Self {
@@ -339,7 +339,7 @@ impl Contents {
         contents
     }
 
-    /// Drops all metadata but the one that tells versions.
+    /// Drops all metadata except the label or annotation `source`.
     pub fn keep_only(&mut self, source: Option<&VersionSource>) {
         let kept = source.and_then(|source| {
             Some((
@@ -371,16 +371,16 @@ impl Contents {
 /// The images of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Images {
-    /// The default container's.
+    /// The default container's image.
     pub default: String,
-    /// Those of the other containers, each once.
+    /// The images of the other containers, each once.
     pub others: Vec<String>,
-    /// Those that only init containers have, native sidecars included.
+    /// The images that only init containers have, including native sidecars.
     pub init: Vec<String>,
 }
 
 impl Images {
-    /// Those of a pod that has one.
+    /// The images of a pod with only one.
     pub fn one(image: &str) -> Self {
         Self {
             default: image.to_owned(),
@@ -389,14 +389,14 @@ impl Images {
         }
     }
 
-    /// Those of the containers that aren't init containers, the default container's first.
+    /// The images of the main containers, the default container's first.
     pub fn main(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.default)
             .chain(&self.others)
             .map(String::as_str)
     }
 
-    /// All of them, the default container's first.
+    /// All images, the default container's first.
     pub fn all(&self) -> impl Iterator<Item = &str> {
         self.main().chain(self.init.iter().map(String::as_str))
     }
@@ -409,23 +409,23 @@ pub struct Container {
     pub name: String,
     /// Its image.
     pub image: String,
-    /// It is an init container, or a native sidecar.
+    /// Whether it is an init container or a native sidecar.
     pub init: bool,
 }
 
-/// The containers of a pod template that have images, but for the waiter.
+/// The containers of a pod template that have images, except the waiter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Containers {
     /// In the order of the template, init containers last.
     pub all: Vec<Container>,
     /// The name of the default container.
     pub default: Option<String>,
-    /// The annotation `kubectl.kubernetes.io/default-container` names it.
+    /// Whether the annotation `kubectl.kubernetes.io/default-container` names it.
     pub annotated: bool,
 }
 
 impl Containers {
-    /// Those of a pod template.
+    /// The containers of a pod template.
     pub fn of(template: &Value) -> Self {
         let spec = template.get("spec").unwrap_or(&Value::Null);
         let default = default_container(template).and_then(name);
@@ -458,7 +458,7 @@ impl Containers {
         Some(&found.image)
     }
 
-    /// The image of the container of that name, else of the only one there is.
+    /// The image of the container named `wanted`, or of the only container.
     fn named_or_only(&self, wanted: &str) -> Option<&str> {
         self.image_of(wanted).or(match self.all.as_slice() {
             [only] => Some(only.image.as_str()),
@@ -475,7 +475,7 @@ impl Containers {
         named.or(self.all.first())
     }
 
-    /// The images; `None` if there is none.
+    /// The containers' images; `None` if there are none.
     pub fn images(&self) -> Option<Images> {
         let mut images = Images::one(&self.default()?.image);
         for Container { image, init, .. } in &self.all {
@@ -491,8 +491,8 @@ impl Containers {
         Some(images)
     }
 
-    /// Whether containers run images of several versions, and the author hasn't said which one is
-    /// the application's.
+    /// Whether the main containers have images of several versions, and the author has not said
+    /// which one is the application's.
     pub fn are_ambiguous(&self) -> bool {
         let mut main = self.all.iter().filter(|container| !container.init);
         let version = |container: &Container| Reference::of(&container.image).version().to_owned();
@@ -530,7 +530,8 @@ mod tests {
         serde_json::from_value(gate).unwrap()
     }
 
-    /// Compares by rows `pod / job: relation`, and comments, for a gate with these settings.
+    /// Compares by rows `pod / job: relation`, which may have comments, for a gate with these
+    /// settings.
     fn check(settings: &Value, rows: &str) {
         let rows = rows.trim().lines().map(str::trim);
         for row in rows.filter(|row| !row.starts_with('#')) {
@@ -611,7 +612,7 @@ mod tests {
             check(&Value::Null, &job, Different);
             job["metadata"] = labelled(&field, "2");
             check(&Value::Null, &job, Same);
-            // The Job's own goes first.
+            // The Job's own metadata has precedence.
             check(&labelled(&field, "1"), &job, Different);
         }
     }
