@@ -1,4 +1,4 @@
-{{/* What a schema can't say. The program would refuse the same, but only once its pods start. */}}
+{{/* What a schema cannot express. The program rejects the same, but only once its pods start. */}}
 {{- define "migration-gate.check" -}}
 {{- $root := . -}}
 {{- $names := dict -}}
