@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// The burst.
+/// Maximum number of Events in a burst.
 pub(super) const BURST: u32 = 25;
 
-/// After that, one for each of these: five a minute.
+/// The time after which one more Event is allowed: five a minute.
 pub(super) const PACE: Duration = Duration::from_secs(12);
 
 /// A budget that refills with time.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: u32,
-    /// When one was last added, since the start of everything.
+    /// When an Event was last added to the budget, since the observer's start.
     refilled: Duration,
 }
 
@@ -26,7 +26,8 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Takes one, or says when there will be one.
+    /// Takes one Event from the budget. The error is the time at which there will be one, since the
+    /// observer's start.
     pub(super) fn take(&mut self, now: Duration) -> Result<(), Duration> {
         while self.left < BURST && self.refilled + PACE <= now {
             self.left += 1;

@@ -12,14 +12,14 @@ use crate::verdict::Failure;
 /// Maximum number of workloads in a Job's note.
 const NAMED: usize = 3;
 
-/// The longest quotation of what the Job controller says.
+/// Maximum length of a quoted message of the Job controller, in bytes.
 const QUOTED: usize = 200;
 
 /// The state of one migration. Jobs are identified by their names.
 pub(super) enum Fact {
     /// It has failed.
     Failed(Failure),
-    /// It has completed after a failure; without a Job, the record alone says so.
+    /// It has completed after a failure: the Job's name, or `None` if only the record shows it.
     Completed(Option<String>),
     /// It has been running for too long.
     Overdue(String),
@@ -43,22 +43,22 @@ impl Fact {
     }
 }
 
-/// A workload that it concerns, and the text that makes its Event unique.
+/// A workload that a fact concerns, and the text that makes its Event unique.
 type Concerned<'d> = (&'d Dependent, String);
 
-/// All that has happened, by reason and Job.
+/// Everything that has happened, by reason and Job uid.
 #[derive(Default)]
 pub(super) struct Facts<'d>(BTreeMap<(EventReason, String), (Fact, Vec<Concerned<'d>>)>);
 
 impl<'d> Facts<'d> {
-    /// Adds what has happened to the Job with that uid.
+    /// Adds a fact about the Job with the uid `job`.
     pub(super) fn add(&mut self, job: &str, fact: Fact, concerned: Concerned<'d>) {
         let entry = self.0.entry((fact.reason(), job.to_owned()));
         let (_, all) = entry.or_insert_with(|| (fact, Vec::new()));
         all.push(concerned);
     }
 
-    /// For each, an Event on the Job and one on each workload.
+    /// For each fact, an Event on the Job and one on each workload.
     pub(super) fn announcements(self, gate: &Gate) -> Vec<Announcement> {
         let mut announcements = Vec::new();
         for ((reason, uid), (fact, concerned)) in self.0 {
@@ -141,7 +141,7 @@ fn advice(gate: &Gate, fact: &Fact) -> String {
     }
 }
 
-/// The first workloads by name, and how many more there are.
+/// The names of the first workloads, and the number of the others.
 fn names(held: &[&Dependent]) -> String {
     let mut names: Vec<String> = held
         .iter()

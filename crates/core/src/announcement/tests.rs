@@ -12,7 +12,7 @@ use crate::outlook::outlook;
 use crate::verdict::{Jobs, Now, Seen};
 use crate::version::{Images, Wanted};
 
-/// A gate with what is seen of it, and what was told.
+/// A gate with what is seen of it, and its Events so far.
 struct GateStage {
     gate: Gate,
     seen: Seen,
@@ -24,7 +24,7 @@ struct GateStage {
 const START: &str = "2026-01-01T00:00:00Z";
 
 impl GateStage {
-    /// Workloads of version 2, and nothing else.
+    /// Workloads of version 2, without Job or record.
     fn new(workloads: usize) -> Self {
         let gate = Config::default().gates.remove(0);
         let mut seen = Seen {
@@ -84,7 +84,7 @@ impl GateStage {
             .due(&self.gate, &self.seen, &outlook, self.now)
     }
 
-    /// What is told now, as reason and object.
+    /// Checks the Events that are due now, as reason and object.
     #[track_caller]
     fn tells(&mut self, expect: &[&str]) {
         let (due, _) = self.due();
@@ -111,7 +111,7 @@ fn dependent(number: usize, version: &str) -> Dependent {
     }
 }
 
-/// Argo CD makes a deleted hook again in a full sync alone.
+/// Argo CD creates a deleted hook again only in a full sync.
 #[test]
 fn the_way_out_is_that_of_who_applies_the_job() {
     let mut stage = GateStage::new(1);
@@ -207,7 +207,7 @@ fn a_migration_that_runs_for_longer_than_the_timeout_is_told_when_that_is_so() {
     stage.later(until);
     stage.tells(&["MigrationOverdue piefed-db-init", "MigrationOverdue web-0"]);
     stage.tells(&[]);
-    // What waits in a queue doesn't run.
+    // A Job that waits in a queue is not overdue.
     let mut stage = GateStage::new(1);
     let timeout = stage.gate.timeout;
     stage.later(timeout);
@@ -239,7 +239,7 @@ fn however_many_workloads_there_are_events_come_slowly() {
         stage.later(PACE);
         stage.due();
     }
-    // All were told, and the budget is no more than full.
+    // All Events were created, and the budget does not exceed its maximum.
     stage.fails("j2", "2");
     assert_eq!(stage.due().0.len(), BURST as usize);
 }

@@ -14,30 +14,30 @@ use crate::job::{Job, JobState};
 use crate::outlook::{GateState, Outlook};
 use crate::verdict::{End, JobName, Now, Seen, Verdict, Waiting, What, Why};
 
-/// A workload that a failed migration has held up.
+/// A workload that waits for a migration that has failed.
 #[derive(Debug)]
 struct HeldUp {
-    /// The uid of the Job that failed last.
+    /// The uid of the last Job that failed.
     job: String,
-    /// When that was first seen.
+    /// When the first failure was seen.
     since: Timestamp,
 }
 
 /// The Events of one gate.
 #[derive(Debug, Default)]
 pub struct Announcements {
-    /// The names of the Events for what still holds.
+    /// The names of the Events whose facts still hold.
     told: BTreeSet<String>,
-    /// By the workloads' uids.
+    /// The workloads that wait after a failure, by their uids.
     held_up: BTreeMap<String, HeldUp>,
     budget: Budget,
 }
 
 impl Announcements {
-    /// The Events to create now, and when to ask again, on the clock of [`Now::elapsed`], if
-    /// nothing happens before.
+    /// The Events to create now, and the time to call this again if there is no event before, on
+    /// the clock of [`Now::elapsed`].
     ///
-    /// There are none while the gate's state is unknown.
+    /// There are no Events while the gate's state is unknown.
     pub fn due(
         &mut self,
         gate: &Gate,
@@ -72,7 +72,7 @@ impl Announcements {
         (announcements, until.min(next))
     }
 
-    /// Stores the state of a waiting workload, and gives the time at which its Job is overdue.
+    /// Stores the state of a waiting workload. Returns the time at which its Job is overdue.
     fn waits<'d>(
         &mut self,
         gate: &Gate,
@@ -117,7 +117,7 @@ impl Announcements {
         now.elapsed + left
     }
 
-    /// Takes in why a workload's pods start.
+    /// Handles a workload whose pods start for the reasons `whys`.
     fn opens<'d>(
         &mut self,
         seen: &Seen,
@@ -128,7 +128,8 @@ impl Announcements {
         let Some(held_up) = self.held_up.get(&dependent.uid) else {
             return;
         };
-        // Replicas may see the completion in the Job or in the record; the failure they all saw.
+        // Replicas may see the completion in the Job or in the record. They have all seen the
+        // failure, so its Job's uid is the key.
         let key = held_up.job.clone();
         let completed = whys.iter().find_map(|why| match why {
             Why::Complete { job, .. } => seen.job(job),
@@ -145,7 +146,7 @@ impl Announcements {
         } else if recorded {
             facts.add(&key, Fact::Completed(None), (dependent, key.clone()));
         } else {
-            // It went back to a version that was migrated before.
+            // The workload has gone back to a version that was migrated before.
             self.held_up.remove(&dependent.uid);
         }
     }

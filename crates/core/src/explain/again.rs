@@ -2,9 +2,9 @@
 
 use crate::applier::Applier;
 
-/// The sentence, with a command at its end, that creates `job`, or creates it again.
+/// How to create `job`, or create it again: words with a command at their end.
 ///
-/// `None` if no tool is known, or if it is kubectl: then delete and apply it.
+/// `None` for kubectl and an unknown tool: then delete and apply the Job.
 pub(crate) fn again(applier: &Applier, namespace: &str, job: Option<&str>) -> Option<String> {
     let (text, command) = match applier {
         Applier::ArgoCd { application, .. } => (
@@ -20,7 +20,8 @@ pub(crate) fn again(applier: &Applier, namespace: &str, job: Option<&str>) -> Op
             format!("flux reconcile helmrelease {name} -n {namespace} --force"),
         ),
         Applier::Helm { release } => (
-            // Helm reuses the values of the last release that succeeded, which is an earlier one.
+            // Without `--values`, Helm would use those of the last successful revision, which is an
+            // earlier one.
             "upgrade the release again, with its values",
             format!("helm upgrade {release} CHART -n {namespace} --values VALUES"),
         ),
@@ -37,7 +38,7 @@ pub(crate) fn again(applier: &Applier, namespace: &str, job: Option<&str>) -> Op
     })
 }
 
-/// The same with a capital letter in front.
+/// The sentence with a capital letter.
 pub(crate) fn capital(sentence: &str) -> String {
     let mut rest = sentence.chars();
     let first = rest.next().map(|c| c.to_ascii_uppercase());

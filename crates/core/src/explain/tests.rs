@@ -1,5 +1,6 @@
-//! Whole lines of the waiter's messages, because users see them. They are in `told/`, a file for
-//! each test. `GENERATE=1 cargo test -p migration-gate-core --lib explain` writes them.
+//! Tests of whole lines of the waiter's messages, because users see them. The lines are in `told/`,
+//! in one file for each test. `GENERATE=1 cargo test -p migration-gate-core --lib explain` writes
+//! the files.
 
 #![allow(
     clippy::disallowed_methods,
@@ -49,7 +50,7 @@ fn trouble(kind: TroubleKind, answered: bool, message: &str) -> Option<Trouble> 
     watch.trouble
 }
 
-/// One Job, of which nothing was seen but this trouble.
+/// A required Job that was never seen, with this problem of its watch.
 fn unseen(trouble: Option<Trouble>) -> Seen {
     let mut jobs = Jobs::new(Requirement::parse(JOB).expect("a name"));
     jobs.watches[0].trouble = trouble;
@@ -78,7 +79,7 @@ fn old_complete(version: String, foreign: bool) -> What {
     What::OldComplete { version, foreign }
 }
 
-/// Everything that can be seen.
+/// All values of [`What`].
 fn all() -> Vec<What> {
     let version = || "version 1 (image piefed/init:1)".to_owned();
     let untold = "an unknown version".to_owned();
@@ -109,7 +110,7 @@ fn all() -> Vec<What> {
     ]
 }
 
-/// Compares with the lines that are in the file of that test.
+/// Compares the lines with those in the test's file.
 fn check(test: &str, lines: &[String]) {
     let path = format!("{}/src/explain/told/{test}.txt", env!("CARGO_MANIFEST_DIR"));
     let lines = lines.join("\n") + "\n";
@@ -119,7 +120,7 @@ fn check(test: &str, lines: &[String]) {
     assert_eq!(lines, std::fs::read_to_string(&path).expect(&path));
 }
 
-/// The line of a wait, at that moment.
+/// The line for a wait.
 fn told(what: What, trouble: Option<Trouble>) -> String {
     let moment = Moment {
         trouble,
@@ -128,7 +129,7 @@ fn told(what: What, trouble: Option<Trouble>) -> String {
     line(&subject(), &waiting(what), &moment).expect("a line")
 }
 
-/// The reason of a wait that is over.
+/// The reason for a wait that has timed out.
 fn gave_up(waiting: Waiting, seen: &Seen) -> String {
     let trouble = seen.jobs[0].trouble().map(|trouble| trouble.kind);
     let waiting = Waiting { trouble, ..waiting };
@@ -176,7 +177,7 @@ fn a_record_that_was_not_read_is_not_passed_off_as_empty() {
 fn the_deadline_tells_what_to_do() {
     let whats = all().into_iter().map(waiting);
     let mut lines: Vec<_> = whats.map(|w| gave_up(w, &unseen(None))).collect();
-    // The last was before there was time to tolerate it.
+    // The last one came too shortly before the deadline.
     let user = r#"User "sa" cannot list resource "jobs""#;
     for (what, kind, answered, message) in [
         (What::Nothing, Unreachable, false, "Connection refused"),
@@ -194,7 +195,7 @@ fn the_deadline_tells_what_to_do() {
     check("the_deadline_tells_what_to_do", &lines);
 }
 
-/// The requirements that are met aren't waited for any more.
+/// Requirements that are met are no longer waited for.
 #[test]
 fn the_trouble_is_that_of_the_job_that_is_waited_for() {
     let mut seen = unseen(None);
@@ -242,7 +243,7 @@ fn an_end_is_told_with_its_reason() {
     check("an_end_is_told_with_its_reason", &lines);
 }
 
-/// What the Job shows counts, else what the workload shows.
+/// The Job's applier counts, or else the workload's.
 #[test]
 fn the_way_out_is_that_of_who_applies_the_job() {
     let argo_cd = |replaces| Applier::ArgoCd {

@@ -7,13 +7,13 @@ use serde::Deserialize;
 use super::LabelSelector;
 use crate::glob::Glob;
 
-/// The Jobs of which one must have completed: one entry of a gate's `jobs`.
+/// Alternative Jobs, one of which must have completed: an entry of a gate's `jobs`.
 ///
-/// Several Jobs may match: the one of the wanted version counts, the newest of them first.
+/// If several Jobs match, the newest one of the wanted version counts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "WrittenJobs")]
 pub struct Requirement {
-    /// The alternatives. At least one.
+    /// The alternatives, at least one.
     pub any_of: Vec<JobSource>,
 }
 
@@ -21,14 +21,14 @@ pub struct Requirement {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Alternative")]
 pub enum JobSource {
-    /// By name, exact or with `*` for the part that changes with each release.
+    /// By name, exact or with `*` for a part that changes with each release.
     Name(Glob),
     /// By labels of the Job.
     Labels(LabelSelector),
 }
 
 impl JobSource {
-    /// The name, if it is exact, so that the right to see one Job will do.
+    /// The name, if it is exact, so that permission for one Job is enough.
     pub fn exact_name(&self) -> Option<&str> {
         match self {
             Self::Name(name) => name.literal(),
@@ -36,7 +36,7 @@ impl JobSource {
         }
     }
 
-    /// Whether a Job of that name and with these labels is meant.
+    /// Whether a Job with this name and these labels matches.
     pub fn matches<'a>(&self, name: &str, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         match self {
             Self::Name(pattern) => pattern.matches(name),
@@ -44,7 +44,7 @@ impl JobSource {
         }
     }
 
-    /// Reads what [`Display`](fmt::Display) writes.
+    /// Parses the notation of [`Display`](fmt::Display).
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.strip_prefix(LABELS) {
             Some(selector) => LabelSelector::parse(selector).map(Self::Labels),
@@ -53,7 +53,7 @@ impl JobSource {
     }
 }
 
-/// Marks a selector among names. No name has a colon.
+/// The prefix of a selector. No name has a colon.
 const LABELS: &str = "label:";
 
 impl fmt::Display for JobSource {
@@ -65,7 +65,7 @@ impl fmt::Display for JobSource {
     }
 }
 
-/// Between alternatives. No name and no label has it.
+/// The separator of alternatives. No name and no label contains it.
 const OR: char = '|';
 
 impl Requirement {
@@ -76,7 +76,7 @@ impl Requirement {
         }
     }
 
-    /// The name, if there is one Job alone that can be meant.
+    /// The name, if only one Job can match.
     pub fn exact_name(&self) -> Option<&str> {
         match self.any_of.as_slice() {
             [source] => source.exact_name(),
@@ -84,14 +84,14 @@ impl Requirement {
         }
     }
 
-    /// Whether a Job of that name and with these labels is meant.
+    /// Whether a Job with this name and these labels matches.
     pub fn matches<'a>(&self, name: &str, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.any_of
             .iter()
             .any(|source| source.matches(name, &label))
     }
 
-    /// Reads what [`Display`](fmt::Display) writes, which is what the waiter's argument holds.
+    /// Parses the notation of [`Display`](fmt::Display), which the waiter's argument uses.
     pub fn parse(text: &str) -> Result<Self, String> {
         let any_of = text
             .split(OR)
@@ -113,7 +113,7 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// As it is written: one of these keys.
+/// An entry of `jobs` in the configuration, with exactly one of these keys.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenJobs {
@@ -141,7 +141,7 @@ impl TryFrom<WrittenJobs> for Requirement {
     }
 }
 
-/// As it is written within `anyOf`.
+/// An entry of `anyOf` in the configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Alternative {

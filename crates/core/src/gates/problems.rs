@@ -9,17 +9,17 @@ use crate::field::FieldPath;
 use crate::glob::Glob;
 use crate::names;
 
-/// One thing that is wrong with a configuration.
+/// A problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The key.
+    /// The path of the value.
     pub field: FieldPath,
-    /// The problem of the value, and a correct one.
+    /// What is wrong with the value, and a correct one.
     pub message: String,
 }
 
 impl Config {
-    /// Everything that is wrong. Empty for a configuration that can be used.
+    /// All problems. Empty for a valid configuration.
     pub fn problems(&self) -> Vec<Problem> {
         problems(self)
             .into_iter()
@@ -71,8 +71,8 @@ fn problems(config: &Config) -> Vec<Misfit> {
     problems
 }
 
-/// Workloads that an earlier gate holds too, as far as names tell. Where only labels meet,
-/// admission and review warn.
+/// Workloads that an earlier gate names, too. For gates that overlap only by labels, admission and
+/// review warn.
 fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Misfit>) {
     let (earlier, gate) = (&config.gates[..gate], &config.gates[gate]);
     for (field, kind, name) in named(gate, at) {
@@ -93,7 +93,7 @@ fn overlaps(config: &Config, gate: usize, at: &FieldPath, problems: &mut Vec<Mis
     }
 }
 
-/// The workloads that a gate names, with the keys that do.
+/// The workloads that a gate names, with the paths of the names.
 fn named(gate: &Gate, at: &FieldPath) -> Vec<(FieldPath, HeldKind, Glob)> {
     let short = gate.deployments.iter().filter_map(|name| {
         let name = Glob::parse(name).ok()?;
@@ -216,7 +216,7 @@ fn workload_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Misfit>) {
     }
 }
 
-/// Keys that say the same thing in two ways, of which one would be ignored.
+/// Keys that have no effect together with others.
 fn version_problems(gate: &Gate, at: &FieldPath, problems: &mut Vec<Misfit>) {
     let without_effect = [
         (
@@ -253,7 +253,8 @@ fn job_name(name: &Glob) -> Result<(), String> {
     names::pattern(name)
 }
 
-/// See the OCI distribution specification: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
+/// Checks that a pattern can match a tag. See the OCI distribution specification:
+/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
 fn tag_pattern(glob: &Glob) -> Result<(), String> {
     let text = glob.as_str();
     let in_tag = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
@@ -310,8 +311,8 @@ fn selector_problems(
     }
 }
 
-/// A label's key: a name of at most 63 characters, perhaps with a DNS subdomain and a slash before
-/// it.
+/// Checks a label's key: a name of at most 63 characters, which may have a DNS subdomain and a
+/// slash before it.
 fn label_key(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -346,8 +347,8 @@ fn label_value(value: &str) -> Result<(), String> {
     }
 }
 
-/// Otherwise the API server would refuse every held Deployment, with a message about a container
-/// that its author did not write.
+/// Checks the waiter's resources. The API server would refuse every workload with invalid ones,
+/// with a message about a container that its author did not write.
 fn resource_problems(resources: &Resources, at: &FieldPath, problems: &mut Vec<Misfit>) {
     for (field, quantities) in [
         ("requests", &resources.requests),
@@ -375,8 +376,8 @@ fn resource_problems(resources: &Resources, at: &FieldPath, problems: &mut Vec<M
     }
 }
 
-/// A Kubernetes quantity that isn't negative, in its base unit.
-/// See <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
+/// Parses a Kubernetes quantity that is not negative, in its base unit. See
+/// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
 fn quantity(text: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 15] = [
         ("Ki", 1024.0),
@@ -399,7 +400,7 @@ fn quantity(text: &str) -> Option<f64> {
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .unwrap_or((text, 1.0));
-    // A suffix takes the exponent's place.
+    // A quantity has a suffix or an exponent, not both.
     let exponent = unit.to_bits() == 1f64.to_bits();
     let plain = number.chars().all(|c| {
         c.is_ascii_digit() || c == '.' || c == '+' || (exponent && matches!(c, 'e' | 'E' | '-'))

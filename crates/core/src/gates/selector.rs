@@ -1,7 +1,7 @@
 //! Label selectors.
 //!
-//! The rules of `metav1.LabelSelector` are a few lines, and `kube-core`, which has them too, would
-//! bring a client's types into this crate.
+//! The rules of `metav1.LabelSelector` are a few lines. `kube-core` has them, too, but would add
+//! the types of a client to this crate.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
-    /// Labels that must be there with these values.
+    /// Labels that an object must have, with these values.
     #[serde(default)]
     pub match_labels: BTreeMap<String, String>,
     /// Requirements that must all hold.
@@ -36,18 +36,18 @@ pub struct LabelRequirement {
 /// The operators of a label selector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum LabelOperator {
-    /// The label is there and has one of the values.
+    /// The label exists and has one of the values.
     In,
-    /// The label isn't there or has none of the values.
+    /// The label does not exist, or has none of the values.
     NotIn,
-    /// The label is there.
+    /// The label exists.
     Exists,
-    /// The label isn't there.
+    /// The label does not exist.
     DoesNotExist,
 }
 
 impl LabelSelector {
-    /// Whether an object with these labels is selected. `label` answers a key with its value.
+    /// Whether an object is selected. `label` returns the value of its label with a key.
     ///
     /// An empty selector is one of [`Config::problems`](super::Config::problems), so it never
     /// silently selects everything.
@@ -69,7 +69,7 @@ impl LabelSelector {
 }
 
 impl LabelSelector {
-    /// Reads what [`Display`](fmt::Display) writes, which is the notation of `kubectl -l`.
+    /// Parses the notation of [`Display`](fmt::Display), which is that of `kubectl -l`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut selector = Self::default();
         for term in terms(text) {
@@ -123,7 +123,7 @@ fn terms(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// As `kubectl -l` takes it, and the API server's `labelSelector`.
+/// The notation of `kubectl -l` and of the API server's `labelSelector`.
 impl fmt::Display for LabelSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let labels = self

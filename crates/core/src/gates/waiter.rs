@@ -1,8 +1,7 @@
 //! The settings of the injected init container.
 //!
-//! Quantities stay the text that they are; `problems` compares a request with its limit in a few
-//! lines. The crate `kube_quantity` would bring `k8s-openapi`, and with it every type of
-//! Kubernetes.
+//! Quantities stay text. `problems` compares a request with its limit in a few lines; the crate
+//! `kube_quantity` would add `k8s-openapi`, and with it every type of Kubernetes.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +12,16 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WaiterConfig {
-    /// The image that holds this program.
+    /// The image with this program.
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`.
     pub image_pull_policy: PullPolicy,
-    /// Resources of the init container. Quantities as Kubernetes writes them.
+    /// The init container's resources, as Kubernetes quantities.
     pub resources: Resources,
     /// The format of its lines.
     pub log_format: LogFormat,
-    /// Fields of the container's `securityContext` that override the built-in ones; `null` removes
-    /// one.
+    /// Fields of the container's `securityContext` that override the built-in ones. `null` removes
+    /// a field.
     pub security_context: Map<String, Value>,
 }
 
@@ -38,7 +37,7 @@ impl Default for WaiterConfig {
     }
 }
 
-/// How the waiter's lines look.
+/// The format of the waiter's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -83,10 +82,10 @@ impl PullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
-    /// The requests, for the scheduler.
+    /// The resource requests.
     #[serde(deserialize_with = "quantities")]
     pub requests: BTreeMap<String, String>,
-    /// The limits, for the kubelet.
+    /// The resource limits.
     #[serde(deserialize_with = "quantities")]
     pub limits: BTreeMap<String, String>,
 }
@@ -100,14 +99,14 @@ impl Default for Resources {
                 .collect()
         };
         Self {
-            // Equal, so that a Guaranteed pod stays Guaranteed.
+            // Requests and limits are equal, so that a pod of the QoS class Guaranteed keeps it.
             requests: map([("cpu", "100m"), ("memory", "32Mi")]),
             limits: map([("cpu", "100m"), ("memory", "32Mi")]),
         }
     }
 }
 
-/// Quantities, which Kubernetes takes as numbers too.
+/// Deserializes quantities. As in Kubernetes, they may be numbers.
 fn quantities<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
 where
     D: serde::Deserializer<'de>,

@@ -21,7 +21,7 @@ pub enum HeldKind {
 }
 
 impl HeldKind {
-    /// All of them, in the order in which they are listed to people.
+    /// All kinds, in the order of printed lists.
     pub const ALL: [Self; 5] = [
         Self::Deployment,
         Self::StatefulSet,
@@ -50,7 +50,7 @@ impl HeldKind {
         }
     }
 
-    /// The kind of that name, if it can be held.
+    /// The kind with this group and name, if it can be held.
     pub fn of(group: &str, kind: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -72,11 +72,11 @@ impl HeldKind {
 pub struct Workload {
     /// The kind.
     pub kind: HeldKind,
-    /// Which of them.
+    /// The workloads of this kind.
     pub which: Which,
 }
 
-/// Which workloads of a kind are meant.
+/// The choice of workloads of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
     /// By name, exact or with `*`.
@@ -86,7 +86,7 @@ pub enum Which {
 }
 
 impl Workload {
-    /// Whether a workload of that kind and name, with these labels, is meant.
+    /// Whether a workload with this kind, name and labels matches.
     pub fn matches<'a>(
         &self,
         kind: HeldKind,
@@ -101,7 +101,7 @@ impl Workload {
     }
 }
 
-/// As it is written.
+/// An entry of `workloads` in the configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenWorkload {

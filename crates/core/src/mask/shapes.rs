@@ -1,13 +1,13 @@
-//! Secrets that are recognized by the text around them, or by their shape.
+//! Secrets that are recognized by the words before them, or by their form.
 
 use std::ops::Range;
 
 use super::{after_scheme, is_secret, value_length};
 
-/// Words that a secret follows: `Authorization: Bearer x`.
+/// Words before a secret: `Authorization: Bearer x`.
 const SCHEMES: [&str; 2] = ["bearer", "basic"];
 
-/// How tokens of widely used services begin.
+/// The prefixes of tokens of widely used services.
 const TOKENS: [&str; 15] = [
     "ghp_",
     "gho_",
@@ -26,7 +26,7 @@ const TOKENS: [&str; 15] = [
     "eyJ",
 ];
 
-/// Shorter than that, a word that begins like a token is no token.
+/// Minimum length of a token. A shorter word with such a prefix is none.
 const SHORTEST_TOKEN: usize = 16;
 
 /// `https://TOKEN@host`: the user of a web server is most likely a token.
@@ -41,7 +41,7 @@ pub(super) fn user_without_password(run: &str) -> Option<Range<usize>> {
     let authority = &run[start..];
     let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
     let at = authority.rfind('@')?;
-    // With a colon before it, only what follows is a password.
+    // With a colon before the `@`, only the text after the colon is a password.
     (at > 0 && !authority[..at].contains(':')).then_some(start..start + at)
 }
 
@@ -65,7 +65,7 @@ pub(super) fn encoded_user(run: &str) -> Option<Range<usize>> {
     (from < to).then_some(from..to)
 }
 
-/// What follows `Bearer`, `--password` or SQL's `PASSWORD`.
+/// The words after `Bearer`, `--password` or SQL's `PASSWORD`.
 pub(super) fn after_words(line: &str, cut: bool) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut from = 0;
@@ -78,7 +78,7 @@ pub(super) fn after_words(line: &str, cut: bool) -> Vec<Range<usize>> {
             .trim_matches(['"', '\'', ':', ','])
             .to_ascii_lowercase();
         let option = before.starts_with("--") && !before.contains('=') && is_secret(before);
-        // In prose the word is followed by another one, in SQL by a text in quotes.
+        // In prose, another word follows `password`; in SQL, a quoted text.
         let sql = plain.ends_with("password") && word.starts_with('\'');
         if !word.is_empty() && (SCHEMES.contains(&plain.as_str()) || option || sql) {
             found.push(start..start + value_length(&line[start..], cut));
@@ -88,7 +88,7 @@ pub(super) fn after_words(line: &str, cut: bool) -> Vec<Range<usize>> {
     found
 }
 
-/// Tokens that show by themselves what they are.
+/// Tokens with a known prefix.
 pub(super) fn tokens(line: &str) -> Vec<Range<usize>> {
     let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '+');
     let mut found = Vec::new();
@@ -104,14 +104,14 @@ pub(super) fn tokens(line: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Hides the bodies of PEM blocks (RFC 7468), which go over several lines.
+/// Hides the bodies of PEM blocks (RFC 7468), which have several lines.
 #[derive(Debug, Default)]
 pub struct Blocks {
     within: bool,
 }
 
-/// A line of base64 as long as blocks have them (64 characters, or 76) is taken for one of a block
-/// whose beginning wasn't seen.
+/// The length of a base64 line that counts as one of a block whose beginning was not seen. Blocks
+/// have lines of 64 or 76 characters.
 const BODY: std::ops::RangeInclusive<usize> = 60..=80;
 
 impl Blocks {
@@ -119,7 +119,7 @@ impl Blocks {
     pub fn hides(&mut self, line: &str) -> bool {
         let line = line.trim();
         if line.contains("-----BEGIN ") {
-            // All in one line, it ends there too.
+            // A block in a single line also ends in it.
             self.within = !line.contains("-----END ");
             return !self.within || !line.ends_with("-----");
         }
@@ -129,7 +129,7 @@ impl Blocks {
         }
         let is_base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
         let body = !line.is_empty() && line.chars().all(is_base64);
-        // What is no base64 ends a block that has lost its end, but for its headers.
+        // A line that is neither base64 nor a header ends a block, even without its end line.
         self.within &= body || line.is_empty() || line.contains(": ");
         self.within || (body && BODY.contains(&line.len()))
     }

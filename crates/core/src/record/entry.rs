@@ -1,4 +1,4 @@
-//! One entry of the record: what was migrated, and how it is written.
+//! One entry of the record: the migration, and its key and value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::job::{Job, JobState};
 use crate::text::fnv1a;
 use crate::version::{Container, Containers, Contents, Wanted};
 
-/// The longest value that can be an entry: what is longer isn't ours.
+/// Maximum size of an entry's value, in bytes. This program writes no longer one.
 pub(super) const ENTRY_LIMIT: usize = 4096;
 
 /// One completed migration.
@@ -20,7 +20,7 @@ pub(super) const ENTRY_LIMIT: usize = 4096;
 pub struct Entry {
     /// The migrated version.
     pub version: Recorded,
-    /// The Job's name; empty of what was done by hand.
+    /// The Job's name; empty if the entry was recorded by hand.
     pub job: String,
     /// The Job's uid.
     pub uid: String,
@@ -28,18 +28,18 @@ pub struct Entry {
     pub completed: Timestamp,
     /// Duration of the migration, in seconds.
     pub took: Option<u64>,
-    /// Which of the gate's requirements it meets, where there are several.
+    /// The requirement that it meets, if the gate has several.
     pub requirement: Option<String>,
 }
 
 /// The version of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
-    /// A Job's default container had this image. Releases up to 0.1 wrote no more.
+    /// The image of a Job's default container. Releases up to 0.1 write only this.
     Image(String),
-    /// Everything of a Job, or of a workload, that can be compared.
+    /// Everything of a Job or workload that can be compared.
     Contents(Contents),
-    /// A version that an operator has recorded as migrated: a tag, a digest, a label's value.
+    /// A version that an operator has recorded as migrated: a tag, a digest or a label's value.
     Word(String),
 }
 
@@ -66,7 +66,8 @@ impl Recorded {
                     ..
                 },
             ) => {
-                // It names one image, so it must be clear which of the pod's images it is about.
+                // The entry has only one image, so it must be clear with which of the pod's images
+                // to compare it.
                 let only = images
                     .all()
                     .all(|other| same_repository(other, &images.default));
@@ -79,7 +80,7 @@ impl Recorded {
         }
     }
 
-    /// The image that stands for it.
+    /// The image of this version, if it has one.
     pub fn image(&self) -> Option<&str> {
         match self {
             Self::Image(image) => Some(image),
@@ -88,8 +89,7 @@ impl Recorded {
         }
     }
 
-    /// Whether a version given on the command line is this one: an image, its tag or digest, or the
-    /// value of a label.
+    /// Whether `word` names this version: an image, its tag or digest, or the value of a label.
     pub fn is_called(&self, word: &str) -> bool {
         let called = |image: &str| image == word || is_called(image, word);
         match self {
@@ -103,7 +103,7 @@ impl Recorded {
     }
 }
 
-/// The version in a word, for people and for keys.
+/// The version as one word, for messages and keys.
 impl fmt::Display for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metadata = match self {
@@ -121,9 +121,9 @@ impl fmt::Display for Recorded {
 }
 
 impl Entry {
-    /// What is to be recorded of a Job: something if it is complete and says what it ran. `source`
-    /// is the label or annotation that tells versions in its gate; `now` stands in where the Job
-    /// doesn't say when it completed.
+    /// The entry of a complete Job. `source` is the label or annotation by which its gate compares
+    /// versions. `now` is used if the Job has no completion time. `None` if the Job is not
+    /// complete, has no image, or would need too long a key or value.
     pub fn of(job: &Job, source: Option<&VersionSource>, now: Timestamp) -> Option<Self> {
         let JobState::Complete { at } = job.state else {
             return None;
@@ -146,10 +146,10 @@ impl Entry {
         (is_key(&entry.key()) && entry.to_value().len() <= ENTRY_LIMIT).then_some(entry)
     }
 
-    /// The key that this entry stands under.
+    /// The entry's key in the ConfigMap.
     ///
-    /// It is the version alone where that tells everything, as it was in releases up to 0.1. Where
-    /// it doesn't, what else tells entries apart is added as a hash.
+    /// It is only the version if that identifies the entry, as in releases up to 0.1. Otherwise it
+    /// also has a hash of everything else that distinguishes entries.
     pub fn key(&self) -> String {
         let word = self.version.to_string();
         let key: String = word
@@ -191,12 +191,12 @@ impl Entry {
         Some(format!("{requirement}\n{images:?}\n{metadata:?}"))
     }
 
-    /// The text that stands under the key: in a fixed order, so that replicas that saw the same Job
-    /// write the same bytes.
+    /// The entry's value in the ConfigMap. Its members have a fixed order, so that replicas that
+    /// have seen the same Job write the same bytes.
     pub fn to_value(&self) -> String {
         let image = match self.what_the_word_leaves_open() {
-            // Releases up to 0.1 remove an entry whose image isn't of the version that its key
-            // says, and they may run beside this one.
+            // Releases up to 0.1 may run beside this one. They remove an entry whose image is not
+            // of the version in its key.
             Some(_) => format!("{ELSEWHERE}:{}", self.key()),
             None => self.version.image().unwrap_or_default().to_owned(),
         };
@@ -212,7 +212,7 @@ impl Entry {
         match &self.version {
             Recorded::Image(_) => {}
             Recorded::Word(word) => {
-                // A reference with that version, for readers that know no words.
+                // An image reference with this version, for releases up to 0.1.
                 if written.image.is_empty() {
                     let before = if word.contains(':') { '@' } else { ':' };
                     written.image = format!("{BY_HAND}{before}{word}");
@@ -240,7 +240,7 @@ impl Entry {
                 }
             }
         }
-        // Texts and numbers can always be written.
+        // Texts and numbers can always be serialized.
         serde_json::to_string(&written).unwrap_or_default()
     }
 
@@ -263,13 +263,13 @@ impl Entry {
         }
     }
 
-    /// Whether another entry is of a later completion, or says more of the same one: releases up to
-    /// 0.1 write one image, and their replicas run beside this one's during an upgrade.
+    /// Whether another entry is of a later completion, or has more fields of the same one. Releases
+    /// up to 0.1, whose replicas run beside this one's during an upgrade, write only one image.
     pub fn says_less_than(&self, other: &Self) -> bool {
         self.age() < other.age() || self.abridges(other)
     }
 
-    /// Whether this is another entry as releases up to 0.1 write it.
+    /// Whether this is the entry `other` as releases up to 0.1 write it.
     fn abridges(&self, other: &Self) -> bool {
         let is_short = matches!(
             (&self.version, &other.version),
@@ -278,21 +278,20 @@ impl Entry {
         is_short && self.age() == other.age()
     }
 
-    /// Orders completions in time; the uid decides between two of the same second, so that every
-    /// replica has the same order.
+    /// Orders completions by time, then by uid, so that every replica has the same order.
     pub(super) fn age(&self) -> (Timestamp, &str) {
         (self.completed, &self.uid)
     }
 }
 
-/// The repository of what was done by hand.
+/// The repository in the image of an entry that was recorded by hand.
 const BY_HAND: &str = "by-hand";
 
-/// The repository where the images stand in members that releases up to 0.1 pass over.
+/// The repository in the image of an entry whose images are in other members, which releases up to
+/// 0.1 ignore.
 const ELSEWHERE: &str = "see-containers";
 
-/// An entry as it is written. Readers of releases up to 0.1 want the first four members, and pass
-/// over the rest.
+/// The JSON of an entry. Releases up to 0.1 need the first four members, and ignore the others.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
@@ -354,7 +353,7 @@ fn is_key_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._".contains(c)
 }
 
-/// The characters that a ConfigMap accepts in a key.
+/// Whether a ConfigMap accepts `key`.
 pub(super) fn is_key(key: &str) -> bool {
     (1..=253).contains(&key.len())
         && key != "."

@@ -7,7 +7,7 @@ use super::*;
 use crate::gates::Gate;
 use crate::job::Job;
 
-/// What a Job with one container completed at that second.
+/// The entry of a Job with one container that completed at `second`.
 fn entry(image: &str, second: i64) -> Entry {
     let time = Timestamp::from_second(second).expect("a time");
     let job = job(
@@ -75,7 +75,7 @@ fn read(object: &Value) -> Record {
     serde_json::from_value(object.clone()).expect("a record")
 }
 
-/// A record, of which everything is obeyed.
+/// Checks that a record has no corrupt entries.
 fn sound(record: Record) -> Record {
     assert_eq!(record.corrupt, BTreeMap::new());
     record
@@ -104,7 +104,7 @@ fn remove(keys: &[&str]) -> Write {
     })
 }
 
-/// What the API server does with a write.
+/// Applies a write as the API server does.
 fn apply(data: &mut Value, write: &Write) {
     match write {
         Write::Create(entries) => {
@@ -135,11 +135,11 @@ fn an_entry_is_what_a_complete_job_says() {
         let status = json!({"conditions": [{"type": kind, "status": "True"}]});
         assert_eq!(Entry::of(&job(status), None, now), None);
     }
-    // What asked for no completions completed nothing.
+    // A Job with `completions: 0` has completed nothing.
     let mut empty = job(json!({}));
     empty.state = crate::job::JobState::Empty;
     assert_eq!(Entry::of(&empty, None, now), None);
-    // Nor does a Job count that doesn't say what it ran.
+    // A Job without an image does not count either.
     let mut nameless = job(json!({"conditions": [{"type": "Complete", "status": "True"}]}));
     nameless.contents = crate::version::Contents::default();
     assert_eq!(Entry::of(&nameless, None, now), None);
@@ -222,7 +222,7 @@ fn a_newer_completion_of_the_version_takes_the_older_ones_place() {
 
 #[test]
 fn corrupt_entries_are_removed_before_anything_is_added() {
-    // They may leave no room for it.
+    // Corrupt keys may leave no room for a completion, so they are removed first.
     let known = read(&json!({
         "metadata": {"resourceVersion": "7"},
         "data": {"1": "x", "2": "y", "4": entry("a:4", 1).to_value()},
@@ -271,7 +271,7 @@ fn the_oldest_go_when_there_are_too_many() {
     let mut none = BTreeMap::new();
     let write = next_write(Some(&known), &mut none, 1);
     assert_eq!(write, Some(remove(&["2", "3"])));
-    // A full record is not made to forget and relearn what is older than all of it.
+    // A completion that is older than all entries of a full record is not added.
     let mut ancient = completed(&[entry("a:4", 0)]);
     assert_eq!(next_write(Some(&known), &mut ancient, 3), None);
     assert_eq!(ancient, BTreeMap::new());
@@ -294,7 +294,7 @@ fn as_of_0_1(key: &str, value: &str) -> Option<String> {
     (value.len() <= 2048 && version.replace(':', ".") == key).then_some(old.image)
 }
 
-/// Replicas and waiters of the last release read what this one writes.
+/// Replicas and waiters of the last release read the entries of this one.
 #[test]
 fn what_is_written_is_read_by_the_last_release() {
     for image in "a/init:2 a/init a/init@sha256:ab r:5000/a/init:1.2_x".split(' ') {
@@ -302,7 +302,7 @@ fn what_is_written_is_read_by_the_last_release() {
         let read = as_of_0_1(&entry.key(), &entry.to_value());
         assert_eq!(read.as_deref(), Some(image));
     }
-    // What it can't say in its way it passes over, and doesn't remove.
+    // The last release ignores entries that it cannot express, and does not remove them.
     let several = of_containers("proxy=proxy:8 migrate=shop:2", &json!({}));
     let pinned = entry("shop:main@sha256:ab", 1);
     let mut second = entry("shop:2", 1);
@@ -330,7 +330,7 @@ fn what_is_written_is_read_by_the_last_release() {
     }
 }
 
-/// What a Job with these containers completed in 1970.
+/// The entry of a Job with these containers that completed in 1970.
 fn of_containers(containers: &str, metadata: &Value) -> Entry {
     let mut object = json!({"metadata": {"name": "db-init", "uid": "u"}});
     object["spec"]["template"] = template(containers);
@@ -353,7 +353,7 @@ fn done(word: &str) -> Entry {
     }
 }
 
-/// What the last release wrote.
+/// A record of the last release.
 fn legacy(image: &str) -> Record {
     let key = crate::image::Reference::of(image).version();
     let value = format!(
@@ -377,7 +377,7 @@ fn an_entry_of_the_last_release_opens_where_one_image_alone_can_count() {
     check("web:2@sha256:ab", &wanted("web=web:2@sha256:cd"), None);
     check("web:2@sha256:ab", &wanted("web=web:2"), same);
     check("shop:2", &wanted("web=shop:2 assets=shop:2"), same);
-    // A proxy may be what it names.
+    // The entry's image may be a proxy's.
     check("proxy:8", &wanted("proxy=proxy:8 web=shop:2"), None);
     check("shop:2", &wanted("web=shop:2 proxy=proxy:8"), None);
     let named = gate(&json!({"container": "web"}));
@@ -391,7 +391,7 @@ fn an_entry_of_the_last_release_opens_where_one_image_alone_can_count() {
     check("shop:2", &annotated, same);
     check("proxy:8", &annotated, None);
     check("a/init:1", &Wanted::Any, moving);
-    // It says nothing of labels.
+    // The entry has no labels.
     check("a/init:2", &labelled("2"), None);
 }
 
@@ -406,7 +406,7 @@ fn an_entry_says_everything_that_was_compared() {
     assert!(opens(&entry, "web=shop:2"));
     assert!(!opens(&entry, "proxy=proxy:8 web=shop:3"));
     assert!(!opens(&entry, "proxy=proxy:7 web=shop:2"));
-    // And under a key of its own.
+    // Another version has another key.
     let other = of_containers("proxy=proxy:8 migrate=shop:3", &json!({}));
     assert_ne!(entry.key(), other.key());
     let pinned = of_containers("migrate=shop:main@sha256:ab", &json!({}));
@@ -439,13 +439,13 @@ fn what_was_done_by_hand_opens_for_every_job_of_the_gate() {
     check(&wanted("web=web@sha256:ab"), same);
     check(&wanted("web=web:3"), None);
     check(&wanted("web=web:main"), Some(Relation::Moving));
-    // Today's `main` isn't the next one.
+    // `main` with another digest is another version.
     check(&wanted("web=web:main@sha256:cd"), None);
     let pinned = wanted("web=web:main@sha256:cd");
     assert_eq!(pinned.word(), Some("sha256:cd"));
     assert_eq!(wanted("web=web:2@sha256:cd").word(), Some("2"));
     check(&Wanted::Any, Some(Relation::Moving));
-    // The word may be a proxy's, of which nothing was said.
+    // The word may be a proxy's tag.
     for pod in ["proxy=proxy:2 web=shop:3", "web=shop:3 proxy=proxy:2"] {
         check(&wanted(pod), None);
         assert_eq!(wanted(pod).word(), None);
@@ -463,9 +463,9 @@ fn an_entry_is_of_the_requirement_that_it_says() {
         let found = record.find(&wanted("web=shop:2"), &requirement, several);
         assert_eq!(found.is_some(), expect, "{requirement} {several}");
     };
-    // Where there were no others, it was of the only one, whatever that is called now.
+    // If the gate has one requirement, the entry is of that one, even if its name has changed.
     check(&entry, "renamed", false, true);
-    // Where there are, its Job's name tells.
+    // If it has several, the entry's Job name decides.
     check(&entry, "db-init", true, true);
     check(&entry, "db-*", true, true);
     check(&entry, "x|db-init", true, true);
@@ -510,11 +510,12 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     assert!(write.shows_in(&after));
     assert_eq!(after.entries.keys().collect::<Vec<_>>(), ["1"]);
     assert!(after.has_forgotten("u2") && after.has_forgotten("other"));
-    // Its Job is still there, and complete: it isn't recorded again.
+    // Its complete Job still exists, and is not recorded again.
     let mut again = completed(&[entry("a:2", 2)]);
     assert_eq!(next_write(Some(&after), &mut again, 9), None);
     assert_eq!(again, BTreeMap::new());
-    // A replica that hasn't heard of it may do so all the same: it isn't obeyed, and goes.
+    // A replica that has not seen the removal yet may record it again. That entry does not count,
+    // and is removed.
     let mut late = object.clone();
     let data = [("2".to_owned(), entry("a:2", 2).to_value())].into();
     apply(&mut late, &Write::Patch(RecordPatch::Put(data)));
@@ -522,7 +523,7 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     assert_eq!(find(&late, &wanted("web=a:2")), None);
     let write = next_write(Some(&late), &mut BTreeMap::new(), 9);
     assert!(matches!(write, Some(Write::Patch(RecordPatch::Remove { keys, .. })) if keys == ["2"]));
-    // A Job that ran later is.
+    // A later Job is recorded.
     let mut later = completed(&[entry("a:2", 3)]);
     let write = next_write(Some(&after), &mut later, 9).expect("a write");
     apply(&mut object, &write);
@@ -530,14 +531,14 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     assert!(find(&record, &wanted("web=a:2")).is_some());
     assert!(record.has_forgotten("u2"), "and the first stays forgotten");
 
-    // Without a record, the Jobs that are there are kept in mind all the same.
+    // Without a record, the existing Jobs are forgotten all the same.
     let write = forget(None, &keys(&[]), &keys(&["u"])).expect("a write");
     let mut object = Value::Null;
     apply(&mut object, &write);
     let record = read(&object);
     assert!(record.has_forgotten("u") && record.corrupt.is_empty());
     assert!(write.shows_in(&record) && !write.shows_in(&Record::default()));
-    // Not for ever: Jobs go, and there may be many.
+    // The number of forgotten Jobs is limited: Jobs are deleted, and there may be many.
     let many: BTreeSet<String> = (0..100).map(|i| format!("v{i:03}")).collect();
     let Some(Write::Patch(RecordPatch::Forget { forgotten, .. })) =
         forget(Some(&record), &keys(&[]), &many)
@@ -583,7 +584,7 @@ fn the_record_is_kept_out_of_backups() {
 }
 
 proptest! {
-    /// What was written is read, whatever it says.
+    /// Every written entry can be read.
     #[test]
     fn an_entry_is_read_as_it_was_written(
         images in proptest::collection::vec("[a-z]{1,3}(:[a-z0-9_][a-z0-9._-]{0,4})?(@sha256:[a-f0-9]{2})?", 1..4),
@@ -602,8 +603,8 @@ proptest! {
         prop_assert!(as_of_0_1(&key, &value).is_some(), "{} {}", key, value);
     }
 
-    /// Any number of writers, whatever each of them saw of the record when it decided: once they
-    /// are done, every one of the newest completions is there.
+    /// Any number of writers decide by any earlier state of the record. When they are done, the
+    /// record has all of the newest completions.
     #[test]
     fn writers_converge_and_lose_nothing(
         seconds in proptest::collection::btree_set(0_i64..1000, 1..20),
@@ -624,7 +625,7 @@ proptest! {
                 stale = view(&object);
             }
             match next_write(stale.as_ref(), writer, limit) {
-                // The API server refuses these when the writer is behind.
+                // The API server refuses these writes if the writer's state is old.
                 Some(Write::Create(_)) if !object.is_null() => {}
                 Some(Write::Patch(RecordPatch::Remove { .. })) if stale != view(&object) => {}
                 Some(write) => apply(&mut object, &write),

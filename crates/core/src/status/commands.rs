@@ -1,4 +1,4 @@
-//! Commands for people, complete enough to be run as they are printed.
+//! Commands that can be run as they are printed.
 
 use jiff::Timestamp;
 
@@ -8,16 +8,16 @@ use crate::text::printable;
 pub(super) const SERVER_LOGS: &str =
     "logs -l app.kubernetes.io/name=migration-gate --prefix --tail=20";
 
-/// The options with which a command uses the same cluster.
+/// The options with which a command uses the same cluster and configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
     /// The name of this program: `migration-gate` or `kubectl migration-gate`.
     pub program: String,
-    /// The kubeconfig, where one was named.
+    /// The kubeconfig, if one was given.
     pub kubeconfig: Option<String>,
-    /// The context, where one was named.
+    /// The context, if one was given.
     pub context: Option<String>,
-    /// The configuration file, where one was named.
+    /// The configuration file, if one was given.
     pub config: Option<String>,
 }
 
@@ -33,13 +33,13 @@ impl Default for Flags {
 }
 
 impl Flags {
-    /// A command of kubectl in a namespace.
+    /// A kubectl command in a namespace.
     pub fn kubectl(&self, namespace: &str, rest: &str) -> String {
         let cluster = self.cluster("--context");
         format!("kubectl{cluster} -n {} {rest}", quoted(namespace))
     }
 
-    /// A command of kubectl that needs no namespace.
+    /// A kubectl command without a namespace.
     pub fn kubectl_alone(&self, rest: &str) -> String {
         format!("kubectl{} {rest}", self.cluster("--context"))
     }
@@ -55,11 +55,11 @@ impl Flags {
         )
     }
 
-    /// The command that applies again all that a release of Helm consists of. Of what is there
-    /// nothing changes.
+    /// The command that applies all objects of a Helm release again. It does not change existing
+    /// ones.
     ///
-    /// Helm itself annotates what it creates, and `helm uninstall` leaves what isn't annotated so:
-    /// webhooks without a server.
+    /// It adds Helm's annotations: `helm uninstall` leaves objects without them, and webhooks
+    /// without a server would remain.
     pub fn reapply(&self, release: &str, namespace: &str) -> String {
         let cluster = self.cluster("--kube-context");
         let (namespace, release) = (quoted(namespace), quoted(release));
@@ -79,18 +79,18 @@ fn option(name: &str, value: Option<&String>) -> String {
     value.map_or_else(String::new, |value| format!(" {name} {}", quoted(value)))
 }
 
-/// The annotation by which an object changes, so that its controller looks at it again.
+/// An annotation that changes an object, so that its controller reconciles it.
 pub(super) fn retried(now: Timestamp) -> String {
     format!("migration-gate.io/retried={}", now.as_second())
 }
 
-/// A word as a shell takes it, and as a terminal may be shown it.
+/// A word quoted for a shell, and safe for a terminal.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
     } else if printable(word) != word {
-        // As bash, zsh and ksh take what can't be written as it is.
+        // The notation of bash, zsh and ksh for special characters.
         let escaped: String = word.bytes().map(escaped).collect();
         format!("$'{escaped}'")
     } else {

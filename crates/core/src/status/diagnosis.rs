@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-/// Something that is wrong, or that will be.
+/// A present or future problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
@@ -10,7 +10,7 @@ pub struct Diagnosis {
     pub code: TroubleCode,
     /// Its level.
     pub level: Grade,
-    /// The gate; `None` for what concerns all of them.
+    /// The gate's name; `None` if the problem concerns all gates.
     pub gate: Option<String>,
     /// The namespace of the object; `None` for an object without one.
     pub namespace: Option<String>,
@@ -18,18 +18,19 @@ pub struct Diagnosis {
     pub object: String,
     /// The problem, in a sentence or two.
     pub cause: String,
-    /// Lines from elsewhere that show it, such as the end of a log. Cleaned and masked.
+    /// Lines from elsewhere that show it, such as the end of a log. They are masked and safe to
+    /// print.
     pub details: Vec<String>,
     /// The remedies, the likeliest first.
     pub remedies: Vec<Remedy>,
 }
 
-/// One thing to do.
+/// One remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Remedy {
-    /// In words.
+    /// What to do, in words.
     pub text: String,
-    /// As a command to run as it stands.
+    /// The command, which can be run as it is.
     pub command: Option<String>,
 }
 
@@ -37,9 +38,9 @@ pub struct Remedy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
-    /// Pods don't start, start too early, or would when the next one is created.
+    /// Pods do not start, or start too early, or the next new pod would.
     Error,
-    /// It will do harm later, or does some now that ends by itself.
+    /// It will do harm later, or does harm now that ends by itself.
     Warning,
 }
 
@@ -53,27 +54,27 @@ impl Grade {
     }
 }
 
-/// Defines the codes with what each means, as the documentation lists them.
+/// Defines the codes and their meanings, which the documentation lists.
 macro_rules! codes {
     ($($variant:ident $code:literal $means:literal,)+) => {
-        /// The kinds of trouble. Their words are stable.
+        /// The kinds of problems. Their words are stable.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum TroubleCode {
             $(#[doc = $means] $variant,)+
         }
 
         impl TroubleCode {
-            /// All of them.
+            /// All codes.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The word.
+            /// The code's word.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $code,)+
                 }
             }
 
-            /// Its meaning.
+            /// The code's meaning.
             pub fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => $means,)+
@@ -134,7 +135,7 @@ impl Serialize for TroubleCode {
 }
 
 impl Diagnosis {
-    /// One of an object in a gate's namespace.
+    /// A problem of an object in a gate's namespace.
     pub(super) fn new(
         code: TroubleCode,
         object: impl Into<String>,
@@ -162,7 +163,7 @@ impl Diagnosis {
         self
     }
 
-    /// Only a warning, if that holds.
+    /// Makes it a warning if `mild` is true.
     pub(super) fn milder_if(mut self, mild: bool) -> Self {
         if mild {
             self.level = Grade::Warning;
@@ -175,7 +176,7 @@ impl Diagnosis {
         self
     }
 
-    /// One more remedy, with its command.
+    /// Adds a remedy with a command.
     pub(super) fn fix(mut self, text: impl Into<String>, command: impl Into<String>) -> Self {
         self.remedies.push(Remedy {
             text: text.into(),
@@ -184,7 +185,7 @@ impl Diagnosis {
         self
     }
 
-    /// One more remedy that no command can be given for.
+    /// Adds a remedy without a command.
     pub(super) fn advise(mut self, text: impl Into<String>) -> Self {
         self.remedies.push(Remedy {
             text: text.into(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::podspec::list;
 
-/// Something that a ServiceAccount needs to be allowed to do in a namespace.
+/// A permission that a ServiceAccount needs in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
     /// The account's namespace.
@@ -23,12 +23,12 @@ pub struct Right {
     pub resource: &'static str,
     /// The subresource, or empty.
     pub subresource: &'static str,
-    /// The object's name, or empty for all of them.
+    /// The object's name, or empty for all objects.
     pub name: String,
 }
 
 impl Right {
-    /// As people say it: `watch jobs.batch/migrate`.
+    /// The permission in words: `watch jobs.batch/migrate`.
     pub fn words(&self) -> String {
         let group = match self.group {
             "" => String::new(),
@@ -43,8 +43,8 @@ impl Right {
     }
 }
 
-/// Roles and their bindings of one namespace. What they allow is allowed; what they don't may be,
-/// by something that was not read.
+/// The Roles and RoleBindings of one namespace. They may not be all: other grants, such as
+/// ClusterRoles, were not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     rules: BTreeMap<String, Vec<PolicyRule>>,
@@ -62,12 +62,12 @@ struct PolicyRule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Binding {
     role: String,
-    /// Namespace and name of each account.
+    /// Namespace and name of each ServiceAccount.
     accounts: Vec<(String, String)>,
 }
 
 impl Grants {
-    /// Takes in a Role.
+    /// Adds a Role.
     pub fn add_role(&mut self, role: &Value) {
         let texts = |rule: &Value, field: &str| -> Vec<String> {
             let texts = list(rule, field).iter().filter_map(Value::as_str);
@@ -83,7 +83,7 @@ impl Grants {
             .insert(text(&role["metadata"]["name"]), rules.collect());
     }
 
-    /// Takes in a RoleBinding.
+    /// Adds a RoleBinding.
     pub fn add_binding(&mut self, binding: &Value) {
         let reference = &binding["roleRef"];
         if reference["kind"] != "Role" {
@@ -99,7 +99,7 @@ impl Grants {
         });
     }
 
-    /// Whether they allow it.
+    /// Whether they grant the permission.
     pub fn allow(&self, right: &Right) -> bool {
         let is_meant = |binding: &&Binding| {
             let mut accounts = binding.accounts.iter();
@@ -172,7 +172,7 @@ mod tests {
         check(binding("waiter", "Role"), &right("watch", "migrate"), true);
         check(binding("waiter", "Role"), &right("list", "migrate"), false);
         check(binding("waiter", "Role"), &right("watch", "other"), false);
-        // A rule with names doesn't allow it for all of them.
+        // A rule with `resourceNames` does not grant it for all objects.
         check(binding("waiter", "Role"), &right("watch", ""), false);
         check(binding("other", "Role"), &right("watch", "migrate"), false);
         check(

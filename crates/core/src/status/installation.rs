@@ -11,7 +11,8 @@ use super::seen::{
 };
 use crate::explain;
 
-/// A certificate is renewed with a third of its life left; this part of it is late. At most a week.
+/// A certificate is renewed when a third of its lifetime is left. The renewal is late when only
+/// this part of the lifetime (a quarter) is left, or a week if that is shorter.
 const LATE: i64 = 4;
 
 pub(super) fn line(release: &Installation) -> InstallationLine {
@@ -27,7 +28,7 @@ pub(super) fn line(release: &Installation) -> InstallationLine {
         version: release.version.clone(),
         replicas,
         ready,
-        // Where one isn't there, nothing of it can answer.
+        // A configuration that does not exist calls no webhook.
         answers: if lacks_webhooks(release) {
             Some(false)
         } else {
@@ -57,14 +58,14 @@ pub(super) fn diagnose(snapshot: &Snapshot<'_>, now: Timestamp) -> Vec<Diagnosis
         release,
         now,
     };
-    // A replica is ready only while webhooks are there that trust it.
+    // A replica is ready only while webhook configurations exist that trust its certificate.
     let waits_for_webhooks = lacks_webhooks(release)
         && matches!(&release.server, Some(Server::Present { replicas, .. }) if *replicas > 0);
     let server = case.server().filter(|_| !waits_for_webhooks);
     let mut troubles: Vec<Diagnosis> = server.into_iter().collect();
     troubles.extend(case.webhooks());
     troubles.extend(case.certificate());
-    // What is found by itself says why they don't answer.
+    // The problems above explain why the webhooks do not answer.
     if troubles.is_empty() {
         troubles.extend(case.answer());
     }

@@ -9,13 +9,13 @@ use crate::explain::{self, capital, duration};
 use crate::verdict::{JobName, Waiting, What};
 use crate::version::Wanted;
 
-/// After how long a Job that is being deleted is stuck, in seconds.
+/// How long the deletion of a Job may take until it counts as stuck, in seconds.
 const STUCK: u64 = 60;
 
 /// How long a Job may be without a pod, in seconds.
 const AWAITED: u64 = 10;
 
-/// Factor by which a migration must exceed the last one's time before it is reported.
+/// A migration is reported when it takes this many times as long as the last one.
 const SLOWER: u64 = 3;
 
 pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
@@ -28,7 +28,7 @@ pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             let Some(diagnosis) = of_waiting(view, workload, wanted, waiting) else {
                 continue;
             };
-            // Two workloads of one version wait for the same.
+            // Two workloads of the same version wait for the same Job.
             let same = |known: &&mut Diagnosis| {
                 known.code == diagnosis.code
                     && known.object == diagnosis.object
@@ -109,7 +109,7 @@ impl JobCase<'_> {
         self.view.snapshot.flags.kubectl(self.namespace(), rest)
     }
 
-    /// In the waiter's words, with who waits.
+    /// A problem of the Job in the waiter's words, with the workload that waits.
     fn start(&self, code: Code) -> Diagnosis {
         let subject = self.view.subject(self.wanted, &self.workload.applier);
         let sentence = explain::sentence(&subject, self.waiting);
@@ -121,7 +121,7 @@ impl JobCase<'_> {
         Diagnosis::new(code, format!("Job {}", self.job()), cause)
             .of_gate(&self.view.gate.name)
             .within(self.namespace())
-            // Without a pod that waits, it is the next one that will.
+            // If no pod waits now, only the next new one will.
             .milder_if(!self.view.holds_pods())
     }
 
@@ -131,7 +131,7 @@ impl JobCase<'_> {
             .map(|seen| seen.log.as_slice())
             .unwrap_or_default();
         let mut start = self.start(Code::JobFailed).with(details);
-        // It does not end by itself, whichever workload waits next.
+        // A failure does not end by itself, so it is an error even if no pod waits now.
         start.level = Grade::Error;
         let start = start.advise("Fix the cause; its log has the details.");
         self.rerun(start)
@@ -142,7 +142,7 @@ impl JobCase<'_> {
         self.unless_done(self.applied(start, "Apply the migration Job."))
     }
 
-    /// With the command that creates a missing Job.
+    /// Adds the remedy that creates a missing Job.
     fn applied(&self, start: Diagnosis, otherwise: &str) -> Diagnosis {
         match (self.by_applier(), self.applier()) {
             (Some((text, command)), _) => start.fix(format!("{}:", capital(&text)), command),
@@ -153,7 +153,7 @@ impl JobCase<'_> {
         }
     }
 
-    /// Whether the gate names this very Job.
+    /// Whether the gate requires this Job by its exact name.
     fn is_asked_for_by_name(&self) -> bool {
         let name = self.job();
         let requirements = self.view.gate.requirements();
@@ -161,7 +161,7 @@ impl JobCase<'_> {
         sources.any(|source| source.exact_name() == Some(name.as_str()))
     }
 
-    /// With what says that the wanted version is migrated already.
+    /// Adds the command that records the wanted version as migrated.
     fn unless_done(&self, start: Diagnosis) -> Diagnosis {
         let (done, migrated) = match self.wanted.word() {
             Some(word) => (quoted(word), self.wanted.version()),
@@ -193,7 +193,7 @@ impl JobCase<'_> {
     fn other(&self) -> Diagnosis {
         let start = self.start(Code::JobOfAnotherVersion);
         if !self.is_asked_for_by_name() {
-            // Each version has a Job of its own, and this one is not the wanted one's.
+            // Each version has a Job of its own, and the wanted version's is missing.
             let text = "Apply the migration Job of the wanted version.";
             return self.unless_done(self.applied(start, text));
         }
@@ -215,8 +215,8 @@ impl JobCase<'_> {
         self.waiting.applier.or(&self.workload.applier)
     }
 
-    /// How those who apply the Job apply it again, as words and a command; `None` where no command
-    /// does: Helm needs the chart, kubectl the manifests.
+    /// How the Job's applier applies it again, in words and as a command. `None` if there is no
+    /// such command: Helm needs the chart, and kubectl the manifests.
     fn by_applier(&self) -> Option<(String, String)> {
         Some(match self.applier() {
             Applier::ArgoCd { application, .. } => (
@@ -236,7 +236,7 @@ impl JobCase<'_> {
         })
     }
 
-    /// The same for a Job that is there.
+    /// The same for an existing Job, which must be replaced.
     fn replacement(&self) -> Option<(String, String)> {
         if let Applier::Helm { release } = self.applier() {
             let text = format!("delete it, and upgrade release {release} again");
@@ -289,7 +289,7 @@ impl JobCase<'_> {
             let look = self.kubectl(&format!("describe job {job}"));
             start.fix("Find the cause and fix it:", look)
         };
-        // Its pauses grow to minutes.
+        // The Job controller's back-off grows to minutes.
         let again = format!("annotate job {job} --overwrite {}", retried(self.view.now));
         look.fix("Then make its controller try again:", self.kubectl(&again))
     }
@@ -313,7 +313,7 @@ impl JobCase<'_> {
         } else if message.starts_with(FAILED_MOUNT) {
             let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
             let start = start.fix("Create what it mounts, such as a Secret:", look);
-            // The kubelet's pauses grow to two minutes.
+            // The kubelet's back-off for mounts grows to two minutes, so create the Job again.
             self.rerun(start)
         } else {
             let look = self.kubectl(&format!("describe pod {}", quoted(&pod.name)));
@@ -374,7 +374,7 @@ impl JobCase<'_> {
         self.rerun(start)
     }
 
-    /// With what makes the Job again as it is.
+    /// Adds the remedy that creates the same Job again.
     fn rerun(&self, start: Diagnosis) -> Diagnosis {
         if let Some((text, command)) = self.replacement() {
             return start.fix(format!("Then {text}:"), command);
@@ -391,7 +391,7 @@ impl JobCase<'_> {
         )
     }
 
-    /// The command that makes Flux reconcile an object now, by these annotations.
+    /// The command that sets `annotations`, by which Flux reconciles an object now.
     fn reconcile(&self, kind: &str, namespace: &str, name: &str, annotations: &str) -> String {
         let name = quoted(name);
         let annotate =
@@ -401,9 +401,10 @@ impl JobCase<'_> {
     }
 }
 
-/// Makes Flux reconcile an object.
+/// The annotation by which Flux reconciles an object.
 const RECONCILE: &str = r#"reconcile.fluxcd.io/requestedAt="$now""#;
-/// Makes Flux upgrade a release that has not changed. It does so only if both are the same.
+/// The annotations by which Flux upgrades a release that has not changed. Both must have the same
+/// value.
 const FORCE: &str = r#"reconcile.fluxcd.io/requestedAt="$now" reconcile.fluxcd.io/forceAt="$now""#;
 
 fn words(seconds: u64) -> String {

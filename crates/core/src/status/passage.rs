@@ -1,4 +1,4 @@
-//! The waiter's decision, now, for each held workload of a gate.
+//! The waiter's decision at this time, for each held workload of a gate.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::verdict::{
 };
 use crate::version::Wanted;
 
-/// When the imagined waiter looks: after all that it gives time to.
+/// How long the imagined waiter has been waiting: longer than all of its limits.
 const LATER: Duration = Duration::from_hours(1);
 
-/// Its limits: as those of the waiter, but for the end of its time.
+/// The imagined waiter's limits: those of a waiter, but without a timeout.
 const LIMITS: Limits = Limits {
     timeout: Duration::MAX,
     denied: Duration::from_secs(30),
@@ -28,7 +28,7 @@ const LIMITS: Limits = Limits {
     no_pod: Duration::from_secs(10),
 };
 
-/// A gate with all that was read about it.
+/// A gate with everything that was read about it.
 pub(super) struct View<'s> {
     pub(super) snapshot: &'s Snapshot<'s>,
     pub(super) gate: &'s Gate,
@@ -36,9 +36,9 @@ pub(super) struct View<'s> {
     /// The objects of its namespace.
     pub(super) namespace: &'s NamespaceSeen,
     seen: Option<Seen>,
-    /// What was decided already: most workloads and pods want one version.
+    /// Decisions so far, by version: most workloads and pods want the same one.
     known: RefCell<Vec<(Wanted, Decided)>>,
-    /// The workloads that wait for it, with the consequence; `None` if that is unknown.
+    /// The workloads that the gate holds, each with its decision; `None` if that is unknown.
     pub(super) held: Vec<(&'s WorkloadSeen, Option<Decided>)>,
 }
 
@@ -76,8 +76,8 @@ impl<'s> View<'s> {
         view
     }
 
-    /// What a waiter would decide for a version; `None` if the Jobs could not be read, or the
-    /// record that could open what they don't.
+    /// A waiter's decision for a version. `None` if the Jobs could not be read, or if they do not
+    /// open the gate and the record could not be read.
     pub(super) fn decide(&self, wanted: &Wanted) -> Option<Decided> {
         let mut known = self.known.borrow_mut();
         if let Some((_, decided)) = known.iter().find(|(known, _)| known == wanted) {
@@ -96,14 +96,14 @@ impl<'s> View<'s> {
                 return None;
             }
             Verdict::Wait { waiting, .. } => Decided::Waits(waiting),
-            // It has been restarted and has no deadline, so it ends in no other way.
+            // This does not happen: the imagined waiter counts as restarted and has no timeout.
             Verdict::End(_) => return None,
         };
         known.push((wanted.clone(), decided.clone()));
         Some(decided)
     }
 
-    /// The Jobs that the gate asks for, with the requirement that each meets.
+    /// The existing Jobs that match the gate's requirements.
     pub(super) fn jobs(&self) -> impl Iterator<Item = &'s JobSeen> {
         let requirements = self.gate.requirements();
         let jobs = self.namespace.jobs.iter().flatten();
@@ -113,7 +113,7 @@ impl<'s> View<'s> {
         })
     }
 
-    /// The Job of that name.
+    /// The gate's Job of this name.
     pub(super) fn job(&self, name: &str) -> Option<&'s JobSeen> {
         self.jobs().find(|seen| seen.job.name == name)
     }
@@ -124,12 +124,12 @@ impl<'s> View<'s> {
         pods.filter(|pod| pod.gate.as_ref() == Some(&self.gate.name))
     }
 
-    /// Whether some pod waits, as far as is known.
+    /// Whether a pod waits. `true` if the pods could not be read.
     pub(super) fn holds_pods(&self) -> bool {
         self.namespace.pods.is_none() || self.pods().next().is_some()
     }
 
-    /// The record, if it was read and there is one.
+    /// The record, if it exists and could be read.
     pub(super) fn record(&self) -> Option<&'s Record> {
         self.namespace.records.get(&self.gate.name)?.as_ref()
     }
@@ -149,7 +149,7 @@ impl<'s> View<'s> {
         entries.max_by_key(|entry| entry.completed)?.took
     }
 
-    /// How long a Job has been running, in seconds.
+    /// The time since `then`, in seconds.
     pub(super) fn seconds_since(&self, then: Option<Timestamp>) -> Option<u64> {
         u64::try_from(self.now.duration_since(then?).as_secs()).ok()
     }
@@ -172,7 +172,7 @@ impl<'s> View<'s> {
                     }
                     state = Passage::Waiting;
                 }
-                // It never starts, because its version cannot be determined.
+                // Its pods never start, because their version cannot be determined.
                 None if workload.wanted.as_ref().is_some_and(Result::is_err) => {
                     state = Passage::Waiting;
                 }
@@ -307,7 +307,7 @@ impl<'s> View<'s> {
     }
 }
 
-/// What a waiter would have seen of a gate; `None` if the Jobs could not be read.
+/// What a waiter would see of a gate; `None` if the Jobs could not be read.
 fn seen(gate: &Gate, namespace: &NamespaceSeen) -> Option<Seen> {
     let listed = namespace.jobs.as_ref()?;
     let at = Duration::ZERO;
@@ -365,7 +365,7 @@ fn state_word(job: &Job) -> &'static str {
     }
 }
 
-/// The version that a Job migrates for, for people.
+/// The version that a Job migrates for, in words.
 pub(super) fn version_of(job: &Job, gate: &Gate) -> Option<String> {
     let mut contents = job.contents.clone();
     contents.keep_only(gate.version.as_ref());

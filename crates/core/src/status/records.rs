@@ -1,4 +1,4 @@
-//! Problems of records, permissions and accounts.
+//! Problems of records, permissions and ServiceAccounts.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,8 @@ use crate::record::{Entry, Recorded};
 /// How long the server may take to record a completion, in seconds.
 const RECORDING: u64 = 30;
 
-/// The rights that no object read so far gives. The shell asks the API server about them.
+/// The needed permissions that none of the read objects grants. The caller asks the API server
+/// about them.
 pub fn doubtful_rights(snapshot: &Snapshot<'_>) -> Vec<Right> {
     let mut rights = BTreeSet::new();
     for gate in &snapshot.gates {
@@ -38,7 +39,7 @@ pub fn doubtful_rights(snapshot: &Snapshot<'_>) -> Vec<Right> {
     rights.into_iter().collect()
 }
 
-/// The accounts by which held pods wait.
+/// The ServiceAccounts of the held workloads that have a waiter.
 fn waiters(gate: &Gate, namespace: &NamespaceSeen) -> BTreeSet<String> {
     let workloads = namespace.workloads.iter().flatten();
     workloads
@@ -64,7 +65,7 @@ fn server_account(release: &Installation) -> Option<(&str, &str)> {
     }
 }
 
-/// The right to watch each of a gate's Jobs.
+/// The permissions to watch a gate's Jobs.
 fn job_rights(
     gate: &Gate,
     right: impl Fn(&'static str, &'static str, &'static str, &str) -> Right,
@@ -122,7 +123,7 @@ fn to(
     }
 }
 
-/// Those of these rights that are sure to be missing, in words.
+/// The permissions that the API server has said are missing, in words.
 fn refused(snapshot: &Snapshot<'_>, rights: &[Right]) -> Vec<String> {
     let is_refused = |right: &&Right| snapshot.answers.get(right) == Some(&false);
     rights.iter().filter(is_refused).map(Right::words).collect()
@@ -172,7 +173,7 @@ fn of_namespace(snapshot: &Snapshot<'_>, name: &str) -> Option<Diagnosis> {
     })
 }
 
-/// Whether a namespace is younger than the release.
+/// Whether a namespace was created after the release's configuration.
 fn is_new(snapshot: &Snapshot<'_>, namespace: &NamespaceSeen) -> bool {
     let installed = snapshot
         .release
@@ -184,7 +185,7 @@ fn is_new(snapshot: &Snapshot<'_>, namespace: &NamespaceSeen) -> bool {
     }
 }
 
-/// What a namespace's gates lack of accounts and rights, in words.
+/// The ServiceAccounts and permissions that a namespace's gates lack, in words.
 fn lacking(snapshot: &Snapshot<'_>, name: &str, namespace: &NamespaceSeen) -> Vec<String> {
     let mut lacking = BTreeSet::new();
     for gate in snapshot.gates.iter().filter(|gate| gate.namespace == name) {
@@ -211,7 +212,7 @@ fn reapply(snapshot: &Snapshot<'_>) -> Option<String> {
     Some(snapshot.flags.reapply(helm, &release.namespace))
 }
 
-/// With what brings back all that the chart made.
+/// Adds the remedy that creates the chart's objects again.
 pub(super) fn fix_by_chart(snapshot: &Snapshot<'_>, start: Diagnosis) -> Diagnosis {
     match reapply(snapshot) {
         Some(reapply) => start.fix("Apply the chart's objects again:", reapply),
@@ -219,7 +220,7 @@ pub(super) fn fix_by_chart(snapshot: &Snapshot<'_>, start: Diagnosis) -> Diagnos
     }
 }
 
-/// Problems of a gate's record, permissions and accounts.
+/// Problems of a gate's record, permissions and ServiceAccounts.
 pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     if view.namespace.absent {
         return;
@@ -249,7 +250,8 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             continue;
         }
         let mut missing = refused(snapshot, &waiter_rights(gate, &account));
-        // If the API server may not be asked, the waiter itself has reported it.
+        // If the user may not ask the API server about permissions, a waiter that ended may have
+        // reported the missing one.
         let said = view
             .pods()
             .find_map(|pod| pod.ended.as_ref().filter(|(code, _)| *code == 5));
@@ -307,7 +309,7 @@ fn of_accounts(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     }
 }
 
-/// The command that binds an account to the waiter's Role of the chart.
+/// The command that binds a ServiceAccount to the chart's Role for waiters.
 fn bind(view: &View<'_>, account: &str) -> String {
     let release = view.snapshot.release.as_ref();
     let name = release.map_or("migration-gate", |release| release.name.as_str());
@@ -339,7 +341,7 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
             troubles.push(
                 Diagnosis::new(Code::RecordImmutable, object.clone(), cause).fix(
                     "Create it again, with the same data:",
-                    // The server makes one too, as soon as this one is gone.
+                    // The server also creates a record as soon as this one is deleted.
                     format!(
                         "RECORD=\"$({} | sed -E '/^immutable: true$|^  (uid|resourceVersion): /d')\" \
                          && {} && echo \"$RECORD\" | {}",
@@ -408,12 +410,11 @@ fn of_record(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     });
 }
 
-/// The version to give to `record done` for what a Job migrated: it opens what is open
-/// already, and nothing else.
+/// The word for `record done` after a Job's migration. It opens only what is open already.
 fn word_for(view: &View<'_>, seen: &JobSeen) -> Option<String> {
     let gate = view.gate;
     let word = version_of(&seen.job, gate)?;
-    // A tag that moves is no word for a version.
+    // A tag that moves does not identify a version.
     if gate.version.is_none() && gate.moving_tags().contains(&word) {
         return None;
     }

@@ -1,5 +1,5 @@
-//! The objects of a cluster, reduced to the parts that a report needs as soon as they are read: a
-//! cluster may have thousands of pods.
+//! The objects of a cluster, reduced to the parts that a report needs. They are reduced as they are
+//! read, because a cluster may have thousands of pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,44 +24,45 @@ use crate::request::{Operation, Request};
 use crate::validate::validate;
 use crate::version::{NoVersion, Wanted};
 
-/// Everything that was read. What is `None` could not be.
+/// Everything that was read. `None` stands for objects that could not be read.
 pub struct Snapshot<'c> {
     /// The configuration.
     pub config: &'c Config,
-    /// The gates that are asked about.
+    /// The gates to report on.
     pub gates: Vec<&'c Gate>,
-    /// The options that commands must have.
+    /// The options of printed commands.
     pub flags: Flags,
     /// The release, if one is installed.
     pub release: Option<Installation>,
     /// The gates' namespaces by their names.
     pub namespaces: BTreeMap<String, NamespaceSeen>,
-    /// What the API server says about rights that no Role was seen to give.
+    /// The API server's answers about permissions that no read Role grants.
     pub answers: BTreeMap<Right, bool>,
 }
 
 /// A namespace of some gates.
 #[derive(Debug, Default)]
 pub struct NamespaceSeen {
-    /// It does not exist.
+    /// Whether it does not exist.
     pub absent: bool,
-    /// When it was created, where that was read.
+    /// When it was created, if that could be read.
     pub created: Option<Timestamp>,
     /// Its Jobs.
     pub jobs: Option<Vec<JobSeen>>,
-    /// Its workloads that concern a gate.
+    /// Its workloads that a gate holds, that carry a waiter, or that set a forbidden variable.
     pub workloads: Option<Vec<WorkloadSeen>>,
-    /// Its pods that wait.
+    /// Its pods that have not started: those that wait, and those of Jobs.
     pub pods: Option<Vec<PodSeen>>,
-    /// The names of its accounts.
+    /// The names of its ServiceAccounts.
     pub accounts: Option<BTreeSet<String>>,
     /// The permissions that its Roles grant.
     pub grants: Grants,
-    /// The records by the names of their gates; one that could not be read is missing here.
+    /// The records by the names of their gates: `None` if a record does not exist, no entry if it
+    /// could not be read.
     pub records: BTreeMap<String, Option<Record>>,
 }
 
-/// An object as the API server writes it, without `managedFields`, which are large and not used
+/// An object from the API server's JSON, without `managedFields`, which are large and not used
 /// here.
 #[derive(Debug, Deserialize)]
 #[serde(from = "LeanWire")]
@@ -114,20 +115,20 @@ pub struct JobSeen {
     pub job: Job,
     /// Its namespace.
     pub namespace: String,
-    /// When it was deleted.
+    /// When its deletion was requested.
     pub deleted: Option<Timestamp>,
-    /// When it ended, or, if it did not say, when it last changed its condition.
+    /// When it ended, or else when its condition last changed.
     pub ended: Option<Timestamp>,
     /// The end of its last pod's log, if that was read.
     pub log: Vec<String>,
     /// The controller's message about pods that it cannot create.
     pub refusal: Option<String>,
-    /// How its pod's restarting container last ended, if that was read.
+    /// How a restarting container of its pod last ended, if that was read.
     pub crash: Option<String>,
 }
 
 impl JobSeen {
-    /// From a Job as it was read; `None` for something else.
+    /// Reduces a Job; `None` if `object` is not a Job.
     pub fn of(object: &Value) -> Option<Self> {
         let metadata = &object["metadata"];
         let time = |value: &Value| value.as_str()?.parse().ok();
@@ -164,51 +165,51 @@ pub struct WorkloadSeen {
     pub wanted: Option<Result<Wanted, NoVersion>>,
     /// The waiter in its pod template.
     pub waiter: WaiterPlace,
-    /// The gate that the waiter is of.
+    /// The gate of the waiter in its pod template.
     pub waiter_gate: Option<String>,
-    /// The account of its pods, unless it is `default`.
+    /// The ServiceAccount of its pods, unless it is `default`.
     pub account: Option<String>,
     /// The fields that set a forbidden variable, and the variables.
     pub offences: Vec<(String, String)>,
     /// Number of wanted pods.
     pub replicas: u64,
-    /// Number of ready ones.
+    /// Number of ready pods.
     pub ready: u64,
-    /// All its pods are of its template.
+    /// Whether all its pods are of its current template.
     pub rolled_out: bool,
-    /// The versions that its ready pods run, where that is known.
+    /// The versions that its ready pods run, if they are known.
     pub runs: Vec<String>,
     /// The controller's message about a roll-out that takes too long.
     pub overdue: Option<String>,
     /// The controller's message about pods that it cannot create.
     pub refusal: Option<String>,
-    /// Its own `progressDeadlineSeconds`.
+    /// Its `progressDeadlineSeconds`.
     pub deadline: Option<u64>,
-    /// The JSON Patch that takes the waiter out, where no gate holds it.
+    /// The JSON Patch that removes its waiter, if it has one and no gate holds it.
     pub removal: Option<String>,
-    /// Its roll-outs are paused.
+    /// Whether its roll-outs are paused.
     pub paused: bool,
 }
 
 /// The state of the waiter in a pod template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaiterPlace {
-    /// The pods run Windows, where it can't.
+    /// The pods run on Windows, where the waiter cannot run.
     Windows,
-    /// There is none.
+    /// There is no waiter.
     Missing,
-    /// A hand-written one.
+    /// The waiter is hand-written.
     HandWritten,
-    /// One that doesn't wait for what is wanted, and why.
+    /// The waiter does not wait for what the gate wants, for this reason.
     Stale(String),
-    /// Others are in front of it.
+    /// Other init containers are before it.
     NotFirst,
-    /// As wanted.
+    /// The waiter is as wanted.
     InPlace,
 }
 
 impl WaiterPlace {
-    /// The word for people and in JSON.
+    /// The word in text and in JSON.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Windows => "windows",
@@ -221,17 +222,18 @@ impl WaiterPlace {
     }
 }
 
-/// Reduces what was read to what concerns the gates of a configuration.
+/// Reduces objects to the parts that concern the gates of a configuration.
 pub struct Reduction<'c> {
     config: &'c Config,
-    /// Without gates, so that violations are looked for in the same way everywhere.
+    /// The configuration without gates and in mode `Enforce`, so that violations are found in the
+    /// same way everywhere.
     bare: Config,
-    /// By namespace and name.
+    /// The gates by namespace and name.
     gates: BTreeMap<(&'c str, &'c str), &'c Gate>,
 }
 
 impl<'c> Reduction<'c> {
-    /// For these gates.
+    /// A reduction for the gates of `config`.
     pub fn new(config: &'c Config) -> Self {
         let key = |gate: &'c Gate| ((gate.namespace.as_str(), gate.name.as_str()), gate);
         Self {
@@ -245,7 +247,7 @@ impl<'c> Reduction<'c> {
         }
     }
 
-    /// A workload as it was read; `None` for one that concerns no gate, or is being deleted.
+    /// Reduces a workload; `None` if it does not concern this program, or is being deleted.
     pub fn workload(&self, kind: HeldKind, object: &Value) -> Option<WorkloadSeen> {
         let config = self.config;
         let pods = kind.pod_kind();
@@ -328,7 +330,8 @@ impl<'c> Reduction<'c> {
             .collect()
     }
 
-    /// A pod that has not started; `None` for one that concerns no gate.
+    /// Reduces a pod that has not started; `None` if it has, or if it neither waits at a gate nor
+    /// is of a Job.
     pub fn pod(&self, object: &Value) -> Option<PodSeen> {
         let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
         let namespace = text(&metadata["namespace"]);
@@ -376,7 +379,7 @@ impl<'c> Reduction<'c> {
         })
     }
 
-    /// The version that a workload's pods run by a gate, in a word.
+    /// The version of a pod template by a gate's settings, as one word.
     pub fn version(&self, namespace: &str, gate: &str, template: &Value) -> Option<String> {
         let gate = self.gates.get(&(namespace, gate))?;
         Some(word(&Wanted::of(gate, template).ok()?))
@@ -384,12 +387,12 @@ impl<'c> Reduction<'c> {
 }
 
 impl WorkloadSeen {
-    /// The version that its pod template wants, if a gate holds it and the template says it.
+    /// The version that its pod template wants, if a gate holds it and the template has one.
     pub fn version(&self) -> Option<&Wanted> {
         self.wanted.as_ref()?.as_ref().ok()
     }
 
-    /// Whether the waiter in its pod template, if it has one, waits for what the gate says.
+    /// Whether its pod template has no waiter, or one that waits for what the gate wants.
     pub(super) fn goes_by_the_gate(&self) -> bool {
         !matches!(
             self.waiter,
@@ -397,12 +400,12 @@ impl WorkloadSeen {
         )
     }
 
-    /// As people name it: `Deployment web`.
+    /// Its kind and name: `Deployment web`.
     pub fn shown(&self) -> String {
         format!("{} {}", self.kind.as_str(), self.name)
     }
 
-    /// As kubectl names it: `deployment/web`.
+    /// Its name for kubectl: `deployment/web`.
     pub fn resource(&self) -> String {
         let kind = match self.kind {
             HeldKind::Rollout => "rollouts.argoproj.io".to_owned(),
@@ -420,7 +423,8 @@ fn place(config: &Config, gate: &Gate, template: &Value) -> WaiterPlace {
         return WaiterPlace::HandWritten;
     }
     let wanted = Injection::wanted(gate, &config.waiter, template);
-    // A waiter of another release may come from another repository, and waits all the same.
+    // The image is not compared: a waiter of another release may come from another repository, and
+    // works all the same.
     let mut wanted = wanted.container;
     wanted["image"] = container["image"].clone();
     match weakness(container, &wanted) {
@@ -430,7 +434,7 @@ fn place(config: &Config, gate: &Gate, template: &Value) -> WaiterPlace {
     }
 }
 
-/// The JSON Patch that takes a waiter out and leaves the account, which still serves the pods.
+/// The JSON Patch that removes a waiter. It leaves the ServiceAccount, which the pods still use.
 fn removal(kind: HeldKind, spec: &Value) -> String {
     let at = kind.pod_kind().field();
     let remove = |field: &str, found: Option<(usize, &Value)>| {
@@ -477,7 +481,8 @@ fn is_rolled_out(kind: HeldKind, object: &Value, replicas: u64) -> bool {
     }
 }
 
-/// The message of a condition that has this status, and this reason if one is given.
+/// The message of the condition `kind` if it has the status `is`, and the reason `reason` if one is
+/// given.
 fn condition(status: &Value, kind: &str, is: &str, reason: Option<&str>) -> Option<String> {
     list(status, "conditions")
         .iter()
@@ -489,7 +494,7 @@ fn condition(status: &Value, kind: &str, is: &str, reason: Option<&str>) -> Opti
         .map(|c| text(&c["message"]))
 }
 
-/// A version in one word.
+/// A version as one word.
 pub fn word(wanted: &Wanted) -> String {
     match wanted {
         Wanted::Any => "any".to_owned(),
@@ -509,38 +514,38 @@ pub struct PodSeen {
     pub uid: String,
     /// The gate whose waiter it carries.
     pub gate: Option<String>,
-    /// The Job that it is of.
+    /// The Job that owns it.
     pub job: Option<String>,
-    /// The waiter that its gate wants.
+    /// The version that its waiter waits for.
     pub wanted: Option<Wanted>,
-    /// Since when its waiter has been running, or else the pod's creation.
+    /// When its waiter was started, or else when the pod was created.
     pub since: Option<Timestamp>,
     /// The waiter's timeout.
     pub timeout: Option<Duration>,
     /// Number of the waiter's restarts.
     pub restarts: u64,
-    /// Its waiter is not running, because the next start is put off.
+    /// Whether its waiter is in the kubelet's back-off before the next start.
     pub backs_off: bool,
-    /// Its waiter is running.
+    /// Whether its waiter is running.
     pub runs: bool,
-    /// How its waiter ended, if it is put off because it can't do its work.
+    /// How its waiter ended, if it is in back-off because it cannot work.
     pub crash: Option<String>,
-    /// The kind and name of the object that it is of.
+    /// The kind and name of its owner.
     pub owner: Option<(String, String)>,
-    /// The waiter's last end: its exit code, and what it said.
+    /// The exit code and message of the waiter's last end.
     pub ended: Option<(i64, String)>,
     /// The reason why it cannot start.
     pub blocked: Option<String>,
-    /// It has a node, and none of its containers has begun: that node fetches images and mounts
-    /// volumes.
+    /// Whether it has a node, and none of its containers has started: the node pulls images and
+    /// mounts volumes.
     pub prepares: bool,
 }
 
-/// How [`PodSeen::blocked`] begins where a volume can't be mounted.
+/// The prefix of [`PodSeen::blocked`] if a volume cannot be mounted.
 pub(super) const FAILED_MOUNT: &str = "FailedMount: ";
 
-/// How a waiter ended, unless it did its work: the Job has failed, the time was over, or it may not
-/// look.
+/// How a waiter ended, unless it ended with one of its own results: open, failed Job, timeout, or
+/// missing permission.
 fn crash(ended: &Value) -> Option<String> {
     let code = ended["exitCode"].as_i64()?;
     let (reason, message) = (text(&ended["reason"]), text(&ended["message"]));
@@ -555,8 +560,8 @@ fn timeout(spec: &Value) -> Option<Duration> {
     parse_duration(args.find_map(|arg| arg.strip_prefix("--timeout="))?).ok()
 }
 
-/// Why a pod can't start: no node has room for it, or an image, a volume or a setting of its first
-/// container is missing.
+/// Why a pod cannot start: no node has room for it, or an image, volume or setting of a container
+/// is missing.
 fn blocked(status: &Value, of_waiter: bool) -> Option<String> {
     if let Some(message) = condition(status, "PodScheduled", "False", None) {
         return Some(message);
@@ -589,11 +594,11 @@ fn prepares(spec: &Value, status: &Value) -> bool {
 /// An installed release.
 #[derive(Debug, Default)]
 pub struct Installation {
-    /// The name of its objects.
+    /// The name of the release's objects.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its name for Helm, if Helm installed it.
+    /// The name of its Helm release, if Helm has installed it.
     pub helm: Option<String>,
     /// Its version.
     pub version: Option<String>,
@@ -601,8 +606,7 @@ pub struct Installation {
     pub created: Option<Timestamp>,
     /// The server, if that could be read.
     pub server: Option<Server>,
-    /// The webhook configurations by their kinds, if they could be read; `None` for one that is
-    /// not there.
+    /// The webhook configurations that could be read, by kind; `None` if one does not exist.
     pub webhooks: BTreeMap<String, Option<Webhooks>>,
     /// The certificate, if it could be read.
     pub certificate: Option<Certificate>,
@@ -615,11 +619,11 @@ pub struct Installation {
 pub enum Server {
     /// It does not exist.
     Missing,
-    /// It is.
+    /// It exists.
     Present {
         /// Number of wanted replicas.
         replicas: u64,
-        /// Number of ready ones.
+        /// Number of ready replicas.
         ready: u64,
         /// The ServiceAccount.
         account: String,
@@ -640,11 +644,11 @@ pub struct Certificate {
     pub secret: String,
     /// The source of the certificate.
     pub source: CertificateMaker,
-    /// From when it is valid.
+    /// The start of its validity.
     pub not_before: Option<Timestamp>,
-    /// Until when it is valid.
+    /// The end of its validity.
     pub not_after: Option<Timestamp>,
-    /// The CA certificates beside it, PEM; empty where there are none.
+    /// The CA certificates in the Secret, PEM; empty if there are none.
     pub authorities: String,
 }
 
@@ -656,7 +660,7 @@ pub enum CertificateMaker {
     SelfManaged,
     /// cert-manager.
     CertManager,
-    /// Another one.
+    /// Another source.
     Files,
 }
 
@@ -665,9 +669,9 @@ pub enum CertificateMaker {
 pub enum Calling {
     /// The webhooks were called, and answered.
     Good,
-    /// They were not called for this workload.
+    /// The webhooks were not called for this workload.
     NotCalled(String),
-    /// The API server could not call them, and says why.
+    /// The API server could not call the webhooks, for this reason.
     Failed(String),
 }
 

@@ -1,4 +1,4 @@
-//! A gate without problems; then each problem, one at a time.
+//! Tests of a gate without problems, and then of each problem alone.
 
 #![allow(
     clippy::needless_pass_by_value,
@@ -18,7 +18,7 @@ use crate::record::{Entry, Record, Recorded};
 const NOW: &str = "2026-01-01T12:00:00Z";
 const CA: &str = "-----BEGIN CERTIFICATE-----\nQQ==\n-----END CERTIFICATE-----";
 
-/// A cluster with a gate `shop`, as it was read.
+/// A snapshot of a cluster with a gate `shop`.
 struct Stage {
     config: Config,
     job: Option<Value>,
@@ -27,9 +27,9 @@ struct Stage {
     record: Option<Value>,
     namespace: NamespaceSeen,
     release: Option<Installation>,
-    /// What the API server says about rights that no Role gives.
+    /// The API server's answer about permissions that no Role grants.
     allowed: bool,
-    /// Whether it could be asked.
+    /// Whether the API server could be asked.
     is_asked: bool,
     record_is_read: bool,
 }
@@ -84,7 +84,7 @@ impl Stage {
         stage
     }
 
-    /// Version 2 is wanted, and a pod of it waits for the Job, of which nothing is recorded.
+    /// Version 2 is wanted, and a pod of it waits for the Job. The record is empty.
     fn waiting(job: Option<Value>) -> Self {
         let mut stage = Self::well();
         stage.job = job;
@@ -96,7 +96,7 @@ impl Stage {
         stage
     }
 
-    /// Lets every account do everything here.
+    /// Grants every ServiceAccount everything in the namespace.
     fn grant_all(&mut self) {
         let metadata = json!({"name": "all", "namespace": "shop"});
         self.namespace
@@ -167,7 +167,7 @@ impl Stage {
         overview(&snapshot, NOW.parse().expect("a time"))
     }
 
-    /// The one trouble that there is: its level, and the command that fixes it.
+    /// The level of the only problem, and the command that fixes it.
     fn trouble(self, code: TroubleCode) -> (Grade, String) {
         let troubles = self.look().troubles;
         let [trouble] = troubles.as_slice() else {
@@ -282,7 +282,7 @@ fn a_job_that_does_not_open_the_gate_is_a_trouble() {
         let (level, command) = Stage::waiting(job.clone()).trouble(code);
         assert_eq!(level, Grade::Error, "{code:?}");
         assert!(command.contains(fixes), "{code:?}: {command}");
-        // No workload waits for it yet. A failure does not end by itself.
+        // No pod waits yet. A failure is an error all the same.
         let mut stage = Stage::waiting(job);
         stage.pods.clear();
         let expected = match code {
@@ -380,7 +380,7 @@ fn who_applied_the_job_can_apply_it_again() {
     );
 }
 
-/// A hook that has completed is deleted, and of another it is as if it had never been.
+/// A completed hook is deleted, so only the workload shows who applies the Job.
 #[test]
 fn who_applies_the_workload_can_apply_the_job() {
     let first = |annotations: Value| {
@@ -466,7 +466,7 @@ fn a_migration_that_takes_far_longer_than_the_last_is_a_trouble() {
     assert_eq!(level, Grade::Warning);
     assert!(command.contains("--prefix"), "{command}");
     assert_eq!(at("2026-01-01T11:59:00Z", true).look().troubles, []);
-    // Without one before, the gate's timeout is the measure.
+    // Without an earlier migration, the gate's timeout counts.
     assert_eq!(at("2026-01-01T11:51:00Z", false).look().troubles, []);
     at("2026-01-01T11:49:00Z", false).trouble(TroubleCode::JobSlow);
 }
@@ -531,7 +531,7 @@ fn no_command_records_more_than_what_is_migrated() {
     stage.record = None;
     assert_eq!(commands_for_incomplete(stage), [see]);
 
-    // The tag is the same, and the image is not.
+    // Two images have the same tag and different digests.
     let digest = |digit: &str| format!("shop:2@sha256:{}", digit.repeat(64));
     let mut stage = Stage::well();
     stage.record = None;
@@ -540,7 +540,7 @@ fn no_command_records_more_than_what_is_migrated() {
     stage.template()["spec"]["containers"][0]["image"] = json!(digest("a"));
     assert_eq!(commands_for_incomplete(stage), [see]);
 
-    // It was said by hand already.
+    // The version was recorded by hand.
     let mut stage = Stage::well();
     let mut entry = Entry::of(
         &JobSeen::of(stage.job.as_ref().expect("a Job"))
@@ -558,19 +558,19 @@ fn no_command_records_more_than_what_is_migrated() {
 
 #[test]
 fn what_could_not_be_read_is_not_judged() {
-    // No Job, and a record that may have the version.
+    // There is no Job, and the record, which could not be read, may have the version.
     let mut stage = Stage::waiting(None);
     stage.record_is_read = false;
     let overview = stage.look();
     assert_eq!(overview.troubles, []);
     assert_eq!(overview.gates[0].state, Passage::Unknown);
     assert_eq!(overview.gates[0].workloads[0].open, None);
-    // A Job that is complete opens it all the same.
+    // A complete Job opens the gate without the record.
     let mut stage = Stage::well();
     stage.record_is_read = false;
     assert_eq!(stage.look().gates[0].state, Passage::Open);
 
-    // An account that has all rights, whatever its waiter said before it had them.
+    // A ServiceAccount has all permissions now, and its waiter failed before.
     let mut stage = Stage::well();
     stage.allowed = false;
     stage.is_asked = false;
@@ -671,7 +671,7 @@ fn missing_rights_and_accounts_are_troubles() {
         [TroubleCode::WaiterRights, TroubleCode::ServerRights]
     );
 
-    // An account of the application's own.
+    // The application has its own ServiceAccount.
     let mut stage = Stage::well();
     stage.template()["spec"]["serviceAccountName"] = json!("own");
     stage.namespace.accounts = Some(["own".to_owned()].into());
@@ -686,7 +686,7 @@ fn missing_rights_and_accounts_are_troubles() {
         )
     );
 
-    // All of it at once, in a namespace that was made again.
+    // Everything is missing in a namespace that was created again.
     let mut stage = Stage::well();
     stage.allowed = false;
     stage.namespace.created = "2026-01-01T02:00:00Z".parse().ok();
@@ -847,7 +847,7 @@ fn pods_that_do_not_notice_are_a_trouble() {
         .push(stage.pod(json!({"waiting": {"reason": "ErrImagePull", "message": "m"}})));
     stage.trouble(TroubleCode::PodBlocked);
 
-    // It runs, and for long enough to have seen it.
+    // The waiter has been running for long enough to have seen it.
     let mut stage = Stage::well();
     let running = |since: &str| json!({"running": {"startedAt": since}});
     let mut pod = stage.pod(running("2026-01-01T11:58:00Z"));
@@ -862,7 +862,7 @@ fn pods_that_do_not_notice_are_a_trouble() {
     stage.pods.push(stage.pod(running("2026-01-01T11:59:30Z")));
     assert_eq!(stage.look().troubles, []);
 
-    // It is killed, whether the gate is open or not.
+    // The waiter is killed, with an open or a closed gate.
     for mut stage in [Stage::well(), Stage::waiting(Some(running_job()))] {
         stage.pods.clear();
         let mut pod = stage.pod(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
@@ -877,7 +877,7 @@ fn pods_that_do_not_notice_are_a_trouble() {
         assert!(trouble.remedies[0].text.contains("waiter.resources"));
     }
 
-    // A StatefulSet leaves a pod of its last revision where it is.
+    // A StatefulSet does not replace a pod of its last revision that was never ready.
     let mut stage = Stage::well();
     let mut pod = stage.pod(running("2026-01-01T11:58:00Z"));
     pod["spec"]["containers"][0]["image"] = json!("shop:1");
@@ -887,7 +887,7 @@ fn pods_that_do_not_notice_are_a_trouble() {
     assert_eq!(level, Grade::Error);
     assert_eq!(command, "kubectl -n shop delete pod/web-1");
 
-    // Its waiter has ended well, so it waits for something else.
+    // Its waiter has succeeded, so the pod waits for something else.
     let mut stage = Stage::well();
     stage
         .pods

@@ -23,11 +23,11 @@ pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     pods(view, troubles);
 }
 
-/// Changes a pod template, and nothing that a pod would notice.
+/// A merge patch that changes a pod template without any effect on its pods.
 const RESTARTED: &str =
     r#"{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}"#;
 
-/// How long a waiter that runs may take to see that the gate is open, in seconds.
+/// How long a running waiter may take to see that the gate is open, in seconds.
 const SEEING: u64 = 60;
 
 struct WorkloadCase<'a> {
@@ -53,12 +53,14 @@ impl WorkloadCase<'_> {
         use crate::gates::HeldKind;
         let resource = quoted(&self.workload.resource());
         match self.workload.kind {
-            // A paused one refuses to be restarted, and gets its waiter all the same.
+            // `kubectl rollout restart` refuses a paused Deployment, but a patch updates its
+            // waiter.
             HeldKind::Deployment if self.workload.paused => self.annotate(&resource, RESTARTED),
             HeldKind::Deployment | HeldKind::StatefulSet | HeldKind::DaemonSet => {
                 self.kubectl(&format!("rollout restart {resource}"))
             }
-            // kubectl can't restart these; any change of the template will do.
+            // `kubectl rollout restart` does not support these. Any change of the template does the
+            // same.
             HeldKind::CronJob => self.annotate(
                 &resource,
                 r#"{"spec":{"jobTemplate":{"spec":{"template":{"metadata":{"annotations":{"migration-gate.io/restarted":"NOW"}}}}}}}"#,
@@ -166,7 +168,7 @@ impl WorkloadCase<'_> {
 
     fn refused(&self) -> Option<Diagnosis> {
         let message = self.workload.refusal.as_ref()?;
-        // That has a diagnosis of its own, with a better remedy.
+        // This problem has a diagnosis of its own, with a better remedy.
         let known = self
             .view
             .namespace
@@ -191,7 +193,7 @@ impl WorkloadCase<'_> {
             let look = self.kubectl(&format!("describe {resource}"));
             start.fix("Find the cause and fix it:", look)
         };
-        // Its pauses grow to a quarter of an hour.
+        // The controller's back-off grows to a quarter of an hour.
         let again = retried(self.view.now);
         let again = self.kubectl(&format!("annotate {resource} --overwrite {again}"));
         Some(start.fix("Then make its controller try again:", again))
@@ -221,7 +223,7 @@ impl<'a> PodsCase<'a> {
         self.view.snapshot.flags.kubectl(namespace, rest)
     }
 
-    /// Those for which something holds.
+    /// The pods for which `holds` is true; `None` if there are none.
     fn those(&self, holds: impl Fn(&PodSeen) -> bool) -> Option<Vec<&'a PodSeen>> {
         let pods: Vec<&PodSeen> = self.view.pods().filter(|pod| holds(pod)).collect();
         (!pods.is_empty()).then_some(pods)
@@ -273,7 +275,7 @@ impl<'a> PodsCase<'a> {
         })
     }
 
-    /// Controllers that don't replace a pod that never was ready.
+    /// Pods of an old version whose controller does not replace a pod that was never ready.
     fn outdated(&self) -> Option<Diagnosis> {
         let pods = self.those(|pod| {
             let kind = pod.owner.as_ref().map(|(kind, _)| kind.as_str());
@@ -301,7 +303,7 @@ impl<'a> PodsCase<'a> {
     }
 
     fn cut_off(&self) -> Option<Diagnosis> {
-        // What waits for something else is a trouble of its own.
+        // A pod that waits for something else has a diagnosis of its own.
         let stale = |pod: &PodSeen| {
             let mut held = self.view.held.iter();
             held.any(|(workload, _)| {
@@ -345,7 +347,7 @@ pub(super) fn unkept(snapshot: &Snapshot<'_>, troubles: &mut Vec<Diagnosis>) {
         let mut gates = snapshot.gates.iter();
         gates.any(|one| one.name == gate && one.namespace == namespace)
     };
-    // Where a single gate is asked about, what belongs to no gate is not.
+    // A report on single gates omits workloads that belong to no gate.
     let all = snapshot.gates.len() == snapshot.config.gates.len();
     for (name, namespace) in &snapshot.namespaces {
         for workload in namespace.workloads.iter().flatten() {

@@ -7,19 +7,19 @@ use crate::gates::Requirement;
 use crate::job::Job;
 use crate::record::Record;
 
-/// Why an object can't be watched at the moment.
+/// The current problem of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// The last kind of problem.
+    /// The kind of the last error.
     pub kind: TroubleKind,
-    /// When permissions were first missing, since the watch last worked. Other errors in between
-    /// say nothing about them.
+    /// When permissions were first missing since the watch last worked. Other errors in between do
+    /// not reset it.
     pub denied: Option<Duration>,
-    /// When there was first other trouble, since the watch last worked.
+    /// When another error first occurred since the watch last worked.
     pub unreachable: Option<Duration>,
     /// The last error of the API server or the connection.
     pub message: String,
-    /// It was the API server.
+    /// Whether the API server has answered, and sent this error.
     pub answered: bool,
 }
 
@@ -28,32 +28,32 @@ pub struct Trouble {
 pub enum TroubleKind {
     /// 401 or 403.
     Denied,
-    /// Everything else: no connection, a time-out, an error of the server's.
+    /// Everything else: no connection, a timeout, another error of the server.
     Unreachable,
 }
 
-/// One watch: whether it has answered, and whether it works.
+/// The state of one watch. Times are since the waiter's start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
-    /// When it first answered.
+    /// When it was first answered.
     pub answered: Option<Duration>,
-    /// Set while it doesn't work.
+    /// Set while it does not work.
     pub trouble: Option<Trouble>,
 }
 
 impl Watch {
-    /// It has answered, at `now`. A list that succeeds is not yet the end of trouble, because a
-    /// watch may need rights that a list doesn't.
+    /// Stores that it was answered at `now`. A list that succeeds does not end a problem: the watch
+    /// may lack permissions that the list does not need.
     pub fn answers(&mut self, now: Duration) {
         self.answered.get_or_insert(now);
     }
 
-    /// It works again.
+    /// Stores that it works again.
     pub fn works_again(&mut self) {
         self.trouble = None;
     }
 
-    /// It doesn't work, as was seen at `now`. `answered` says that the API server said so.
+    /// Stores an error at `now`. `answered` says whether the API server has sent it.
     pub fn fails(&mut self, kind: TroubleKind, message: String, answered: bool, now: Duration) {
         let (mut denied, mut unreachable) = self
             .trouble
@@ -72,7 +72,7 @@ impl Watch {
         });
     }
 
-    /// When the present trouble began, if it is of that kind.
+    /// When errors of this kind began, if the current problem has one.
     pub(super) fn failing(&self, kind: TroubleKind) -> Option<Duration> {
         let trouble = self
             .trouble
@@ -92,16 +92,16 @@ pub struct Jobs {
     pub requirement: Requirement,
     /// A watch for each of its alternatives.
     pub watches: Vec<Watch>,
-    /// The Jobs that are there, by name.
+    /// The existing Jobs, by name.
     pub(super) present: BTreeMap<String, Job>,
     /// Jobs that were seen and have been deleted since.
     pub(super) gone: Vec<Job>,
-    /// When a Job was last seen to vanish.
+    /// When a Job was last deleted.
     pub(super) vanished: Option<Duration>,
 }
 
 impl Jobs {
-    /// Nothing is known yet.
+    /// The Jobs of a requirement about which nothing is known yet.
     pub fn new(requirement: Requirement) -> Self {
         Self {
             watches: vec![Watch::default(); requirement.any_of.len()],
@@ -112,8 +112,8 @@ impl Jobs {
         }
     }
 
-    /// One of the alternatives was listed, and these are all its Jobs. What it had before and isn't
-    /// among them has vanished since the last look.
+    /// Stores a complete list of one alternative's Jobs at `now`. Its Jobs that are not in the list
+    /// have been deleted.
     pub fn listed(&mut self, alternative: usize, jobs: Vec<Job>, now: Duration) {
         if let Some(watch) = self.watches.get_mut(alternative) {
             watch.answers(now);
@@ -134,18 +134,19 @@ impl Jobs {
         }
     }
 
-    /// A Job has appeared, or changed.
+    /// Stores a new or changed Job.
     pub fn changed(&mut self, job: Job, now: Duration) {
         let uid = job.uid.clone();
         if let Some(before) = self.present.insert(job.name.clone(), job)
             && before.uid != uid
         {
-            // Deleted and created again, and only the second was heard of.
+            // It was deleted and created again, and only the creation was seen.
             self.vanishes(before, now);
         }
     }
 
-    /// A Job was deleted, and this was the last of it. What completed in that moment is complete.
+    /// Stores that a Job was deleted. `last` is its last state: it may have completed at that
+    /// moment.
     pub fn deleted(&mut self, last: Job, now: Duration) {
         if self
             .present
@@ -157,8 +158,8 @@ impl Jobs {
         }
     }
 
-    /// Forgets the Jobs that were seen complete and have gone. A waiter remembers them while it
-    /// waits for others; an observer that goes on for ever has the record.
+    /// Forgets the deleted Jobs. A waiter remembers their completions while it waits for others. An
+    /// observer, which never ends, has the record instead.
     pub fn forget_gone(&mut self) {
         self.gone.clear();
     }
@@ -168,7 +169,7 @@ impl Jobs {
         self.gone.push(last);
     }
 
-    /// Since when it has been known which Jobs there are; `None` while it isn't.
+    /// When it was first known which Jobs exist; `None` while it is not known.
     pub(super) fn known_since(&self) -> Option<Duration> {
         self.watches
             .iter()
@@ -181,7 +182,7 @@ impl Jobs {
         self.known_since().is_some() && self.trouble().is_none()
     }
 
-    /// The watch that doesn't work, if there is one.
+    /// The problem of a watch that does not work, if there is one.
     pub fn trouble(&self) -> Option<&Trouble> {
         self.watches.iter().find_map(|watch| watch.trouble.as_ref())
     }
@@ -192,21 +193,22 @@ impl Jobs {
 pub struct RecordSeen {
     /// Its watch.
     pub watch: Watch,
-    /// What it said last; `None` if there is none.
+    /// Its last known state; `None` if it does not exist.
     pub record: Option<Record>,
 }
 
-/// Everything that the waiter watches, and what it knows of itself.
+/// Everything that the waiter watches, and what it knows about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// The Jobs, one for each of the gate's requirements.
     pub jobs: Vec<Jobs>,
     /// The gate's record.
     pub record: RecordSeen,
-    /// The waiter has ended before in this pod and was restarted, so the reason is in the pod's
-    /// status. It stays from then on, because each further restart would come later.
+    /// Whether the waiter has ended before in this pod and was restarted, so that the pod's status
+    /// has the reason. It does not end again before its timeout, because the kubelet would delay
+    /// each further restart longer.
     pub restarted: bool,
-    /// No event of the Jobs came for a time, and the connection may be dead.
-    /// Decisions that only need time are not made then.
+    /// Whether the connection may be dead, because no event of the Jobs came for some time. No
+    /// decision is then made that depends only on time.
     pub unconfirmed: bool,
 }

@@ -10,7 +10,7 @@ use crate::job::{Job, JobState};
 use crate::record::{Entry, Record};
 use crate::version::Wanted;
 
-/// How a requirement stands.
+/// The state of a requirement.
 pub(super) enum Standing {
     Met(Why),
     Failed {
@@ -24,7 +24,7 @@ pub(super) enum Standing {
     },
     Waits {
         waiting: Waiting,
-        /// When this may change by itself.
+        /// When this may change without an event.
         until: Option<Duration>,
     },
 }
@@ -54,7 +54,7 @@ impl Standing {
     }
 }
 
-/// How the requirement of that index stands.
+/// The state of the requirement with this index.
 pub(super) fn standing(
     seen: &Seen,
     requirement: usize,
@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
                 .unwrap_or_default(),
         };
         if let Some(failure) = newest.and_then(failed) {
-            // Where tags move, the record has no say while there is a Job.
+            // With moving tags, the record does not count while a Job exists.
             if record_has_spoken || self.wanted.moves() {
                 let what = What::Failed {
                     failure: failure.clone(),
@@ -108,7 +108,7 @@ impl<'a> Case<'a> {
                     waiting: waiting(what),
                 };
             }
-            // The record usually arrives right after.
+            // The record usually arrives right after, so print nothing yet.
             let what = match self.seen.record.watch.trouble {
                 Some(_) => What::FailedUnlessRecorded,
                 None => What::Nothing,
@@ -130,7 +130,7 @@ impl<'a> Case<'a> {
                 waiting,
             };
         }
-        // Each of these lies ahead or has had its say already.
+        // The decision above has already considered those that have passed.
         let moments = [
             denied.next().map(|(end, _)| end),
             self.quiet_since().map(|since| since + self.limits.settle),
@@ -148,10 +148,10 @@ impl<'a> Case<'a> {
 
     /// The reason why the requirement is met.
     ///
-    /// A completed Job of the wanted version does, and so does a record of it: unless a Job of that
-    /// very version is at its first attempt, because the operator has decided to migrate again.
-    /// Where tags move, the newest Job that is there decides alone, and the record speaks while
-    /// there is none.
+    /// A completed Job of the wanted version meets it, and so does an entry of the record, unless a
+    /// Job of the same version is at its first attempt: then the operator has decided to migrate
+    /// again. With moving tags, the newest existing Job decides alone, and the record counts only
+    /// while there is no Job.
     fn met(&self) -> Option<Why> {
         let newest = self.newest();
         if newest.is_some_and(|job| self.holds(job)) {
@@ -178,7 +178,7 @@ impl<'a> Case<'a> {
         (settled && !self.seen.unconfirmed).then(|| by_record(entry))
     }
 
-    /// Whether a Job keeps the gate closed, whatever is recorded.
+    /// Whether a Job keeps the gate closed even if the version is recorded.
     fn holds(&self, job: &Job) -> bool {
         let late = job.state == JobState::NoPod
             && !self.seen.unconfirmed
@@ -188,7 +188,8 @@ impl<'a> Case<'a> {
         job.is_first_attempt() && !late
     }
 
-    /// Until when a Job that has no pod may still get its first one.
+    /// Until when a Job without a pod is expected to get its first one. `None` if it has one, or is
+    /// late.
     fn pod_is_due(&self, job: &Job) -> Option<Duration> {
         if job.state != JobState::NoPod {
             return None;
@@ -196,7 +197,7 @@ impl<'a> Case<'a> {
         let age = self.now.clock.duration_since(job.created?);
         let age = Duration::try_from(age).unwrap_or_default();
         let left = self.limits.no_pod.saturating_sub(age);
-        // Already late: it was due before the wait began.
+        // The Job is already late if no time is left.
         (!left.is_zero()).then(|| self.now.elapsed + left)
     }
 
@@ -204,9 +205,9 @@ impl<'a> Case<'a> {
         self.wanted.relation(&job.contents)
     }
 
-    /// The Jobs that may be of the wanted version, the newest first. Those that were seen complete
-    /// and have gone are among them, but for what was replaced under a tag that moves, or is about
-    /// to be.
+    /// The Jobs that may be of the wanted version, the newest first. They include Jobs that were
+    /// seen complete and have been deleted, except those with a moving tag that were replaced, or
+    /// are about to be.
     fn counting(&self) -> impl Iterator<Item = &'a Job> {
         // A forgotten completion may belong to a deleted Job of an unknown uid.
         let nothing_forgotten = |record: &Record| record.forgotten.is_empty();
@@ -227,15 +228,16 @@ impl<'a> Case<'a> {
         jobs.into_iter()
     }
 
-    /// Whether a newer Job was seen that may be of the wanted version, whatever became of it. A Job
-    /// that was created again may be as old, by the API server's seconds.
+    /// Whether a newer Job was seen that may be of the wanted version, in any state. A Job that was
+    /// created again may have the same creation time, which has whole seconds.
     fn is_followed(&self, index: usize, job: &Job) -> bool {
         let later = self.jobs.gone.iter().skip(index + 1);
         let mut others = self.jobs.present.values().chain(later);
         others.any(|other| other.age() >= job.age() && self.relation(other) != Relation::Different)
     }
 
-    /// The newest of them. Where tags move, one that is being deleted is about to be replaced.
+    /// The newest of [`Self::counting`]. With moving tags, a Job that is being deleted comes last:
+    /// it is about to be replaced.
     fn newest(&self) -> Option<&'a Job> {
         let counts = |job: &&Job| self.relation(job) == Relation::Same || !job.deleting;
         self.counting()
@@ -247,7 +249,8 @@ impl<'a> Case<'a> {
         matches!(job.state, JobState::Complete { .. }) && !self.is_forgotten(job)
     }
 
-    /// Whether it no longer counts: its completion was forgotten, and no other Job replaces it.
+    /// Whether a complete Job no longer counts: its completion was forgotten, and it is not being
+    /// deleted.
     fn is_void(&self, job: &Job) -> bool {
         matches!(job.state, JobState::Complete { .. }) && !job.deleting && self.is_forgotten(job)
     }
@@ -257,10 +260,10 @@ impl<'a> Case<'a> {
             .is_some_and(|record| record.has_forgotten(&job.uid))
     }
 
-    /// Since when there has been no Job that a record would have to give way to; `None` while there
-    /// is one, or that isn't known.
+    /// Since when there has been no Job that has precedence over the record. `None` while there is
+    /// one, or while that is not known.
     fn quiet_since(&self) -> Option<Duration> {
-        // A Job of that exact name is about to be replaced, whatever its version.
+        // A Job with the exact name is about to be replaced, even if it is of another version.
         let exact = self
             .jobs
             .requirement
@@ -294,12 +297,13 @@ impl<'a> Case<'a> {
         self.seen.record.watch.answered.is_none()
     }
 
-    /// Whether the record can no longer change the decision. If it can, how long to wait for it.
+    /// Whether the record has been read, or cannot be expected to be. If not, until when to wait
+    /// for it.
     fn record_has_spoken(&self) -> (bool, Option<Duration>) {
         self.has_spoken(&self.seen.record.watch)
     }
 
-    /// Whether it is known, or can't be known, which Jobs there are.
+    /// The same for the Jobs of all alternatives.
     fn jobs_have_spoken(&self) -> (bool, Option<Duration>) {
         let (spoken, until): (Vec<bool>, Vec<Option<Duration>>) = self
             .jobs
@@ -313,7 +317,8 @@ impl<'a> Case<'a> {
         )
     }
 
-    /// Whether a watch has answered once, or can't be expected to.
+    /// Whether a watch has been answered once, or cannot be expected to be. If not, until when to
+    /// wait for it.
     fn has_spoken(&self, watch: &Watch) -> (bool, Option<Duration>) {
         if watch.answered.is_some() || watch.failing(TroubleKind::Denied).is_some() {
             return (true, None);
@@ -331,8 +336,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The Job in messages: the newest that counts, else the newest of all, else the gate's
-    /// requirement.
+    /// The Job's name in messages: of the newest that counts, else of the newest of all, else the
+    /// gate's requirement.
     fn name(&self, newest: Option<&Job>) -> JobName {
         let requirement = &self.jobs.requirement;
         match self.named(newest) {
@@ -375,7 +380,7 @@ impl<'a> Case<'a> {
         match &job.state {
             JobState::Complete { .. } if self.is_forgotten(job) => What::Forgotten,
             _ if job.deleting => What::Deleting,
-            // It would have met the requirement.
+            // It meets the requirement once the record has been read.
             JobState::Complete { .. } => What::Nothing,
             JobState::Empty => What::Empty,
             JobState::Failed { .. } => What::FailedUnlessRecorded,
@@ -410,7 +415,7 @@ fn failed(job: &Job) -> Option<Failure> {
     let JobState::Failed { reason, message } = &job.state else {
         return None;
     };
-    // A failed Job that is being deleted is about to be tried again.
+    // A failed Job that is being deleted is about to be created again.
     (!job.deleting).then(|| Failure {
         job: job.name.clone(),
         uid: job.uid.clone(),

@@ -1,4 +1,4 @@
-//! The rows of the waiter's table, in its order.
+//! Tests of the rows of the waiter's table, in its order.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ const LIMITS: Limits = Limits {
     no_pod: Duration::from_secs(10),
 };
 
-/// When most of the rows are asked, since the waiter's start.
+/// When most rows are decided, in seconds since the waiter's start.
 const ASKED: u64 = 60;
 
 fn seconds(seconds: u64) -> Duration {
@@ -52,7 +52,7 @@ impl From<&Wanted> for Wanted {
     }
 }
 
-/// A Job in words: its tag or image, and how it stands. It is old enough to have had its first pod.
+/// A Job in words: its tag or image, and its state. It is old enough to have had its first pod.
 fn job(words: &str) -> Job {
     job_with(words, &json!({}))
 }
@@ -106,7 +106,7 @@ fn old_complete(version: &str) -> What {
     }
 }
 
-/// What releases up to 0.1 wrote of completions of these images.
+/// A record of these images, as releases up to 0.1 wrote it.
 fn record(images: &[&str]) -> Record {
     let data: serde_json::Map<_, _> = images
         .iter()
@@ -124,7 +124,7 @@ fn record(images: &[&str]) -> Record {
     record
 }
 
-/// A gate with one Job `j`, of which nothing is known yet.
+/// A gate with one Job `j`; nothing is known yet.
 fn unseen() -> Seen {
     Seen {
         jobs: vec![Jobs::new(Requirement::parse("j").expect("a name"))],
@@ -132,21 +132,21 @@ fn unseen() -> Seen {
     }
 }
 
-/// The Jobs were listed at once, and the record wasn't read yet.
+/// The Jobs were listed at once, and the record has not been read yet.
 fn unread(words: &str) -> Seen {
     let mut seen = unseen();
     seen.jobs[0].listed(0, vec![job(words)], Duration::ZERO);
     seen
 }
 
-/// The record was read at once, and no Job was seen yet.
+/// The record was read at once, and no Job has been seen yet.
 fn blind(image: &str) -> Seen {
     let mut seen = unseen();
     read(&mut seen, Some(record(&[image])));
     seen
 }
 
-/// What a waiter sees that saw all of it when it started.
+/// A waiter that has seen everything at its start.
 fn seen(jobs: impl IntoIterator<Item = Job>, record: Option<Record>) -> Seen {
     let mut seen = unseen();
     seen.jobs[0].listed(0, jobs.into_iter().collect(), Duration::ZERO);
@@ -154,7 +154,7 @@ fn seen(jobs: impl IntoIterator<Item = Job>, record: Option<Record>) -> Seen {
     seen
 }
 
-/// The same of one Job or none, and of the record of one image or none.
+/// The same for one Job or none, and for a record of one image or none.
 fn see(words: &str, recorded: Option<&str>) -> Seen {
     let jobs = (!words.is_empty()).then(|| job(words));
     seen(jobs, recorded.map(|image| record(&[image])))
@@ -184,7 +184,7 @@ fn fails_since(watch: &mut Watch, kind: TroubleKind, since: u64) {
     watch.fails(kind, "no".into(), true, seconds(since));
 }
 
-/// The same where nothing else was wrong before.
+/// The same without earlier errors.
 fn only_fails_since(watch: &mut Watch, kind: TroubleKind, since: u64) {
     *watch = Watch::default();
     fails_since(watch, kind, since);
@@ -220,7 +220,7 @@ fn waiting_at(wanted: impl Into<Wanted>, seen: &Seen, at: u64) -> (Vec<Waiting>,
     }
 }
 
-/// It waits, and would decide otherwise by itself after so many seconds.
+/// Checks that it waits, and may decide otherwise without an event after `until` seconds.
 #[track_caller]
 fn waits_until(wanted: impl Into<Wanted>, seen: &Seen, until: u64) {
     assert_eq!(waiting_at(wanted, seen, ASKED).1, seconds(until));
@@ -238,11 +238,11 @@ fn job_complete_of_the_wanted_version() {
     for record in [None, Some("init:1")] {
         opens("web:2", &see("2 Complete", record));
     }
-    // Being deleted, it has completed all the same.
+    // A complete Job opens the gate even while it is being deleted.
     opens("web:2", &see("2 Complete deleting", None));
     opens("web", &see("latest Complete", None));
     opens("web@sha256:ab", &see("init@sha256:ab Complete", None));
-    // What opened is told.
+    // The reason names the Job and the version.
     let why = Why::Complete {
         job: "j".into(),
         version: "version 2 (image init:2)".into(),
@@ -251,7 +251,7 @@ fn job_complete_of_the_wanted_version() {
     assert_eq!(verdict, Verdict::End(End::Open(vec![why])));
 }
 
-/// The record may say that this completion doesn't count any more.
+/// The record may have forgotten this completion.
 #[test]
 fn a_complete_job_opens_once_the_record_was_read_or_cannot_be() {
     for (wanted, job) in [
@@ -275,7 +275,7 @@ fn a_complete_job_opens_once_the_record_was_read_or_cannot_be() {
 #[test]
 fn a_job_that_was_to_run_nothing_does_not_count() {
     waits("web:2", &see("2 Complete empty", None), &What::Empty);
-    // It is no attempt either.
+    // An empty Job is no attempt either.
     opens("web:2", &see("2 Complete empty", Some("init:2")));
 }
 
@@ -287,16 +287,16 @@ fn a_first_attempt_of_the_wanted_version_holds_although_it_is_recorded() {
     waits("web:2", &recorded("2 starts"), &not_ready);
     let met = recorded("2 SuccessCriteriaMet");
     waits("web:2", &met, &What::Succeeding);
-    // Of another version it says nothing.
+    // A Job of another version does not count.
     opens("web:2", &recorded("3 runs"));
-    // So it does of this version, where it is being deleted or has failed before.
+    // A Job of this version does not count if it is being deleted or has failed before.
     opens("web:2", &recorded("2 runs deleting"));
     opens("web:2", &recorded("2 retries"));
 }
 
 #[test]
 fn a_job_without_a_pod_holds_a_recorded_version_for_ten_seconds() {
-    // It is 2026-01-01T00:01:00Z.
+    // The clock shows 2026-01-01T00:01:00Z.
     let without_pod = |created: Value| {
         let job = job_with("2", &json!({"metadata": {"creationTimestamp": created}}));
         seen([job], Some(record(&["init:2"])))
@@ -305,7 +305,7 @@ fn a_job_without_a_pod_holds_a_recorded_version_for_ten_seconds() {
     let young = without_pod("2026-01-01T00:00:51Z".into());
     waits("web:2", &young, &What::NoPod);
     waits_until("web:2", &young, 61);
-    // By a clock that is behind, it isn't older than nothing.
+    // By a clock that is behind, its age is zero.
     waits_until("web:2", &without_pod("2026-01-01T01:00:00Z".into()), 70);
     opens("web:2", &without_pod(Value::Null));
 }
@@ -333,7 +333,7 @@ fn a_record_of_the_wanted_immutable_version() {
     opens("web@sha256:ab", &see("", Some("init@sha256:ab")));
     let others = seen([], Some(record(&["init:1", "init:3", "init"])));
     waits("web:2", &others, &What::NoJob);
-    // The tag that is spelt like a digest's key is not the digest.
+    // A tag that looks like a digest's key is not the digest.
     let tag = see("", Some("init:sha256.ab"));
     waits("web@sha256:ab", &tag, &What::NoJob);
 }
@@ -357,7 +357,7 @@ fn no_job_and_a_record_of_a_mutable_version() {
     opens("web", &see("", Some("init:latest")));
     // A tag without a digit moves as `latest` does.
     opens("web:main", &see("", Some("init:main")));
-    // Versions that can't be compared are not the same.
+    // Versions that cannot be compared are not the same.
     waits("web", &see("", Some("init:1")), &What::NoJob);
     // A new Job runs: the record is of an older one.
     for (wanted, tag) in [("web", "latest"), ("web:main", "main")] {
@@ -472,7 +472,7 @@ fn job_complete_of_another_version_and_no_record_of_the_wanted_one() {
     waits("web:2", &see("latest Complete", None), &latest);
     let own = old_complete("version 2 (image web:2)");
     waits("web:3", &see("web:2 Complete", None), &own);
-    // A Job whose image can't be told is of no version.
+    // A Job without an image has no version.
     let nameless = job_with("2 Complete", &json!({"spec": {"template": null}}));
     let nameless = seen([nameless], None);
     let untold = old_complete("an unknown version");
@@ -486,16 +486,16 @@ fn job_failed_of_the_wanted_version() {
     fails("web:2", &see("2 Failed", Some("init:1")));
     fails("web", &see("latest Failed", Some("init")));
     fails("any", &see("2 Failed", Some("init:2")));
-    // Where the record has no say while there is a Job, it isn't waited for.
+    // If the record does not count beside a Job, the waiter does not wait for it.
     fails("web", &unread("latest Failed"));
     fails("any", &unread("latest Failed"));
-    // Otherwise it might know better, so it is heard first…
+    // Otherwise the record may have the version, so the waiter waits for it…
     let mut unread = unread("2 Failed");
     waits("web:2", &unread, &What::Nothing);
     fails_since(&mut unread.record.watch, TroubleKind::Unreachable, 31);
     waits("web:2", &unread, &What::FailedUnlessRecorded);
     waits_until("web:2", &unread, 61);
-    // …unless it can't be.
+    // …unless it cannot be read.
     for (kind, since) in [(TroubleKind::Unreachable, 30), (TroubleKind::Denied, 60)] {
         only_fails_since(&mut unread.record.watch, kind, since);
         fails("web:2", &unread);
@@ -514,7 +514,7 @@ fn a_waiter_that_was_restarted_stays_with_a_failed_job() {
     assert_eq!(until, LIMITS.timeout);
     // It fails at the deadline, with the code of a failed Job.
     fails_at("web:2", &seen, 600);
-    // And the Job that is run again opens.
+    // A Job that is run again opens the gate.
     seen.jobs[0].deleted(job("2 Failed"), seconds(70));
     seen.jobs[0].changed(job("2 runs again"), seconds(71));
     waiting_at("web:2", &seen, 72);
@@ -549,7 +549,7 @@ fn job_suspended_or_running_or_without_a_pod() {
             seen([job_with(words.trim_end(), &fields)], None)
         };
         waits("web:2", &of("2"), &expect);
-        // Of another version, that is what there is to say.
+        // With another version, the reason names it, except while the Job is being deleted.
         let other = match expect {
             What::Deleting => What::Deleting,
             _ => What::Other {
@@ -585,7 +585,7 @@ fn job_deleted_while_waiting() {
         let mut seen = see("2 runs", record);
         seen.jobs[0].deleted(job("2 runs"), seconds(1));
         waits("web:2", &seen, &What::Vanished);
-        // It goes on with the new one.
+        // The waiter continues with the new Job.
         seen.jobs[0].changed(job("2 Complete again"), seconds(2));
         opens("web:2", &seen);
     }
@@ -596,15 +596,15 @@ fn what_completed_in_the_moment_of_its_deletion_is_complete() {
     let mut deleted = see("2 runs", None);
     deleted.jobs[0].deleted(job("2 Complete"), seconds(1));
     opens("web:2", &deleted);
-    // Also where it was replaced, and only the second was heard of.
+    // The same if it was replaced and only the new one was seen.
     let mut replaced = see("2 Complete", None);
     replaced.jobs[0].changed(job("3 runs again"), seconds(1));
     opens("web:2", &replaced);
-    // Or the list after an outage lacks it.
+    // The same if the list after an outage does not have it.
     let mut listed = see("2 Complete", None);
     listed.jobs[0].listed(0, Vec::new(), seconds(1));
     opens("web:2", &listed);
-    // The last event of an older Job of the name doesn't take the newer one away.
+    // A late event of an older Job with the same name does not remove the newer one.
     let mut late = see("2 runs again", None);
     late.jobs[0].deleted(job("2 runs"), seconds(1));
     assert_eq!(late.job("j").map(|job| job.uid.as_str()), Some("again"));
@@ -637,7 +637,7 @@ fn not_permitted() {
     let (waiting, until) = waiting_at("web:2", &denied, ASKED);
     assert_eq!(waiting[0].trouble, Some(TroubleKind::Denied));
     assert_eq!(until, seconds(61));
-    // Other trouble in between doesn't make it any better.
+    // Other errors in between do not reset the time.
     let watch = &mut denied.jobs[0].watches[0];
     only_fails_since(watch, TroubleKind::Denied, 30);
     for (kind, now) in [(TroubleKind::Unreachable, 40), (TroubleKind::Denied, 50)] {
@@ -648,14 +648,14 @@ fn not_permitted() {
         message: "no".into(),
     });
     assert_eq!(decided("web:2", &denied, ASKED), not_permitted);
-    // A waiter that was restarted stays until its time is over.
+    // A waiter that was restarted waits until its timeout.
     denied.restarted = true;
     waits_until("web:2", &denied, LIMITS.timeout.as_secs());
     assert_eq!(decided("web:2", &denied, 600), not_permitted);
-    // What the record says needs no right to see the Job.
+    // The record opens the gate without permission to see the Job.
     read(&mut denied, Some(record(&["init:2"])));
     opens("web:2", &denied);
-    // And what the Job says needs no right to see the record.
+    // The Job opens the gate without permission to see the record.
     let mut no_record = unread("2 Complete");
     fails_since(&mut no_record.record.watch, TroubleKind::Denied, 1);
     opens("web:2", &no_record);
@@ -687,7 +687,7 @@ fn the_deadline() {
         }
         verdict => panic!("{verdict:?}"),
     }
-    // What opens the gate at the last moment opens it.
+    // A completion at the last moment opens the gate.
     let last = decided("web:2", &see("2 Complete", None), 600);
     assert!(matches!(last, Verdict::End(End::Open(_))));
 }
@@ -699,7 +699,7 @@ fn freshness_any() {
         fails("any", &see(&format!("{tag} Failed"), None));
         opens("any", &see("", Some(&format!("init:{tag}"))));
     }
-    // Otherwise the first completion would open the gate for ever.
+    // Otherwise the first completion would open the gate permanently.
     let recorded = Some(record(&["init:1", "init:2"]));
     waits("any", &seen([job("3")], recorded), &What::NoPod);
 }
@@ -716,10 +716,10 @@ fn every_wake_up_lies_ahead() {
     }
 }
 
-/// A Job for each release, as Helm charts make them.
+/// A Job for each release, as from Helm charts.
 #[test]
 fn of_several_jobs_the_newest_of_the_wanted_version_counts() {
-    // Each second a Job is made, `j-1` and so on.
+    // A Job is created each second: `j-1` and so on.
     let pattern = |jobs: &[&str], recorded: Option<&str>| {
         let made = jobs.iter().zip(1..).map(|(words, second)| {
             let created = format!("2025-12-31T00:00:0{second}Z");
@@ -739,16 +739,16 @@ fn of_several_jobs_the_newest_of_the_wanted_version_counts() {
     }
     // Nor do newer ones, after a rollback.
     opens("web:2", &pattern(&["2 Complete", "3 Failed"], None));
-    // Of two of one version, the newer one is at work: it migrates again.
+    // Of two Jobs of the same version, the newer one runs: it migrates again.
     let again = pattern(&["2 Complete", "2 runs"], Some("init:2"));
     waits("web:2", &again, &first_attempt());
-    // The one that completed opens, after the newer one has failed.
+    // The completed Job opens the gate after the newer one has failed.
     opens("web:2", &pattern(&["2 Complete", "2 Failed"], None));
-    // Under a tag that moves, the newest decides alone.
+    // With a moving tag, the newest Job decides alone.
     let moving = |new| pattern(&["main Complete", new], Some("init:main"));
     fails("web:main", &moving("main Failed"));
     waits("web:main", &moving("main"), &What::NoPod);
-    // A Job of another name is none of the gate's.
+    // A Job with another name does not belong to the gate.
     waits("web:2", &several(&["j-*"]), &What::NoJob);
 }
 
@@ -764,7 +764,7 @@ fn a_gate_with_several_jobs_opens_when_each_has_completed() {
     let complete = |name: &str| job_with("2 Complete", &named(name, created));
     seen.jobs[0].changed(complete("prepare"), seconds(1));
     assert_eq!(whats(&seen), [What::NoJob]);
-    // What was seen complete and has gone stays done.
+    // A Job that was seen complete and then deleted still counts.
     seen.jobs[0].deleted(complete("prepare"), seconds(2));
     assert_eq!(whats(&seen), [What::NoJob]);
     let mut failed = seen.clone();
@@ -775,7 +775,7 @@ fn a_gate_with_several_jobs_opens_when_each_has_completed() {
         Verdict::End(End::Open(whys)) => assert_eq!(whys.len(), 2),
         verdict => panic!("{verdict:?}"),
     }
-    // A gate without a Job never opens by having none to wait for.
+    // A gate without Jobs never opens.
     read(&mut seen, Some(record(&["init:2"])));
     seen.jobs.clear();
     assert_eq!(whats(&seen), []);
@@ -789,7 +789,7 @@ fn of_alternatives_one_is_enough_and_all_must_be_known() {
         seen.jobs[0].changed(complete, seconds(1));
         opens("web:2", &seen);
     }
-    // As long as one of them may be running, no record speaks.
+    // While one of the alternatives may be running, the record does not count.
     let mut half = several(&["install|upgrade"]);
     read(&mut half, Some(record(&["init:2"])));
     opens("web:2", &half);
@@ -813,20 +813,19 @@ fn what_was_forgotten_opens_nothing() {
         let beside = |uid| seen([complete()], Some(forgotten(uid)));
         waits(wanted, &beside("u"), &What::Forgotten);
         opens(wanted, &beside("another"));
-        // Also after it has gone: a deleted Job may have been forgotten by a version, without its
-        // uid.
+        // The same after it is deleted: it may have been forgotten by its version, without its uid.
         for uid in ["u", "another"] {
             let mut gone = beside(uid);
             gone.jobs[0].deleted(complete(), seconds(1));
             waits(wanted, &gone, &What::Vanished);
         }
-        // What runs again counts.
+        // A new run counts.
         let again = job(&format!("{tag} Complete again"));
         opens(wanted, &seen([again], Some(forgotten("u"))));
     }
 }
 
-/// A Job's completion was forgotten, and the version migrated by hand.
+/// A Job's completion was forgotten, and then the version was recorded by hand.
 #[test]
 fn what_is_recorded_after_a_job_was_forgotten_opens_beside_it() {
     let mut after = record(&["init:main"]);
@@ -835,7 +834,7 @@ fn what_is_recorded_after_a_job_was_forgotten_opens_beside_it() {
     opens("web:main", &beside("main Complete"));
     let (_, until) = waiting_at("web:main", &beside("main Complete"), 4);
     assert_eq!(until, seconds(5));
-    // While it is replaced, it isn't known what comes.
+    // While the Job is being replaced, the gate stays closed.
     let replaced = beside("main Complete deleting");
     waits("web:main", &replaced, &What::Forgotten);
 }
