@@ -1,4 +1,4 @@
-//! Where the programs are that a cluster is made of.
+//! The programs of which a cluster consists.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result, bail};
 
 const FOLDER: &str = "MIGRATION_GATE_CLUSTER_ASSETS";
 
-/// How much garbage a server written in Go may gather, in percent of what it needs, before it
-/// collects it: here memory is plenty and processors are few.
+/// How much garbage a server written in Go may accumulate before a collection, in percent of the
+/// live memory. These machines have enough memory and few processors.
 const LAZY_COLLECTION: (&str, &str) = ("GOGC", "400");
 
-/// A client ends long before it has gathered as much garbage as would be worth collecting.
+/// A client ends before a garbage collection would be worth its time.
 pub const NO_COLLECTION: [(&str, &str); 2] = [("GOGC", "off"), ("GOMEMLIMIT", "512MiB")];
 
 /// The folder of a control plane's and a node's programs.
@@ -21,7 +21,7 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Builds what is missing, or finds what the process outside has built.
+    /// Builds missing programs, or finds those that the process outside has built.
     pub fn prepare() -> Result<Self> {
         if let Some(bin) = std::env::var_os(FOLDER) {
             return Ok(Self { bin: bin.into() });
@@ -33,7 +33,7 @@ impl Assets {
         Ok(Self { bin: bin.into() })
     }
 
-    /// Hands the folder to a child, so that it need not look again.
+    /// The environment variable that passes the folder to a child.
     pub fn announce(&self) -> (&'static str, &Path) {
         (FOLDER, &self.bin)
     }
@@ -48,8 +48,9 @@ impl Assets {
         self.bin.with_file_name("flux-crds")
     }
 
-    /// The path of one program. `KUBEBUILDER_ASSETS` may offer another build of three of them, as
-    /// it does to other tools' tests; kubelet's version skew policy then applies to what it offers.
+    /// The path of a program. `KUBEBUILDER_ASSETS` may name a folder with other builds of three of
+    /// them, as for other tools' tests. Their version must then fit the kubelet's by Kubernetes'
+    /// version skew policy.
     pub fn program(&self, name: &str) -> PathBuf {
         if let Some(offered) = std::env::var_os("KUBEBUILDER_ASSETS")
             && matches!(name, "etcd" | "kube-apiserver" | "kubectl")
@@ -62,7 +63,7 @@ impl Assets {
         self.bin.join(name)
     }
 
-    /// A command that runs it, and finds the other programs on its `PATH`.
+    /// A command that runs a program, with the other programs on its `PATH`.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.program(name));
         let (name, percent) = LAZY_COLLECTION;
@@ -93,21 +94,21 @@ pub fn definitions() -> Result<PathBuf> {
 /// The variable with the folder of the peers, for the process inside.
 pub(crate) const PEERS: &str = "MIGRATION_GATE_CLUSTER_PEERS";
 
-/// Builds these peers, or finds them in the cache; gives the folder that holds a folder for each.
+/// Builds these peers, or finds them in the cache. Returns the folder that has a folder for each.
 pub(crate) fn peers(names: &[String]) -> Result<PathBuf> {
     let mut script = Command::new(repository().join("tests/cluster/peers.sh"));
     script.args(names);
     printed(script).map(PathBuf::from)
 }
 
-/// The folder of a peer, of which the selected tests' modules have the name.
+/// The folder of a peer. The modules of its tests have the same name.
 pub fn peer(name: &str) -> Result<PathBuf> {
     std::env::var_os(PEERS)
         .map(|peers| PathBuf::from(peers).join(name))
         .context("the sandbox was entered without peers")
 }
 
-/// How the variables begin that cargo sets for the package whose tests it runs.
+/// The prefixes of the variables that cargo sets for the package whose tests it runs.
 const PACKAGE: [&str; 4] = [
     "CARGO_PKG_",
     "CARGO_MANIFEST_",
@@ -115,10 +116,9 @@ const PACKAGE: [&str; 4] = [
     "CARGO_BIN_EXE_",
 ];
 
-/// Runs a script that reports progress on standard error, and gives the one line that it prints.
+/// Runs a script that reports progress on standard error, and returns the one line that it prints.
 pub fn printed(mut command: Command) -> Result<String> {
-    // What cargo tells a test about its package would make another cargo believe that dependencies
-    // have changed.
+    // With these variables, another cargo would consider dependencies changed.
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()

@@ -28,7 +28,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
-/// Enters that runtime, for what is made outside of any.
+/// Enters that runtime, for code that needs one outside of a future.
 pub(crate) fn enter() -> EnterGuard<'static> {
     RUNTIME.enter()
 }
@@ -48,7 +48,7 @@ pub fn client(kubeconfig: &Path) -> Result<kube::Client> {
     .with_context(|| format!("making a client from {}", kubeconfig.display()))
 }
 
-/// Watches one object until `condition` holds of it, and gives it as it was then.
+/// Watches one object until `condition` holds, and returns it.
 pub fn await_object<K>(
     api: &Api<K>,
     name: &str,
@@ -81,7 +81,7 @@ where
     Ok(())
 }
 
-/// The objects that a selector selects, as a watch tells them.
+/// The objects that a selector selects, kept up to date by a watch.
 pub struct Watched<K: Resource<DynamicType: Eq + Hash> + 'static> {
     store: reflector::Store<K>,
     watch: AbortHandle,
@@ -92,7 +92,7 @@ where
     K: Clone + Debug + Send + Sync + DeserializeOwned + Resource + 'static,
     K::DynamicType: Clone + Default + Eq + Hash + Send + Sync,
 {
-    /// Begins to watch.
+    /// Starts the watch.
     pub fn begin(api: &Api<K>, labels: &str) -> Self {
         let (store, changes) = watch(api, labels);
         let watch = changes.for_each(|_| std::future::ready(()));
@@ -102,7 +102,7 @@ where
         }
     }
 
-    /// Those that there are now; none before the first answer.
+    /// The existing objects; none before the first list.
     pub fn now(&self) -> Vec<Arc<K>> {
         self.store.state()
     }
@@ -114,8 +114,8 @@ impl<K: Resource<DynamicType: Eq + Hash> + 'static> Drop for Watched<K> {
     }
 }
 
-/// What a selector selects, and the changes that keep it true for as long as they are read.
-/// After an error the watch goes on by itself.
+/// The objects that a selector selects, and the stream of changes, which must be read to keep them
+/// up to date. After an error, the watch goes on by itself.
 fn watch<K>(
     api: &Api<K>,
     labels: &str,
@@ -132,7 +132,7 @@ where
     (store, reflector(writer, changes))
 }
 
-/// Watches the objects that a selector selects until `look` finds what is awaited, and gives that.
+/// Watches the objects that a selector selects until `look` returns a value, and returns that.
 pub fn await_list<K, T>(
     api: &Api<K>,
     labels: &str,
@@ -149,7 +149,7 @@ where
         let mut changes = pin!(changes);
         while let Some(change) = changes.next().await {
             match change {
-                // In the middle of a list there is nothing to see yet.
+                // A list is not complete yet.
                 Err(_) | Ok(Event::Init | Event::InitApply(_)) => {}
                 Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
                     if let Some(found) = look(&store.state()) {

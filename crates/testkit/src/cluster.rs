@@ -25,16 +25,16 @@ use crate::sandbox::Sandbox;
 use crate::skip::Skip;
 use crate::{client, image as images};
 
-/// A cluster that is not ours.
+/// A cluster that the tests have not booted.
 pub struct Given {
-    /// As the user's `KUBECONFIG` has it, which may be a list of files.
+    /// The user's `KUBECONFIG`, which may be a list of files.
     pub kubeconfig: PathBuf,
-    /// The command that brings an image archive to its nodes, if they don't have the images yet.
+    /// The command that loads an image archive onto its nodes, if they do not have the images yet.
     pub loader: Option<String>,
 }
 
 impl Given {
-    /// What `KUBECONFIG` and `IMAGE_LOAD` say, if they name one.
+    /// The cluster of `KUBECONFIG` and `IMAGE_LOAD`, if they are set.
     pub fn from_environment() -> Result<Option<Self>> {
         let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty())
         else {
@@ -60,13 +60,13 @@ pub struct Cluster {
     client: kube::Client,
     own: Option<Own>,
     folder: PathBuf,
-    /// The same folder, where it is this cluster's to remove.
+    /// The same folder, if it ends with this cluster.
     _temporary: Option<TempDir>,
     names: AtomicU32,
 }
 
-/// A node that these tests booted. Fields are dropped in order: the node before what it is joined
-/// to.
+/// A node that these tests have booted. Fields are dropped in their order: the node before its
+/// control plane.
 struct Own {
     node: TestNode,
     control_plane: ControlPlane,
@@ -78,8 +78,8 @@ impl Cluster {
     pub(crate) fn boot(sandbox: &Sandbox, archive: &Path) -> Result<Self> {
         let started = Instant::now();
         let folder = sandbox.state("cluster")?;
-        // Images and control plane don't need each other, and the API server's start leaves a core
-        // idle at times.
+        // Import the images while the control plane starts: the start of the API server leaves a
+        // core idle at times.
         let (runtime, control_plane) = thread::scope(|scope| {
             let runtime = scope.spawn(|| -> Result<Runtime> {
                 let stand_ins = images::stand_ins(&folder)?;
@@ -140,7 +140,8 @@ impl Cluster {
             namespace: None,
             cache: folder.join("cache"),
         };
-        // One file, whose context stays what it is now, whatever list of files the user has.
+        // One file with the current context, instead of the user's list of files, in which it may
+        // change.
         let text = kubectl.run("config view --minify --flatten --raw -o=json")?;
         let config: Value = serde_json::from_str(&text)?;
         kubectl.kubeconfig = folder.join("kubeconfig");
@@ -189,7 +190,8 @@ impl Cluster {
         self.namespace_named(&format!("{stem}-{}-{number}", std::process::id()))
     }
 
-    /// A new namespace of exactly this name; waits for an earlier test's of that name to be gone.
+    /// A new namespace of exactly this name. Waits until an earlier test's namespace of this name
+    /// is gone.
     pub fn namespace_named(&self, name: &str) -> Result<Namespace> {
         self.namespace_with(name, &[])
     }
@@ -199,13 +201,13 @@ impl Cluster {
         Namespace::create(self.client(), &self.kubectl, name, labels)
     }
 
-    /// Leaves a namespace to the end of the node, where the tests have booted one: to delete
-    /// thousands of objects takes as long as to create them.
+    /// Keeps a namespace until the node ends, if the tests have booted it: to delete thousands of
+    /// objects takes as long as to create them.
     pub fn leave(&self, namespace: &mut Namespace) {
         namespace.stays = self.own.is_some();
     }
 
-    /// kubectl as a ServiceAccount, by a token such as a pod would hold.
+    /// kubectl as a ServiceAccount, with a token as in a pod.
     pub fn kubectl_as(&self, namespace: &str, account: &str) -> Result<Kubectl> {
         let kubectl = self.kubectl.in_namespace(namespace);
         let token = kubectl.run(&format!("create token {account}"))?;
@@ -222,9 +224,9 @@ impl Cluster {
         Ok(kubectl.with_kubeconfig(&path))
     }
 
-    /// Whether a ServiceAccount may do something, such as `patch` what is called
-    /// `deployments.apps/NAME`, in a namespace (the empty one for what lies in none): the API
-    /// server's answer to a `SubjectAccessReview`.
+    /// Whether a ServiceAccount has a permission, such as to `patch` `deployments.apps/NAME` in a
+    /// namespace (empty for cluster-scoped objects): the API server's answer to a
+    /// `SubjectAccessReview`.
     pub fn may(
         &self,
         (home, account): (&str, &str),
@@ -247,18 +249,18 @@ impl Cluster {
         Ok(status.allowed)
     }
 
-    /// The requests that reached the API server, as audit events, oldest first. Skips the test on a
-    /// cluster whose audit log isn't ours to read.
+    /// The requests that have reached the API server, as audit events, oldest first. Skips the test
+    /// on a given cluster.
     pub fn audit_events(&self) -> Result<Vec<Value>> {
         self.own()?.control_plane.audit_events()
     }
 
-    /// Those of them that have this word somewhere. Skips the test likewise.
+    /// The audit events that contain this word. Skips the test on a given cluster.
     pub fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
         self.own()?.control_plane.audit_events_with(word)
     }
 
-    /// Its control plane. Skips the test on a given cluster.
+    /// The cluster's control plane. Skips the test on a given cluster.
     pub fn control_plane(&self) -> Result<&ControlPlane> {
         Ok(&self.own()?.control_plane)
     }
@@ -268,17 +270,17 @@ impl Cluster {
         self.own()?.node.import(archive)
     }
 
-    /// Gives an image that the node has a second name. Skips the test on a given cluster.
+    /// Adds a second name to an image on the node. Skips the test on a given cluster.
     pub fn tag(&self, image: &str, name: &str) -> Result<()> {
         self.own()?.node.tag(image, name)
     }
 
-    /// The digest of an image that the node has. Skips the test on a given cluster.
+    /// The digest of an image on the node. Skips the test on a given cluster.
     pub fn digest(&self, image: &str) -> Result<String> {
         self.own()?.node.digest(image)
     }
 
-    /// Where the cluster's components run. Skips the test on a given cluster.
+    /// The sandbox in which the cluster's components run. Skips the test on a given cluster.
     pub fn sandbox(&self) -> Result<&Sandbox> {
         Ok(&self.own()?.sandbox)
     }
@@ -289,7 +291,7 @@ impl Cluster {
         Ok(self.own()?.sandbox.assets.bin())
     }
 
-    /// The error of a test, and with it whether a component of the node died meanwhile.
+    /// The error of a test. If a component of the node has died, adds that to it.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let Some(own) = &self.own else { return error };
         match own.control_plane.check().and_then(|()| own.node.check()) {

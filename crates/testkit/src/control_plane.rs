@@ -1,4 +1,4 @@
-//! etcd and an API server, and the controllers that a node needs.
+//! etcd, an API server, and the controllers that a node needs.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -25,25 +25,25 @@ const FEATURES: &str = "--feature-gates=HPAScaleToZero=true";
 /// The common name of the certificate that API servers present to webhooks.
 pub const WEBHOOK_CLIENT: &str = "kube-apiserver-webhook-client";
 
-/// What sets one control plane apart from another in the same sandbox.
+/// The settings that distinguish control planes in the same sandbox.
 pub struct PlaneSettings {
-    /// Names its folders.
+    /// The name of its folders.
     pub name: &'static str,
-    /// Where its clients find it.
+    /// The API server's address.
     pub address: IpAddr,
     /// The API server's port.
     pub port: u16,
     /// etcd's port for clients. The next one is for its peers.
     pub etcd_port: u16,
-    /// Whether Deployments, Jobs and the like come to life.
+    /// Whether controllers run, for Deployments, Jobs and other kinds.
     pub controllers: bool,
     /// The API server's program.
     pub program: &'static str,
 }
 
-/// The API server of the release that the node is of.
+/// The API server of the node's release.
 const NEWEST: &str = "kube-apiserver";
-/// That of the oldest release that the chart admits.
+/// The API server of the oldest release that the chart admits.
 const OLDEST: &str = "kube-apiserver-oldest";
 
 impl PlaneSettings {
@@ -59,7 +59,8 @@ impl PlaneSettings {
         })
     }
 
-    /// A bare API server for one test, which may stop and start it. `index` tells such tests apart.
+    /// A bare API server for one test, which may stop and start it. `index` makes its ports
+    /// different from those of other such tests.
     pub fn bare(name: &'static str, index: u16) -> Result<Self> {
         Ok(Self {
             name,
@@ -71,7 +72,7 @@ impl PlaneSettings {
         })
     }
 
-    /// The same of the oldest release that the chart admits.
+    /// The same with the oldest release that the chart admits.
     #[must_use]
     pub fn oldest(self) -> Self {
         Self {
@@ -93,14 +94,14 @@ pub struct ControlPlane {
     webhook_client: Pair,
     server: Pair,
     service_accounts: Pair,
-    // In the order in which they are dropped: a process ends before those that it depends on.
+    // Fields are dropped in their order: a process ends before those that it depends on.
     controllers: Vec<Process>,
     api_server: Mutex<Option<Process>>,
     etcd: Process,
 }
 
 impl ControlPlane {
-    /// Starts one and waits until it is ready.
+    /// Starts a control plane and waits until it is ready.
     pub fn start(sandbox: &Sandbox, settings: PlaneSettings) -> Result<Self> {
         let state = sandbox.state(settings.name)?;
         let logs = sandbox.logs(settings.name)?;
@@ -149,12 +150,12 @@ impl ControlPlane {
         Ok(this)
     }
 
-    /// What names its folders.
+    /// The name of its folders.
     pub fn name(&self) -> &'static str {
         self.settings.name
     }
 
-    /// Whether it is of the oldest release that the chart admits.
+    /// Whether its API server is of the oldest release that the chart admits.
     pub fn is_oldest(&self) -> bool {
         self.settings.program == OLDEST
     }
@@ -193,7 +194,7 @@ impl ControlPlane {
         Ok(process.pid())
     }
 
-    /// An error if a component that should run doesn't.
+    /// Fails if a component has ended.
     pub fn check(&self) -> Result<()> {
         self.etcd.check()?;
         self.api_server()
@@ -205,7 +206,7 @@ impl ControlPlane {
     /// Starts the API server and waits until it is ready.
     pub fn start_api_server(&self) -> Result<()> {
         let process = self.spawn_api_server()?;
-        // A client of this attempt's own: one that met a dead server may hold on to its connection.
+        // A new client for each attempt: an old one may keep a connection to the dead server.
         let client = client(&self.admin)?;
         process.await_ready("the API server's /readyz to say ok", START, || {
             self.etcd.check()?;
@@ -224,8 +225,8 @@ impl ControlPlane {
             .stop(STOP)
     }
 
-    /// Ends the API server as a crash would. One that is asked to stop goes on for up to a minute
-    /// for the watches that it still serves.
+    /// Kills the API server, as a crash would. After SIGTERM, it would serve its open watches for
+    /// up to a minute.
     pub fn kill_api_server(&self) -> Result<()> {
         self.api_server()
             .take()
@@ -244,12 +245,12 @@ impl ControlPlane {
         self.audit_events_with("")
     }
 
-    /// Those of them that have this word somewhere: most of a long log needn't be parsed.
+    /// The audit events that contain this word. Only their lines are parsed.
     pub fn audit_events_with(&self, word: &str) -> Result<Vec<Value>> {
         let path = self.audit_log();
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        // The last line may be half written.
+        // The last line may be incomplete.
         let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
         whole
             .lines()
@@ -258,20 +259,20 @@ impl ControlPlane {
             .collect()
     }
 
-    /// How long the log of audit events is, in bytes.
+    /// The size of the audit log, in bytes.
     pub fn audit_size(&self) -> Result<u64> {
         let path = self.audit_log();
         let log = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?;
         Ok(log.len())
     }
 
-    /// The events with this word that stand in the log behind a place, and the place to go on from.
+    /// The audit events with this word from the offset `from` on, and the offset to continue from.
     pub fn audit_events_from(&self, from: u64, word: &str) -> Result<(Vec<Value>, u64)> {
         let mut log = File::open(self.audit_log())?;
         log.seek(SeekFrom::Start(from))?;
         let mut text = String::new();
         log.read_to_string(&mut text)?;
-        // The last line may be half written; and so may be one that a server was killed at.
+        // The last line may be incomplete, and so may the last line of a server that was killed.
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
         let lines = whole.lines().filter(|line| line.contains(word));
         let events = lines.filter_map(|line| serde_json::from_str(line).ok());
@@ -310,7 +311,8 @@ impl ControlPlane {
                 "--enable-admission-plugins=NodeRestriction",
             ])
             .arg(FEATURES)
-            // Webhook Services are dialled at their endpoints: there is no kube-proxy.
+            // The API server dials a webhook's Service at its endpoints, because there is no
+            // kube-proxy.
             .arg("--enable-aggregator-routing=true")
             // Nothing here resolves the node's name.
             .arg("--kubelet-preferred-address-types=InternalIP")
@@ -347,8 +349,8 @@ impl ControlPlane {
         Process::spawn("kube-apiserver", &self.logs, &mut command)
     }
 
-    /// By which the API server presents a certificate to webhooks that ask for one, as
-    /// `docs/operating.md` tells operators to.
+    /// Lets the API server present a client certificate to webhooks, as `docs/operating.md`
+    /// describes.
     fn write_admission_configuration(&self) -> Result<PathBuf> {
         let kubeconfig = self.state.join("webhooks.kubeconfig");
         let user = json!({
@@ -387,8 +389,8 @@ impl ControlPlane {
                 "--bind-address=127.0.0.1",
                 "--use-service-account-credentials=true",
             ])
-            // Tests run side by side, and shouldn't wait for one another's share of the client's
-            // rate limit.
+            // Tests run side by side, and must not wait for each other because of the client's rate
+            // limit.
             .args(["--kube-api-qps=200", "--kube-api-burst=400"])
             .args([FEATURES, "--horizontal-pod-autoscaler-sync-period=1s"]);
         for (flag, path) in [
@@ -430,7 +432,7 @@ fn etcd(sandbox: &Sandbox, settings: &PlaneSettings, state: &Path, logs: &Path) 
     let peers = format!("http://127.0.0.1:{}", settings.etcd_port + 1);
     let mut command = sandbox.assets.command("etcd");
     command
-        // Its data lives in memory and needs to outlive nothing.
+        // Its data is in memory and ends with the sandbox.
         .args(["--unsafe-no-fsync", "--log-level=warn", "--name=test"])
         .arg(format!("--listen-client-urls={clients}"))
         .arg(format!("--advertise-client-urls={clients}"))

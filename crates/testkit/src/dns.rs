@@ -1,7 +1,6 @@
-//! DNS for the node's pods: what stands behind headless Services, and nothing else.
+//! DNS for the node's pods: only the endpoints of headless Services.
 //!
-//! A cluster has CoreDNS for this. The names that the application's manifests use work on one as
-//! they stand.
+//! A cluster has CoreDNS for this. The names in the application's manifests also work there.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
@@ -16,8 +15,8 @@ use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 use crate::client::block_on;
 use crate::sandbox::DNS_ADDRESS;
 
-/// Answers at the address that kubelet writes into every pod's `resolv.conf`, for as long as this
-/// process lives.
+/// Answers at the address that the kubelet writes to every pod's `resolv.conf`, until this process
+/// ends.
 pub fn serve(client: Client) -> Result<()> {
     let socket = UdpSocket::bind((DNS_ADDRESS, 53)).context("binding the DNS port")?;
     thread::spawn(move || {
@@ -26,8 +25,8 @@ pub fn serve(client: Client) -> Result<()> {
             let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
                 continue;
             };
-            // What can't be parsed gets no answer, as from any DNS server; a lost one is asked for
-            // again.
+            // A query that cannot be parsed gets no answer. A client repeats a query whose answer
+            // was lost.
             if let Some(reply) = answer(&client, &buffer[..length]) {
                 let _ = socket.send_to(&reply, peer);
             }
@@ -52,13 +51,13 @@ fn answer(client: &Client, query: &[u8]) -> Option<Vec<u8>> {
                 ResourceRecord::new(question.qname.clone(), CLASS::IN, 0, data)
             }));
         }
-        // The name is there, but has no record of that type.
+        // The name exists, but has no record of this type.
         Some(_) => {}
     }
     reply.build_bytes_vec_compressed().ok()
 }
 
-/// The ready endpoints of `<service>.<namespace>.svc.cluster.local`; nothing if there is no such
+/// The ready endpoints of `<service>.<namespace>.svc.cluster.local`; `None` if there is no such
 /// Service.
 fn addresses(client: &Client, name: &str) -> Option<Vec<Ipv4Addr>> {
     let mut labels = name.strip_suffix(".svc.cluster.local")?.split('.');

@@ -1,10 +1,10 @@
 //! A fake API server: objects by path, lists, watches, writes, logs, and every fault of a server or
-//! of the connection to it. It runs in this process, and answers on loopback or a client in memory.
+//! of the connection to it. It runs in this process, and answers on loopback and to a client in
+//! memory.
 //!
-//! Its watches resume from a resourceVersion, its writes lock optimistically, and its deletions
-//! wait for finalizers, as those of the real one do. It does not validate, and nothing in it acts:
-//! no controller, no garbage collection. [`rows`](crate::rows) run against it and against a real
-//! one.
+//! As in the real one, watches resume from a resourceVersion, writes lock optimistically, and
+//! deletions wait for finalizers. It has no validation, no controllers and no garbage collection.
+//! The [`rows`](crate::rows) run against it and against a real one.
 
 mod answer;
 
@@ -34,7 +34,7 @@ struct Reported {
     line: Value,
 }
 
-/// What a request meets instead of its answer.
+/// A fault in place of a request's answer.
 #[derive(Clone, Copy)]
 enum Fault {
     /// 401.
@@ -52,30 +52,30 @@ enum Fault {
 #[derive(Default)]
 struct Store {
     version: u64,
-    /// By path.
+    /// The objects, by path.
     objects: BTreeMap<String, Value>,
     events: Vec<Reported>,
     /// A watch from before this version gets 410.
     compacted: u64,
-    /// 410 as an HTTP status instead of an event.
+    /// Whether 410 comes as an HTTP status instead of an event.
     gone_as_status: bool,
-    /// By verb, and resource or path. Each may be `*`.
+    /// The faults by verb, and resource or path. Each may be `*`.
     faults: BTreeMap<(String, String), Fault>,
-    /// The most items in a list's answer.
+    /// Maximum number of items in one page of a list.
     page: usize,
-    /// How many of the next watches end at once.
+    /// Number of the next watches that end at once.
     watches_that_end: usize,
-    /// How many of the next writes are answered with 500.
+    /// Number of the next writes that are answered with 500.
     writes_that_fail: usize,
-    /// Writes are answered well, and nothing is written.
+    /// Whether writes succeed without any effect.
     forgets_writes: bool,
-    /// `pod/container`, or `pod/container/previous`, to text.
+    /// The logs by `pod/container` or `pod/container/previous`.
     logs: BTreeMap<String, String>,
-    /// `verb resource path?query` of each request, but the administrator's.
+    /// `verb resource path?query` of each request, except the administrator's.
     requests: VecDeque<String>,
-    /// Verb, path and status of each answer but a watch.
+    /// Verb, path and status of each answer, except those to watches.
     answers: Vec<(&'static str, String, u16)>,
-    /// How many watches are open, were begun and have ended.
+    /// Numbers of watches that are open, were started, and have ended.
     watching: usize,
     begun: usize,
     ended: usize,
@@ -88,22 +88,22 @@ struct FakeServer {
     wake: watch::Sender<(u64, u64)>,
 }
 
-/// The server. It stops when it is dropped.
+/// The server. Dropping it stops it.
 ///
-/// The methods that change objects act as an administrator who is on the spot: no fault applies to
+/// The methods that change objects act as an administrator with direct access: no fault applies to
 /// them, and they work while the server is stopped.
 pub struct FakeApi {
     shared: Arc<FakeServer>,
     address: SocketAddr,
-    /// Bound to the address, and never listening: while the server is stopped, connections are
-    /// refused, and the port is given to no other socket.
+    /// A socket that is bound to the address and never listens. While the server is stopped, it
+    /// keeps the port, and connections are refused.
     _port: TcpSocket,
     server: Option<JoinHandle<()>>,
     folder: tempfile::TempDir,
 }
 
 impl FakeApi {
-    /// Starts one without objects.
+    /// Starts a server without objects.
     pub fn start() -> Self {
         let state = Store {
             version: 100,
@@ -133,12 +133,12 @@ impl FakeApi {
         this
     }
 
-    /// Its address on loopback.
+    /// Its URL on loopback.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A kubeconfig that names it.
+    /// The path of a kubeconfig for it.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
@@ -148,12 +148,12 @@ impl FakeApi {
         self.folder.path()
     }
 
-    /// A client in memory, which meets the faults of requests and none of connections.
+    /// A client in memory. Faults of requests apply to it, faults of connections do not.
     pub fn client(&self) -> Client {
         self.client_as(Sender::Tested)
     }
 
-    /// A client in memory that meets no fault and leaves no request behind.
+    /// A client in memory without faults, whose requests are not stored.
     pub fn admin(&self) -> Client {
         self.client_as(Sender::Admin)
     }
@@ -176,11 +176,11 @@ impl FakeApi {
         }
     }
 
-    /// Accepts connections again, where it did before.
+    /// Accepts connections again, at the same address.
     pub fn resume(&mut self) {
         let begun = Instant::now();
-        // A process that another test starts at this time has the old listener too, until it
-        // becomes a program of its own.
+        // A child that another test is just starting holds a copy of the old listener until its
+        // `exec`.
         let listener = loop {
             match TcpListener::bind(self.address) {
                 Err(_) if begun.elapsed() < PATIENCE => std::thread::yield_now(),
@@ -199,7 +199,7 @@ impl FakeApi {
         self.shared.put(&mut self.state(), path, object);
     }
 
-    /// Deletes an object, whatever finalizers it has.
+    /// Deletes an object, even if it has finalizers.
     pub fn delete(&self, path: &str) {
         self.shared.delete(&mut self.state(), path);
     }
@@ -223,7 +223,7 @@ impl FakeApi {
             .collect()
     }
 
-    /// An object as it was at a time.
+    /// An object as it was at the time `at`.
     pub fn get_as_of(&self, path: &str, at: Instant) -> Option<Value> {
         let state = self.state();
         let mut until = state.events.iter().rev();
@@ -231,7 +231,7 @@ impl FakeApi {
         (last.line["type"] != "DELETED").then(|| last.line["object"].clone())
     }
 
-    /// Wakes the receiver at each change, and at each cut.
+    /// A receiver that is notified of each change and each cut.
     pub fn changes(&self) -> watch::Receiver<(u64, u64)> {
         self.shared.wake.subscribe()
     }
@@ -277,13 +277,13 @@ impl FakeApi {
         self.fault("*", "*", Fault::Unauthorized);
     }
 
-    /// Takes back the faults of requests that are set by verb and target.
+    /// Removes all faults that were set by verb and target.
     pub fn heal(&self) {
         self.state().faults.clear();
     }
 
-    /// Forgets the history, so that a watch from before now gets 410, as an event or as an HTTP
-    /// status. No watch reports the changes that `last` makes.
+    /// Drops the history, so that a watch from an earlier version gets 410, as an event or as an
+    /// HTTP status. No watch reports the changes that `last` makes.
     pub fn compact(&self, as_status: bool, last: impl FnOnce(&mut Unseen<'_>)) {
         let mut state = self.state();
         last(&mut Unseen(&self.shared, &mut state));
@@ -293,22 +293,22 @@ impl FakeApi {
         state.events.clear();
     }
 
-    /// Answers lists in pages of so many items, whatever the client's limit.
+    /// Answers lists in pages of `items` items, whatever limit the client sets.
     pub fn page(&self, items: usize) {
         self.state().page = items;
     }
 
-    /// The next watches end as soon as they have begun.
+    /// Ends the next `number` watches as soon as they have started.
     pub fn end_watches_at_once(&self, number: usize) {
         self.state().watches_that_end = number;
     }
 
-    /// The next writes fail with 500.
+    /// Fails the next `number` writes with 500.
     pub fn fail_writes(&self, number: usize) {
         self.state().writes_that_fail = number;
     }
 
-    /// Writes have no effect from now on, or have one again.
+    /// Sets whether writes succeed without any effect.
     pub fn forget_writes(&self, forget: bool) {
         self.state().forgets_writes = forget;
     }
@@ -323,18 +323,18 @@ impl FakeApi {
         self.await_that("the watches to break", |state| state.ended >= begun);
     }
 
-    /// Waits until so many watches are open.
+    /// Waits until exactly `number` watches are open.
     pub fn await_watches(&self, number: usize) {
         self.await_that("the watches", |state| state.watching == number);
     }
 
-    /// Waits until so many watches have been begun in all.
+    /// Waits until `number` watches have been started in total.
     pub fn await_begun_watches(&self, number: usize) {
         self.await_that("the watches", |state| state.begun >= number);
     }
 
-    /// Waits for a request whose `verb resource path?query` contains this, and forgets all requests
-    /// up to it.
+    /// Waits for a request whose `verb resource path?query` contains `part`. Removes it and all
+    /// earlier requests from the stored ones.
     pub fn await_request(&self, part: &str) {
         self.await_that(part, |state| {
             let found = state.requests.iter().position(|line| line.contains(part));
@@ -342,7 +342,7 @@ impl FakeApi {
         });
     }
 
-    /// Waits until an object is there and fulfils a condition.
+    /// Waits until an object exists and `condition` holds.
     pub fn await_object(&self, path: &str, condition: impl Fn(&Value) -> bool) {
         self.await_that("the object", |state| {
             state.objects.get(path).is_some_and(&condition)
@@ -363,7 +363,7 @@ impl FakeApi {
             .count()
     }
 
-    /// Waits until that many requests with this verb and path were answered with this status.
+    /// Waits until `number` requests with this verb and path have been answered with this status.
     pub fn await_answers(&self, verb: &str, path: &str, status: u16, number: usize) {
         self.await_that(path, |state| {
             let answers = state.answers.iter();
@@ -450,7 +450,8 @@ impl FakeServer {
     }
 }
 
-/// A listener can be bound beside it, as both let the address be used again.
+/// Binds a port without listening. A listener can be bound to it as well, because both allow
+/// address reuse.
 fn reserve_port() -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -458,7 +459,7 @@ fn reserve_port() -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Aborting this ends every connection, as they live in its set.
+/// Serves until it is aborted, which ends every connection.
 async fn serve(listener: TcpListener, shared: Arc<FakeServer>) {
     listener.set_nonblocking(true).expect("a listener");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");

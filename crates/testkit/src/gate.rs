@@ -8,12 +8,12 @@ pub const JOB: &str = "db-init";
 pub const RECORD: &str = "migration-gate-g";
 /// The Job's path in a fake API server.
 pub const JOB_PATH: &str = "/apis/batch/v1/namespaces/ns/jobs/db-init";
-/// The record's path there.
+/// The record's path in a fake API server.
 pub const RECORD_PATH: &str = "/api/v1/namespaces/ns/configmaps/migration-gate-g";
-/// The option of a waiter for an image of version 2.
+/// The option of a waiter for an image with the tag 2.
 pub const V2: &str = "--image=web:2";
 
-/// Fixed, as the API server lets no Job's start change.
+/// A fixed time, because the API server lets no Job's `startTime` change.
 const STARTED: &str = "2026-01-01T00:00:00Z";
 /// When a Job completes.
 pub const COMPLETED: &str = "2026-01-01T00:01:00Z";
@@ -23,7 +23,7 @@ pub fn pod_path(name: &str) -> String {
     format!("/api/v1/namespaces/ns/pods/{name}")
 }
 
-/// A Job of this name, of an image with this tag, as it is applied.
+/// A manifest of a Job with this name and this image tag.
 pub fn manifest(name: &str, tag: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -35,7 +35,7 @@ pub fn manifest(name: &str, tag: &str) -> Value {
     })
 }
 
-/// The gate's Job with this status, as it is stored. Its uid is `uid-of-{tag}`.
+/// The gate's stored Job with this status. Its uid is `uid-of-{tag}`.
 #[allow(
     clippy::needless_pass_by_value,
     reason = "a status is made for the call"
@@ -70,7 +70,7 @@ pub fn complete() -> Value {
     status
 }
 
-/// The same before Kubernetes 1.31, where success has no condition of its own before it.
+/// The same before Kubernetes 1.31, which has no condition `SuccessCriteriaMet`.
 pub fn complete_of_old() -> Value {
     without_success_criteria(complete())
 }
@@ -83,12 +83,12 @@ pub(crate) fn without_success_criteria(mut status: Value) -> Value {
     status
 }
 
-/// The status of a Job that has failed as often as it may.
+/// The status of a Job that has failed after all its attempts.
 pub fn failed() -> Value {
     failed_after(4)
 }
 
-/// The status of a Job that has failed after so many pods.
+/// The status of a Job that has failed after this number of pods.
 pub fn failed_after(pods: usize) -> Value {
     let mut status = over(&["FailureTarget", "Failed"]);
     status["failed"] = json!(pods);
@@ -118,7 +118,7 @@ pub fn entry(tag: &str) -> String {
         .to_string()
 }
 
-/// The record of completions of images with these tags, as it is stored.
+/// The stored record with completions of images with these tags.
 pub fn record(tags: &[&str]) -> Value {
     let data: Value = tags
         .iter()

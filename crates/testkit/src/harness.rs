@@ -1,8 +1,7 @@
 //! Selects, schedules and reports tests, with the options and the output of `cargo test`.
 //!
-//! libtest-mimic has the options and the output. cargo-nextest has slots and groups for tests as
-//! well, and would be a program to install before `cargo test` works; the schedule here is in
-//! `schedule`.
+//! libtest-mimic has the options and the output. cargo-nextest also has slots and groups for tests,
+//! but developers would have to install it first. So `schedule` has its own.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -27,22 +26,22 @@ use crate::worker::{self, TestOutcome, Worker};
 
 /// A test program's tests and benchmarks.
 pub struct Suite {
-    /// In the order in which they begin.
+    /// The tests, in the order in which they start.
     pub tests: Vec<Test>,
-    /// They run with `--bench`, one after the other.
+    /// The benchmarks. They run with `--bench`, one after another.
     pub benches: Vec<Test>,
-    /// The long forms of tests. They run with `--soak`, one after the other.
+    /// The long forms of tests. They run with `--soak`, one after another.
     pub soaks: Vec<Test>,
     /// The tests beside other tools. They run with `--peers`.
     pub peers: Vec<Test>,
-    /// Those of the tests and peers that have to fail without a gate. They run so with `--ungated`.
+    /// The tests that must fail without a gate. With `--ungated`, they run without one.
     pub ungated: Vec<UngatedTest>,
-    /// The test target's `CARGO_TARGET_TMPDIR`, where the image's archive is made.
+    /// The test target's `CARGO_TARGET_TMPDIR`, for the image's archive.
     pub scratch: &'static str,
 }
 
-/// Runs the tests that the command line selects, or the benchmarks, or the soaks. In a sandbox,
-/// runs those that the process outside asks for.
+/// Runs the tests, benchmarks or soaks that the command line selects. In a sandbox, runs those that
+/// the process outside requests.
 pub fn run(suite: Suite) -> ExitCode {
     let done = match Sandbox::current() {
         Ok(None) => outside(suite),
@@ -72,7 +71,7 @@ fn inside(sandbox: Sandbox, tests: &[Test]) -> Result<ExitCode> {
 }
 
 fn outside(suite: Suite) -> Result<ExitCode> {
-    // These are none of libtest's.
+    // libtest does not know these options.
     let mut rest: Vec<String> = std::env::args().collect();
     let mut given = |option: &str| {
         let before = rest.len();
@@ -81,7 +80,7 @@ fn outside(suite: Suite) -> Result<ExitCode> {
     };
     let (soak, peers, ungated) = (given("--soak"), given("--peers"), given("--ungated"));
     let mut arguments = Arguments::from_iter(rest);
-    // Benchmarks print their own figures; libtest's format has room for one number.
+    // Benchmarks print their own figures, because libtest's format has only one number.
     let bench = std::mem::take(&mut arguments.bench);
     let expected = ungated.then(|| ungated::Expected::of(&suite.ungated));
     let tests = match (bench, soak, peers, ungated) {
@@ -112,12 +111,13 @@ fn outside(suite: Suite) -> Result<ExitCode> {
         Backend::find(image, &needed)?
     };
     let (nodes, limit) = match &backend {
-        // Side by side, benchmarks would measure each other. A soak fills the machine by itself.
+        // Benchmarks side by side would measure each other, and a single soak uses the whole
+        // machine.
         _ if alone => (1, 1),
         Backend::InProcess(_) => (1, processors()),
         Backend::Workers(workers, _) => (workers.len(), at_a_time()),
     };
-    // A thread for each test: it waits there for its slot.
+    // Each test has a thread, in which it waits for its slot.
     arguments.test_threads.get_or_insert(tests.len());
     let run = Arc::new(TestRun {
         backend,
@@ -136,7 +136,8 @@ fn outside(suite: Suite) -> Result<ExitCode> {
     Ok(conclusion.exit_code())
 }
 
-/// How many tests run at the same time: they spend much of their time waiting.
+/// Number of tests that run at the same time: twice the number of processors, because tests mostly
+/// wait.
 fn at_a_time() -> usize {
     processors() * 2
 }
@@ -145,7 +146,7 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
 
-/// Migration-gate's image, which is built for the first test that needs it.
+/// migration-gate's image, which is built for the first test that needs it.
 struct Image {
     archive: PathBuf,
     built: OnceLock<Result<(), String>>,
@@ -158,15 +159,15 @@ impl Image {
     }
 }
 
-/// What the chosen tests need, most of which takes minutes to build.
+/// What the selected tests need. Most of it takes minutes to build.
 struct Needed {
-    /// The binary as it is released.
+    /// The release build of the binary.
     released: bool,
-    /// The release before.
+    /// The previous release.
     previous: bool,
-    /// The tools beside which they run.
+    /// The other tools.
     peers: Vec<String>,
-    /// A release whose webhooks are asked about nothing.
+    /// A release whose webhooks match no namespace.
     ungated: bool,
 }
 
@@ -189,7 +190,7 @@ impl Backend {
         if let Some(obstacle) = sandbox::obstacle() {
             return in_process(Surroundings::Unsuitable(obstacle), archive);
         }
-        // These may need the network, and a sandbox has none.
+        // Building these may need the network, which a sandbox does not have.
         let assets = Assets::prepare()?;
         let applications = image::applications()?;
         let definitions = assets::definitions()?;
@@ -219,8 +220,9 @@ impl Backend {
         if let Some(binary) = &binary {
             environment.push((image::RELEASED_BINARY, binary.as_os_str()));
         }
-        // One for each test that may run at a time, as the last ones each need a whole node. An
-        // unused worker costs next to nothing: it boots its node for the first test that needs it.
+        // One worker for each test that may run at the same time, because the last tests each need
+        // a whole node. An unused worker costs almost nothing: it boots its node for the first test
+        // that needs one.
         let workers = (0..at_a_time()).map(|_| Worker::start(&environment));
         let workers = workers.collect::<Result<_>>()?;
         let built = OnceLock::new();
@@ -228,7 +230,7 @@ impl Backend {
     }
 }
 
-/// The tests of one run share this.
+/// The state that all tests of a run share.
 struct TestRun {
     backend: Backend,
     schedule: Schedule,
@@ -244,7 +246,8 @@ impl TestRun {
             None => run(),
         };
         let outcome = outcome.unwrap_or_else(TestOutcome::Failed);
-        // In CI, a test that can't run on this machine is a hole that would stay unseen.
+        // In CI, a test that cannot run on this machine is a failure: no one would notice that it
+        // is skipped.
         let must_run = matches!(&self.backend, Backend::InProcess(local) if local.is_unsuitable())
             && std::env::var_os("CI").is_some_and(|ci| ci == "true");
         match outcome {
@@ -255,7 +258,7 @@ impl TestRun {
     }
 
     fn outcome(&self, index: usize, test: &Test) -> Result<TestOutcome, String> {
-        // Before its slot: tests that don't need the image run while it is being built.
+        // Wait for the image before waiting for a slot, so that tests that do not need it can run.
         if let Backend::Workers(_, image) = &self.backend
             && test.function.needs_image()
         {

@@ -11,16 +11,16 @@ use anyhow::{Context as _, Result};
 use crate::assets::{printed, repository};
 use crate::process;
 
-/// A shell and the usual small tools. The node also uses it for its pods' sandboxes.
+/// busybox: a shell and the usual tools. The node also uses it for its pods' sandboxes.
 pub const BUSYBOX: &str = "migration-gate.test/busybox:1";
-/// migration-gate as it is released.
+/// The release build of migration-gate.
 pub const MIGRATION_GATE: &str = "docker.io/library/migration-gate:test";
-/// The same under another name, for the tests that upgrade.
+/// The same under another name, for tests of upgrades.
 pub const MIGRATION_GATE_NEXT: &str = "docker.io/library/migration-gate:test-next";
-/// migration-gate as it was a release ago; [`previous`] has it.
+/// The previous release of migration-gate, from [`previous`].
 pub const MIGRATION_GATE_PREVIOUS: &str = "docker.io/library/migration-gate:0.1";
-/// The versions of PieFed's stand-in, `piefed/piefed:<version>`; `tests/cluster/piefed/` says what
-/// it does.
+/// The versions of PieFed's stand-in, `piefed/piefed:<version>`, whose program is in
+/// `tests/cluster/piefed/`.
 pub const PIEFED_VERSIONS: [&str; 2] = ["1.2.0", "1.3.0"];
 
 /// Builds migration-gate's image from this working tree, as an archive.
@@ -33,7 +33,8 @@ pub(crate) fn migration_gate(archive: &Path) -> Result<()> {
     printed(script).map(drop)
 }
 
-/// The archive of migration-gate's image, for the process inside.
+/// The environment variable with the path of migration-gate's image archive, for the process
+/// inside.
 pub(crate) const ARCHIVE: &str = "MIGRATION_GATE_CLUSTER_IMAGE";
 
 /// The archive of migration-gate's image that was built for this run.
@@ -43,49 +44,50 @@ pub fn archive() -> Result<PathBuf> {
         .context("the sandbox was entered without an image")
 }
 
-/// The released binary's path, for the process inside.
+/// The environment variable with the path of the release build, for the process inside.
 pub const RELEASED_BINARY: &str = "MIGRATION_GATE_CLUSTER_BINARY";
 
-/// Builds migration-gate's binary as it is released; gives its path.
+/// Makes the release build of migration-gate's binary, and returns its path.
 pub fn release() -> Result<PathBuf> {
     printed(Command::new(repository().join("build/binary.sh"))).map(PathBuf::from)
 }
 
-/// What [`release`] has built.
+/// The path of the binary that [`release`] has built.
 pub fn released_binary() -> Result<PathBuf> {
     std::env::var_os(RELEASED_BINARY)
         .map(PathBuf::from)
         .context("the sandbox was entered without a released binary")
 }
 
-/// The archive of the images that [`applications`] builds, for the process inside.
+/// The environment variable with the path of the archive that [`applications`] builds, for the
+/// process inside.
 pub const APPLICATIONS: &str = "MIGRATION_GATE_CLUSTER_APPLICATIONS";
 
-/// Builds the images of the stories' application and of its services, or finds them in the cache;
-/// gives the archive's path.
+/// Builds the images of the stories' application and of its services, or finds them in the cache.
+/// Returns the archive's path.
 pub fn applications() -> Result<PathBuf> {
     let script = repository().join("tests/cluster/apps/build.sh");
     printed(Command::new(script)).map(PathBuf::from)
 }
 
-/// The folder that [`build_previous`] gives, for the process inside.
+/// The environment variable with the folder of [`build_previous`], for the process inside.
 pub const PREVIOUS: &str = "MIGRATION_GATE_CLUSTER_PREVIOUS";
 
-/// Builds the previous release, or finds it in the cache; gives the folder with its `chart` and its
-/// `image.tar`.
+/// Builds the previous release, or finds it in the cache. Returns the folder with its `chart` and
+/// its `image.tar`.
 pub(crate) fn build_previous() -> Result<PathBuf> {
     let script = repository().join("tests/cluster/previous.sh");
     printed(Command::new(script)).map(PathBuf::from)
 }
 
-/// What [`build_previous`] has built.
+/// The folder that [`build_previous`] has built.
 pub fn previous() -> Result<PathBuf> {
     std::env::var_os(PREVIOUS)
         .map(PathBuf::from)
         .context("the sandbox was entered without the previous release")
 }
 
-/// Packs the stand-ins into `folder`; gives the archives' paths.
+/// Packs the stand-ins into `folder`, and returns the archives' paths.
 pub fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
     let rootfs = folder.join("rootfs");
     busybox(&rootfs)?;
@@ -115,7 +117,7 @@ pub fn stand_ins(folder: &Path) -> Result<Vec<PathBuf>> {
         symlink("/usr/local/bin/flask", entrypoint)?;
     }
     for version in PIEFED_VERSIONS {
-        // As their originals would, two versions differ in what they hold.
+        // As with the originals, the content of two versions differs.
         fs::write(rootfs.join("version"), version)?;
         let reference = format!("docker.io/piefed/piefed:{version}");
         let config = r#"{"Cmd":["gunicorn"]}"#;
@@ -150,7 +152,7 @@ fn busybox(rootfs: &Path) -> Result<()> {
     }
     let temporary = rootfs.join("tmp");
     fs::create_dir_all(&temporary)?;
-    // For whatever user a pod runs as.
+    // Writable for every user that a pod may run as.
     fs::set_permissions(&temporary, Permissions::from_mode(0o1777))?;
     Ok(())
 }

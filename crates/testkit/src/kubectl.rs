@@ -1,4 +1,4 @@
-//! kubectl and Helm, with failures that show what was going on.
+//! kubectl and Helm. Their failures show the state of the cluster.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::assets::NO_COLLECTION;
 use crate::process::{self, Finished, indent};
 
-/// Longer than any single command should take on a busy machine; `wait` adds its own time to it.
+/// Time limit for a command on a busy machine. `wait` adds its own time to it.
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// How much longer what is awaited may take than it does on an idle machine: tests run side by side
-/// on few processors.
+/// The factor by which a wait may take longer than on an idle machine: tests run side by side on
+/// few processors.
 pub const PATIENCE: u64 = 3;
 
 /// kubectl and Helm as one user, and perhaps in one namespace.
@@ -28,8 +28,8 @@ pub struct Kubectl {
     pub kubeconfig: PathBuf,
     /// The namespace of every command.
     pub namespace: Option<String>,
-    /// Discovery is cached by the server's address, which is the same for every cluster that these
-    /// tests boot.
+    /// The folder of the discovery cache. kubectl's default would be wrong: its key is the server's
+    /// address, which is the same for every cluster that these tests boot.
     pub cache: PathBuf,
 }
 
@@ -52,43 +52,43 @@ impl Kubectl {
         }
     }
 
-    /// Runs kubectl; gives what it printed. The arguments are one line, split at white space:
-    /// [`Self::output`] takes those that hold some.
+    /// Runs kubectl, and returns its standard output. The arguments are one line that is split at
+    /// white space. For arguments with white space, use [`Self::output`].
     pub fn run(&self, line: &str) -> Result<String> {
         self.output(&words(line), "", DEADLINE)?.success()
     }
 
-    /// Runs kubectl, which must fail; gives its standard error.
+    /// Runs kubectl, which must fail. Returns its standard error.
     pub fn refused(&self, line: &str) -> Result<String> {
         self.output(&words(line), "", DEADLINE)?.failure()
     }
 
-    /// Runs kubectl with `input`, whatever comes of it.
+    /// Runs kubectl with `input`. It may succeed or fail.
     pub fn output(&self, args: &[&str], input: &str, deadline: Duration) -> Result<Finished> {
         process::run(self.command(&self.program).args(args), input, deadline)
     }
 
-    /// Applies manifests that are written in the test.
+    /// Applies manifests.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         self.output(&["apply", "-f", "-"], manifests, DEADLINE)?
             .success()
     }
 
-    /// Applies manifests that the API server must refuse; gives what kubectl says then.
+    /// Applies manifests that the API server must refuse. Returns kubectl's standard error.
     pub fn apply_refused(&self, manifests: &str) -> Result<String> {
         self.output(&["apply", "-f", "-"], manifests, DEADLINE)?
             .failure()
     }
 
-    /// An object, or a list of them, as JSON.
+    /// `kubectl get` of an object or a list, as JSON.
     pub fn get(&self, line: &str) -> Result<Value> {
         let text = self.run(&format!("get --output=json {line}"))?;
         serde_json::from_str(&text).context("reading kubectl's JSON")
     }
 
-    /// Watches `what` until `condition` holds, in the words of `kubectl wait`: `condition=Ready`,
-    /// `delete`, `jsonpath={.status.phase}=Succeeded`. An object that doesn't exist yet is awaited
-    /// too. On an idle machine the condition should hold within `seconds`.
+    /// Watches `what` until `condition` holds, in the notation of `kubectl wait`:
+    /// `condition=Ready`, `delete`, `jsonpath={.status.phase}=Succeeded`. Also waits for an object
+    /// that does not exist yet. On an idle machine, the condition must hold within `seconds`.
     pub fn wait(&self, what: &str, condition: &str, seconds: u64) -> Result<()> {
         let seconds = seconds * PATIENCE;
         let timeout = format!("--timeout={seconds}s");
@@ -101,8 +101,7 @@ impl Kubectl {
             )?
             .success()
         };
-        // What a test waits for mostly exists by then, and each kubectl costs as much as many
-        // requests.
+        // The object mostly exists already, and one kubectl costs as much as many requests.
         let awaited = wait(condition).or_else(|error| {
             if !matches!(condition, "create" | "delete") && error.to_string().contains("NotFound") {
                 wait("create").and_then(|_| wait(condition))
@@ -120,18 +119,18 @@ impl Kubectl {
         self.run(&format!("logs {pod} --container={container}"))
     }
 
-    /// Runs a command in a pod (`pod/a`, `job/b`), in its first container.
+    /// Runs a command in the first container of a pod (`pod/a`, `job/b`).
     pub fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
         self.output(&[&["exec", pod, "--"], command].concat(), "", DEADLINE)?
             .success()
     }
 
-    /// Runs Helm; gives what it printed.
+    /// Runs Helm, and returns its standard output.
     pub fn helm(&self, line: &str) -> Result<String> {
         process::run(self.command(&self.helm).args(words(line)), "", DEADLINE * 3)?.success()
     }
 
-    /// What a person would look at when a wait has failed.
+    /// What an operator would look at when a wait has failed.
     fn overview(&self, what: &str) -> String {
         let looks = [
             &format!("get {what} --output=wide"),
@@ -159,8 +158,8 @@ impl Kubectl {
         command
     }
 
-    /// Lets kubectl and Helm, where a command runs them, use this cluster, and nothing of the
-    /// user's own set-up, which may not decide a test.
+    /// Makes kubectl and Helm, if a command runs them, use this cluster and ignore the user's own
+    /// configuration.
     pub fn set_environment(&self, command: &mut Command) {
         command
             .envs(NO_COLLECTION)

@@ -1,4 +1,4 @@
-//! Runs test functions in this process, and boots the cluster for the first that needs one.
+//! Runs test functions in this process, and boots the cluster for the first one that needs it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use crate::suite::Function;
 use crate::worker::TestOutcome;
 use crate::world::Real;
 
-/// The surroundings of this process.
+/// Where this process runs.
 pub(crate) enum Surroundings {
     /// A sandbox, where a node can be booted.
     Sandbox(Sandbox),
     /// The machine of a user who has a cluster.
     Given(Given),
-    /// Neither, for this reason.
+    /// Neither: no cluster can be used, for this reason.
     Unsuitable(String),
 }
 
-/// The tests that run in this process share one cluster.
+/// The state of the tests that run in this process. They share one cluster.
 pub(crate) struct Local {
     surroundings: Surroundings,
     /// The archive of migration-gate's image.
@@ -44,7 +44,7 @@ impl Local {
         matches!(self.surroundings, Surroundings::Unsuitable(_))
     }
 
-    /// Runs a function. A panic is a failure as an error is; its place is on standard error.
+    /// Runs a function. A panic is a failure, too; its message is on standard error.
     pub(crate) fn run(&self, function: Function) -> TestOutcome {
         let error = match catch_unwind(AssertUnwindSafe(|| self.call(function))) {
             Ok(Ok(())) => return TestOutcome::Passed,

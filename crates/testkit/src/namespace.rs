@@ -1,7 +1,7 @@
 //! Namespaces that end with their tests.
 //!
-//! Made and deleted by kube-rs rather than by kubectl: nearly every test wants some, and each
-//! kubectl costs as much as many requests.
+//! kube-rs creates and deletes them, not kubectl: nearly every test needs some, and one kubectl
+//! costs as much as many requests.
 
 use std::time::Duration;
 
@@ -15,19 +15,20 @@ use crate::client::{await_gone, await_object, block_on};
 use crate::kubectl::{Kubectl, PATIENCE};
 use crate::poll::{Look, until};
 
-/// A namespace that is deleted with everything in it when the test is over, unless it stays.
+/// A namespace that is deleted with everything in it when the test is over, unless `stays` is set.
 pub struct Namespace {
     /// Its name.
     pub name: String,
     /// kubectl in this namespace.
     pub kubectl: Kubectl,
-    /// It ends with its cluster.
+    /// Whether it stays until its cluster ends.
     pub stays: bool,
     client: kube::Client,
 }
 
 impl Namespace {
-    /// A new one of exactly this name; waits for an earlier test's of that name to be gone.
+    /// A new namespace of exactly this name. Waits until an earlier test's namespace of this name
+    /// is gone.
     pub fn create(
         client: kube::Client,
         kubectl: &Kubectl,
@@ -38,10 +39,10 @@ impl Namespace {
         if let Some(found) = block_on(namespaces.get_opt(name))? {
             let annotations = found.metadata.annotations.unwrap_or_default();
             if found.metadata.deletion_timestamp.is_some() {
-                // An earlier test's, being deleted.
+                // It is an earlier test's, and is being deleted.
             } else if annotations.contains_key("meta.helm.sh/release-name") {
-                // The chart made it for a gate after an earlier test had deleted its own, and kept
-                // it.
+                // The chart has created it for a gate after an earlier test had deleted its own,
+                // and kept it.
                 block_on(namespaces.delete(name, &DeleteParams::default()))?;
             } else {
                 bail!(
@@ -70,14 +71,14 @@ impl Namespace {
             stays: false,
             client,
         };
-        // Pods are refused until the controller manager has made it.
+        // Pods are refused until the controller manager has created the ServiceAccount.
         let accounts: Api<ServiceAccount> = Api::namespaced(this.client.clone(), name);
         let patience = Duration::from_secs(30 * PATIENCE);
         await_object(&accounts, "default", "to be made", patience, |_| true)?;
         Ok(this)
     }
 
-    /// Follows a container's log until all of these are in it; gives what it has said by then.
+    /// Follows a container's log until it contains all of `parts`. Returns the log so far.
     pub fn says(&self, pod: &str, container: &str, parts: &[&str]) -> Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
         let parameters = LogParams {
@@ -89,7 +90,7 @@ impl Namespace {
         let patience = Duration::from_secs(60 * PATIENCE);
         let is_there = block_on(pods.get(pod)).map(|pod| has(&pod, container))?;
         ensure!(is_there, "pod {pod} has no container {container}");
-        // Before that there is no log to follow.
+        // There is no log before the container has started.
         await_object(&pods, pod, "to have started", patience, |pod| {
             has_started(pod, container)
         })?;
@@ -110,7 +111,7 @@ impl Namespace {
                 };
                 match block_on(async { tokio::time::timeout(patience, follow).await }) {
                     Ok(Ok(())) if all_in(&log) => Look::Done(log),
-                    // The container has ended without it, and may begin again.
+                    // The container has ended without all parts, and may start again.
                     Ok(Ok(())) => Look::Pending(log),
                     Ok(Err(error)) => Look::Pending(format!("{error:#}")),
                     Err(_) => Look::Failed(anyhow!("after {patience:?} it has said\n{log}")),
@@ -120,7 +121,7 @@ impl Namespace {
     }
 }
 
-/// Whether a pod is to run a container.
+/// Whether a pod's spec has a container.
 fn has(pod: &Pod, container: &str) -> bool {
     let spec = pod.spec.iter();
     let mut all = spec.flat_map(|it| it.init_containers.iter().flatten().chain(&it.containers));
@@ -151,11 +152,11 @@ impl Drop for Namespace {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
         let at_once = DeleteParams::default().grace_period(0);
         block_on(async {
-            // A failure cannot be reported here; the next test that wants the name finds out.
+            // A failure cannot be reported here. The next test that uses the name notices it.
             let _ = namespaces
                 .delete(&self.name, &DeleteParams::default())
                 .await;
-            // Nothing can be created any more, and no pod needs its grace period.
+            // Nothing can be created in it any more, and no pod needs its grace period.
             let _ = pods
                 .delete_collection(&at_once, &ListParams::default())
                 .await;

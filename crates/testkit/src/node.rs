@@ -1,4 +1,4 @@
-//! One node: containerd and kubelet, joined to a control plane.
+//! A node: containerd and kubelet, joined to a control plane.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ use crate::sandbox::{DNS_ADDRESS, NODE_ADDRESS, Sandbox};
 const NAME: &str = "node-1";
 const START: Duration = Duration::from_secs(90);
 
-/// The container runtime alone: images can be imported while the control plane still starts.
+/// Only the container runtime, so that images can be imported while the control plane starts.
 pub struct Runtime {
     sandbox: Sandbox,
     socket: PathBuf,
@@ -53,7 +53,7 @@ impl Runtime {
             .map(drop)
     }
 
-    /// containerd's own client, where kubelet keeps its images.
+    /// containerd's own client, in the kubelet's containerd namespace.
     fn ctr(&self) -> Command {
         let mut ctr = self.sandbox.assets.command("ctr");
         ctr.arg("--address")
@@ -68,8 +68,8 @@ pub fn socket(sandbox: &Sandbox) -> Result<PathBuf> {
     Ok(sandbox.state("containerd")?.join("containerd.sock"))
 }
 
-/// Where the container runtime looks up how to reach a registry, again for each pull: a folder for
-/// each, by its host and port.
+/// The folder that tells the container runtime how to reach registries, with a folder for each by
+/// its host and port. The runtime reads it again for each pull.
 pub fn registries(sandbox: &Sandbox) -> Result<PathBuf> {
     sandbox.state("registries")
 }
@@ -81,7 +81,7 @@ pub struct TestNode {
 }
 
 impl TestNode {
-    /// Joins a node to a control plane. That it is ready, the API server tells.
+    /// Joins a node to a control plane. Does not wait until the node is ready.
     pub fn join(control_plane: &ControlPlane, runtime: Runtime) -> Result<Self> {
         let sandbox = &runtime.sandbox;
         let state = sandbox.state("kubelet")?;
@@ -103,7 +103,7 @@ impl TestNode {
         Ok(Self { kubelet, runtime })
     }
 
-    /// Gives an image that the node has a second name.
+    /// Adds a second name to an image on the node.
     pub fn tag(&self, image: &str, name: &str) -> Result<()> {
         let mut ctr = self.runtime.ctr();
         ctr.args(["images", "tag", "--force", image, name]);
@@ -112,7 +112,7 @@ impl TestNode {
             .map(drop)
     }
 
-    /// The digest of an image that the node has.
+    /// The digest of an image on the node.
     pub fn digest(&self, image: &str) -> Result<String> {
         let mut ctr = self.runtime.ctr();
         ctr.args(["images", "list", &format!("name=={image}")]);
@@ -122,12 +122,12 @@ impl TestNode {
         Ok(digest.with_context(|| format!("no {image}"))?.to_owned())
     }
 
-    /// What [`Runtime::import`] does.
+    /// As [`Runtime::import`].
     pub fn import(&self, archive: &Path) -> Result<()> {
         self.runtime.import(archive)
     }
 
-    /// An error if a component that should run doesn't.
+    /// Fails if a component has ended.
     pub fn check(&self) -> Result<()> {
         self.runtime.containerd.check()?;
         self.kubelet.check()
@@ -147,7 +147,7 @@ fn containerd_config(sandbox: &Sandbox, state: &Path, socket: &Path) -> Result<S
         }],
     });
     fs::write(networks.join("10-pods.conflist"), network.to_string())?;
-    // A JSON string is a TOML string too.
+    // A JSON string is a TOML string, too.
     let quoted = |path: &Path| json!(path).to_string();
     Ok(format!(
         r#"version = 3
@@ -193,18 +193,18 @@ fn kubelet_config(control_plane: &ControlPlane, runtime: &Runtime, state: &Path)
         },
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": server.certificate, "tlsPrivateKeyFile": server.key,
-        // Whatever cgroups and disks the machine has, they are enough for these tests.
+        // Accept every version of cgroups and every amount of disk space.
         "failCgroupV1": false, "cgroupDriver": "cgroupfs", "cgroupRoot": runtime.sandbox.cgroup(),
         "cgroupsPerQOS": true, "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": false, "failSwapOn": false,
         "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
         "volumePluginDir": state.join("volume-plugins"),
-        // The machine's own resolvers can't be reached from in here.
+        // The machine's own resolvers cannot be reached from the sandbox.
         "clusterDNS": [DNS_ADDRESS], "clusterDomain": "cluster.local", "resolvConf": "",
-        // An image that it has pulled under one name it would otherwise pull again under any other,
-        // though it has been imported by then.
+        // Otherwise it would pull an image that it has pulled under one name again under another
+        // name, even if that was imported.
         "imagePullCredentialsVerificationPolicy": "NeverVerify",
-        // Mounted Secrets and ConfigMaps follow their objects within seconds rather than a minute.
+        // Mounted Secrets and ConfigMaps are updated within seconds instead of a minute.
         "syncFrequency": "5s",
         "eventRecordQPS": 0,
     });

@@ -1,4 +1,4 @@
-//! The certificates that a control plane's parts know each other by.
+//! The certificates of a control plane's components.
 
 use std::fs;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
-/// A certificate authority and the folder that it issues into.
+/// A certificate authority, and the folder of the certificates that it issues.
 pub struct ClusterAuthority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -47,7 +47,7 @@ impl ClusterAuthority {
         })
     }
 
-    /// The authority's certificate and key, for the controller that signs in its name.
+    /// The authority's certificate and key, for the controller that signs certificates.
     pub fn pair(&self) -> Pair {
         self.paths("ca")
     }
@@ -77,8 +77,7 @@ impl ClusterAuthority {
         self.issue(file, params)
     }
 
-    /// A bare key pair, for signing the tokens of service accounts; the `certificate` is the public
-    /// key.
+    /// A key pair for signing ServiceAccount tokens. Its `certificate` is the public key.
     pub fn signing_key(&self, file: &str) -> Result<Pair> {
         let key = KeyPair::generate()?;
         let pair = self.paths(file);

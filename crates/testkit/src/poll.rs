@@ -1,4 +1,4 @@
-//! Waiting for a condition that nothing announces.
+//! Waiting for a condition that has no events.
 
 use std::fmt::Debug;
 use std::thread;
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-/// What one look at a condition shows.
+/// The result of one check of a condition.
 pub enum Look<T> {
     /// It holds.
     Done(T),
-    /// Not yet; this is what was seen instead.
+    /// It does not hold yet. This was seen instead.
     Pending(String),
-    /// It never will.
+    /// It never will hold.
     Failed(anyhow::Error),
 }
 
-/// Looks until `what` is there; past the deadline the error tells what was awaited and what was
-/// seen last.
+/// Calls `look` until it is done. After the deadline, the error names `what` and what was last
+/// seen.
 ///
-/// For readiness endpoints and sockets; what the API server can tell is awaited by `kubectl wait`,
-/// which watches.
+/// Use it for readiness endpoints and sockets. For the state of objects, use `kubectl wait`, which
+/// watches.
 pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Look<T>) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
@@ -35,7 +35,7 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Look<T
     }
 }
 
-/// Looks until a value fulfils a condition. An error ends it.
+/// Calls `look` until a condition holds for its value. An error ends the wait.
 pub fn until_is<T: Debug>(
     what: &str,
     deadline: Duration,

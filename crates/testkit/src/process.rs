@@ -14,11 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::poll::{Look, until};
 
-/// The variable by which a worker finds [`program`]. The shell that a sandbox begins with drops
-/// cargo's, since a name with a dash is none to it.
+/// The variable by which a worker finds [`program`]. Cargo's own variable has a dash in its name,
+/// so the shell that starts a sandbox drops it.
 pub(crate) const PROGRAM: &str = "MIGRATION_GATE_CLUSTER_PROGRAM";
 
-/// The `migration-gate` that is tested. Cargo tells integration tests where it is.
+/// The path of the `migration-gate` under test, which cargo passes to integration tests.
 pub fn program() -> PathBuf {
     std::env::var_os("CARGO_BIN_EXE_migration-gate")
         .or_else(|| std::env::var_os(PROGRAM))
@@ -34,7 +34,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with both outputs appended to `<logs>/<name>.log`.
+    /// Starts a command. Appends both outputs to `<logs>/<name>.log`.
     pub fn spawn(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = File::options()
@@ -55,12 +55,12 @@ impl Process {
         })
     }
 
-    /// Its process identifier.
+    /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.child().id()
     }
 
-    /// An error with the end of its log, if it is no longer running.
+    /// Fails with the end of its log if it is no longer running.
     pub fn check(&self) -> Result<()> {
         match self.child().try_wait()? {
             None => Ok(()),
@@ -93,12 +93,12 @@ impl Process {
         })
     }
 
-    /// Asks it to stop, and insists after `grace`.
+    /// Stops it by SIGTERM, and kills it after `grace`.
     pub fn stop(self, grace: Duration) -> Result<()> {
         let pid = Pid::from_child(&self.child());
         kill_process(pid, Signal::TERM)
             .with_context(|| format!("sending SIGTERM to {}", self.name))?;
-        // Dropping it kills it, should the grace not have been enough.
+        // Dropping it kills it if it has not ended within `grace`.
         until(&format!("{} to stop", self.name), grace, || {
             match self.child().try_wait() {
                 Ok(Some(_)) => Look::Done(()),
@@ -124,13 +124,13 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let mut child = self.child();
-        // Both fail only for a child that has ended already.
+        // Both fail only if the child has ended already.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-/// What a finished command said.
+/// A finished command with its output.
 pub struct Finished {
     /// The command line, for messages.
     pub line: String,
@@ -143,7 +143,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Its standard output if it succeeded; else an error that shows the whole of it.
+    /// Its standard output if it has succeeded; else an error with the command and both outputs.
     pub fn success(self) -> Result<String> {
         if self.status.success() {
             return Ok(self.stdout);
@@ -157,7 +157,7 @@ impl Finished {
         ))
     }
 
-    /// Its standard error if it failed; else an error that shows what it did instead.
+    /// Its standard error if it has failed; else an error with the command and its output.
     pub fn failure(self) -> Result<String> {
         if !self.status.success() {
             return Ok(self.stderr);
@@ -170,13 +170,13 @@ impl Finished {
     }
 }
 
-/// Checks that a text has these parts.
+/// Checks that a text contains all of `parts`.
 pub fn says(text: &str, parts: &[&str]) -> Result<()> {
     let missing = parts.iter().find(|part| !text.contains(**part));
     missing.map_or(Ok(()), |part| Err(anyhow!("no `{part}` in\n{text}")))
 }
 
-/// Sets text off from the message that quotes it.
+/// Indents a text that is quoted in a message.
 pub fn indent(text: &str) -> String {
     text.lines().flat_map(|line| ["    ", line, "\n"]).collect()
 }
@@ -206,14 +206,12 @@ pub fn run(command: &mut Command, input: &str, deadline: Duration) -> Result<Fin
         .take()
         .context("a child without standard input")?;
     let input = input.to_owned();
-    // A command that ends without reading all of its input breaks the pipe, which is its good
-    // right.
+    // Ignore errors: a command may end without reading all of its input.
     thread::spawn(move || stdin.write_all(input.as_bytes()));
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
 
-    // Both pipes end when the command does, so its end is awaited without asking for it over and
-    // over.
+    // Both pipes end when the command ends, so no polling is needed.
     let stdout = stdout.recv_timeout(deadline).or_else(|_| {
         child.kill()?;
         child.wait()?;
@@ -237,10 +235,10 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before an error is worth more than the error.
+            // Ignore an error, and use what was read before it.
             let _ = pipe.read_to_end(&mut bytes);
         }
-        // The receiver is gone once the deadline has passed.
+        // After the deadline, the receiver no longer exists.
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
     });
     receiver

@@ -1,4 +1,5 @@
-//! A TCP proxy between a waiter and the API server, which cuts connections and holds them back.
+//! A TCP proxy between a waiter and the API server, which can cut connections and hold back their
+//! data.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::client::{block_on, spawn};
 use crate::sandbox::NODE_ADDRESS;
 
-/// Ends with the test program.
+/// A running proxy. It ends with the test program.
 pub struct Proxy {
     address: SocketAddr,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
@@ -23,8 +24,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the API server that a kubeconfig names; `through` becomes a kubeconfig that
-    /// names the proxy.
+    /// Starts a proxy for the API server in `kubeconfig`. Writes a kubeconfig for the proxy to
+    /// `through`.
     pub fn start(kubeconfig: &Path, through: &Path) -> Result<Self> {
         let mut config: Value = serde_json::from_str(&fs::read_to_string(kubeconfig)?)?;
         let server = &mut config["clusters"][0]["cluster"]["server"];
@@ -33,7 +34,7 @@ impl Proxy {
             .and_then(|url| url.strip_prefix("https://"))
             .context("a server's address")?
             .parse()?;
-        // The API server's certificate holds for this address, whatever the port.
+        // The API server's certificate is valid for this address.
         let address: IpAddr = NODE_ADDRESS.parse()?;
         let listener = block_on(TcpListener::bind((address, 0)))?;
         let this = Self {
@@ -48,7 +49,7 @@ impl Proxy {
         Ok(this)
     }
 
-    /// Ends every connection, in the middle of whatever it carries.
+    /// Cuts every connection, without waiting for the end of a message.
     pub fn cut(&self) {
         let mut connections = self
             .connections
@@ -57,12 +58,12 @@ impl Proxy {
         connections.drain(..).for_each(|handle| handle.abort());
     }
 
-    /// Lets new connections come about, and nothing through them.
+    /// From now on, accepts connections and holds back their data.
     pub fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    /// Lets through what was held.
+    /// Passes on the data that was held back.
     pub fn release(&self) {
         self.held.send_replace(false);
     }
@@ -80,7 +81,7 @@ async fn accept(
             if held.wait_for(|held| !held).await.is_ok()
                 && let Ok(mut far) = TcpStream::connect(upstream).await
             {
-                // However it ends, both ends of it are closed.
+                // An error also closes both connections.
                 let _ = copy_bidirectional(&mut near, &mut far).await;
             }
         });

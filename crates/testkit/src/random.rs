@@ -5,15 +5,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
-/// The variable that holds the seed. Set it to what a failed run printed.
+/// The variable with the seed. Set it to the seed that a failed run has printed.
 pub const SEED: &str = "MIGRATION_GATE_TEST_SEED";
 
-/// Splitmix64: the same numbers for the same seed.
+/// SplitMix64, which gives the same numbers for the same seed.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The seed that is asked for, else one of the time. Prints it, as that of `what`.
+    /// Uses the seed in [`SEED`], or else the time. Prints the seed with `what`.
     pub fn seeded(what: &str) -> Result<Self> {
         let seed = match std::env::var(SEED) {
             Ok(seed) => seed.parse().context(SEED)?,
@@ -23,7 +23,7 @@ impl Random {
         Ok(Self(seed))
     }
 
-    /// Those of one seed, and of one part of what is done with it.
+    /// Random numbers for a part of the test, by the same seed and the part's number.
     #[must_use]
     pub fn part(&self, number: u64) -> Self {
         let mut random = Self(self.0 ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03));
@@ -40,23 +40,23 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One below that number, which isn't 0.
+    /// A number less than `end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).unwrap_or(u64::MAX);
         usize::try_from(self.number() % end).unwrap_or_default()
     }
 
-    /// One of that range, which isn't empty.
+    /// A number of the range, which must not be empty.
     pub fn within(&mut self, range: Range<usize>) -> usize {
         range.start + self.below(range.len())
     }
 
-    /// True one time in so many.
+    /// `true` once in `times` calls on average.
     pub fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    /// One of them; there is one at least.
+    /// One of the elements. `all` must not be empty.
     pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }

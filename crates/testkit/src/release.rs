@@ -19,22 +19,22 @@ const NAME: &str = "migration-gate";
 /// An installed release; uninstalled when the test is over.
 pub struct Release {
     kubectl: Kubectl,
-    /// How many, if the test has no use for the chart's own number.
+    /// The number of replicas, if it is not the chart's default.
     replicas: Option<u8>,
-    // Dropped after the release, which lives in it.
+    // Dropped after the release, which is in it.
     _namespace: Option<Namespace>,
 }
 
 impl Release {
-    /// Installs the chart as it comes, and waits until its webhooks answer.
+    /// Installs the chart with its default values, and waits until its webhooks answer.
     pub fn install(cluster: &Cluster) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         release.helm("install", "--wait")?;
         Ok(release)
     }
 
-    /// The same with one replica, through upgrades too: half the pods, for what doesn't depend on
-    /// their number.
+    /// The same with one replica, also after upgrades: half the pods, for tests that do not depend
+    /// on their number.
     pub fn install_one(cluster: &Cluster) -> Result<Self> {
         let mut release = Self::prepare(cluster)?;
         release.replicas = Some(1);
@@ -42,7 +42,7 @@ impl Release {
         Ok(release)
     }
 
-    /// As the chart comes, with values of the test's own.
+    /// The same with values of the test's own.
     pub fn install_with(cluster: &Cluster, values: &Value) -> Result<Self> {
         let release = Self::prepare(cluster)?;
         let folder = tempfile::tempdir()?;
@@ -67,7 +67,7 @@ impl Release {
             "install",
             "--set=certificates.source=existingSecret,certificates.existingSecret=webhook-certificate",
         )?;
-        // No replica is ready before the API server would accept what it serves.
+        // No replica is ready before the API server trusts its certificate.
         release.trust(&fs::read(authority.pair().certificate)?)?;
         release
             .kubectl
@@ -75,10 +75,9 @@ impl Release {
         Ok(release)
     }
 
-    /// The namespace for it, and nothing in there yet.
+    /// Creates the namespace, without installing anything.
     pub fn prepare(cluster: &Cluster) -> Result<Self> {
-        // The strictest of the Pod Security Standards, for the server's pods and for that of `helm
-        // test`.
+        // The strictest Pod Security Standard, for the server's pods and the pod of `helm test`.
         let restricted = ("pod-security.kubernetes.io/enforce", "restricted");
         let namespace = cluster
             .namespace_with(NAME, &[restricted])
@@ -90,7 +89,7 @@ impl Release {
         })
     }
 
-    /// In a namespace that the test has made by itself.
+    /// A release in a namespace that the test has created itself.
     pub fn of(kubectl: &Kubectl) -> Self {
         Self {
             kubectl: kubectl.clone(),
@@ -99,8 +98,8 @@ impl Release {
         }
     }
 
-    /// `helm install` or `helm upgrade` of the chart, with the image of this working tree. Without
-    /// the preflight: what it does is a test of its own, and here it would cost a pod each time.
+    /// `helm install` or `helm upgrade` of the chart, with the image of this working tree. The
+    /// preflight is disabled: it has tests of its own, and would cost a pod each time.
     pub fn helm(&self, verb: &str, options: &str) -> Result<String> {
         let (repository, tag) = image::MIGRATION_GATE
             .rsplit_once(':')
@@ -125,7 +124,7 @@ impl Release {
         &self.kubectl
     }
 
-    /// Puts the authority into the webhook configurations, as cert-manager's injector would.
+    /// Writes the authority to the webhook configurations, as cert-manager's injector would.
     pub fn trust(&self, authority: &[u8]) -> Result<()> {
         for kind in ["mutating", "validating"] {
             let configuration = format!("{kind}webhookconfiguration/{NAME}");
@@ -150,7 +149,7 @@ impl Release {
 
 impl Drop for Release {
     fn drop(&mut self) {
-        // A failure cannot be reported here; the next test that installs finds out.
+        // A failure cannot be reported here. The next test that installs notices it.
         let _ = self.uninstall();
     }
 }

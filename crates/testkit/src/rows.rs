@@ -1,9 +1,9 @@
-//! What the waiter does for what it sees: the rows of the design's table, written once and run
-//! against the fake API server (`tests/rows.rs`) and against real ones (`tests/cluster/`): of the
-//! node's release, and of the oldest that the chart admits.
+//! The waiter's table: what it does in each situation. The rows are written once, and run against
+//! the fake API server (`tests/rows.rs`) and against real ones (`tests/cluster/`) of the node's
+//! release and of the oldest that the chart admits.
 //!
-//! To add a row, write a function and name it in [`ROWS`]. The pure decision has its own table, in
-//! `crates/core/src/verdict/tests.rs`.
+//! To add a row, write a function and add its name to [`ROWS`]. The pure decision has its own table
+//! in `crates/core/src/verdict/tests.rs`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use crate::world::{Fake, Row, WaiterWorld};
 
 macro_rules! rows {
     ($($row:ident),* $(,)?) => {
-        /// All rows, each by its path, here and on the oldest release.
+        /// All rows with their paths, for the node's release and for the oldest one.
         const ROWS: &[([&str; 2], Row)] = &[$((
             [
                 concat!(module_path!(), "::", stringify!($row)),
@@ -61,7 +61,7 @@ pub fn tests() -> Vec<Test> {
         .collect()
 }
 
-/// The rows as tests on one of the oldest release that the chart admits.
+/// The rows as tests on an API server of the oldest release that the chart admits.
 pub fn tests_on_the_oldest() -> Vec<Test> {
     let rows = ROWS.iter();
     rows.map(|&([_, name], row)| Test::row(name, row, Plane::oldest))
@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// The waiter ends with this exit code, last line and termination message.
+/// Checks that the waiter ends with this exit code, last line and termination message.
 fn ends(waiter: Waiter, code: i32, line: &str, termination: &str) -> Result<Ended> {
     let ended = waiter.ends();
     ensure!(
@@ -94,12 +94,12 @@ fn ends(waiter: Waiter, code: i32, line: &str, termination: &str) -> Result<Ende
     Ok(ended)
 }
 
-/// The waiter opens, and its last line is this.
+/// Checks that the waiter opens with this last line.
 fn opens(waiter: Waiter, line: &str) -> Result<Ended> {
     ends(waiter, 0, line, "")
 }
 
-/// The waiter gives up with this reason, which is the termination message too.
+/// Checks that the waiter gives up with this reason, which is also the termination message.
 fn gives_up(waiter: Waiter, code: i32, reason: &str) -> Result<Ended> {
     ends(waiter, code, reason, reason)
 }
@@ -129,7 +129,7 @@ fn a_record_of_the_version_opens_unless_a_first_attempt_runs(
     let scene = world.scene();
     scene.record(&["1", "2"])?;
     opens(scene.waiter(&[V2])?, &recorded("2"))?;
-    // This very version is migrated again, so pods wait until an attempt has failed.
+    // The same version is migrated again, so pods wait until an attempt has failed.
     scene.create("2")?;
     scene.status(&running())?;
     let mut waiter = scene.waiter(&[V2])?;
@@ -138,12 +138,12 @@ fn a_record_of_the_version_opens_unless_a_first_attempt_runs(
     opens(waiter, &recorded("2"))?;
     scene.status(&failed())?;
     opens(scene.waiter(&[V2])?, &recorded("2"))?;
-    // A rollback: the Job is the newer version's.
+    // After a rollback, the Job is still of the newer version.
     scene.delete()?;
     scene.create("3")?;
     scene.status(&complete())?;
     opens(scene.waiter(&[V2])?, &recorded("2"))?;
-    // The record comes while the waiter waits.
+    // The entry is added while the waiter waits.
     let mut waiter = scene.waiter(&["--image=web:4"])?;
     waiter.says("is complete, but for version 3");
     scene.record(&["4"])?;
@@ -174,7 +174,8 @@ fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn WaiterWorld) -
     opens(scene.waiter(&["--image=web"])?, &recorded("latest"))?;
     scene.create("latest")?;
     scene.status(&running())?;
-    // A Job that has just gone is expected to come back: an hour is longer than this test.
+    // A Job that has just been deleted is expected to be created again. An hour is longer than this
+    // test.
     let mut patient = scene.waiter(&["--image=web", "--settle=1h"])?;
     let mut hasty = scene.waiter(&["--image=web", "--settle=1s"])?;
     patient.says("waiting: Job db-init is running");
@@ -194,7 +195,7 @@ fn a_record_of_a_mutable_tag_opens_only_without_a_job(world: &dyn WaiterWorld) -
     Ok(())
 }
 
-/// Nothing is heard of a Job that is created again behind a connection that is dead.
+/// The waiter does not see a Job that is created again while its connection is dead.
 fn a_record_of_a_mutable_tag_does_not_open_what_cannot_be_looked_at(
     world: &dyn WaiterWorld,
 ) -> Result<()> {
@@ -218,7 +219,7 @@ fn a_corrupt_entry_of_the_record_is_told_and_not_obeyed(world: &dyn WaiterWorld)
     let scene = world.scene();
     let corrupt = [("2", entry("1")), ("3", "{".to_owned())];
     let mut corrupt: BTreeMap<_, _> = corrupt.map(|(key, text)| (key.to_owned(), text)).into();
-    // Rubbish is told of in few lines, however much of it there is.
+    // Many corrupt entries are reported in few lines.
     corrupt.extend((10..50).map(|i| (format!("r{i}"), "x".repeat(9000))));
     scene.record_as(corrupt)?;
     let mut waiter = scene.waiter(&[V2])?;
@@ -272,7 +273,7 @@ fn a_failed_job_of_the_version_ends_the_wait(world: &dyn WaiterWorld) -> Result<
         "{}",
         ended.output
     );
-    // A failed Job is deleted to try again.
+    // A failed Job is deleted so that it can run again.
     scene.begin_to_delete()?;
     let mut waiter = scene.waiter(&[V2])?;
     waiter.says("waiting: Job db-init is being deleted");
@@ -311,14 +312,14 @@ fn each_state_on_the_way_is_told_once(world: &dyn WaiterWorld) -> Result<()> {
     waiter.says("waiting: Job db-init is suspended (gives up in ");
     scene.patch(&json!({"spec": {"suspend": false}}))?;
     waiter.says("waiting: Job db-init has no pod yet (gives up in ");
-    // The API server keeps whole seconds, and lets no Job's start change.
+    // The API server stores whole seconds, and lets no Job's `startTime` change.
     let ago = |minutes: i64| Timestamp::from_second(Timestamp::now().as_second() - 60 * minutes);
     let started = ago(90)?;
     scene.status(&json!({"active": 1, "ready": 0}))?;
     waiter.says("waiting: Job db-init has a pod that is not ready (attempt 1 of 4; gives up in ");
     scene.status(&json!({"startTime": started, "ready": 1}))?;
     waiter.says("waiting: Job db-init is running (attempt 1 of 4, 1h30m");
-    // Nothing that matters has changed.
+    // Nothing relevant has changed.
     scene.status(&json!({"terminating": 0}))?;
     scene.status(&json!({"active": 0, "ready": 0, "failed": 1}))?;
     waiter.says("waiting: Job db-init is about to try again (attempt 2 of 4, 1h30m");
@@ -447,7 +448,7 @@ fn a_watch_that_is_cut_20_times_still_sees_the_completion(world: &dyn WaiterWorl
         world.cut();
     }
     scene.status(&complete())?;
-    // A cut is no trouble and brings nothing new, so it has no line.
+    // A cut is not reported: it is no problem and changes nothing.
     lines(&opens(waiter, COMPLETE)?, 2)
 }
 
@@ -460,7 +461,7 @@ fn deadline_and_signal_are_kept_while_nothing_is_answered(world: &dyn WaiterWorl
     world.await_watches(1)?;
     world.hold();
     world.cut();
-    // It is connecting again, or about to.
+    // The waiter is connecting again, or about to.
     waiter.signal("-TERM");
     waiter.ends_with(143);
     scene.waiter(&[V2, "--timeout=1s"])?.ends_with(4);

@@ -1,9 +1,9 @@
-//! Keeps a run apart from the machine, in network, mount and PID namespaces of its own.
+//! Isolates a run from the machine in network, mount and PID namespaces of its own.
 //!
-//! A [worker](crate::worker) is a child of PID 1 in there, and so are etcd, kubelet, containerd and
-//! every pod. When the test program ends, however it ends, the kernel kills every process and drops
-//! every mount, link and network namespace. Two things outlive them, a folder of logs and empty
-//! cgroups. [`clean_up`] removes those of every run that has ended.
+//! A [worker](crate::worker) is a child of PID 1 in a sandbox, and so are etcd, kubelet, containerd
+//! and every pod. When the test program ends in any way, the kernel kills every process and removes
+//! every mount, link and network namespace. Only a folder of logs and empty cgroups remain.
+//! [`clean_up`] removes those of ended runs.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -20,7 +20,7 @@ use crate::poll::{Look, until};
 pub const NODE_ADDRESS: &str = "10.240.0.1";
 /// The first address of the Service range, where pods find the API server.
 pub const SERVICE_ADDRESS: &str = "10.96.0.1";
-/// Where they look for DNS.
+/// The Service address where pods find DNS.
 pub const DNS_ADDRESS: &str = "10.96.0.10";
 
 /// The namespaces, as options of unshare.
@@ -56,18 +56,18 @@ impl Sandbox {
         &self.folder
     }
 
-    /// A folder for logs in it: it is there after a failed run.
+    /// A folder for logs in the run's folder. It remains after a failed run.
     pub fn logs(&self, name: &str) -> Result<PathBuf> {
         created(self.folder.join(name))
     }
 
-    /// A folder for state, in the sandbox's memory: it ends with the sandbox. Its path is short and
-    /// the same in every run, as the paths of sockets must be.
+    /// A folder for state, in a file system in memory that ends with the sandbox. Its path is
+    /// short, because paths of sockets must be, and the same in every run.
     pub fn state(&self, name: &str) -> Result<PathBuf> {
         created(self.memory.join(name))
     }
 
-    /// The cgroup under which this run's pods live, by which the next run finds what is left of it.
+    /// The parent cgroup of this run's pods. A later run finds and removes it by its name.
     pub fn cgroup(&self) -> String {
         format!("/{}", cgroup(&self.folder))
     }
@@ -78,7 +78,7 @@ fn created(folder: PathBuf) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Why no node can be booted on this machine, if so.
+/// The reason why no node can be booted on this machine, if there is one.
 pub fn obstacle() -> Option<String> {
     if !cfg!(target_os = "linux") {
         return Some(format!(
@@ -86,7 +86,7 @@ pub fn obstacle() -> Option<String> {
             std::env::consts::OS
         ));
     }
-    // Owning /proc/self is being root in every way that matters here.
+    // The owner of /proc/self is the effective user.
     let uid = fs::metadata("/proc/self").map(|it| std::os::unix::fs::MetadataExt::uid(&it));
     match uid {
         Ok(0) => {}
@@ -123,9 +123,9 @@ pub(crate) fn runs() -> Result<PathBuf> {
     created(std::env::temp_dir().join("migration-gate-cluster"))
 }
 
-/// The beginning of a command in new namespaces. The caller appends a program and its arguments.
+/// A command that runs in new namespaces. The caller appends a program and its arguments.
 pub fn command() -> Command {
-    // Each link of the chain dies with the one before it: this process, unshare, PID 1, the rest.
+    // Each process ends with its parent: this process, unshare, PID 1, the others.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare"])
@@ -138,10 +138,10 @@ pub fn command() -> Command {
     command
 }
 
-/// A new folder for a run, with its cgroups, and the lock that marks the run as alive. Removes what
-/// ended runs have left.
+/// Creates a folder for a run, its cgroups, and the lock that shows that the run is alive. Removes
+/// what ended runs have left.
 ///
-/// A lock rather than a process id, which another process may have by now.
+/// A lock and not a process ID, which another process may have later.
 pub fn new_run(runs: &Path) -> Result<(PathBuf, File)> {
     let _alone = lock(runs)?;
     remove_ended(runs)?;
@@ -162,7 +162,8 @@ pub fn clean_up(runs: &Path) -> Result<()> {
     remove_ended(runs)
 }
 
-/// One process at a time creates or removes runs: a folder that is not locked yet looks dead.
+/// Only one process at a time may create or remove runs, because a folder that is not locked yet
+/// looks like that of an ended run.
 fn lock(runs: &Path) -> Result<File> {
     let file = File::create(runs.join("lock"))?;
     file.lock().context("locking the folder of the runs")?;
@@ -194,8 +195,8 @@ fn remove_ended(runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Creates a cgroup of that name in each hierarchy. kubelet wants the root of its pods' cgroups to
-/// exist.
+/// Creates a cgroup with this name in each hierarchy. The kubelet requires that the root of its
+/// pods' cgroups exists.
 fn create_cgroups(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let cgroup = hierarchy.join(name);
@@ -205,13 +206,13 @@ fn create_cgroups(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the cgroup of that name, and the empty ones in it, from each hierarchy.
+/// Removes the cgroup with this name, and the empty ones in it, from each hierarchy.
 fn remove_cgroups(name: &str) -> Result<()> {
     let cgroups = hierarchies()?
         .into_iter()
         .map(|hierarchy| hierarchy.join(name));
     for cgroup in cgroups.filter(|path| path.is_dir()) {
-        // The kernel frees a killed process's cgroup a moment after the process is gone.
+        // The kernel frees the cgroup of a killed process a moment after its end.
         until(
             &format!("the cgroup {} to be empty", cgroup.display()),
             Duration::from_secs(10),
@@ -232,7 +233,7 @@ pub fn hierarchies() -> Result<Vec<PathBuf>> {
     }
     let mut found = Vec::new();
     for entry in fs::read_dir(root).context("reading the cgroup hierarchies")? {
-        // Some of them have two names, one of which is a link.
+        // Some hierarchies have two names, of which one is a link.
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             found.push(entry.path());

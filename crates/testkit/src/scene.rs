@@ -1,6 +1,6 @@
-//! A gate's Job and record in a namespace of an API server, real or fake. No controller lives
-//! there, so the test sets the Job's status. A real API server refuses a status that no Job can
-//! have.
+//! A gate's Job and record in a namespace of an API server, real or fake. No controller runs there,
+//! so the test sets the Job's status. A real API server refuses a status that is impossible for a
+//! Job.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,7 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Starts one. `index` tells its ports apart from those of others in the sandbox.
+    /// Starts an API server. `index` makes its ports different from those of others in the sandbox.
     pub fn start(sandbox: &Sandbox, name: &'static str, index: u16) -> Result<Self> {
         Self::start_with(sandbox, PlaneSettings::bare(name, index)?)
     }
@@ -56,13 +56,13 @@ impl Plane {
         })
     }
 
-    /// The one that is shared by all tests that leave it alone. It ends with the sandbox.
+    /// The API server that all tests share which do not stop it. It ends with the sandbox.
     pub fn shared(sandbox: &Sandbox) -> Result<&'static Self> {
         static PLANE: OnceLock<Result<Plane, String>> = OnceLock::new();
         started_once(&PLANE, || Self::start(sandbox, "waiter", 4))
     }
 
-    /// The same of the oldest release that the chart admits.
+    /// The same with the oldest release that the chart admits.
     pub fn oldest(sandbox: &Sandbox) -> Result<&'static Self> {
         static PLANE: OnceLock<Result<Plane, String>> = OnceLock::new();
         started_once(&PLANE, || {
@@ -70,13 +70,13 @@ impl Plane {
         })
     }
 
-    /// The kubeconfig of a user of this name, who may do nothing yet.
+    /// The kubeconfig of a user with this name and without permissions.
     pub fn user(&self, name: &str) -> Result<PathBuf> {
         self.server.user(name, name, None)
     }
 
-    /// The requests about a namespace, as audit events, oldest first. A watch is among them as soon
-    /// as its answer begins.
+    /// The requests about a namespace, as audit events, oldest first. They include a watch from the
+    /// beginning of its answer.
     pub fn requests(&self, namespace: &str) -> Result<Vec<Value>> {
         let events = self.server.audit_events_with(namespace)?;
         Ok(events
@@ -105,12 +105,12 @@ pub struct Scene {
     records: Api<ConfigMap>,
     folder: tempfile::TempDir,
     waiters: AtomicU32,
-    /// Whether a Job says that it is sure to succeed before it is complete.
+    /// Whether Jobs have the condition `SuccessCriteriaMet` before they are complete.
     pub tells_success_early: bool,
 }
 
 impl Scene {
-    /// A namespace that exists. `client` acts for the test, and waiters use `kubeconfig`.
+    /// A scene in an existing namespace. `client` acts for the test, and waiters use `kubeconfig`.
     pub fn new(client: &kube::Client, kubeconfig: PathBuf, namespace: &str) -> Result<Self> {
         Ok(Self {
             namespace: namespace.to_owned(),
@@ -123,7 +123,7 @@ impl Scene {
         })
     }
 
-    /// A new namespace of a real API server. Waiters have every right.
+    /// A scene in a new namespace of a real API server. Waiters have all permissions.
     pub fn on(plane: &Plane, namespace: &str) -> Result<Self> {
         Self::through(plane, plane.server.admin(), namespace)
     }
@@ -159,7 +159,7 @@ impl Scene {
         Ok(Waiter::spawn(kubeconfig, &folder, args))
     }
 
-    /// Creates the Job, of an image with this tag.
+    /// Creates the Job with an image with this tag.
     pub fn create(&self, tag: &str) -> Result<()> {
         self.create_with(tag, &json!({}))
     }
@@ -178,14 +178,15 @@ impl Scene {
         Ok(())
     }
 
-    /// Merges into the Job.
+    /// Applies a merge patch to the Job.
     pub fn patch(&self, patch: &Value) -> Result<()> {
         let patch = Patch::Merge(patch);
         block_on(self.jobs.patch(JOB, &PatchParams::default(), &patch))?;
         Ok(())
     }
 
-    /// Merges into the Job's status, as the server's release has it.
+    /// Applies a merge patch to the Job's status, without conditions that the server's release does
+    /// not have.
     pub fn status(&self, status: &Value) -> Result<()> {
         if self.tells_success_early {
             return set_status(&self.jobs, JOB, status);
@@ -193,35 +194,36 @@ impl Scene {
         set_status(&self.jobs, JOB, &without_success_criteria(status.clone()))
     }
 
-    /// The Jobs of the namespace, for what this type has no method for.
+    /// The Jobs of the namespace, for requests without a method here.
     pub fn jobs(&self) -> &Api<Job> {
         &self.jobs
     }
 
-    /// Deletes the Job, and its pods after it, as kubectl does.
+    /// Deletes the Job with background propagation, as kubectl does.
     pub fn delete(&self) -> Result<()> {
         block_on(self.jobs.delete(JOB, &DeleteParams::background()))?;
         Ok(())
     }
 
-    /// Deletes the Job after its pods. It stays until [`Self::let_go`], as no pod is deleted here.
+    /// Deletes the Job with foreground propagation. It stays until [`Self::let_go`], because no
+    /// garbage collector runs here.
     pub fn begin_to_delete(&self) -> Result<()> {
         block_on(self.jobs.delete(JOB, &DeleteParams::foreground()))?;
         Ok(())
     }
 
-    /// Lets the Job go that [`Self::begin_to_delete`] holds.
+    /// Removes the finalizer of the Job that [`Self::begin_to_delete`] has set.
     pub fn let_go(&self) -> Result<()> {
         self.patch(&json!({"metadata": {"finalizers": null}}))
     }
 
-    /// Makes the record hold completions of images with these tags, and nothing else.
+    /// Replaces the record's entries by completions of images with these tags.
     pub fn record(&self, tags: &[&str]) -> Result<()> {
         let entries = tags.iter().map(|&tag| (tag.to_owned(), entry(tag)));
         self.record_as(entries.collect())
     }
 
-    /// Makes the record hold exactly this.
+    /// Replaces the record's data.
     pub fn record_as(&self, data: BTreeMap<String, String>) -> Result<()> {
         let mut record = ConfigMap {
             data: Some(data),
@@ -243,7 +245,7 @@ impl Scene {
     }
 }
 
-/// Merges into the status of a Job.
+/// Applies a merge patch to the status of a Job.
 pub fn set_status(jobs: &Api<Job>, name: &str, status: &Value) -> Result<()> {
     let patch = Patch::Merge(json!({"status": status}));
     block_on(jobs.patch_status(name, &PatchParams::default(), &patch))

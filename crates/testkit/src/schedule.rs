@@ -1,5 +1,5 @@
 //! Decides which test runs next, and on which node. A test claims a whole node, a share of one, or
-//! none.
+//! no node.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// The part of a node that a test claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// All of it: the test changes objects that every other test would see.
+    /// The whole node: the test changes objects that every other test would see.
     Node,
-    /// A namespace of its own.
+    /// A share of a node: a namespace of its own.
     Share,
-    /// Nothing but the sandbox around it.
+    /// No node, only the sandbox.
     Nothing,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Schedule {
     changed: Condvar,
 }
 
-/// A test's permission to run on a node. Dropping it lets others begin.
+/// A test's permission to run on a node. Dropping it lets other tests start.
 pub(crate) struct NodeSlot<'s> {
     schedule: &'s Schedule,
     pub(crate) node: usize,
@@ -38,12 +38,13 @@ struct Occupancy {
     nodes: Vec<NodeLoad>,
     running: usize,
     limit: usize,
-    /// By their place in the list of tests, which is the order in which they begin.
+    /// The waiting tests by their index in the list of tests, which is the order in which they
+    /// start.
     waiting: BTreeMap<usize, Claim>,
 }
 
 impl Schedule {
-    /// So many nodes, and at most `limit` tests at the same time.
+    /// A schedule for `nodes` nodes, with at most `limit` tests at the same time.
     pub(crate) fn new(nodes: usize, limit: usize) -> Self {
         Self {
             state: Mutex::new(Occupancy {
@@ -64,7 +65,7 @@ impl Schedule {
             match state.next() {
                 Some((next, node)) if next == index => {
                     state.begin(index, node);
-                    // Another may begin as well.
+                    // Another test may be able to start, too.
                     self.changed.notify_all();
                     return NodeSlot {
                         schedule: self,
@@ -96,7 +97,7 @@ impl Drop for NodeSlot<'_> {
 }
 
 impl Occupancy {
-    /// The first test of the list that could begin now, and where.
+    /// The first test of the list that can start now, and its node.
     fn next(&self) -> Option<(usize, usize)> {
         if self.running >= self.limit {
             return None;
@@ -111,9 +112,10 @@ impl Occupancy {
         let free: fn(&NodeLoad) -> bool = |node| !node.taken && node.shares == 0;
         match claim {
             Claim::Node => find(free),
-            // Together they leave other nodes to tests that claim a whole one.
+            // Shares go to the same node if possible, so that other nodes stay free for tests that
+            // claim a whole one.
             Claim::Share => find(|node| node.shares > 0).or_else(|| find(free)),
-            // Together, since they share statics of one process.
+            // Always on the same one, because these tests share statics of one process.
             Claim::Nothing => Some(0),
         }
     }
@@ -151,7 +153,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// Waits until so many tests wait for a slot.
+    /// Waits until `number` tests wait for a slot.
     fn await_waiting(schedule: &Schedule, number: usize) {
         let end = Instant::now() + LONG;
         while schedule.state().waiting.len() != number {
@@ -160,7 +162,7 @@ mod tests {
         }
     }
 
-    /// A slot that there is at once, if there is one.
+    /// A slot, if one is free at once.
     fn at_once(schedule: &Schedule, index: usize, claim: Claim) -> Option<NodeSlot<'_>> {
         let mut state = schedule.state();
         state.waiting.insert(index, claim);
@@ -178,7 +180,7 @@ mod tests {
         })
     }
 
-    /// Claims in a thread of its own. The receiver gets the index and the slot.
+    /// Waits for a slot in a thread of its own. The receiver gets the index and the slot.
     fn claim<'s>(
         scope: &'s Scope<'s, '_>,
         schedule: &'s Schedule,
@@ -265,7 +267,7 @@ mod tests {
         const NODES: usize = 3;
         const LIMIT: usize = 5;
         const TESTS: usize = 300;
-        // For each node, the number of its shares that are in use; a whole node counts as `TESTS`.
+        // For each node, the number of its shares in use. A whole node counts as `TESTS`.
         let used = [const { AtomicUsize::new(0) }; NODES];
         let (running, most, done) = (
             AtomicUsize::new(0),

@@ -1,4 +1,4 @@
-//! A shell in which a person types what a page or a program shows.
+//! A shell for the commands that a page or a program shows.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::kubectl::Kubectl;
 use crate::process::{self, Finished, program};
 
-/// Bash with kubectl, Helm and this program on the `PATH`, on one cluster.
+/// Bash with kubectl, Helm and this program on the `PATH`, for one cluster.
 pub struct Shell {
     kubectl: Kubectl,
     path: OsString,
@@ -20,7 +20,7 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// A shell that looks for programs in `first` before all else, and begins in that folder.
+    /// A shell with `first` at the front of its `PATH` and as its working directory.
     pub fn new(kubectl: &Kubectl, first: &Path) -> Result<Self> {
         let parent = |path: &Path| path.parent().map(PathBuf::from).unwrap_or_default();
         let programs = [&kubectl.program, &kubectl.helm, &program()].map(|path| parent(path));
@@ -45,14 +45,14 @@ impl Shell {
         self
     }
 
-    /// The same in a home of its own.
+    /// The same with another home directory.
     #[must_use]
     pub fn at_home(mut self, home: &Path) -> Self {
         self.home = Some(home.to_owned());
         self
     }
 
-    /// The same with a variable that names a path.
+    /// The same with an environment variable with a path.
     #[must_use]
     pub fn with(mut self, variable: &'static str, path: &Path) -> Self {
         self.environment.push((variable, path.to_owned()));

@@ -1,8 +1,8 @@
-//! Why a test doesn't apply.
+//! The reason why a test does not apply.
 
 use std::fmt;
 
-/// The error of a test that doesn't apply here. It is reported as ignored, with this reason.
+/// The error of a test that does not apply here. The test is reported as ignored, with this reason.
 #[derive(Debug)]
 pub struct Skip(pub String);
 

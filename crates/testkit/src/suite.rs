@@ -10,15 +10,15 @@ use crate::scene::Plane;
 use crate::schedule::Claim;
 use crate::world::Row;
 
-/// A test. [`tests!`](crate::tests) makes them.
+/// A test. [`tests!`](crate::tests) creates them.
 #[derive(Clone, Copy)]
 pub struct Test {
-    /// `module::function`, as the command line selects it.
+    /// `module::function`, by which the command line selects it.
     pub name: &'static str,
     pub(crate) function: Function,
 }
 
-/// A test's function. Its kind decides what it is given and what runs beside it.
+/// A test's function. Its kind decides its argument, and what runs beside it.
 #[derive(Clone, Copy)]
 pub(crate) enum Function {
     Shared(fn(&Cluster) -> Result<()>),
@@ -28,7 +28,7 @@ pub(crate) enum Function {
     Row(&'static str, Row, PlaneOf),
 }
 
-/// Gives one of a sandbox's API servers, which starts for the first that asks.
+/// Returns one of a sandbox's API servers. The first call starts it.
 pub(crate) type PlaneOf = fn(&Sandbox) -> Result<&'static Plane>;
 
 impl Function {
@@ -46,13 +46,14 @@ impl Function {
 }
 
 impl Test {
-    /// A test that keeps to its own namespace, so others may use the cluster at the same time.
+    /// A test that uses only its own namespace, so that others may use the cluster at the same
+    /// time.
     pub fn shared(path: &'static str, function: fn(&Cluster) -> Result<()>) -> Self {
         Self::new(path, Function::Shared(function))
     }
 
-    /// A test that has the cluster to itself, because it changes what all see: webhooks, or a
-    /// namespace of a fixed name.
+    /// A test that has the cluster to itself, because it changes objects that all tests see:
+    /// webhooks, or a namespace with a fixed name.
     pub fn exclusive(path: &'static str, function: fn(&Cluster) -> Result<()>) -> Self {
         Self::new(path, Function::Exclusive(function))
     }
@@ -62,7 +63,7 @@ impl Test {
         Self::new(path, Function::Standalone(function))
     }
 
-    /// A test that needs no cluster, only Helm, whose path it is given.
+    /// A test that needs no cluster. Its argument is the path of Helm.
     pub fn helm(path: &'static str, function: fn(&Path) -> Result<()>) -> Self {
         Self::new(path, Function::Helm(function))
     }
@@ -72,25 +73,25 @@ impl Test {
         Self::new(path, Function::Row(path, row, plane))
     }
 
-    /// Whether it runs the release before this one, which takes minutes to build.
+    /// Whether it needs the previous release, which takes minutes to build.
     pub(crate) fn needs_previous(&self) -> bool {
         self.name.contains("::previous::")
     }
 
-    /// The peer that it runs beside: the module in `peers` that it is in.
+    /// The peer that it runs beside, by its module in `peers`.
     pub(crate) fn peer(&self) -> Option<String> {
         let (peer, _) = self.name.strip_prefix("peers::")?.split_once("::")?;
         Some(peer.replace('_', "-"))
     }
 
-    /// The path begins with the crate, which is the same for all tests of a program.
+    /// Removes the crate from the path, because it is the same for all tests of a program.
     fn new(path: &'static str, function: Function) -> Self {
         let name = path.split_once("::").map_or(path, |(_, name)| name);
         Self { name, function }
     }
 }
 
-/// Defines `tests()`, which lists a module's tests in the order in which they begin. A function
+/// Defines `tests()`, which lists a module's tests in the order in which they start. A function
 /// that is not listed is dead code, so the compiler reports it.
 ///
 /// ```ignore
@@ -109,8 +110,8 @@ macro_rules! tests {
     };
 }
 
-/// Defines `soaks()`, which lists a module's long forms of tests as [`tests!`](crate::tests) lists
-/// the tests.
+/// Defines `soaks()`, the list of a module's long forms of tests, as [`tests!`](crate::tests)
+/// defines `tests()`.
 #[macro_export]
 macro_rules! soaks {
     ($($kind:ident: $($function:ident),+ $(,)?;)+) => {

@@ -1,4 +1,4 @@
-//! The gate taken away: a test that is about it has to fail then.
+//! Runs without a gate, in which a test of the gate must fail.
 
 use std::collections::HashMap;
 
@@ -7,23 +7,23 @@ use serde_json::{Value, json};
 use crate::suite::Test;
 use crate::worker::TestOutcome;
 
-/// The variable by which the process inside knows that the gate is taken away.
+/// The variable that tells the process inside to run without a gate.
 pub(crate) const UNGATED: &str = "MIGRATION_GATE_TEST_UNGATED";
 
-/// The context of errors before there is anything to hold: these say nothing of the gate.
+/// The context of errors before the actual test. A test must not fail with these.
 pub const SET_UP: &str = "setting up what is tested";
 
-/// What else the chart's webhooks ask of a namespace then. None has it.
+/// The label that the chart's webhooks then require of a namespace. No namespace has it.
 const NOWHERE: (&str, &str) = ("gated", "nowhere");
 
-/// The chart's values by which its webhooks look at no namespace, where the gate is taken away.
-/// Everything else is installed as ever.
+/// The chart's values with which its webhooks match no namespace, in a run without a gate.
+/// Everything else is installed as usual.
 pub fn values() -> Option<Value> {
     let (label, value) = NOWHERE;
     is_on().then(|| json!({"webhooks": {"namespaceSelector": {"matchLabels": {label: value}}}}))
 }
 
-/// The same as an option of Helm, with a space in front; empty where the gate is as ever.
+/// The same as an option of Helm, with a space in front; empty in other runs.
 pub(crate) fn option() -> String {
     let (label, value) = NOWHERE;
     if is_on() {
@@ -37,15 +37,15 @@ fn is_on() -> bool {
     std::env::var_os(UNGATED).is_some()
 }
 
-/// A test, and what is known of it where the gate is taken away.
+/// A test, and whether it must fail without a gate.
 pub struct UngatedTest {
     /// The test.
     pub test: Test,
-    /// Why it needn't fail then; it isn't run.
+    /// The reason why it need not fail. Such a test is not run.
     pub exempt: Option<&'static str>,
 }
 
-/// What these tests have to come to, by their names.
+/// The expected results of these tests, by name.
 pub(crate) struct Expected(HashMap<&'static str, Option<&'static str>>);
 
 impl Expected {
@@ -53,7 +53,7 @@ impl Expected {
         Self(tests.iter().map(|it| (it.test.name, it.exempt)).collect())
     }
 
-    /// Runs a test, unless it is exempt; it has to fail.
+    /// Runs a test, which must fail, unless it is exempt.
     pub(crate) fn check(
         &self,
         name: &str,

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::process::program;
 
-/// How long anything that is awaited may take; only a failing test takes so long.
+/// Time limit of each wait. Only a failing test waits for so long.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A running waiter. It is killed when it is dropped.
+/// A running waiter. Dropping it kills it.
 pub struct Waiter {
     child: Child,
     lines: Receiver<String>,
@@ -30,8 +30,8 @@ pub struct Ended {
 }
 
 impl Waiter {
-    /// `migration-gate wait` with these arguments, for the cluster of a kubeconfig; its termination
-    /// log is in `folder`.
+    /// Starts `migration-gate wait` with these arguments, for the cluster of a kubeconfig. Its
+    /// termination log is in `folder`.
     pub fn spawn<'a>(
         kubeconfig: &Path,
         folder: &Path,
@@ -65,7 +65,7 @@ impl Waiter {
         }
     }
 
-    /// Its process id.
+    /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -79,7 +79,7 @@ impl Waiter {
         assert!(sent.success());
     }
 
-    /// Waits for a line with this in it.
+    /// Waits for a line that contains `part`.
     pub fn says(&mut self, part: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {

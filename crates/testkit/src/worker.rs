@@ -1,5 +1,5 @@
 //! A worker runs tests inside a sandbox, for the process outside. It is the test program, started
-//! once more. The two talk over a socket in the run's folder, with a connection for each test.
+//! again. The two communicate over a socket in the run's folder, with a connection for each test.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,12 +21,12 @@ use crate::sandbox::{self, RUN_FOLDER};
 #[derive(Serialize, Deserialize)]
 pub(crate) enum TestOutcome {
     Passed,
-    /// It doesn't apply here, for this reason.
+    /// The test does not apply here, for this reason.
     Skipped(String),
     Failed(String),
 }
 
-/// A worker, seen from outside. Dropping it ends everything in its sandbox.
+/// A worker, for the process outside. Dropping it ends everything in its sandbox.
 pub(crate) struct Worker {
     folder: PathBuf,
     lock: File,
@@ -34,7 +34,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts one in a new sandbox. It ends with the calling thread, too.
+    /// Starts a worker in a new sandbox. It also ends with the calling thread.
     pub(crate) fn start(environment: &[(&str, &OsStr)]) -> Result<Self> {
         let (folder, lock) = sandbox::new_run(&sandbox::runs()?)?;
         let process = sandbox::command()
@@ -68,7 +68,7 @@ impl Worker {
         &self.folder
     }
 
-    /// Has the worker run one test, and waits for the outcome.
+    /// Lets the worker run one test, and waits for its outcome.
     pub(crate) fn run(&self, name: &str) -> Result<TestOutcome> {
         let path = socket(&self.folder);
         let mut connection = UnixStream::connect(&path)
@@ -85,17 +85,17 @@ impl Worker {
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// Ends the worker and removes all that is left of it.
+    /// Ends the worker, and removes everything that is left of it.
     pub(crate) fn remove(mut self) -> Result<()> {
         self.end();
-        // Closing the file would not unlock it while a child that another thread is just starting
-        // has a copy.
+        // To close the file is not enough: a child that another thread is just starting may have a
+        // copy of it.
         self.lock.unlock()?;
         sandbox::clean_up(&sandbox::runs()?)
     }
 
     fn end(&mut self) {
-        // Both fail only for a child that has ended already.
+        // Both fail only if the child has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -107,8 +107,8 @@ impl Drop for Worker {
     }
 }
 
-/// The worker's side: runs the tests that are asked for, each in a thread of its own, until the
-/// process is killed.
+/// The worker's side: runs the requested tests, each in a thread of its own, until the process is
+/// killed.
 pub(crate) fn serve(folder: &Path, run: impl Fn(&str) -> TestOutcome + Sync) -> Result<()> {
     let path = socket(folder);
     let listener =

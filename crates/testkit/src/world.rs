@@ -14,18 +14,19 @@ use crate::scene::{Plane, Scene};
 /// A row of [`rows`](crate::rows), in any world.
 pub type Row = fn(&dyn WaiterWorld) -> Result<()>;
 
-/// An API server with a scene, and the faults of the connection between it and the scene's waiters.
+/// An API server with a scene, and faults of the connections of the scene's waiters.
 pub trait WaiterWorld {
-    /// The gate. Through it a row changes objects and starts waiters.
+    /// The scene, by which a row changes objects and starts waiters.
     fn scene(&self) -> &Scene;
 
-    /// Waits until waiters have begun so many watches of the Job and of the record in all.
+    /// Waits until waiters have started `each` watches of the Job and as many of the record in
+    /// total.
     fn await_watches(&self, each: usize) -> Result<()>;
 
-    /// Breaks every connection of a waiter.
+    /// Cuts every connection of a waiter.
     fn cut(&self);
 
-    /// Accepts connections of waiters from now on, and never answers.
+    /// From now on, accepts connections of waiters and never answers.
     fn hold(&self);
 }
 
@@ -36,7 +37,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// A new one.
+    /// A new fake API server with a scene.
     pub fn start() -> Result<Self> {
         let api = FakeApi::start();
         let scene = Scene::new(&api.admin(), api.kubeconfig(), "ns")?;
@@ -71,7 +72,7 @@ pub struct Real {
 }
 
 impl Real {
-    /// A new namespace of this name.
+    /// A scene in a new namespace with this name.
     pub fn start(sandbox: &Sandbox, plane: &'static Plane, namespace: &str) -> Result<Self> {
         let proxies = sandbox.state(&format!("{}-proxies", plane.server.name()))?;
         let kubeconfig = proxies.join(namespace);
@@ -103,7 +104,7 @@ impl WaiterWorld for Real {
     }
 }
 
-/// The requests with this verb, for one kind of object, whose audit event has this stage.
+/// The number of requests with this verb and resource whose audit event has this stage.
 pub fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usize {
     requests
         .iter()
@@ -115,7 +116,7 @@ pub fn count(requests: &[Value], verb: &str, resource: &str, stage: &str) -> usi
         .count()
 }
 
-/// Waits until a real API server has begun to answer so many watches of each kind in all.
+/// Waits until a real API server has begun to answer `each` watches of each kind in total.
 pub fn await_watches(plane: &Plane, namespace: &str, each: usize) -> Result<()> {
     until(
         &format!("{each} watches of Job and record"),

@@ -23,7 +23,7 @@ pub(super) enum Sender {
     Tested,
 }
 
-/// A request, taken apart.
+/// The parts of a request.
 struct Asked {
     verb: &'static str,
     /// The collection's name, such as `pods`, with its subresource: `jobs/status`.
@@ -86,7 +86,7 @@ impl Asked {
         }
     }
 
-    /// The path of the object that the request creates or selects by name, if it does.
+    /// The path of the object that the request creates or selects by name, if there is one.
     fn object(&self) -> Option<String> {
         let created = self.body["metadata"]["name"].as_str();
         let selected = self.query.get("fieldSelector");
@@ -106,7 +106,7 @@ impl Asked {
         let collection = path
             .rsplit_once('/')
             .map_or("", |(collection, _)| collection);
-        // Without a namespace, the list is of all namespaces.
+        // A list without a namespace has the objects of all namespaces.
         collection == self.path
             || collection
                 .split_once("/namespaces/")
@@ -206,7 +206,7 @@ fn found(object: Option<&Value>) -> Response<Body> {
 }
 
 fn list(state: &Store, asked: &Asked) -> Response<Body> {
-    // The fields that are selected by: a name, which `selects` knows, and the phase of pods.
+    // The supported field selectors: the name, which `selects` handles, and the phase of pods.
     let label = asked
         .query
         .get("labelSelector")
@@ -322,7 +322,7 @@ fn watched(
     }
     state.watching += 1;
     state.begun += 1;
-    // With the count, so that a cut from now on is its cut.
+    // Read the number of cuts now, so that each later cut ends this watch.
     let mut wake = shared.wake.subscribe();
     let cuts = wake.borrow_and_update().1;
     drop(state);
@@ -330,7 +330,7 @@ fn watched(
     follow(shared, (wake, cuts), asked, from)
 }
 
-/// Streams the events of what a watch selects, until it is cut.
+/// Streams the events of the objects that a watch selects, until it is cut.
 fn follow(
     shared: &Arc<FakeServer>,
     (wake, cuts): (watch::Receiver<(u64, u64)>, u64),
