@@ -1,4 +1,4 @@
-//! The rules, where only a real cluster can show them: controllers at work, appliers of every kind,
+//! Tests of the rules that need a real cluster: running controllers, appliers of every kind,
 //! subresources.
 
 mod calls;
@@ -62,7 +62,7 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
     let refusal =
         kubectl.apply_refused(&deployment("old", &format!("{FORBIDDEN}, {{name: A}}")))?;
     says(&refusal, &["spec.template.spec.containers[0].env[0]"])?;
-    // What runs can be scaled, down and up; that its new pods are refused is another matter.
+    // A running workload can be scaled down and up, although its new pods are refused.
     for replicas in [0, 3] {
         kubectl.run(&format!("scale deployment/scaled --replicas={replicas}"))?;
         kubectl.run(&format!(
@@ -70,7 +70,8 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
         ))?;
     }
 
-    // Corrected, it rolls out: the old ReplicaSet is scaled down pod by pod, and the new one up.
+    // After the correction it rolls out: the old ReplicaSet is scaled down pod by pod, and the new
+    // one up.
     kubectl.apply(&deployment("old", ""))?;
     kubectl.run("rollout status deployment/old --timeout=170s")?;
     let sets = kubectl.get("replicasets --selector=app=old")?;
@@ -92,7 +93,8 @@ fn an_offender_from_before_is_corrected_and_rolls_out(cluster: &Cluster) -> Resu
     Ok(())
 }
 
-/// To the letter, and for the API server: a new generation is a roll-out's beginning.
+/// Checks that neither the object nor its generation has changed: a new generation would begin a
+/// roll-out.
 fn untouched(kubectl: &Kubectl, since: &Value, what: &str) -> Result<()> {
     let now = kubectl.get("deployment piefed-web")?;
     let (before, after) = (&since["metadata"], &now["metadata"]);
@@ -112,7 +114,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
     let release = Release::install_one(cluster)?;
-    // With the controller's own annotation: to drop it, as a PUT would, counts as a change too.
+    // The manifest has the controller's own annotation: a PUT without it would be a change, too.
     let manifest = deployment("piefed-web", "").replace(
         "{name: piefed-web}\nspec",
         "{name: piefed-web, annotations: {deployment.kubernetes.io/revision: '1'}}\nspec",
@@ -132,7 +134,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     let appliers = [
         "apply --server-side",
         "apply --server-side --field-manager=another --force-conflicts",
-        // A PUT of what the author wrote.
+        // A PUT of the author's manifest.
         "replace",
     ];
     for applier in appliers {
@@ -140,7 +142,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
         untouched(kubectl, &first, applier)?;
     }
 
-    // Another release wants another waiter; no one touched the application.
+    // Another release wants another waiter, but the application has not changed.
     release.helm(
         "upgrade",
         "--set=waiter.resources.requests.cpu=11m,waiter.resources.requests.memory=17Mi --wait",
@@ -154,7 +156,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     let sets = kubectl.run("get replicasets --selector=app=piefed-web --output=name")?;
     ensure!(sets.lines().count() == 1, "{sets}");
 
-    // With a change of its own, it gets the new one.
+    // With a change of its own, it gets the new waiter.
     kubectl.run("rollout restart deployment/piefed-web")?;
     let stored = kubectl.get("deployment piefed-web")?;
     let waiter = &stored["spec"]["template"]["spec"]["initContainers"][0];
@@ -162,7 +164,7 @@ fn applying_again_restarts_nothing_whoever_applies(cluster: &Cluster) -> Result<
     Ok(())
 }
 
-/// Without pods, whose controllers would make requests of their own.
+/// The workloads have no pods, whose controllers would send requests of their own.
 fn each_request_costs_the_calls_that_it_needs(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let elsewhere = cluster.namespace("calls")?;
@@ -170,7 +172,7 @@ fn each_request_costs_the_calls_that_it_needs(cluster: &Cluster) -> Result<()> {
     costs_its_calls(&application.kubectl, &elsewhere.kubectl)
 }
 
-/// In the application's namespace, and in one of no gate.
+/// Checks the calls in the application's namespace, and in a namespace without a gate.
 pub(crate) fn costs_its_calls(kubectl: &Kubectl, elsewhere: &Kubectl) -> Result<()> {
     let asleep = |name: &str, env: &str| {
         deployment(name, env).replace("spec:\n  selector", "spec:\n  replicas: 0\n  selector")
@@ -192,7 +194,7 @@ pub(crate) fn costs_its_calls(kubectl: &Kubectl, elsewhere: &Kubectl) -> Result<
     };
     let inject: &[_] = &[("inject", 1)];
     let mut calls = Calls::so_far(kubectl)?;
-    // The injected object is checked by conditions alone.
+    // Only conditions check the injected object.
     calls.cost("a held workload", inject, || apply(&held))?;
     calls.cost("the same again", &[], || apply(&held))?;
     calls.cost("a label", &[], || {
@@ -231,7 +233,7 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
         )
     };
     kubectl.apply(&pod("from-before", FORBIDDEN))?;
-    // Two that would be refused for what they are, and that someone holds on their way out.
+    // Two objects that would be refused, and that a finalizer keeps while they are being deleted.
     for (name, env) in [("leaving", FORBIDDEN), ("piefed-worker", "")] {
         let held = format!("{{name: {name}, finalizers: [example.org/held]}}");
         let manifest = deployment(name, env)
@@ -241,7 +243,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     let release = Release::install_one(cluster)?;
     shows_what_it_does(release.kubectl())?;
 
-    // Ephemeral containers: a pod from before can be debugged, and no new one brings the variable.
+    // Ephemeral containers: an existing pod with the variable can be debugged, but no new container
+    // may set it.
     let debug = "debug pod/from-before --image=migration-gate.test/busybox:1 --attach=false";
     kubectl.run(&format!("{debug} --container=clean -- true"))?;
     let refusal = kubectl.refused(&format!(
@@ -249,20 +252,20 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     ))?;
     says(&refusal, &["spec.ephemeralContainers[1].env[0]"])?;
 
-    // A key that envFrom would turn into the variable, where a gate's pods could load it.
+    // A key that envFrom would make the variable, in a gate's namespace.
     let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: env}, data: {PIEFED_INIT_CONTAINER: 'true'}}";
     let refusal = kubectl.apply_refused(map)?;
     ensure!(refusal.contains("data.PIEFED_INIT_CONTAINER"), "{refusal}");
     let elsewhere = cluster.namespace("elsewhere")?;
     elsewhere.kubectl.apply(map)?;
 
-    // The name in last-applied-configuration is no offence: an applied offender, corrected, keeps
-    // it there for a moment.
+    // The name in last-applied-configuration is no violation: after a correction, it stays there
+    // for a moment.
     elsewhere
         .kubectl
         .apply(&pod("annotated", "{name: A, value: PIEFED_INIT_CONTAINER}"))?;
 
-    // What is going away is never held up.
+    // An object that is being deleted is always allowed.
     for name in ["leaving", "piefed-worker"] {
         kubectl.run(&format!("delete deployment/{name} --wait=false"))?;
         kubectl.run(&format!("label deployment/{name} on-its-way=out"))?;
@@ -273,8 +276,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     kubectl.run("delete pod/from-before --grace-period=0 --force --wait=false")?;
     kubectl.wait("pod/from-before", "delete", 30)?;
 
-    // A held Deployment must leave admission with its waiter, even if the mutating webhook was
-    // taken away.
+    // A held Deployment must not pass admission without its waiter, even if the mutating webhook
+    // was deleted.
     cluster
         .kubectl()
         .run("delete mutatingwebhookconfiguration migration-gate")?;
@@ -285,8 +288,8 @@ fn what_is_refused_and_what_is_not(cluster: &Cluster) -> Result<()> {
     is_audited(cluster)
 }
 
-/// Metrics of the gate, which the chart's rights let it see, and of the certificate, from a
-/// replica.
+/// Checks a replica's metrics: of the gate, which the chart's permissions let it watch, and of the
+/// certificate.
 fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
     let pods =
         kubectl.run("get pods --selector=app.kubernetes.io/name=migration-gate --output=name")?;
@@ -316,7 +319,7 @@ fn shows_what_it_does(kubectl: &Kubectl) -> Result<()> {
     )
 }
 
-/// Who audits the cluster finds each denial, with the webhook's name, and its gate.
+/// Checks that the audit log has each denial, with the names of the webhook and the gate.
 fn is_audited(cluster: &Cluster) -> Result<()> {
     let decision = |event: &Value, webhook: &str, key: &str| {
         event["annotations"][format!("{webhook}.migration-gate.io/{key}")].clone()

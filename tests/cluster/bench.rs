@@ -1,9 +1,9 @@
-//! Figures for people: `make bench`. Nothing is asserted about a time, since machines are shared
-//! and noisy; what compares are figures of one run.
+//! Benchmarks: `make bench`. They assert nothing about times, because machines are shared and
+//! noisy. Only figures of the same run can be compared.
 //!
-//! A benchmark is a module with a function that measures contenders in turns and keeps a part of
-//! the results ([`figures`]), from which [`page`] writes `docs/performance.md`. To add one, list
-//! its module's `tests()` here, and a section in `page`.
+//! A benchmark is a module with a function that measures contenders in turns and stores a part of
+//! the results ([`figures`]). [`page`] writes `docs/performance.md` from the results. To add a
+//! benchmark, list its module's `tests()` here, and add a section to `page`.
 
 mod admission;
 mod crowd;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use testkit::suite::Test;
 
-/// All of them.
+/// All benchmarks.
 pub(crate) fn benches() -> Vec<Test> {
     [
         server::tests(),
@@ -33,7 +33,7 @@ pub(crate) fn benches() -> Vec<Test> {
     .concat()
 }
 
-/// Times, as they were measured.
+/// Measured times.
 #[derive(Default)]
 struct Sample(Vec<Duration>);
 

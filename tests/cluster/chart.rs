@@ -1,4 +1,4 @@
-//! The chart: what it renders, and how it arrives, changes and leaves.
+//! Tests of the chart: what it renders, and how it is installed, upgraded and uninstalled.
 
 mod accepted;
 mod certificates;
@@ -30,7 +30,7 @@ use testkit::suite::Test;
 
 pub(crate) use self::accepted::define_other_operators_kinds;
 
-/// All of them; first the one that keeps a processor busy, as the others mostly wait.
+/// All tests of the chart. The first one keeps a processor busy; the others mostly wait.
 pub(crate) fn tests() -> Vec<Test> {
     [
         accepted::tests(),
@@ -58,19 +58,19 @@ pub(crate) fn soaks() -> Vec<Test> {
     packaging::soaks()
 }
 
-/// Where the chart is.
+/// The chart's folder.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/migration-gate");
 
 pub(crate) const APPLICATION: &str = "piefed-application";
-/// `examples/piefed` on a node that has no storage.
+/// `examples/piefed` for a node without storage.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/example");
 
 /// A Deployment that the built-in gate holds.
 pub(crate) const HELD: &str = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: piefed-web}, spec: {selector: {matchLabels: {app: web}}, \
      template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: 'piefed/piefed:1.2.0', command: [flask, run]}]}}}}";
 
-/// Renders the chart with `values` over its own, as a release `migration-gate` in a namespace of
-/// that name.
+/// Renders the chart with `values`, as the release `migration-gate` in a namespace with the same
+/// name.
 pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {
     process::run(
         Command::new(helm).args([
@@ -79,7 +79,7 @@ pub(crate) fn template(helm: &Path, values: &Value) -> Result<String> {
             CHART,
             "--namespace=migration-gate",
             "--values=-",
-            // What a cluster would say for itself.
+            // The version that a cluster would report.
             "--kube-version=1.37.2",
         ]),
         &values.to_string(),

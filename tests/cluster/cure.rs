@@ -1,5 +1,5 @@
-//! The way out that the program names, taken as a reader takes it: the command is cut out of what
-//! was printed, and a shell runs it word for word.
+//! Tests of printed remedies: the command is cut out of the output, and a shell runs it unchanged,
+//! as a reader would.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,10 +16,10 @@ use testkit::shell::Shell;
 
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// What a command begins with.
+/// The beginnings of commands.
 const PROGRAMS: [&str; 5] = ["kubectl ", "argocd ", "flux ", "helm ", "now="];
 
-/// Someone in front of a shell, with an application that is held.
+/// A reader with a shell and a held application.
 pub(crate) struct Reader<'a> {
     cluster: &'a Cluster,
     application: &'a GatedApplication,
@@ -27,7 +27,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The shell looks for programs in `folder` before all else, and begins there.
+    /// A reader whose shell has `folder` at the front of its `PATH` and as its working directory.
     pub(crate) fn new(
         cluster: &'a Cluster,
         application: &'a GatedApplication,
@@ -40,24 +40,24 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Runs a line, whatever comes of it.
+    /// Runs a line, which may succeed or fail.
     pub(crate) fn tries(&self, line: &str) -> Result<Finished> {
         self.shell.run(line, Duration::from_mins(5))
     }
 
-    /// Runs a command that was printed, which has to succeed.
+    /// Runs a printed command, which must succeed.
     pub(crate) fn runs(&self, command: &str) -> Result<()> {
         eprintln!("cure: {command}");
         self.tries(command)?.success().map(drop)
     }
 
-    /// The command in the last words of the waiter of this image's pod.
+    /// The command in the last line of the waiter in this image's pod.
     pub(crate) fn last_words(&self, image: &str) -> Result<String> {
         command(&self.application.last_words(self.cluster, image)?)
     }
 
-    /// Makes the running Job fail; gives the command that both the waiter of that pod and
-    /// the Event on the Job name.
+    /// Makes the running Job fail. Returns the command that the pod's waiter and the Job's Event
+    /// name, which must be the same.
     pub(crate) fn after_a_failure(&self, pod: &str) -> Result<String> {
         self.application.fails()?;
         let pod = self.application.kubectl().get(&format!("pod {pod}"))?;
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         Ok(said)
     }
 
-    /// The note of the Event that says of the Job that it has failed.
+    /// The note of the Event about the Job's failure.
     fn event(&self) -> Result<String> {
         let look = || -> Result<Option<String>> {
             let events = self.application.kubectl().get("events.events.k8s.io")?;
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The first command that `status` prints for a trouble.
+    /// The first command that `status` prints for a problem.
     pub(crate) fn status(&self, trouble: &str) -> Result<String> {
         let kubectl = self.application.kubectl();
         let gate = kubectl.namespace.as_deref().context("a namespace")?;
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The command in the waiter's words, or in the note of an Event: it ends a sentence.
+/// The command in a line of the waiter, or in an Event's note: it is at the end of a sentence.
 fn command(text: &str) -> Result<String> {
     let mut sentences = text.match_indices(": ");
     let found = sentences.find_map(|(at, colon)| is_command(&text[at + colon.len()..]));
@@ -120,7 +120,7 @@ fn is_command(text: &str) -> Option<&str> {
     is_one.then_some(text)
 }
 
-/// A program that a shell finds in this folder.
+/// Writes a script to a folder, as a program that a shell finds there.
 pub(crate) fn script(folder: &Path, name: &str, text: &str) -> Result<()> {
     let program = folder.join(name);
     fs::write(&program, format!("#!/bin/sh\n{text}\n"))?;

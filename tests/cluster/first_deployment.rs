@@ -1,4 +1,4 @@
-//! PieFed's manifests on a cluster that migration-gate guards.
+//! PieFed's manifests on a cluster with migration-gate.
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,8 +30,8 @@ fn example(name: &str) -> String {
         .to_string()
 }
 
-/// PieFed's Job and two of its Deployments, for an image that stands in for PieFed's. The stories
-/// run all of `examples/piefed`.
+/// PieFed's Job and two of its Deployments, with an image in place of PieFed's. The stories run all
+/// of `examples/piefed`.
 fn piefed() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("tests/cluster/first_deployment/piefed");
@@ -45,8 +45,7 @@ fn moved_to(kubectl: &Kubectl, namespace: &str) -> Result<String> {
     Ok(manifests.replace(APPLICATION, namespace))
 }
 
-/// The pods of the two Deployments, once there are as many as wanted and each runs its first init
-/// container.
+/// The pods of the two Deployments, when all exist and run their first init container.
 fn waiting_pods(kubectl: &Kubectl) -> Result<Vec<String>> {
     let mut pods = Vec::new();
     for (deployment, replicas) in [("piefed-web", 2), ("piefed-worker", 1)] {
@@ -105,7 +104,7 @@ fn pods_start_after_the_job_completes(cluster: &Cluster) -> Result<()> {
         )?;
     }
     let job = kubectl.get("job piefed-db-init")?;
-    // RFC 3339 in UTC and whole seconds, so texts compare as times do.
+    // RFC 3339 in UTC with whole seconds, so texts can be compared.
     let completed = job["status"]["completionTime"]
         .as_str()
         .context("completed")?;
@@ -131,8 +130,7 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
     let stage = Stage::enter(cluster)?;
     let application = stage.namespace("piefed-failed-job")?;
     let kubectl = &application.kubectl;
-    // The first failure is the last: the back-off between attempts is Kubernetes' own and takes
-    // minutes.
+    // With one attempt only: Kubernetes' back-off between attempts takes minutes.
     let manifests =
         moved_to(kubectl, &application.name)?.replace("backoffLimit: 3", "backoffLimit: 0");
     ensure!(manifests.contains("backoffLimit: 0"), "{manifests}");
@@ -152,7 +150,7 @@ fn a_failed_job_keeps_pods_in_init_and_is_explained(cluster: &Cluster) -> Result
         ensure!(pod["status"]["phase"] == "Pending", "{}", pod["status"]);
         ensure!(main["state"].get("waiting").is_some(), "{main}");
         ensure!(main["restartCount"] == 0, "{main}");
-        // The next one may have begun, and not come to the end yet.
+        // The next attempt may have started, and not failed yet.
         let parts = [
             "Running upgrade 4a3f2c1b0d9e -> 7c6d5e4f3a2b",
             "could not connect with postgresql://piefed:",
@@ -212,8 +210,8 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
     Ok(())
 }
 
-/// A Job and a Deployment whose own containers meet the `restricted` standard too. The Deployment's
-/// pod is of the quality of service `Guaranteed`.
+/// A Job and a Deployment whose own containers also meet the `restricted` standard. The
+/// Deployment's pod has the QoS class `Guaranteed`.
 const RESTRICTED: &str = include_str!("first_deployment/restricted.yaml");
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {
@@ -230,7 +228,7 @@ fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> 
     kubectl.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 60)?;
     kubectl.exec("job/piefed-db-init", &["finish-migration", "success"])?;
     kubectl.wait("deployment/piefed-web", "condition=Available", 60)?;
-    // Its resources don't lower what the pod's own containers earn.
+    // The waiter's resources do not lower the pod's QoS class.
     let classes = "get pods --selector=app=web --output=jsonpath={.items[*].status.qosClass}";
     let class = kubectl.run(classes)?;
     ensure!(class == "Guaranteed", "{class}");

@@ -1,8 +1,8 @@
-//! Flux's kustomize-controller, the real one, with a folder in the place of a Git repository.
+//! Flux's real kustomize-controller, with a folder in place of a Git repository.
 //!
-//! source-controller would fetch the repository and offer it as an archive; an `ExternalArtifact`
-//! whose status names the archive's address, digest and revision says the same to
-//! kustomize-controller.
+//! source-controller would fetch the repository and serve it as an archive. For
+//! kustomize-controller, an `ExternalArtifact` whose status has the archive's address, digest and
+//! revision is the same.
 
 use std::fs;
 use std::net::TcpListener;
@@ -29,8 +29,7 @@ use testkit::ungated::SET_UP;
 
 const NAMESPACE: &str = "flux-system";
 const CONTROLLER: &str = "kustomize-controller";
-/// How long a reconciliation may take on a busy machine of two cores; health checks end before
-/// that.
+/// Time limit for a reconciliation on a busy machine of two cores. Health checks end earlier.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(6);
 
 /// A running kustomize-controller, which all tests of a run share.
@@ -39,11 +38,11 @@ pub(crate) struct Flux {
     artifacts: Artifacts,
     revisions: AtomicU32,
     controller: Process,
-    /// The shard of Kustomizations that it is for, if it is for one.
+    /// The shard of Kustomizations that it reconciles, if it is for one.
     shard: Option<&'static str>,
 }
 
-/// A folder, and where it can be fetched from.
+/// A folder, and the address from which it can be fetched.
 #[derive(Clone)]
 struct Artifacts {
     folder: PathBuf,
@@ -51,14 +50,14 @@ struct Artifacts {
     _server: Arc<Process>,
 }
 
-/// The label by which Flux' own set-ups divide Kustomizations among controllers.
+/// Flux's label that assigns Kustomizations to controllers.
 const SHARD: &str = "sharding.fluxcd.io/key";
 /// The shard of the controller that cancels health checks.
 const CANCELS: &str = "cancels";
 
 impl Flux {
-    /// The controller of this cluster; the first caller starts it. Beside the rest of Flux it is
-    /// the one of the same earlier release.
+    /// The controller of this cluster. The first call starts it. In the tests with all of Flux, it
+    /// is of the same earlier release.
     pub(crate) fn of(cluster: &Cluster) -> Result<&'static Self> {
         static FLUX: OnceLock<Flux> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
@@ -78,8 +77,8 @@ impl Flux {
         Ok(FLUX.get_or_init(|| started))
     }
 
-    /// One beside it that ends a health check when there is a new revision
-    /// (`CancelHealthCheckOnNewRevision`); the first caller starts it.
+    /// Another controller that ends a health check when there is a new revision
+    /// (`CancelHealthCheckOnNewRevision`). The first call starts it.
     pub(crate) fn that_cancels(cluster: &Cluster) -> Result<&'static Self> {
         static FLUX: OnceLock<Flux> = OnceLock::new();
         let artifacts = Self::of(cluster)?.artifacts.clone();
@@ -110,8 +109,8 @@ impl Flux {
 
         let folder = sandbox.state("flux")?.join("artifacts");
         fs::create_dir_all(&folder)?;
-        // No other program listens on this network namespace's upper ports, so the port is still
-        // free a moment later.
+        // No other program in this network namespace uses these ports, so the port is still free a
+        // moment later.
         let address = TcpListener::bind(("127.0.0.1", 0))?
             .local_addr()?
             .to_string();
@@ -135,8 +134,8 @@ impl Flux {
         })
     }
 
-    /// A source of manifests and the Kustomization that applies them, as an operator has them:
-    /// `prune`, `wait`.
+    /// A source of manifests and the Kustomization that applies them, with `prune` and `wait` as
+    /// usual.
     pub(crate) fn kustomization(&'static self, name: &str) -> Result<FluxKustomization> {
         let source = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
         let this = kind("kustomize.toolkit.fluxcd.io", "Kustomization");
@@ -154,7 +153,7 @@ impl Flux {
         })
     }
 
-    /// Offers what is in `folder` now, as source-controller would; gives the revision's name, and
+    /// Serves the content of `folder`, as source-controller would. Returns the revision's name and
     /// the status of the source.
     fn artifact(&self, name: &str, folder: &Path) -> Result<(String, Value)> {
         let number = self.revisions.fetch_add(1, Ordering::Relaxed);
@@ -185,11 +184,11 @@ impl Flux {
         Ok((revision, status))
     }
 
-    /// A Git repository `flux-system` that holds what is in `folder` now.
+    /// A GitRepository `flux-system` with the content of `folder`.
     pub(crate) fn git_repository(&self, folder: &Path) -> Result<()> {
         let kind = kind("source.toolkit.fluxcd.io", "GitRepository");
         let name = NAMESPACE;
-        // source-controller leaves it alone, since there is no Git server.
+        // It is suspended, because there is no Git server.
         let spec = json!({"url": "https://example.invalid/repository", "interval": "10m", "suspend": true});
         let repository = self.create(&kind, name, &spec)?;
         let (_, status) = self.artifact(name, folder)?;
@@ -198,7 +197,7 @@ impl Flux {
         Ok(())
     }
 
-    /// An artifact of that name that holds what is in `folder` now.
+    /// An ExternalArtifact with this name and the content of `folder`.
     pub(crate) fn artifact_of(&self, name: &str, folder: &Path) -> Result<()> {
         let kind = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
         let source = self.create(&kind, name, &json!({}))?;
@@ -234,7 +233,7 @@ fn controller(
     start(cluster, &name, &format!("127.0.0.1:{health_port}"), command)
 }
 
-/// Starts one of Flux' controllers, and waits until it says at `health` that it is ready.
+/// Starts one of Flux's controllers, and waits until it reports at `health` that it is ready.
 pub(crate) fn start(
     cluster: &Cluster,
     name: &str,
@@ -265,7 +264,7 @@ fn kind(group: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind))
 }
 
-/// What one reconciliation came to.
+/// The result of one reconciliation.
 #[derive(Debug)]
 pub(crate) struct Reconciliation {
     pub(crate) ready: bool,
@@ -274,7 +273,7 @@ pub(crate) struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// An error that shows the condition, unless it is that everything is applied and healthy.
+    /// Fails with the condition unless everything is applied and healthy.
     pub(crate) fn success(self) -> Result<()> {
         if self.ready {
             return Ok(());
@@ -282,7 +281,7 @@ impl Reconciliation {
         Err(anyhow!("Flux reports {}: {}", self.reason, self.message))
     }
 
-    /// The condition's message; an error if nothing was wrong.
+    /// The condition's message. Fails if the reconciliation has succeeded.
     pub(crate) fn failure(self) -> Result<String> {
         if self.ready {
             return Err(anyhow!(
@@ -294,7 +293,7 @@ impl Reconciliation {
     }
 }
 
-/// One of Flux's Kustomizations; deleted when the test is over.
+/// A Kustomization of Flux. It is deleted when the test is over.
 pub(crate) struct FluxKustomization {
     flux: &'static Flux,
     name: String,
@@ -303,8 +302,8 @@ pub(crate) struct FluxKustomization {
 }
 
 impl FluxKustomization {
-    /// Offers what is in `folder` now as the source's next revision, as a push would; gives its
-    /// name.
+    /// Serves the content of `folder` as the source's next revision, as after a push. Returns the
+    /// revision's name.
     pub(crate) fn publish(&self, folder: &Path) -> Result<String> {
         let (revision, status) = self.flux.artifact(&self.name, folder)?;
         let (parameters, status) = (PatchParams::default(), Patch::Merge(status));
@@ -312,26 +311,26 @@ impl FluxKustomization {
         Ok(revision)
     }
 
-    /// Waits until Flux is through with this revision, one way or the other.
+    /// Waits until Flux has succeeded or failed with this revision.
     pub(crate) fn settled(&self, revision: &str) -> Result<Reconciliation> {
         self.outcome(&format!("to be through with {revision}"), |status| {
             status["lastAttemptedRevision"] == revision
         })
     }
 
-    /// What [`Self::publish`] and then [`Self::settled`] give.
+    /// [`Self::publish`], and then [`Self::settled`].
     pub(crate) fn push(&self, folder: &Path) -> Result<Reconciliation> {
         let revision = self.publish(folder)?;
         self.settled(&revision)
     }
 
-    /// Reconciles once more, as `flux reconcile kustomization` does.
+    /// Reconciles again, as `flux reconcile kustomization` does.
     pub(crate) fn reconcile(&self) -> Result<Reconciliation> {
         let request = self.request()?;
         self.handled(&request)
     }
 
-    /// Asks for one more reconciliation; gives the request's name.
+    /// Requests another reconciliation. Returns the request's name.
     pub(crate) fn request(&self) -> Result<String> {
         let number = self.flux.revisions.fetch_add(1, Ordering::Relaxed);
         let request = format!("request-{number}");
@@ -341,15 +340,15 @@ impl FluxKustomization {
         Ok(request)
     }
 
-    /// Waits until Flux is through with a request, one way or the other.
+    /// Waits until Flux has succeeded or failed with a request.
     pub(crate) fn handled(&self, request: &str) -> Result<Reconciliation> {
         self.outcome("to have reconciled once more", |status| {
             status["lastHandledReconcileAt"] == request
         })
     }
 
-    /// What Flux says it has changed, in its events about this Kustomization; that a reconciliation
-    /// succeeded is none.
+    /// The changes that Flux has reported in Events about this Kustomization, without those about a
+    /// successful reconciliation.
     pub(crate) fn changes(&self) -> Result<Vec<String>> {
         let events: Api<Event> = Api::namespaced(self.flux.client.clone(), NAMESPACE);
         let about = format!(
@@ -397,7 +396,8 @@ impl Drop for FluxKustomization {
     fn drop(&mut self) {
         let parameters = DeleteParams::default();
         block_on(async {
-            // A failure has no one to go to; the names differ from test to test.
+            // A failure cannot be reported here, and does no harm: the names differ from test to
+            // test.
             let _ = self.this.delete(&self.name, &parameters).await;
             let _ = self.source.delete(&self.name, &parameters).await;
         });

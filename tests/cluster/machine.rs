@@ -1,4 +1,4 @@
-//! What these tests promise the machine that they run on.
+//! Tests that these tests leave the machine as it was.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ testkit::tests! {
         where_no_node_can_run_tests_are_skipped_and_in_ci_fail;
 }
 
-/// An argument by which this test knows its processes again.
+/// An argument by which this test recognizes its processes.
 const MARK: &str = "31415926";
 
 fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
@@ -38,15 +38,15 @@ fn a_run_that_is_killed_leaves_nothing(_: &Sandbox) -> Result<()> {
         .stdin(Stdio::null())
         .spawn()?;
     await_sleepers(2)?;
-    // A sandbox in use is no one's to clean up.
+    // A sandbox in use is not removed.
     sandbox::clean_up(runs.path())?;
     ensure!(folder.exists() && cgroups()? > 0);
 
     run.kill()?;
     run.wait()?;
     await_sleepers(0)?;
-    // The kernel drops a dead process's lock. This one lives, and a child that another thread is
-    // just starting may hold a copy.
+    // The kernel releases the lock of a process that ends. This process goes on, and a child that
+    // another thread is just starting may have a copy of the file.
     lock.unlock()?;
     sandbox::clean_up(runs.path())?;
     ensure!(!folder.exists() && cgroups()? == 0);
@@ -66,7 +66,7 @@ fn await_sleepers(wanted: usize) -> Result<()> {
 fn sleepers(command: &str) -> Result<usize> {
     let mut found = 0;
     for entry in fs::read_dir("/proc")? {
-        // One that has ended since has no command line.
+        // A process that has ended meanwhile has no command line.
         let line = fs::read_to_string(entry?.path().join("cmdline")).unwrap_or_default();
         found += usize::from(line == command);
     }
@@ -76,7 +76,7 @@ fn sleepers(command: &str) -> Result<usize> {
 fn where_no_node_can_run_tests_are_skipped_and_in_ci_fail(_: &Sandbox) -> Result<()> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
-    // A copy, as other users may not reach where this program lies.
+    // A copy, because other users may not be able to read this program's folder.
     let program = folder.path().join("cluster");
     fs::copy(std::env::current_exe()?, &program).context("copying this program")?;
     let skipped = as_nobody(&program, "false")?;

@@ -33,8 +33,8 @@ mod waiter;
 use testkit::harness::Suite;
 
 fn main() -> std::process::ExitCode {
-    // The order in which they begin: those that take longest come first, so that they don't end
-    // alone. Those that mostly wait come after those that keep a processor busy.
+    // The order in which the tests start. The longest come first, so that they do not run alone at
+    // the end. Tests that mostly wait come after those that keep a processor busy.
     let tests = [
         stories::tests(),
         orders::tests(),

@@ -1,5 +1,6 @@
-//! What Prometheus sees of a release: a migration that works, one that fails, and its repair. The
-//! alerts fire and end, and the dashboard's queries give its picture in the documentation.
+//! Tests of what Prometheus sees of a release: a migration that succeeds, one that fails, and its
+//! repair. The alerts fire and end, and the dashboard's queries give its picture in the
+//! documentation.
 
 mod picture;
 mod prometheus;
@@ -50,7 +51,7 @@ fn the_alerts_are_true_and_the_dashboard_shows_it(cluster: &Cluster) -> Result<(
     prometheus.fires("MigrationFailed", true)?;
     prometheus.fires("MigrationPodsWait", false)?;
 
-    // A failed Job of a version that no one wants any more holds nothing up.
+    // A failed Job of a version that no workload wants any more keeps no gate closed.
     kubectl.run("set image deployment --all *=piefed/piefed:1.2.0")?;
     prometheus.gate_is("open")?;
     prometheus.fires("MigrationFailed", false)?;
@@ -67,7 +68,7 @@ fn the_alerts_are_true_and_the_dashboard_shows_it(cluster: &Cluster) -> Result<(
         kubectl.wait(&what, "condition=Available", 170)?;
     }
     prometheus.value_is("max(migration_gate_gate_waiting_pods)", "0")?;
-    // Long enough to be seen on the picture.
+    // Long enough to be visible in the picture.
     let stays = "min(min_over_time(migration_gate_gate_state{state=\"open\"}[4s]))";
     prometheus.value_is(stays, "1")?;
 
@@ -100,8 +101,8 @@ fn draw(prometheus: &Prometheus, dashboard: &Value) -> Result<String> {
     Ok(picture.svg())
 }
 
-/// The example at a version. What fails, fails at once: the back-off between attempts is
-/// Kubernetes' own.
+/// Applies the example at a version. Its Job has one attempt only, because Kubernetes' back-off
+/// takes minutes.
 fn apply(kubectl: &Kubectl, version: &str) -> Result<()> {
     let manifests = kubectl.run(&format!(
         "kustomize {}",
@@ -125,7 +126,7 @@ fn finish(kubectl: &Kubectl, verdict: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Applies what is refused.
+/// Applies objects that must be refused.
 fn refused(kubectl: &Kubectl) -> Result<()> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell"},

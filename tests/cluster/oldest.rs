@@ -1,5 +1,5 @@
-//! The oldest Kubernetes that the chart admits: its API server alone, without a node, which is what
-//! this program talks to. `rows` has what the waiter does there.
+//! Tests on the oldest Kubernetes release that the chart admits: only its API server, without a
+//! node. `rows` tests the waiter there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,12 +26,12 @@ testkit::soaks! {
     standalone: review_says_what_the_api_server_does;
 }
 
-/// The release, and its namespace.
+/// The name of the release, and of its namespace.
 const RELEASE: &str = "migration-gate";
-/// Where `serve` listens, and on the next one for probes.
+/// The port of `serve`. The next one is for probes.
 const PORT: u16 = 18770;
 
-/// A namespace of an API server without controllers, which would make the account.
+/// Creates a namespace with its ServiceAccount, because no controller runs that would create it.
 fn namespace(plane: &Plane, name: &str) -> Result<Kubectl> {
     plane.kubectl.apply(&format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n---\n\
@@ -40,7 +40,8 @@ fn namespace(plane: &Plane, name: &str) -> Result<Kubectl> {
     Ok(plane.kubectl.in_namespace(name))
 }
 
-/// `serve` as the Deployment has it: by its arguments, its configuration and its account's rights.
+/// Starts `serve` as in the Deployment: with its arguments, its configuration and its
+/// ServiceAccount.
 fn serve(sandbox: &Sandbox, plane: &Plane, kubectl: &Kubectl, folder: &Path) -> Result<Process> {
     let deployment = kubectl.get(&format!("deployment {RELEASE}"))?;
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
@@ -63,7 +64,7 @@ fn serve(sandbox: &Sandbox, plane: &Plane, kubectl: &Kubectl, folder: &Path) -> 
         account(kubectl, plane.server.admin(), folder)?,
     );
     let server = Process::spawn("serve", &sandbox.logs("oldest-serve")?, &mut command)?;
-    // What the endpoints controller would find.
+    // The object that the endpoints controller would create.
     kubectl.apply(&format!(
         "{{apiVersion: v1, kind: Endpoints, metadata: {{name: {RELEASE}}}, subsets: [\
            {{addresses: [{{ip: {NODE_ADDRESS}}}], ports: [{{name: webhooks, port: {PORT}}}]}}]}}"
@@ -71,7 +72,7 @@ fn serve(sandbox: &Sandbox, plane: &Plane, kubectl: &Kubectl, folder: &Path) -> 
     Ok(server)
 }
 
-/// The file that the Deployment mounts.
+/// Writes the configuration file that the Deployment mounts.
 fn configuration(kubectl: &Kubectl, folder: &Path) -> Result<PathBuf> {
     let map = kubectl.get(&format!("configmap {RELEASE}"))?;
     let text = map["data"]["config.yaml"]
@@ -82,7 +83,7 @@ fn configuration(kubectl: &Kubectl, folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// A kubeconfig of the release's account.
+/// Writes a kubeconfig of the release's ServiceAccount.
 fn account(kubectl: &Kubectl, admin: &Path, folder: &Path) -> Result<PathBuf> {
     let token = kubectl.run(&format!("create token {RELEASE}"))?;
     let mut kubeconfig: Value = serde_json::from_slice(&fs::read(admin)?)?;
@@ -92,7 +93,7 @@ fn account(kubectl: &Kubectl, admin: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// One after the other: the chart's webhooks are for all namespaces.
+/// One test, because the chart's webhooks are for all namespaces.
 fn it_sends_what_the_rules_refuse_and_the_installed_chart_answers(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::oldest(sandbox)?;
     let version = plane.kubectl.run("get --raw /version")?;
@@ -108,7 +109,7 @@ fn the_installed_chart_answers(sandbox: &Sandbox, plane: &Plane) -> Result<()> {
     let application = namespace(plane, APPLICATION)?;
     let elsewhere = namespace(plane, "calls")?;
     let installed = namespace(plane, RELEASE)?;
-    // Helm compares the version with the one that the chart asks for.
+    // Helm compares the API server's version with the one that the chart requires.
     let release = Release::of(&installed);
     release.helm("install", "")?;
     let folder = tempfile::tempdir()?;
@@ -120,7 +121,7 @@ fn the_installed_chart_answers(sandbox: &Sandbox, plane: &Plane) -> Result<()> {
             .env("KUBECONFIG", plane.server.admin());
         process::run(&mut command, "", Duration::from_mins(3))
     };
-    // Until the server has made a certificate, and put its authority into the configurations.
+    // Waits until the server has made a certificate and written its CA to the configurations.
     let checked = ask("check --timeout=90s")?.success();
     checked.map_err(|error| server.check().err().unwrap_or(error))?;
 
@@ -135,7 +136,7 @@ fn the_installed_chart_answers(sandbox: &Sandbox, plane: &Plane) -> Result<()> {
     server.check()
 }
 
-/// A completed Job's version comes into the record.
+/// Checks that a completed Job's version is recorded.
 fn records(application: &Kubectl) -> Result<()> {
     let job = testkit::gate::manifest("piefed-db-init", "1.2.0");
     application.apply(&job.to_string())?;

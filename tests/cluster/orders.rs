@@ -1,14 +1,14 @@
-//! Random orders of all that happens to a gate, on a real API server, with real waiters and real
-//! recorders: apply, delete, create again, run, fail, complete, forget, mark as done; cut
-//! connections, killed recorders, an API server that is restarted.
+//! Random orders of everything that can happen to a gate, on a real API server with real waiters
+//! and recorders: apply, delete, create again, run, fail, complete, forget, record by hand; cut
+//! connections, killed recorders, a restarted API server.
 //!
-//! No waiter may open before its version was migrated, and none may wait for ever. What was done is
-//! the judge ([`history`]), not the product. The model in `crates/core/tests/model` looks at every
-//! order of few events; here are few orders of many events, with everything real but kubelet and
-//! the Job controller.
+//! No waiter may open before its version is migrated, and none may wait forever. The [`history`] of
+//! what was done decides what is right, not the product's code. The model in
+//! `crates/core/tests/model` covers every order of few events. These tests run few orders of many
+//! events, with everything real except the kubelet and the Job controller.
 //!
-//! A failure prints the order's steps and the seed. With `MIGRATION_GATE_TEST_SEED` set to it, the
-//! same steps come again; what meets them in which moment is up to the machine.
+//! A failure prints the order's steps and the seed. With `MIGRATION_GATE_TEST_SEED` set to that
+//! seed, the same steps run again, but their exact times depend on the machine.
 
 mod history;
 mod losses;
@@ -53,11 +53,11 @@ testkit::soaks! {
         the_record_loses_none_of_10_000_completions;
 }
 
-/// How many orders share two recorders.
+/// Number of orders that share two recorders.
 const BATCH: usize = 40;
-/// How many of them go on at the same time.
+/// Number of orders that run at the same time.
 const SIDE_BY_SIDE: usize = 12;
-/// How long anything may take on a busy machine.
+/// Time limit for each step on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 fn no_waiter_opens_early_or_waits_for_ever_in_40_orders(sandbox: &Sandbox) -> Result<()> {
@@ -68,7 +68,7 @@ fn no_waiter_opens_early_or_waits_for_ever_in_1_000_orders(sandbox: &Sandbox) ->
     orders(sandbox, 25, 3)
 }
 
-/// So many batches; in one of so many the API server is restarted.
+/// Runs `batches` batches. In one of `restarts` batches, the API server is restarted.
 fn orders(sandbox: &Sandbox, batches: usize, restarts: usize) -> Result<()> {
     let random = Random::seeded("random orders")?;
     let mut plane = Plane::start(sandbox, "orders", 8)?;
@@ -107,7 +107,7 @@ impl Batch {
         })
     }
 
-    /// How many recorders were killed.
+    /// Runs the batch. Returns the number of killed recorders.
     fn run(
         &self,
         plane: &mut Plane,
@@ -198,7 +198,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Takes one order after the other, until there is none left or one has failed.
+    /// Runs one order after another, until there is none left or one has failed.
     fn takes_turns(
         &self,
         shared: &Shared<'_>,
@@ -217,18 +217,18 @@ impl Batch {
     }
 }
 
-/// What goes wrong around the orders.
+/// The faults during the orders.
 struct Faults<'a> {
     random: Random,
     shared: &'a Shared<'a>,
     proxy: &'a Proxy,
     recorders: Recorders<'a>,
-    /// The API server is still to be restarted.
+    /// Whether the API server must still be restarted.
     restart: bool,
 }
 
 impl Faults<'_> {
-    /// Everything is in order at first.
+    /// Starts the recorders, and waits until they watch.
     fn begin(&mut self, plane: &Plane) -> Result<()> {
         let watchers = &self.shared.watchers;
         self.recorders.revive(plane, watchers)?;
@@ -239,7 +239,7 @@ impl Faults<'_> {
         until_is("the recorders to watch", PATIENCE, look, |ready| *ready)
     }
 
-    /// One thing goes wrong, and is over again.
+    /// Causes one fault, and ends it.
     fn happen(&mut self, plane: &mut Plane) -> Result<()> {
         let watchers = &self.shared.watchers;
         self.rests(plane, 100..700)?;
@@ -267,7 +267,8 @@ impl Faults<'_> {
                 self.recorders.server_restarts(plane, watchers)?;
             }
             _ => {
-                // What neither has heard of, both hear of afterwards: by a list they would not.
+                // Both resume their watches afterwards, and get the events that they have missed. A
+                // list would not have these.
                 let cut = [!self.random.one_in(4), true];
                 let cut = || (0..cut.len()).filter(|index| cut[*index]);
                 cut().for_each(|index| self.recorders.cut_off(index));
@@ -278,7 +279,7 @@ impl Faults<'_> {
         Ok(())
     }
 
-    /// For a time, in which it looks after the recorders.
+    /// Waits for some time. Meanwhile it notes which recorders have begun to watch.
     fn rests(&mut self, plane: &Plane, milliseconds: std::ops::Range<usize>) -> Result<()> {
         let time = self.random.within(milliseconds);
         let until = Instant::now() + Duration::from_millis(u64::try_from(time)?);

@@ -1,5 +1,4 @@
-//! The commands of README and documentation, run as they stand by someone who reads the pages one
-//! after the other.
+//! The commands in README and documentation, run unchanged by a reader of one page after another.
 
 mod container_engine;
 mod old_setup;
@@ -41,11 +40,11 @@ const READ: &[&str] = &[
     "examples/piefed/README.md",
 ];
 
-/// Where a command is run otherwise, or why it can't be run here.
+/// Which test runs a command, or why no test can.
 enum Elsewhere {
-    /// By the test of this name.
+    /// The test with this name runs it.
     Test(&'static str),
-    /// Nowhere: it needs this.
+    /// No test runs it, because it needs this.
     Needs(&'static str),
 }
 use Elsewhere::{Needs, Test};
@@ -56,7 +55,7 @@ const INSTALL: &str = "the_install_pages_commands_lead_from_an_empty_node_to_a_h
 /// The test of the commands for a container engine.
 const ENGINE: &str = "an_engine_builds_piefeds_image_and_runs_a_review";
 
-/// Pages, and beginnings of commands, that no reader runs.
+/// Pages, and beginnings of commands, that the reader does not run.
 const ELSEWHERE: &[(&str, &str, Elsewhere)] = &[
     ("certs/README.md", "kubectl", Needs("cert-manager")),
     ("certs/README.md", "helm", Needs("cert-manager")),
@@ -204,7 +203,7 @@ fn every_command_of_the_pages_is_run_or_accounted_for(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What people read, but for what is about the repository itself.
+/// All pages, except those about the repository itself.
 fn pages(root: &Path) -> Result<BTreeSet<String>> {
     let mut pages: BTreeSet<String> = READ.iter().map(|&page| page.to_owned()).collect();
     pages.extend(["SECURITY.md", "certs/README.md"].map(str::to_owned));

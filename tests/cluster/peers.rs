@@ -1,8 +1,8 @@
-//! Beside the tools that people use: `make test-peers`.
+//! Tests beside other tools: `make test-peers`.
 //!
-//! They are as real as the node is. `tests/cluster/peers.sh` builds them from pinned sources, for
-//! the tests that are selected alone, since each takes minutes. A peer is a module here, of the
-//! name that the script knows it by.
+//! The tools are real. `tests/cluster/peers.sh` builds them from pinned sources, but only for the
+//! selected tests, because each build takes minutes. A peer is a module here, with the name that
+//! the script uses.
 
 mod argo_cd;
 mod argo_rollouts;
@@ -19,7 +19,7 @@ use crate::waiter::application::WEB;
 use testkit::cluster::Cluster;
 use testkit::suite::Test;
 
-/// All of them.
+/// All tests beside other tools.
 pub(crate) fn tests() -> Vec<Test> {
     [
         argo_cd::tests(),
@@ -33,7 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
     .concat()
 }
 
-/// The namespaces of the tests that share a release of migration-gate, each with a gate of that
+/// The namespaces of the tests that share a release of migration-gate, each with a gate of the same
 /// name.
 static CAST: Cast = Cast {
     namespaces: &[

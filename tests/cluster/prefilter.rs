@@ -1,6 +1,6 @@
 //! The API server calls the webhooks for exactly the objects that the rules could refuse.
 //!
-//! A webhook that no one answers, under `failurePolicy: Fail`, tells whether the API server would
+//! A webhook without a server and with `failurePolicy: Fail` shows whether the API server would
 //! have called it.
 
 use anyhow::{Context as _, Result, ensure};
@@ -36,11 +36,11 @@ testkit::tests! {
     exclusive: the_api_server_sends_what_the_rules_refuse;
 }
 
-/// For each kind.
+/// Number of random objects for each kind.
 const CASES: usize = 40;
 
-/// Of every kind one gate holds workloads by name, one by pattern, and one by label; Deployments by
-/// the short forms as well.
+/// Of every kind, one gate holds workloads by name, one by pattern, and one by label. Deployments
+/// are also held by the short forms.
 fn config(namespace: &str) -> Result<Config> {
     let labels = json!({
         "matchLabels": {"app": "x"},
@@ -87,7 +87,7 @@ fn config(namespace: &str) -> Result<Config> {
     parse(&config.to_string(), "gates").map_err(anyhow::Error::from)
 }
 
-/// The webhooks of the chart, but for the server: there is none.
+/// The chart's webhooks, without a server.
 fn configuration(asked: WebhookKind, namespace: &str, config: &Config) -> String {
     let webhooks: Vec<Value> = asked
         .prefilters()
@@ -141,14 +141,14 @@ impl WebhookKind {
         }
     }
 
-    /// What the API server may do with the request, as the rules see it.
+    /// What the API server may do with the request, by the rules.
     fn allowed(self, config: &Config, request: &Request<'_>) -> &'static [Effect] {
         let held = held(config, request).filter(|held| !held.template_stays());
         let refused = || !validate(config, request).violations.is_empty();
         match (self, held) {
             (Self::ToValidate, _) if refused() => &[Effect::Sent],
             (_, None) => &[Effect::Spared],
-            // CEL need not see that the waiter is in place.
+            // CEL need not recognize that the waiter is in place.
             (Self::ToValidate, Some(held)) if held.template().is_some_and(has_waiter) => {
                 &[Effect::Sent, Effect::Spared]
             }
@@ -159,19 +159,20 @@ impl WebhookKind {
 
 fn the_api_server_sends_what_the_rules_refuse(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("prefilter")?;
-    // Rollouts are of a kind that an operator elsewhere defines.
+    // The kind Rollout must be defined first.
     define_other_operators_kinds(cluster)?;
     sends_what_the_rules_refuse(cluster.client(), &namespace.kubectl, &namespace.name)
 }
 
-/// In a namespace that has an account `default`, of an API server that knows Rollouts.
+/// Runs the comparison in a namespace that has a ServiceAccount `default`. The API server must know
+/// the kind Rollout.
 pub(crate) fn sends_what_the_rules_refuse(
     client: kube::Client,
     kubectl: &Kubectl,
     namespace: &str,
 ) -> Result<()> {
     let config = config(namespace)?;
-    // An owner that exists, or the garbage collector would take what it owns.
+    // The owner must exist, or the garbage collector would delete its objects.
     kubectl.run("create configmap owner")?;
     let owner = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "controller": true,
@@ -196,7 +197,8 @@ pub(crate) fn sends_what_the_rules_refuse(
             break;
         }
     }
-    // What is on its way out may go, or the namespace couldn't.
+    // Remove the finalizers of objects that are being deleted, or the namespace could not be
+    // deleted.
     for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
         let let_go = r#"--type=json --patch=[{"op":"remove","path":"/metadata/finalizers"}]"#;
         kubectl.run(&format!("patch {} leaving {let_go}", kind.resource))?;
@@ -208,7 +210,7 @@ fn has_waiter(template: &Value) -> bool {
     waiter_of(&template["spec"]).is_some()
 }
 
-/// How someone may change a pod spec with a waiter.
+/// Changes of a pod spec with a waiter.
 const CHANGES: [fn(&mut Value); 14] = [
     |spec| spec["initContainers"][0]["image"] = json!("other/waiter:1"),
     |spec| spec["initContainers"][0]["command"] = json!(["true"]),
@@ -275,13 +277,14 @@ impl Comparison<'_> {
                 updates.add(self.compare(asked, kind, &object, Put::Over(old))?);
             }
             for old in ["old", "old-free"] {
-                // Labels alone can be changed on what is immutable otherwise, and on its way out.
+                // Only labels can be changed on objects that are otherwise immutable, or being
+                // deleted.
                 let relabelled = self.compare(asked, kind, &Value::Null, Put::Label(old))?;
                 updates.add(relabelled);
                 if can_be_held {
                     let retouched = self.compare(asked, kind, &Value::Null, Put::Retouch(old))?;
                     updates.add(retouched);
-                    // No container changes, so that it is sent because of the gate alone.
+                    // No container changes, so only the gate can cause a call.
                     let expected = match (asked, old) {
                         (WebhookKind::ToMutate, "old") => [Effect::Spared, Effect::Spared],
                         (WebhookKind::ToMutate, _) => [Effect::Spared, Effect::Sent],
@@ -318,7 +321,8 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// The subresource of a pod that already offends, with any owner.
+    /// Compares ephemeral containers of a pod that already has the variable, with and without an
+    /// owner.
     fn compare_ephemeral_containers(&self, runner: &mut TestRunner) -> Result<()> {
         let kind = &POD_KINDS[0];
         let mut counts = Counts::default();
@@ -335,8 +339,8 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// A new configuration takes the API server a moment; an object that is certain to be sent
-    /// tells when it has.
+    /// Waits until the API server uses a new configuration: it then calls the webhook for an object
+    /// that matches.
     fn await_webhooks(&self, asked: WebhookKind) -> Result<()> {
         let Some(kind) = POD_KINDS.iter().find(|kind| kind.kind == "Deployment") else {
             anyhow::bail!("no Deployments");
@@ -384,8 +388,8 @@ impl Comparison<'_> {
         Ok(answer)
     }
 
-    /// What the webhook `/mutate` makes of a held object is spared the second call, and sent if
-    /// someone changed it since. How many were held.
+    /// Checks that an object that `/mutate` has injected is not sent again, unless it was changed
+    /// since. Returns the number of held objects.
     fn compare_injected(&self, kind: &PodKind, object: &Value) -> Result<usize> {
         let mut injected = object.clone();
         let request = Request {
@@ -426,8 +430,8 @@ impl Comparison<'_> {
         Ok(1)
     }
 
-    /// Whether the API server would call a webhook, what the object would have replaced, and what
-    /// it came to.
+    /// Sends a dry run. Returns whether the API server would call a webhook, the object that would
+    /// be replaced, and the resulting object.
     fn dry_run(
         &self,
         kind: &PodKind,
@@ -456,7 +460,7 @@ impl Comparison<'_> {
                 match put {
                     Put::Label(_) => {
                         object = now.clone();
-                        // A gate selects it from now on, and no pod starts because of that.
+                        // With this label, a gate selects it, but no pod starts because of that.
                         object["metadata"]["labels"]["tier"] = json!("web");
                     }
                     Put::Retouch(_) => {
@@ -512,17 +516,17 @@ impl Comparison<'_> {
     }
 }
 
-/// How an object comes.
+/// How an object is sent.
 #[derive(Debug, Clone, Copy)]
 enum Put {
     New,
-    /// In place of the one of this name.
+    /// As a replacement of the object with this name.
     Over(&'static str),
-    /// The one of this name, with another label.
+    /// The object with this name, with another label.
     Label(&'static str),
-    /// The one of this name, with another annotation in its pod template.
+    /// The object with this name, with another annotation in its pod template.
     Retouch(&'static str),
-    /// The pod of this name, with further ephemeral containers.
+    /// The pod with this name, with further ephemeral containers.
     Debug(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! A container registry of a test's own: crane's, behind TLS, because Helm asks for that.
+//! A container registry for one test: crane's, behind TLS, because Helm requires that.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use testkit::pki::{ClusterAuthority, Pair};
 use testkit::process::{self, Process};
 use testkit::sandbox::NODE_ADDRESS;
 
-/// A running registry, which is empty at first; dropping it stops it.
+/// A running registry. It is empty at first. Dropping it stops it.
 pub struct ImageRegistry {
     host: String,
     authority: PathBuf,
@@ -36,8 +36,8 @@ pub struct ImageRegistry {
 }
 
 impl ImageRegistry {
-    /// Starts one on the node's address, and lets the node pull from it. Skips the test on a given
-    /// cluster.
+    /// Starts a registry on the node's address, and lets the node pull from it. Skips the test on a
+    /// given cluster.
     pub fn start(cluster: &Cluster) -> Result<Self> {
         let sandbox = cluster.sandbox()?;
         let state = sandbox.state("registry")?;
@@ -45,7 +45,7 @@ impl ImageRegistry {
         let pair = authority.server("registry", &[], &[NODE_ADDRESS.parse()?])?;
         let authority = authority.pair().certificate;
 
-        // No one else listens in this network namespace's upper ports, so the port is still free a
+        // No other program in this network namespace uses these ports, so the port is still free a
         // moment later.
         let behind = block_on(TcpListener::bind(("127.0.0.1", 0)))?.local_addr()?;
         let mut serve = sandbox.assets.command("crane");
@@ -62,7 +62,7 @@ impl ImageRegistry {
         let folder = node::registries(sandbox)?.join(&host);
         fs::create_dir_all(&folder)?;
         let url = json!(format!("https://{host}"));
-        // A JSON string is a TOML string too.
+        // A JSON string is a TOML string, too.
         let hosts = format!("server = {url}\n[host.{url}]\nca = {}\n", json!(authority));
         fs::write(folder.join("hosts.toml"), hosts)?;
         Ok(Self {
@@ -74,18 +74,19 @@ impl ImageRegistry {
         })
     }
 
-    /// Its host and port, as image references begin.
+    /// Its host and port, with which image references begin.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// What a program written in Go needs in its environment to trust it, and no one else.
+    /// The environment variable by which a program written in Go trusts this registry, and no other
+    /// server.
     pub fn environment(&self) -> (&'static str, &Path) {
         ("SSL_CERT_FILE", &self.authority)
     }
 
-    /// Does what the release workflow does with image and chart, but for the signatures: they are
-    /// at `HOST/owner/migration-gate:0.1.0` and `HOST/owner/charts/migration-gate:0.1.0` then.
+    /// Publishes image and chart as the release workflow does, but without signatures: as
+    /// `HOST/owner/migration-gate:0.1.0` and `HOST/owner/charts/migration-gate:0.1.0`.
     pub fn publish(&self, archive: &Path) -> Result<()> {
         let host = &self.host;
         let image = format!("{host}/owner/migration-gate:0.1.0");
@@ -119,7 +120,7 @@ impl Drop for ImageRegistry {
     }
 }
 
-/// What ends TLS with this certificate.
+/// A TLS acceptor with this certificate.
 pub(crate) fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
     let certificates = CertificateDer::pem_file_iter(&pair.certificate)
         .and_then(Iterator::collect)
@@ -132,7 +133,7 @@ pub(crate) fn acceptor(pair: &Pair) -> Result<TlsAcceptor> {
     Ok(Arc::new(config).into())
 }
 
-/// Ends TLS, and passes on what is inside.
+/// Terminates TLS, and passes the connections on.
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr) {
     while let Ok((near, _)) = listener.accept().await {
         let acceptor = acceptor.clone();
@@ -140,7 +141,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr
             if let Ok(mut near) = acceptor.accept(near).await
                 && let Ok(mut far) = TcpStream::connect(behind).await
             {
-                // However it ends, both ends of it are closed.
+                // An error also closes both connections.
                 let _ = copy_bidirectional(&mut near, &mut far).await;
             }
         });

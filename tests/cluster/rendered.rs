@@ -47,7 +47,7 @@ fn what_kustomize_and_helm_render_is_reviewed_in_place(helm: &Path) -> Result<()
         true,
         &[" injections, no violations, no warnings"],
     )?;
-    // The place of an image that a value decides is its line in the template, in a loop too.
+    // An image that comes from a value has the line of its template, also in a loop.
     expect(
         &format!("{chart} -n shop --set image.tag=latest -o github --strict"),
         false,
@@ -58,7 +58,7 @@ fn what_kustomize_and_helm_render_is_reviewed_in_place(helm: &Path) -> Result<()
         ],
     )?;
     expect(chart, true, &["warning[no-namespace]", "--namespace shop"])?;
-    // That of an overlay's is the line of the base.
+    // An image that an overlay changes has the line of the base.
     expect(
         "-k tests/cluster/rendered -o github --strict",
         false,
@@ -66,7 +66,7 @@ fn what_kustomize_and_helm_render_is_reviewed_in_place(helm: &Path) -> Result<()
             "::warning file=examples/piefed/deployment-web.yaml,line=22,col=9,endColumn=35,title=mutable-tag::",
         ],
     )?;
-    // What goes wrong there is told in their words.
+    // Errors of these programs are printed in their words.
     expect(
         "--helm examples/shop-chart --set web.replicas",
         false,

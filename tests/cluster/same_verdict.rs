@@ -1,6 +1,5 @@
-//! Review and the API server with the webhooks behind it come to one verdict: what is stored,
-//! warned of and refused agrees, for every kind and every option of a gate, on creation and on
-//! update.
+//! Review and the API server with the webhooks give the same verdict: the stored objects, warnings
+//! and violations agree, for every kind and every option of a gate, on creation and on update.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,10 +26,10 @@ testkit::tests! {
     standalone: review_says_what_the_api_server_does;
 }
 
-/// A namespace that no webhook is called for. What review shows is stored there as it is.
+/// A namespace without webhooks, in which the objects that review shows are stored unchanged.
 const SHOWN: &str = "shown";
 
-/// The codes that admission has. The others are of review alone.
+/// The codes of admission. Only review has the others.
 const OF_ADMISSION: [Code; 12] = [
     Code::ForbiddenEnv,
     Code::ForbiddenKey,
@@ -46,7 +45,7 @@ const OF_ADMISSION: [Code; 12] = [
     Code::WorkloadRef,
 ];
 
-/// A kind without a pod spec that the rules speak of.
+/// The kind without a pod spec that has a rule.
 const CONFIG_MAP: PodKind = PodKind {
     group: "",
     version: "v1",
@@ -59,7 +58,7 @@ fn review_says_what_the_api_server_does(sandbox: &Sandbox) -> Result<()> {
     review_says_the_same(sandbox, Plane::shared(sandbox)?, 18760)
 }
 
-/// On this API server, with the webhooks' server on two ports from `port` on.
+/// Compares both on this API server. The webhooks' server uses two ports from `port` on.
 pub(crate) fn review_says_the_same(sandbox: &Sandbox, plane: &Plane, port: u16) -> Result<()> {
     let (gates, config) = cases::gates()?;
     served::prepare(plane)?;
@@ -89,7 +88,7 @@ pub(crate) fn review_says_the_same(sandbox: &Sandbox, plane: &Plane, port: u16) 
         differences.len(),
         shown.join("\n")
     );
-    // Each end is one that many objects come to.
+    // Every result must occur for many objects.
     let Counted {
         injected,
         left,
@@ -104,18 +103,18 @@ pub(crate) fn review_says_the_same(sandbox: &Sandbox, plane: &Plane, port: u16) 
     Ok(())
 }
 
-/// How objects ended.
+/// Number of objects by their result.
 #[derive(Debug, Default)]
 struct Counted {
     injected: usize,
     left: usize,
     warned: usize,
     refused: usize,
-    /// Refused by the API server's own validation, which comes before that of webhooks.
+    /// Refused by the API server's own validation, which comes before the validating webhooks.
     invalid: usize,
 }
 
-/// What becomes of an object, in words.
+/// The verdict on an object, in words.
 #[derive(Debug, Default, PartialEq)]
 struct ComparedVerdict {
     /// The field and the words of each violation, if it is refused.
@@ -131,7 +130,7 @@ impl ComparedVerdict {
     }
 
     fn warn(&mut self, text: &str) {
-        // Review sees whether the key is among the manifests, and has other words for it.
+        // Review knows whether the manifests have the key, and so has another text.
         let prefixed = text.split_once(": with this prefix, a key ");
         let text = prefixed.map_or_else(|| text.to_owned(), |(field, _)| by_prefix(field));
         self.warned.insert(without_places(&text));
@@ -142,8 +141,8 @@ fn by_prefix(field: &str) -> String {
     format!("{field}: by its prefix")
 }
 
-/// The places of init containers are those in the manifest for review, and for the webhook that
-/// validates those behind the waiter.
+/// Removes the indices of init containers: review uses those of the manifest, and the validating
+/// webhook those after the injection.
 fn without_places(text: &str) -> String {
     match text.split_once("initContainers[") {
         Some((before, rest)) => {
@@ -154,7 +153,8 @@ fn without_places(text: &str) -> String {
     }
 }
 
-/// Which pairs of two lists' elements are tried with a kind: each pair with one kind of five.
+/// Whether a pair of elements of two lists is tried with a kind: each pair is tried with one of
+/// five kinds.
 fn is_tried(kind: usize, pair: (usize, usize)) -> bool {
     (pair.0 + pair.1) % HeldKind::ALL.len() == kind
 }
@@ -177,7 +177,7 @@ struct Comparisons {
 }
 
 impl Comparisons {
-    /// Stores what is older than the webhooks.
+    /// Stores the objects that exist before the webhooks.
     fn store(&self) -> Result<()> {
         let held = HeldKind::ALL.map(HeldKind::pod_kind);
         let held = held
@@ -200,7 +200,8 @@ impl Comparisons {
         Ok(())
     }
 
-    /// The API server knows both configurations once one object is changed and another refused.
+    /// Waits until the API server uses both configurations: one object is changed, and another one
+    /// refused.
     fn await_webhooks(&self) -> Result<()> {
         let kind = HeldKind::Deployment.pod_kind();
         let held = PodHolder::new(kind, "named");
@@ -285,7 +286,7 @@ impl Comparisons {
         Ok(())
     }
 
-    /// What is added to a pod that runs, one that has the variable already too.
+    /// Compares ephemeral containers of a running pod, also of one that already has the variable.
     fn ephemeral_containers(&mut self) -> Result<()> {
         let kind = POD_KINDS
             .iter()
@@ -327,8 +328,7 @@ impl Comparisons {
         Ok(())
     }
 
-    /// Asks both about an object that is new, or in place of another, and keeps what they differ
-    /// in.
+    /// Compares both for an object that is new or replaces another one, and stores the differences.
     fn compare(
         &mut self,
         what: &str,
@@ -359,7 +359,7 @@ impl Comparisons {
         }
         let served = answer.verdict()?;
         let (mut reviewed, shown) = self.reviewed(kind, subresource, object, old)?;
-        // Review names all that is wrong; the API server asks no one else once one webhook refuses.
+        // Review reports all violations. The API server calls no further webhook after a denial.
         let reserved = |(_, message): &(String, String)| message.contains("migration-gate injects");
         if reviewed.refused.iter().any(reserved) {
             reviewed.refused.retain(reserved);
@@ -378,7 +378,7 @@ impl Comparisons {
             return Ok(());
         };
         self.counts.injected += 1;
-        // Where no webhook is called, the API server makes the same of what review shows.
+        // The object that review shows, stored without webhooks, must equal the stored one.
         let (name, labels) = (&object["metadata"]["name"], &object["metadata"]["labels"]);
         shown["metadata"] = json!({"name": name, "namespace": SHOWN, "labels": labels});
         let stored = send(&self.client, kind, Sent::Tried, &shown)?;
@@ -391,7 +391,7 @@ impl Comparisons {
         Ok(())
     }
 
-    /// What review says of an object, and the object as it shows it if it changes it.
+    /// Review's verdict on an object, and the changed object that it shows, if it changes it.
     fn reviewed(
         &self,
         kind: &PodKind,
@@ -399,7 +399,7 @@ impl Comparisons {
         object: &Value,
         old: Option<&Value>,
     ) -> Result<(ComparedVerdict, Option<Value>)> {
-        // A manifest is new. What it replaces is in what the API server asks.
+        // A manifest is always a new object. Only an AdmissionReview has the old object.
         let text = match old {
             None => object.to_string(),
             Some(old) => asked(kind, subresource, object, old).to_string(),
@@ -428,7 +428,7 @@ impl Comparisons {
     }
 }
 
-/// An update as the API server asks about it.
+/// The AdmissionReview of an update.
 fn asked(kind: &PodKind, subresource: &str, object: &Value, old: &Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1",
@@ -445,7 +445,7 @@ fn asked(kind: &PodKind, subresource: &str, object: &Value, old: &Value) -> Valu
     })
 }
 
-/// The one with this number. Its keys may be text or bytes.
+/// The ConfigMap with this number. Its values may be text or bytes.
 fn config_map(number: usize, data: &Value) -> Value {
     json!({
         "apiVersion": "v1",

@@ -1,4 +1,5 @@
-//! The server and a real API server: certificates that rotate, replicas that come, go and die.
+//! Tests of the server with a real API server: rotated certificates, and replicas that start, stop
+//! and are killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -51,8 +52,8 @@ const ROUNDS: usize = 50;
 const REPLICAS: u16 = 5;
 const CREATES: usize = 10_000;
 
-/// What `serve` needs to be allowed, and nothing else, bound to `subject`; and the configurations
-/// that call it.
+/// Exactly the permissions that `serve` needs, bound to `subject`, and the configurations that call
+/// it.
 fn manifests(name: &str, client_config: &str, subject: &str) -> String {
     let client = |path| client_config.replace("PATH", path);
     include_str!("serve/manifests.yaml")
@@ -62,7 +63,7 @@ fn manifests(name: &str, client_config: &str, subject: &str) -> String {
         .replace("CLIENT-validate", &client("validate"))
 }
 
-/// The CA certificates that the API server was given, which must be the same for both webhooks.
+/// The `caBundle`, which must be the same in both configurations.
 fn bundle(
     mutating: &Api<MutatingWebhookConfiguration>,
     validating: &Api<ValidatingWebhookConfiguration>,
@@ -135,7 +136,8 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
         let stored = secret.data.and_then(|mut data| data.remove("ca.crt"));
         let stored = String::from_utf8(stored.context("a CA")?.0)?;
         ensure!(stored.trim() == bundle[0].trim());
-        // Reached by its URL, one of them answers what all of them would.
+        // The configurations have the URL of one replica. All replicas serve the same certificate,
+        // so one call checks it for all.
         let mut canary = ConfigMap::default();
         canary.metadata.name = Some("canary".to_owned());
         block_on(async {
@@ -146,7 +148,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// An object as it was first, to be made once more.
+/// An object in its first state, to be created again.
 struct Afresh<K> {
     api: Api<K>,
     first: K,
@@ -174,7 +176,7 @@ where
     }
 }
 
-/// One replica as a process of its own, with the rights of `kubeconfig`.
+/// Starts a replica as a process, with the permissions of `kubeconfig`.
 fn replica(kubeconfig: &Path, logs: &Path, index: u16) -> Result<Process> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_migration-gate"));
     command
@@ -228,8 +230,8 @@ fn no_call_fails_while_certificates_rotate_and_replicas_roll(cluster: &Cluster) 
     Ok(())
 }
 
-/// A certificate that someone else makes, mounted as files: what cert-manager's Secret and
-/// `existingSecret` are.
+/// A certificate from elsewhere, mounted as files, such as cert-manager's Secret or
+/// `existingSecret`.
 fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> Result<()> {
     let installed = Installed::from_files(cluster)?;
     let Namespace { name, kubectl, .. } = &installed.namespace;
@@ -237,7 +239,7 @@ fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> R
     for round in 1..=3 {
         let since = load.created();
         installed.renew(round)?;
-        // The kubelet looks at a volume when it has something else to do with the pod.
+        // The kubelet updates a volume when it has to sync the pod.
         kubectl.run(&format!(
             "annotate pods --selector=app=serve --overwrite round={round}"
         ))?;
@@ -259,8 +261,8 @@ fn no_call_fails_while_the_files_of_a_certificate_change(cluster: &Cluster) -> R
     Ok(())
 }
 
-/// The API server asked both webhooks about each of the creates, or none of them would prove
-/// anything.
+/// Checks that the API server has called both webhooks for each create. Otherwise the creates would
+/// prove nothing.
 fn were_called(cluster: &Cluster, namespace: &str, created: usize) -> Result<()> {
     let created_one = |event: &&Value| {
         event["verb"] == "create"
@@ -298,7 +300,7 @@ fn were_called(cluster: &Cluster, namespace: &str, created: usize) -> Result<()>
 }
 
 fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
-    // Its process has to be on this machine.
+    // The processes must be on this machine.
     cluster.sandbox()?;
     let installed = Installed::self_managed(cluster)?;
     let load = Load::start(cluster, &installed.namespace.name);
@@ -310,8 +312,8 @@ fn a_replica_that_is_killed_costs_few_calls(cluster: &Cluster) -> Result<()> {
     let last = failures
         .last()
         .map_or(Duration::ZERO, |(at, _)| at.duration_since(killed));
-    // A call that was being answered when its connection ended, or one whose new connection the
-    // dead replica's address refused.
+    // A call was lost with its connection, or the address of the dead replica has refused a new
+    // connection.
     let refused = |(_, failure): &&(_, String)| failure.contains("connection refused");
     eprintln!(
         "serve: one of two replicas killed: {} of {} creates failed, {} of them at a new connection, the last after {} ms",
@@ -340,7 +342,7 @@ fn processes_of(subcommand: &str) -> Result<Vec<(Pid, String)>> {
         else {
             continue;
         };
-        // It may have ended since.
+        // It may have ended meanwhile.
         let arguments = fs::read_to_string(path.join("cmdline")).unwrap_or_default();
         if arguments.starts_with(&format!("/migration-gate\0{subcommand}\0")) {
             found.push((

@@ -1,5 +1,5 @@
 //! The terminal session in README: a migration that fails, and its repair. It is recorded from a
-//! run, with the application of the stories; `GENERATE=1` writes `docs/session.svg`.
+//! run with the application of the stories. `GENERATE=1` writes `docs/session.svg`.
 
 mod terminal;
 
@@ -106,12 +106,12 @@ impl Session {
         self.terminal.remark(text);
     }
 
-    /// Runs a command; records it with all that it prints, and gives that.
+    /// Runs a command, and records it with its output. Returns the output.
     fn types(&mut self, command: &str) -> Result<String> {
         let ended = self
             .shell
             .run(&format!("{{ {command}; }} 2>&1"), PATIENCE)?;
-        // `status` reports troubles by its exit code.
+        // `status` exits with 1 if there are problems.
         let code = ended.status.code();
         let told = command.starts_with("migration-gate status") && code == Some(1);
         ensure!(code == Some(0) || told, "{command}: {}", ended.stdout);

@@ -1,4 +1,4 @@
-//! That the cluster is one: what the other tests stand on.
+//! Tests that the cluster works, which the other tests require.
 
 use std::time::Duration;
 
@@ -121,8 +121,8 @@ spec:
     Ok(())
 }
 
-/// The server behind the Service speaks no TLS, and the API server's complaint about that shows
-/// that it got there.
+/// The server behind the Service has no TLS. The API server's error about that shows that it has
+/// reached the server.
 fn a_webhook_is_dialled_through_its_service(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("webhook")?;
     let name = &namespace.name;
@@ -153,7 +153,7 @@ fn an_api_server_stops_and_starts(sandbox: &Sandbox) -> Result<()> {
     let maps: Api<ConfigMap> = Api::all(client(control_plane.admin())?);
     let name = "kube-apiserver-legacy-service-account-token-tracking";
     let list = || {
-        // In a block of its own, since a timeout is made where the runtime can be seen.
+        // In an async block, because `timeout` must be created inside the runtime.
         block_on(async {
             timeout(Duration::from_secs(90), maps.list(&ListParams::default())).await
         })

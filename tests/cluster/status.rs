@@ -1,8 +1,8 @@
-//! `status` on a real node: troubles are brought about, many at a time, one report shows them all,
-//! and the commands that it prints fix them.
+//! `status` on a real node: the tests cause many problems at a time, one report shows them all, and
+//! the commands that it prints fix them.
 //!
-//! Most of it happens to workloads without pods and to Jobs whose status the test writes, so that
-//! it costs little.
+//! Most of them concern workloads without pods, and Jobs whose status the test writes, so they cost
+//! little.
 
 mod objects;
 mod operator;
@@ -41,7 +41,7 @@ testkit::soaks! {
     standalone: status_of_a_large_cluster;
 }
 
-/// The troubles of gates and of the release's objects that one report shows.
+/// The problems of gates and of the release's objects that one report shows.
 const TOGETHER: &[(&str, &str)] = &[
     ("job-failed", "Job failed in status-shop"),
     ("job-missing", "Job missing in status-shop"),
@@ -107,7 +107,7 @@ fn each_trouble_is_mended_by_the_command_that_is_printed(cluster: &Cluster) -> R
     Ok(())
 }
 
-/// Restarts of the server are dear.
+/// Restarts of the server take long, so this is a test of its own.
 fn a_server_in_trouble_is_mended_by_the_command_that_is_printed(cluster: &Cluster) -> Result<()> {
     let shop = Shop::open(cluster)?;
     shop.operator.is_well()?;
@@ -128,9 +128,9 @@ struct Shop<'c> {
 }
 
 impl<'c> Shop<'c> {
-    /// All gates are there with what they hold, and most of them are open.
+    /// Installs all gates with their workloads. Most of the gates are open.
     fn open(cluster: &'c Cluster) -> Result<Self> {
-        // Images get second names on its node.
+        // The test adds names to images on the node.
         cluster.sandbox()?;
         let namespace = cluster.namespace_named(SHOP)?;
         let quota = cluster.namespace_named(QUOTA)?;
@@ -155,7 +155,7 @@ impl<'c> Shop<'c> {
         eprintln!("status: {what} after {:.1} s", self.operator.seconds());
     }
 
-    /// Writes the status of a Job that no controller looks after.
+    /// Writes the status of a Job without a controller.
     fn status_of(&self, namespace: &str, job: &str, status: &Value) -> Result<()> {
         let jobs: Api<Job> = Api::namespaced(self.cluster.client(), namespace);
         let patch = Patch::Merge(json!({"status": status}));
@@ -172,13 +172,13 @@ impl<'c> Shop<'c> {
         let kept = objects::kept(&again.get("deployment again")?);
         gone.run(&format!("delete namespace {AGAIN} {GONE} --wait=false"))?;
 
-        // Jobs, and what waits for them. The webhooks still see to the waiters.
+        // Jobs, and the workloads that wait for them. The webhooks still inject the waiters.
         self.cluster
             .kubectl()
             .apply(&objects::broken().to_string())?;
         self.status_of(SHOP, "slow", &running())?;
         kubectl.apply(&objects::in_the_queue().to_string())?;
-        // Without the webhooks, everything is let through.
+        // Without the webhooks, everything is allowed.
         kubectl.run(
             "delete mutatingwebhookconfiguration/migration-gate \
              validatingwebhookconfiguration/migration-gate",
@@ -192,7 +192,7 @@ impl<'c> Shop<'c> {
         kubectl.apply(&stray.to_string())?;
         kubectl.run("label deployment twice held=twice")?;
 
-        // Rights, and then what the server would fix by them.
+        // Permissions first, and then objects that the server would fix with them.
         kubectl.run(
             "delete role/migration-gate-role-wait rolebinding/migration-gate-binding-wait \
              rolebinding/migration-gate-corrupt-record serviceaccount/account",
@@ -204,7 +204,7 @@ impl<'c> Shop<'c> {
             "patch configmap migration-gate-corrupt --type=merge --patch={\"data\":{\"x\":\"y\"}}",
         )?;
 
-        // One namespace comes back, with what its applier knows of.
+        // One namespace is created again, with the objects of its applier.
         kubectl.run(&format!(
             "wait namespace/{AGAIN} namespace/{GONE} --for=delete --timeout=170s"
         ))?;
@@ -213,7 +213,7 @@ impl<'c> Shop<'c> {
         self.status_of(AGAIN, "again", &complete())
     }
 
-    /// Runs all that was printed, and does by hand what it asks for.
+    /// Runs all printed commands, and does by hand what the remedies require before and after them.
     fn is_mended(&self, report: &[Trouble]) -> Result<()> {
         let operator = &self.operator;
         let of = |code: &str| {
@@ -222,7 +222,7 @@ impl<'c> Shop<'c> {
                 .find(|trouble| trouble.code == code)
                 .context("a trouble")
         };
-        // What the chart made comes first: without the webhooks no change puts a waiter right.
+        // The chart's objects come first: without the webhooks, no change updates a waiter.
         let by_chart = ["namespace-missing", "webhook-missing"];
         for code in by_chart {
             operator.fixes(of(code)?)?;
@@ -235,7 +235,7 @@ impl<'c> Shop<'c> {
         self.is_helms("validatingwebhookconfiguration")?;
         let mut failures = Vec::new();
         for trouble in report {
-            // This one's gate opens later.
+            // This gate opens later.
             let later = trouble.place == "Job backoff in status-shop";
             if later || by_chart.contains(&trouble.code.as_str()) {
                 continue;
@@ -250,7 +250,7 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// What isn't annotated as its release's own, `helm uninstall` leaves.
+    /// Checks that an object has Helm's annotations: `helm uninstall` leaves objects without them.
     fn is_helms(&self, kind: &str) -> Result<()> {
         let object = self
             .operator
@@ -264,7 +264,7 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// What a remedy asks for before its command.
+    /// Does what a remedy requires before its command.
     fn before(&self, trouble: &Trouble) -> Result<()> {
         let kubectl = self.operator.kubectl();
         match trouble.place.as_str() {
@@ -286,7 +286,7 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// What a command's output tells to do.
+    /// Does what a command's output requires.
     fn after(&self, trouble: &Trouble, shown: &str) -> Result<()> {
         let kubectl = self.operator.kubectl();
         let tells = |part: &str| {
@@ -302,7 +302,7 @@ impl<'c> Shop<'c> {
             }
             ("job-queued", _) => {
                 tells("waiting-for-room")?;
-                // What admits it does this.
+                // Kueue does this when it admits the Job.
                 kubectl
                     .run(r#"patch job queued --type=merge --patch={"spec":{"suspend":false}}"#)?;
             }
@@ -314,7 +314,7 @@ impl<'c> Shop<'c> {
                 self.status_of(SHOP, "slow", &complete())?;
             }
             ("job-no-pod" | "pods-refused", _) => {
-                // Both show the same quota, which is there for the first.
+                // Both problems show the same quota, which exists only for the first one.
                 if trouble.code == "pods-refused" {
                     tells("pods")?;
                 }
@@ -333,7 +333,7 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// Someone who may see the namespace, and nothing else.
+    /// Checks the report of a user who may only read the namespace.
     fn a_reader_of_few_rights_sees_some_of_it(&self) -> Result<()> {
         let kubectl = self.operator.kubectl();
         kubectl.run("create serviceaccount reader")?;
@@ -373,7 +373,7 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// Its gate opens while the waiter's next start is put off.
+    /// Its gate opens while the waiter is in back-off.
     fn a_pod_in_back_off(&self) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client(), SHOP);
         await_list(
@@ -390,8 +390,8 @@ impl<'c> Shop<'c> {
         self.operator.is_well()
     }
 
-    /// No replica, another CA than the server's in the configurations, and a certificate that is
-    /// about to expire.
+    /// Checks a release without replicas, with another CA in the configurations, and with a
+    /// certificate that is about to expire.
     fn no_server(&self) -> Result<()> {
         let own = self.release.kubectl();
         own.run("scale deployment migration-gate --replicas=0")?;
@@ -427,7 +427,7 @@ impl<'c> Shop<'c> {
         let (look, fixes): (Vec<_>, Vec<_>) = report
             .iter()
             .partition(|trouble| trouble.code == "certificate-expiring");
-        // Both configurations ask for the same restart.
+        // Both configurations have the same remedy: a restart.
         let commands: BTreeSet<&String> = fixes.iter().filter_map(|t| t.commands.first()).collect();
         for command in commands {
             self.operator.runs(command)?;
@@ -440,11 +440,11 @@ impl<'c> Shop<'c> {
         Ok(())
     }
 
-    /// Its Service is deleted, then its Deployment too.
+    /// Deletes the release's Service, and then also its Deployment.
     fn no_service(&self) -> Result<()> {
         let own = self.release.kubectl();
         own.run("delete service migration-gate")?;
-        // The API server goes on by the connections that it has.
+        // The API server would go on with its open connections.
         own.run("delete pods --selector=app.kubernetes.io/name=migration-gate")?;
         let one = self.operator.finds("webhook-not-answering")?;
         own.run("delete deployment migration-gate")?;
@@ -461,13 +461,13 @@ impl<'c> Shop<'c> {
 
 impl Drop for Shop<'_> {
     fn drop(&mut self) {
-        // What lies in no namespace of the test's. A failure has no one to go to.
+        // Objects outside of the test's namespaces. A failure cannot be reported here.
         let kubectl = self.operator.kubectl();
         let _ = kubectl.run(&format!("delete {UNNAMED} --ignore-not-found --wait=false"));
     }
 }
 
-/// Whether a pod's waiter is not started for some seconds yet.
+/// Whether a pod's waiter will not be started for some seconds.
 fn rests(pod: &Value) -> bool {
     let waiter = &pod["status"]["initContainerStatuses"][0];
     let restarts = waiter["restartCount"].as_u64().unwrap_or_default();
@@ -479,7 +479,7 @@ fn rests(pod: &Value) -> bool {
         && rests_until > Some(Timestamp::now() + SignedDuration::from_secs(8))
 }
 
-/// A certificate with an hour of its three months left, and its key, as a Secret has them.
+/// The data of a Secret with a certificate that has an hour of its three months left.
 fn about_to_expire() -> Result<Value> {
     let now = Timestamp::now().as_second();
     let mut params = CertificateParams::new(vec!["migration-gate.migration-gate.svc".to_owned()])?;

@@ -1,10 +1,10 @@
-//! What an operator lives through, from the first deployment to the uninstallation: Helm, Flux,
-//! PostgreSQL, Redis and an application whose migrations are real (`tests/cluster/apps/`).
+//! An operator's work from the first deployment to the uninstallation, with Helm, Flux, PostgreSQL,
+//! Redis and an application with real migrations (`tests/cluster/apps/`).
 //!
-//! The application's code runs the query that its release was written for, at each request and in
-//! each turn of the worker's loop. Where the schema isn't there yet, PostgreSQL refuses the query
-//! and the application writes a line
-//! `UNMIGRATED …`. The stories count these lines: none with migration-gate, some without it.
+//! At each request and in each turn of the worker's loop, the application runs a query that needs
+//! the schema of its release. Without that schema, PostgreSQL refuses the query, and the
+//! application writes a line `UNMIGRATED …`. The stories count these lines: none with
+//! migration-gate, some without it.
 
 pub(crate) mod application;
 mod day_after;
@@ -22,7 +22,7 @@ mod upgrade;
 
 use testkit::suite::Test;
 
-/// All of them.
+/// All stories.
 pub(crate) fn tests() -> Vec<Test> {
     [
         ungated::tests(),

@@ -1,6 +1,6 @@
-//! What all pictures have in common: an SVG is text, and made as such.
+//! The common part of all pictures. An SVG is text, and is written as such.
 
-/// The picture of a body, in pixels. `style` is what the texts look like, as attributes.
+/// An SVG document around `body`, with its size in pixels. `style` has the attributes of its texts.
 pub(crate) fn document(size: (f64, f64), style: &str, background: &str, body: &str) -> String {
     let (width, height) = size;
     format!(
@@ -9,7 +9,7 @@ pub(crate) fn document(size: (f64, f64), style: &str, background: &str, body: &s
     )
 }
 
-/// A text as it stands in an element or an attribute.
+/// A text escaped for an element or an attribute.
 pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

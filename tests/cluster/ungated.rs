@@ -1,11 +1,11 @@
-//! The stories and the tests beside other tools with the gate taken away: each of them has to
-//! fail, or it would pass whether the gate holds or not. `make soak` runs them: `-- --ungated`.
+//! The stories and the tests beside other tools, run without a gate. Each must fail, or it would
+//! prove nothing about the gate. `make soak` runs them with `-- --ungated`.
 
 use testkit::ungated::UngatedTest;
 
 use crate::{peers, stories, waiter};
 
-/// Those that needn't fail, with the reason.
+/// Tests that need not fail, with the reason.
 const EXEMPT: &[(&str, &str)] = &[
     (
         "stories::ungated::without_a_gate_new_pods_meet_the_old_schema",
@@ -17,7 +17,7 @@ const EXEMPT: &[(&str, &str)] = &[
     ),
 ];
 
-/// All of them.
+/// All tests that must fail without a gate.
 pub(crate) fn tests() -> Vec<UngatedTest> {
     let tests = [stories::tests(), waiter::applied::tests(), peers::tests()];
     let exempt = |name: &str| EXEMPT.iter().find(|(exempt, _)| *exempt == name);

@@ -1,7 +1,7 @@
 //! The waiter and the record against a real API server, and on a real node.
 //!
-//! `tests/waiter/` runs it against a fake, where every failure can be made at will. Here the API
-//! server decides what a Job can look like, who may see it and how a watch ends.
+//! `tests/waiter/` runs it against a fake API server, which can have every fault. Here a real API
+//! server decides what a Job can be, who may read it and how a watch ends.
 
 pub(crate) mod application;
 pub(crate) mod applied;
@@ -15,9 +15,9 @@ mod rollout;
 
 use testkit::suite::Test;
 
-/// All of them.
+/// All tests of the waiter.
 pub(crate) fn tests() -> Vec<Test> {
-    // The longest first: it does nothing for most of its time.
+    // The longest one first: it mostly waits.
     [
         connection::tests(),
         testkit::rows::tests(),
@@ -31,7 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
     .concat()
 }
 
-/// The long forms of them.
+/// The long forms of these tests.
 pub(crate) fn soaks() -> Vec<Test> {
     [recorder::soaks(), previous::soaks()].concat()
 }
