@@ -1,11 +1,11 @@
-//! What each kind of request costs in calls, by the API server's own count.
+//! Number of webhook calls that each kind of request costs, by the API server's own metrics.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::kubectl::Kubectl;
 
-/// The API server's counter, by webhook.
+/// The API server's counter of calls, by webhook.
 const COUNTER: &str = "apiserver_admission_webhook_request_total{";
 
 /// The calls of each webhook so far, without the suffix of its name.
@@ -54,7 +54,7 @@ fn counts(kubectl: &Kubectl) -> Result<BTreeMap<String, u64>> {
         else {
             continue;
         };
-        // Other tests have webhooks of other names.
+        // Skip the webhooks of other tests, which have other names.
         let name = labels.split("name=\"").nth(1);
         let Some((name, _)) = name.and_then(|rest| rest.split_once(".migration-gate.io\"")) else {
             continue;

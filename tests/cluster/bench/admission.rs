@@ -1,5 +1,4 @@
-//! What a request costs with these webhooks, next to none and next to the API server's own
-//! policies.
+//! The cost of a request with these webhooks, without any, and with the API server's own policies.
 
 use std::fs;
 use std::path::Path;
@@ -30,12 +29,13 @@ testkit::tests! {
     standalone: admission;
 }
 
-/// Rounds of each, in turns: the machine drifts, and only neighbours compare.
+/// Number of rounds of each contender, in turns: the machine's speed changes, so only neighbouring
+/// rounds can be compared.
 const ROUNDS: usize = 7;
-/// Requests of each round, by how many callers send them.
+/// Number of callers, and of requests in each round.
 const REQUESTS: [(usize, usize); 2] = [(1, 60), (8, 240)];
 
-/// What is asked of the API server, as dry runs.
+/// The requests, which are dry runs.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     HeldCreate,
@@ -54,12 +54,12 @@ pub(super) const KINDS: [(Kind, &str); 4] = [
     (Kind::Unconcerned, "a Pod of 10 variables, create"),
 ];
 
-/// Who admits nothing.
+/// The contender without admission.
 pub(super) const NONE: &str = "none";
 /// The API server's own policies.
 pub(super) const POLICIES: &str = "in-tree policies";
 
-/// The namespace of each contender, in which no other admits anything.
+/// The namespace of a contender, in which no other contender is active.
 fn namespace(who: &str) -> &'static str {
     match who {
         OURS => "gate",
@@ -89,7 +89,7 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
     for who in &contenders {
         calls.push((*who, block_on(Calls::prepare(&plane.client, who))?));
     }
-    // What is updated without admission is as large as what is updated with it.
+    // Without admission, update an object of the same size as with it.
     let injected = calls.last().map(|(_, calls)| json!(calls.stored.spec));
     if let (Some((_, none)), Some(spec)) = (calls.first_mut(), injected) {
         let template = json!({"spec": {"template": spec["template"]}});
@@ -110,7 +110,7 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
                 }
             }
             let what = format!("{name}, {callers} at a time");
-            // Of one round each, so that the machine's drift isn't in it.
+            // Compared within a round, so that changes of the machine's speed do not count.
             let added: Vec<Vec<f64>> = medians
                 .iter()
                 .map(|own| own.iter().zip(&medians[0]).map(|(a, b)| a - b).collect())
@@ -121,7 +121,7 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
                     part.add(&format!("{what}: added"), who, "ms", own);
                 }
                 if !matches!(*who, NONE | POLICIES) {
-                    // Those of the policies are second.
+                    // The policies are second.
                     let shares: Vec<f64> = own.iter().zip(&added[1]).map(|(a, b)| a / b).collect();
                     part.add(&format!("{what}: share"), who, "x", &shares);
                 }
@@ -131,14 +131,15 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
     part.keep("admission")
 }
 
-/// A configuration whose one gate is in this namespace.
+/// A configuration with one gate, in this namespace.
 fn config(namespace: &str) -> Config {
     let mut config = Config::default();
     namespace.clone_into(&mut config.gates[0].namespace);
     config
 }
 
-/// The released server as a process, and the API server told to call it as the chart would have it.
+/// Starts the release build of the server as a process, and installs webhook configurations as the
+/// chart has them.
 fn serve(
     sandbox: &Sandbox,
     plane: &Plane,
@@ -192,7 +193,7 @@ fn serve(
         });
         plane.kubectl.apply(&configuration.to_string())?;
     }
-    // Held Deployments are refused while it can't be called, so one that isn't shows that it can.
+    // Held Deployments are refused until the API server can call it.
     server.await_ready(
         "a held Deployment to be injected",
         Duration::from_mins(3),
@@ -217,7 +218,7 @@ pub(super) fn selector(namespace: &str) -> Value {
     json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}})
 }
 
-/// An error unless a held Deployment gets its waiter there.
+/// Fails unless a held Deployment gets its waiter in this namespace.
 pub(super) async fn is_injected(client: &kube::Client, namespace: &str) -> Result<()> {
     let api = Api::<Deployment>::namespaced(client.clone(), namespace);
     let created = api
@@ -235,11 +236,11 @@ pub(super) async fn is_injected(client: &kube::Client, namespace: &str) -> Resul
     Ok(())
 }
 
-/// The two Deployments that the gate holds: one is created, the other is stored.
+/// The two held Deployments: one is created, the other is stored.
 pub(super) const CREATED: &str = "piefed-web";
 const STORED: &str = "piefed-worker";
 
-/// One of them.
+/// One of the two Deployments.
 pub(super) fn deployment(name: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -276,17 +277,17 @@ struct Calls {
     deployments: Api<Deployment>,
     pods: Api<Pod>,
     pod: Pod,
-    /// As it is created, under another name than the stored one.
+    /// The Deployment to create, with another name than the stored one.
     created: Deployment,
-    /// As it is applied.
+    /// The object to apply.
     applied: Value,
-    /// As it is stored.
+    /// The stored Deployment.
     stored: Deployment,
     injects: bool,
 }
 
 impl Calls {
-    /// Stores the Deployment as a server-side apply makes it.
+    /// Stores the Deployment by a server-side apply.
     async fn prepare(client: &kube::Client, who: &str) -> Result<Self> {
         let deployments = Api::<Deployment>::namespaced(client.clone(), namespace(who));
         let apply = PatchParams::apply("bench").force();
@@ -336,7 +337,7 @@ impl Calls {
     }
 }
 
-/// The times of so many requests, by so many callers at once.
+/// The times of `requests` requests from `callers` callers at once.
 async fn times(calls: &Calls, kind: Kind, callers: usize, requests: usize) -> Result<Sample> {
     let left = Arc::new(AtomicUsize::new(requests));
     let times = Arc::<Mutex<Sample>>::default();

@@ -1,4 +1,4 @@
-//! Many waiters on one Job: when the last one ends, and what they cost the API server.
+//! Many waiters on one Job: when the last one ends, and their cost for the API server.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -21,9 +21,10 @@ testkit::tests! {
 }
 
 pub(super) const CROWDS: [usize; 3] = [100, 1000, 5000];
-/// So many start together; all at once, they would measure how fast processes start.
+/// Number of waiters that start together. If all started at once, the start of processes would be
+/// measured.
 const BATCH: usize = 250;
-/// What a waiter takes of the machine at most, in MB, so that a crowd that doesn't fit isn't tried.
+/// Maximum memory of a waiter, in MB, so that a crowd that does not fit is not started.
 const WAITER: f64 = 3.0;
 
 #[allow(clippy::cast_precision_loss, reason = "some thousand waiters")]
@@ -82,7 +83,7 @@ fn crowd(sandbox: &Sandbox) -> Result<()> {
     part.keep("crowd")
 }
 
-/// When the first and the last of them ended.
+/// When the first and the last waiter ended.
 fn ends(mut crowd: Vec<Child>) -> Result<(Instant, Instant)> {
     let begun = Instant::now();
     let mut first = None;
@@ -107,7 +108,7 @@ fn ends(mut crowd: Vec<Child>) -> Result<(Instant, Instant)> {
     Ok((first.context("no waiter")?, Instant::now()))
 }
 
-/// Until the API server serves so many watches of Jobs.
+/// Waits until the API server serves `wanted` watches of Jobs.
 fn await_watches(plane: &Plane, wanted: usize) -> Result<()> {
     until("the watches", Duration::from_mins(5), || {
         let request = hyper::Request::get("/metrics").body(Vec::new());
@@ -143,7 +144,7 @@ fn await_watches(plane: &Plane, wanted: usize) -> Result<()> {
     })
 }
 
-/// The processor time that a process has taken, in seconds. A tick is a hundredth
+/// The processor time of a process, in seconds. A tick is a hundredth of a second
 /// (`proc_pid_stat`(5)).
 fn processor_time(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;

@@ -1,7 +1,7 @@
-//! Figures, how they are kept, and how two programs' figures compare.
+//! Figures: how they are stored, and how two programs' figures are compared.
 //!
-//! A benchmark's figures are a part of `docs/performance/results.json`, from which the page is
-//! rendered: so a run of one benchmark leaves the others' figures as they are.
+//! A benchmark's figures are one part of `docs/performance/results.json`, from which the page is
+//! written. So a run of one benchmark does not change the figures of others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,43 +15,44 @@ use testkit::process;
 
 use super::page;
 
-/// The name of what is being developed, in figures.
+/// The name of this working tree's program in figures.
 pub(super) const OURS: &str = "migration-gate";
-/// The name of the commit that `COMPARE` names.
+/// The name in figures of the program of the commit `COMPARE`.
 pub(super) const OTHER: &str = "other";
 
-/// The variable with the folder of what `tools.sh` provides.
+/// The environment variable with the folder of the tools from `tools.sh`.
 const TOOLS: &str = "BENCH_TOOLS";
 
-/// A program that `tools.sh` provides, if it could.
+/// A tool from `tools.sh`, if that could provide it.
 pub(super) fn tool(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os(TOOLS)?;
     let path = PathBuf::from(folder).join(name);
     path.exists().then_some(path)
 }
 
-/// The released program, and the one to compare it with.
+/// The release build of the program, and the one to compare it with, if there is one.
 pub(super) fn programs() -> Result<Vec<(&'static str, PathBuf)>> {
     let ours = (OURS, image::released_binary()?);
     let other = tool(OTHER).map(|path| (OTHER, path));
     Ok([ours].into_iter().chain(other).collect())
 }
 
-/// Units of which more is better: a rate, a share of another's rate, and how often as fast.
+/// Units for which more is better: a rate, a share of another rate, and a factor of speed.
 const MORE: [&str; 3] = ["/s", "of it", "times"];
 
-/// One thing that was measured some times.
+/// A quantity that was measured several times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Figure {
-    /// The thing.
+    /// The quantity.
     pub(super) what: String,
-    /// Whose it is.
+    /// The contender.
     pub(super) who: String,
-    /// Of [`MORE`] more is better; of everything else, less.
+    /// The unit. More is better for those in [`MORE`], less for all others.
     pub(super) unit: String,
-    /// The quartiles: of four measurements, one was less than the first, one more than the last.
+    /// The quartiles: a quarter of the measurements was less than the first, and a quarter more
+    /// than the last.
     pub(super) quartiles: [f64; 3],
-    /// How often it was measured.
+    /// Number of measurements.
     pub(super) count: usize,
 }
 
@@ -60,8 +61,8 @@ impl Figure {
         self.quartiles[1]
     }
 
-    /// By how much this is worse than the other, as a share, where that is more than the noise:
-    /// where the middle halves of their measurements don't meet.
+    /// By how much this is worse than the other, as a share. `None` within the noise: if the middle
+    /// halves of their measurements overlap.
     fn worse_than(&self, other: &Self) -> Option<f64> {
         let sign = if MORE.contains(&self.unit.as_str()) {
             -1.0
@@ -80,13 +81,13 @@ impl Figure {
 pub(super) struct Part {
     machine: String,
     commit: String,
-    /// What else is to be said: what was left out and why, how much was sent.
+    /// Notes, such as what was left out and why.
     notes: Vec<String>,
     figures: Vec<Figure>,
 }
 
 impl Part {
-    /// Adds a figure. Without a measurement there is none.
+    /// Adds a figure, unless there are no measurements.
     pub(super) fn add(&mut self, what: &str, who: &str, unit: &str, measured: &[f64]) {
         let mut sorted = measured.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -121,7 +122,7 @@ impl Part {
         figures.find(|figure| figure.what == what && figure.who == who)
     }
 
-    /// Those of a contender whose names are this, where a `*` stands for anything.
+    /// The figures of a contender whose names match `what`, in which `*` stands for any text.
     pub(super) fn find_all(&self, what: &str, who: &str) -> Vec<&Figure> {
         let (start, end) = what.split_once('*').unwrap_or((what, ""));
         let whole = !what.contains('*');
@@ -137,13 +138,13 @@ impl Part {
             .collect()
     }
 
-    /// Where and of which commit it was measured.
+    /// The machine and the commit of the measurements.
     pub(super) fn origin(&self) -> String {
         format!("{}; commit {}", self.machine, self.commit)
     }
 
-    /// Keeps the figures under a name and writes the page again; or, where there are two programs,
-    /// says which of their figures differ and keeps none.
+    /// Stores the figures under a name and writes the page again. With two programs, prints which
+    /// of their figures differ, and stores none.
     pub(super) fn keep(mut self, name: &str) -> Result<()> {
         self.print();
         if tool(OTHER).is_some() {
@@ -198,7 +199,7 @@ impl Part {
     }
 }
 
-/// All that is known, by the benchmarks' names.
+/// All results, by the names of the benchmarks.
 pub(super) type Results = BTreeMap<String, Part>;
 
 /// The folder of the results and the plots.
@@ -215,7 +216,7 @@ fn read() -> Result<Results> {
     serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// What the machine is, without its name.
+/// A description of the machine, without its name.
 fn machine() -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| path.to_owned());
     let cores = std::thread::available_parallelism()?;
@@ -233,7 +234,7 @@ fn machine() -> Result<String> {
     ))
 }
 
-/// The commit, and whether something is changed since, but for these results.
+/// The commit, and whether the working tree has changes besides these results.
 fn commit() -> Result<String> {
     let git = |arguments: &[&str]| {
         let mut command = std::process::Command::new("git");

@@ -1,4 +1,5 @@
-//! From a completion to the application's process, on the node: what of it is the kubelet's.
+//! The time from a completion to the application's process on the node, and the kubelet's share of
+//! it.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -24,14 +25,14 @@ testkit::tests! {
     exclusive: launch;
 }
 
-/// Whose pods the built-in gate holds, and what it waits for.
+/// The workload that the built-in gate holds, and its Job.
 const NAMESPACE: &str = "piefed-application";
 const DEPLOYMENT: &str = "piefed-web";
 const JOB: &str = "piefed-db-init";
 const ROUNDS: u32 = 7;
 const PATIENCE: Duration = Duration::from_mins(2);
 pub(super) const LAUNCH: &str = "completion to the application's process";
-/// An init container that ends at a moment of the test's choice, and does nothing else.
+/// The contender with an init container that only ends at a moment of the test's choice.
 pub(super) const OTHER_INIT: &str = "another init container";
 
 fn launch(cluster: &Cluster) -> Result<()> {
@@ -56,12 +57,13 @@ fn launch(cluster: &Cluster) -> Result<()> {
 struct Stage<'c> {
     cluster: &'c Cluster,
     namespace: &'c Namespace,
-    /// Shared with the pods.
+    /// A folder that is shared with the pods.
     folder: PathBuf,
 }
 
 impl Stage<'_> {
-    /// From the sending of the condition to the application's process, of a version of its own.
+    /// The time from the write of the Job's condition to the application's process. Each round has
+    /// its own version.
     fn held(&self, round: u32) -> Result<Duration> {
         let image = format!("docker.io/library/web:{round}");
         self.cluster.tag(BUSYBOX, &image)?;
@@ -96,7 +98,7 @@ impl Stage<'_> {
         Ok(launched)
     }
 
-    /// From the end of an init container to the application's process.
+    /// The time from the end of an init container to the application's process.
     fn released(&self, round: u32) -> Result<Duration> {
         let kubectl = &self.namespace.kubectl;
         let started = self.folder.join(format!("other-{round}"));
@@ -118,7 +120,7 @@ impl Stage<'_> {
                 Look::Pending("no pipe".to_owned())
             }
         })?;
-        // Opens once the container reads; that ends when it is closed.
+        // This blocks until the container reads. The container's read ends when the pipe is closed.
         let end = OpenOptions::new().write(true).open(&pipe)?;
         let begun = SystemTime::now();
         drop::<File>(end);
@@ -135,7 +137,7 @@ impl Stage<'_> {
     }
 }
 
-/// Waits for a file; gives how long after a moment it was made.
+/// Waits for a file. Returns the time from `begun` to its creation.
 fn since(begun: SystemTime, file: &Path) -> Result<Duration> {
     let made = until("the application", PATIENCE, || match fs::metadata(file) {
         Ok(found) => Look::Done(found.modified()),
@@ -145,7 +147,7 @@ fn since(begun: SystemTime, file: &Path) -> Result<Duration> {
         .context("the application started too early")
 }
 
-/// A Job that no controller touches, so that it completes when the test says.
+/// A Job without a controller, so that the test completes it.
 fn job(image: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": JOB},
@@ -165,7 +167,7 @@ fn deployment(image: &str, folder: &Path, started: &Path) -> Value {
     })
 }
 
-/// A pod whose process makes a file as soon as it runs.
+/// A pod whose process creates a file as soon as it runs.
 fn pod(image: &str, folder: &Path, started: &Path) -> Value {
     json!({
         "terminationGracePeriodSeconds": 0,

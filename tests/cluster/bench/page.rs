@@ -1,4 +1,4 @@
-//! `docs/performance.md`, from the results and from what is known about them.
+//! Writes `docs/performance.md` from the results.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use super::figures::{Figure, OURS, Part, Results, folder};
 use super::plot::{Curve, svg};
 use super::{admission, crowd, launch, review, server, waiter};
 
-/// The text between the tables. Each `{{name}}` stands for a table, and `{{goal: …}}` for a word.
+/// The text of the page. Each `{{name}}` stands for a table, and `{{goal: …}}` for a word.
 const TEMPLATE: &str = include_str!("page.md");
 
 /// Writes the page and its plots.
@@ -33,7 +33,7 @@ pub(super) fn write(results: &Results) -> Result<()> {
     fs::write(&path, page).with_context(|| format!("writing {}", path.display()))
 }
 
-/// A benchmark's tables, with where and of what they were measured.
+/// A benchmark's tables, with the machine and the commit of the measurements.
 fn section(results: &Results, name: &str) -> Result<String> {
     let Some(part) = results.get(name) else {
         return Ok("Not measured yet.\n".to_owned());
@@ -79,8 +79,8 @@ fn section(results: &Results, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Whether a goal is met: `PART | WHAT | WHO <= LIMIT`, where `<=` may be `>=`, and a `*` in the
-/// name stands for anything: then all of these figures are meant.
+/// Whether a goal is met: `PART | WHAT | WHO <= LIMIT`, or with `>=`. A `*` in the name stands for
+/// any text; then all these figures must meet it.
 fn met(results: &Results, goal: &str) -> Option<String> {
     let [part, what, rest] = goal.split(" | ").collect::<Vec<_>>().try_into().ok()?;
     let split = |sign| {
@@ -118,7 +118,7 @@ fn rows(part: &Part, whats: &[&str], whos: &[&str]) -> String {
     rows_of(part, &whats, whos)
 }
 
-/// A table with a row for each thing and a column for each contender.
+/// A table with a row for each quantity and a column for each contender.
 fn rows_of(part: &Part, whats: &[String], whos: &[&str]) -> String {
     let mut table = format!(
         "| | {} |\n|---|{}\n",
@@ -136,7 +136,7 @@ fn cell(part: &Part, what: &str, who: &str) -> String {
     part.find(what, who).map_or_else(|| "–".to_owned(), spread)
 }
 
-/// A figure with its quartiles, unless it was measured once.
+/// A figure with its quartiles, unless it was measured only once.
 fn spread(figure: &Figure) -> String {
     let [low, _, high] = figure.quartiles;
     if figure.count == 1 {
@@ -150,7 +150,7 @@ fn value(figure: &Figure) -> String {
     format!("{} {unit}", number(figure.median()))
 }
 
-/// Three digits that count.
+/// A number with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

@@ -1,4 +1,4 @@
-//! Plots of how something grows: a few lines on logarithmic axes, as SVG.
+//! Plots of growth: a few lines on logarithmic axes, as SVG.
 
 use std::fmt::Write as _;
 
@@ -12,9 +12,9 @@ pub(super) struct Curve {
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
-/// Room for the axes' numbers, and for the names behind the lines' ends.
+/// Room for the axes' numbers, and for the names after the lines' ends.
 const MARGIN: [f64; 4] = [70.0, 150.0, 40.0, 45.0];
-/// Colours that are told apart by those who see few (Okabe and Ito, 2008).
+/// Colours that people with colour blindness can distinguish (Okabe and Ito, 2008).
 const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#777777"];
 
 /// The plot. Both axes are logarithmic, with a mark at each power of ten.
@@ -90,14 +90,14 @@ pub(super) fn svg(title: &str, x: &str, y: &str, curves: &[&Curve]) -> String {
     document((WIDTH, HEIGHT), style, "white", &svg)
 }
 
-/// The powers of ten from one exponent to another.
+/// The exponents from `low` to `high`.
 fn powers((low, high): (f64, f64)) -> impl Iterator<Item = f64> {
     std::iter::successors(Some(low), |exponent| Some(exponent + 1.0))
         .take_while(move |exponent| *exponent <= high)
         .map(|exponent| 10f64.powf(exponent))
 }
 
-/// As people write it.
+/// The number as it is printed.
 fn number(value: f64) -> String {
     if value < 1.0 {
         format!("{value}")

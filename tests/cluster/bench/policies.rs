@@ -1,5 +1,5 @@
-//! The API server's own policies that do to a held Deployment what the webhooks do: the same patch
-//! under the same condition, and the same rule for forbidden variables.
+//! The API server's own policies with the same effect on a held Deployment as the webhooks: the
+//! same patch under the same condition, and the same rule for forbidden variables.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use testkit::scene::Plane;
 
 use super::admission::{CREATED, deployment, is_injected, selector};
 
-/// Installs them for one namespace, and waits until they are at work.
+/// Installs the policies for one namespace, and waits until they are active.
 pub(super) fn install(plane: &Plane, config: &Config, namespace: &str) -> Result<()> {
     let inject = mutating().remove(0).of(config);
     let refuse = validating().remove(0).of(config);
@@ -91,7 +91,7 @@ fn policy(kind: &str, spec: &Value) -> String {
     .to_string()
 }
 
-/// The patch of the rules, as CEL.
+/// The patch of the webhook, as CEL.
 fn patch(config: &Config) -> Result<String> {
     let deployment = deployment(CREATED);
     let request = Request::create(&deployment, &config.gates[0].namespace).context("an object")?;
@@ -109,7 +109,8 @@ fn patch(config: &Config) -> Result<String> {
         let path = format!("/spec/template/spec/{field}");
         let kind = format!("Object.spec.template.spec.{field}");
         match value {
-            // A list of typed objects as one value is a panic of the API server.
+            // The API server panics on a list of typed objects as one value, so add its elements
+            // one by one.
             Value::Array(elements) if before.get(field).is_none() => {
                 operations.push(operation(&path, "[]"));
                 for element in elements {
@@ -129,7 +130,7 @@ fn operation(path: &str, value: &str) -> String {
     format!(r#"JSONPatch{{op: "add", path: "{path}", value: {value}}}"#)
 }
 
-/// A value as CEL of a type that the API server knows by its path.
+/// A value in CEL, with the type that the API server knows by its path.
 fn literal(kind: &str, value: &Value) -> String {
     match value {
         Value::Object(members) => {

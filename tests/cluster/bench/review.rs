@@ -1,5 +1,5 @@
-//! `review` of many manifests, next to gator and kubectl-validate, and by the instructions that
-//! each takes, which no other work on the machine changes.
+//! `review` of many manifests, compared with gator and kubectl-validate. It also counts
+//! instructions, which do not depend on other work on the machine.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,10 +23,11 @@ testkit::tests! {
 pub(super) const COUNTS: [usize; 4] = [100, 1000, 10_000, 100_000];
 pub(super) const GATOR: &str = "gator test";
 pub(super) const KUBECTL_VALIDATE: &str = "kubectl-validate";
-/// The most that the others get more than once: of more, they take minutes and gigabytes.
+/// Maximum number of manifests for which the others run more than once: for more, they take minutes
+/// and gigabytes.
 const REPEATED: usize = 10_000;
 
-/// A rule for gator that is one of ours: no container sets the variable.
+/// A rule for gator like one of ours: no container sets the variable.
 const CONSTRAINT: &str = r#"
 apiVersion: templates.gatekeeper.sh/v1
 kind: ConstraintTemplate
@@ -85,7 +86,7 @@ fn review(sandbox: &Sandbox) -> Result<()> {
     part.keep("review")
 }
 
-/// How much faster ours is than the faster one of the others, and what it takes of that one's
+/// How much faster `review` is than the faster one of the others, and its share of that one's
 /// memory.
 fn next_to_others(part: &mut Part, count: usize) {
     let of = |who: &str, what: &str| {
@@ -130,7 +131,7 @@ fn command(who: &str, program: &Path, file: &Path, constraint: &Path) -> Command
     command
 }
 
-/// How long a command takes, in milliseconds, and its memory at its peak, in MB.
+/// The time of a command in milliseconds, and its peak memory in MB.
 fn run(mut command: Command) -> Result<(f64, Option<f64>)> {
     let begun = Instant::now();
     let mut child = command
@@ -150,8 +151,8 @@ fn run(mut command: Command) -> Result<(f64, Option<f64>)> {
     })
 }
 
-/// So many Deployments of 2.1 KB as people write them. A gate's namespace has a tenth of them, and
-/// the gate holds none.
+/// `count` typical Deployments of 2.1 KB. A tenth of them is in a gate's namespace, and the gate
+/// holds none.
 fn manifests(count: usize) -> String {
     let mut text = String::new();
     for i in 0..count {
@@ -265,7 +266,7 @@ fn instructions(sandbox: &Sandbox) -> Result<()> {
     part.keep("instructions")
 }
 
-/// The instructions of a command, by callgrind.
+/// The number of instructions of a command, by callgrind.
 fn counted(command: &Command, program: &Path) -> Result<f64> {
     let mut valgrind = Command::new("valgrind");
     valgrind

@@ -1,4 +1,5 @@
-//! `serve` as a process, alone: next to a bare server, by its memory, and by how soon it is ready.
+//! `serve` as a process without an API server: its rate compared with a bare server, its memory,
+//! and the time until it is ready.
 
 use std::fs;
 use std::net::TcpStream;
@@ -22,22 +23,22 @@ testkit::tests! {
     standalone: start, server, memory;
 }
 
-/// Rounds of each, in turns.
+/// Number of rounds of each contender, in turns.
 const ROUNDS: usize = 3;
-/// How long each load takes.
+/// The duration of each load.
 const LOAD: Duration = Duration::from_millis(700);
-/// The sizes of reviews, and the annotations of 200 bytes that make them.
+/// The sizes of reviews, and the number of annotations of 200 bytes in them.
 pub(super) const SIZES: [(&str, usize); 3] = [("2 KB", 3), ("20 KB", 85), ("1 MB", 4500)];
 pub(super) const PROTOCOLS: [(&str, &str); 2] = [("HTTP/1.1", "h1"), ("HTTP/2", "h2")];
 pub(super) const CONNECTIONS: [usize; 3] = [1, 16, 64];
-/// As the chart has it.
+/// The environment variable's value in the chart.
 const TUNABLES: &str = "glibc.malloc.arena_max=2:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144";
-/// How many rounds of mixed loads come before the memory is looked at, each of this length.
+/// Number and duration of the mixed loads before the memory is measured.
 const MIXED: usize = 6;
 const MIXED_LOAD: Duration = Duration::from_secs(2);
 const GATES: usize = 1000;
 
-/// What the servers of this file share: certificates and bodies.
+/// The certificates and bodies that the servers of this file share.
 struct Bench {
     authority: PathBuf,
     pair: Pair,
@@ -63,8 +64,8 @@ impl Bench {
         })
     }
 
-    /// Starts `serve` of this program on a port and the next; gives it once it is ready, and how
-    /// long that took.
+    /// Starts `serve` of a program on two ports from `port` on. Returns it when it is ready, and
+    /// the time that this took.
     fn serve(&self, program: &Path, port: u16, config: &Value) -> Result<(Process, u32, Duration)> {
         let file = self.folder.join("config.yaml");
         fs::write(&file, config.to_string())?;
@@ -126,7 +127,8 @@ struct Load {
 }
 
 impl Load {
-    /// Requests at a time on a connection. 1 MB each are enough to fill one.
+    /// Number of concurrent requests on a connection. One request of 1 MB is enough to fill a
+    /// connection.
     fn streams(&self) -> usize {
         if self.protocol == "h2" && self.size != "1 MB" {
             8
@@ -136,7 +138,7 @@ impl Load {
     }
 }
 
-/// What the load has seen; latencies in milliseconds.
+/// The results of a load, with latencies in milliseconds.
 #[derive(Deserialize)]
 struct Loaded {
     answered: f64,
@@ -145,7 +147,8 @@ struct Loaded {
     p99: f64,
 }
 
-/// A command on one of the machine's processors, so that server and load don't take turns on one.
+/// A command that runs on one of the machine's processors, so that server and load do not share
+/// one.
 fn on_processor(number: usize, program: &Path) -> Command {
     if std::thread::available_parallelism().is_ok_and(|processors| processors.get() > number.max(1))
     {
@@ -170,7 +173,7 @@ fn is_ready(port: u16) -> bool {
     ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// A review of the creation of a held Deployment with so many long annotations.
+/// A review of the creation of a held Deployment with this number of long annotations.
 fn review(annotations: usize) -> Value {
     let annotations: serde_json::Map<String, Value> = (0..annotations)
         .map(|i| (format!("a{i}"), json!("x".repeat(200))))
@@ -196,7 +199,7 @@ fn review(annotations: usize) -> Value {
     }})
 }
 
-/// So many gates, the first of which holds the Deployment of [`review`].
+/// `count` gates. The first one holds the Deployment of [`review`].
 fn gates(count: usize) -> Value {
     let gate = |i: usize| {
         let suffix = if i == 0 {
@@ -231,7 +234,8 @@ fn server(sandbox: &Sandbox) -> Result<()> {
                     connections,
                     duration: LOAD,
                 };
-                // Of each server: its rate, its slowest hundredth, its processor time.
+                // For each server: its rate, the latency of its slowest hundredth, and its
+                // processor time.
                 let mut all = vec![[const { Vec::new() }; 3]; servers.len()];
                 for _ in 0..ROUNDS {
                     for ((_, port, server), seen) in servers.iter().zip(&mut all) {
@@ -279,7 +283,7 @@ fn server(sandbox: &Sandbox) -> Result<()> {
 fn processor_time(pid: u32) -> Result<f64> {
     let mut nanoseconds = 0.0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // One that has ended since has none.
+        // A thread that has ended meanwhile has no such file.
         let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
         let spent: f64 = text
             .split(' ')
@@ -330,7 +334,7 @@ fn memory(sandbox: &Sandbox) -> Result<()> {
     part.keep("memory")
 }
 
-/// A process's memory by a line of its status, in MB.
+/// A process's memory in MB, by a line of its status.
 pub(super) fn resident(pid: u32, line: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kilobytes: f64 = status

@@ -1,4 +1,4 @@
-//! From the Job's condition to the end of the waiter, and what the wait costs.
+//! The time from the Job's condition to the end of the waiter, and the cost of the wait.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ testkit::tests! {
 }
 
 const ROUNDS: u32 = 20;
-/// What hand-written waiters sleep between two looks.
+/// How long hand-written waiters sleep between two checks.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Who waits.
+/// The contenders.
 #[derive(Clone, Copy)]
 enum Contender {
     Gate,
@@ -63,12 +63,12 @@ fn waiter(sandbox: &Sandbox) -> Result<()> {
                 let mut out = child.stdout.take().context("no standard output")?;
                 out.read_exact(&mut [0])?;
                 first_lines[index].push(milliseconds(started.elapsed()));
-                // What comes later is read, too, or the waiter would see a closed pipe.
+                // Later output must be read, too, or the waiter would write to a closed pipe.
                 thread::spawn(move || out.read_to_end(&mut Vec::new()));
             }
             await_readiness(*contender, &plane, &scene)?;
             if matches!(contender, Contender::Poll) {
-                // Completions come at any moment between two looks.
+                // Completions come at any moment between two checks.
                 thread::sleep(POLL * round / ROUNDS);
             }
             let begun = Instant::now();
@@ -131,7 +131,7 @@ pub(super) fn gate(binary: &Path, namespace: &str) -> Command {
     command
 }
 
-/// Until the API server has answered, or begun to answer, what the contender waits with.
+/// Waits until the API server has answered, or begun to answer, the contender's request.
 fn await_readiness(contender: Contender, plane: &Plane, scene: &Scene) -> Result<()> {
     let (verb, wanted) = match contender {
         Contender::Gate => ("watch", 2),
@@ -155,13 +155,13 @@ fn await_readiness(contender: Contender, plane: &Plane, scene: &Scene) -> Result
     )
 }
 
-/// Peak memory and requests of one wait that sees one completion.
+/// Peak memory and requests of one wait until a completion.
 fn footprint(plane: &Plane, binary: &Path, part: &mut Part) -> Result<()> {
     let waiting = Scene::on(plane, "bench-footprint")?;
     waiting.create("2")?;
     waiting.status(&running())?;
     let mut child = start(Contender::Gate, plane, &waiting, binary)?;
-    // Read to its end in a thread of its own.
+    // Its output is read to the end in a thread of its own.
     let out = child.stdout.take();
     thread::spawn(move || out.map(|mut out| out.read_to_end(&mut Vec::new())));
     let pid = child.id();
@@ -175,12 +175,12 @@ fn footprint(plane: &Plane, binary: &Path, part: &mut Part) -> Result<()> {
             Ok(())
         };
         let waited = wait();
-        // Whatever came of it, the sampler has to end.
+        // The sampler must end also after an error.
         over.store(true, Ordering::Relaxed);
         let peak = sampler.join().ok().flatten();
         waited.and(peak.context("no look at the waiter's memory"))
     })?;
-    // Only the waiter reads: the scene only writes.
+    // All reads are the waiter's: the scene only writes.
     let reads = |event: &&Value| {
         event["stage"] == "ResponseComplete"
             && matches!(event["verb"].as_str(), Some("list" | "watch" | "get"))
@@ -194,7 +194,7 @@ fn footprint(plane: &Plane, binary: &Path, part: &mut Part) -> Result<()> {
     Ok(())
 }
 
-/// The highest resident size that a process reached, in MB, as last seen before its end.
+/// The peak resident size of a process, in MB, as last seen before its end.
 pub(super) fn peak_memory(pid: u32, over: &AtomicBool) -> Option<f64> {
     let mut peak = None;
     while !over.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! The API server takes what the chart renders, strictly; kinds of other operators by their own
-//! definitions.
+//! The API server accepts everything that the chart renders, with strict validation. Kinds of other
+//! operators are validated by their own definitions.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ testkit::tests! {
     exclusive: the_api_server_takes_what_is_rendered;
 }
 
-/// Everything that can be switched on.
+/// Values that switch on every option.
 fn options() -> Vec<Value> {
     vec![
         json!({"networkPolicy": {"enabled": true, "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, "dashboard": {"enabled": true}}),
@@ -57,7 +57,7 @@ fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
         .iter()
         .map(|name| cluster.namespace_named(name))
         .collect::<Result<Vec<_>>>()?;
-    // A hook's pod is admitted only once its account is there, which a dry run doesn't make.
+    // A hook's pod is admitted only if its ServiceAccount exists, which a dry run does not create.
     for name in ["migration-gate", "migration-gate-door"] {
         cluster.kubectl().run(&format!(
             "create serviceaccount {name}-test --namespace=migration-gate"
@@ -89,7 +89,7 @@ fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
     ] {
         ensure!(kinds.contains(kind), "no {kind} among {kinds:?}");
     }
-    // It would have been noticed.
+    // Check that an invalid object would be refused.
     let rendered = template(
         &cluster.kubectl().helm,
         &json!({"serviceMonitor": {"enabled": true}}),
@@ -103,7 +103,7 @@ fn the_api_server_takes_what_is_rendered(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The release's own and those of all gates.
+/// The namespaces of the release and of all gates.
 fn namespaces(values: &[Value]) -> BTreeSet<&str> {
     let gates = values
         .iter()
@@ -127,8 +127,8 @@ fn dry_run(cluster: &Cluster, manifests: &str) -> Result<Finished> {
     kubectl.output(&arguments, manifests, Duration::from_mins(3))
 }
 
-/// Makes the kinds of cert-manager, of the Prometheus operator and of Argo Rollouts known, once.
-/// None of these operators runs.
+/// Creates the CRDs of cert-manager, the Prometheus operator and Argo Rollouts, once. None of these
+/// operators runs.
 pub(crate) fn define_other_operators_kinds(cluster: &Cluster) -> Result<()> {
     static DEFINED: Mutex<bool> = Mutex::new(false);
     let mut defined = DEFINED.lock().unwrap_or_else(PoisonError::into_inner);

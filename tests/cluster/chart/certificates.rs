@@ -1,4 +1,4 @@
-//! Who makes the certificate may change while the release stays.
+//! The source of the certificate can be changed in an upgrade.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
     let held = || application.kubectl.apply(HELD);
     held()?;
 
-    // To cert-manager, of which only the kinds are there: the test makes what it would.
+    // Change to cert-manager, of which only the CRDs exist: the test creates what it would.
     let folder = tempfile::tempdir()?;
     let authority = ClusterAuthority::create(folder.path())?;
     let pair = authority.server("tls", &["migration-gate.migration-gate.svc"], &[])?;
@@ -31,7 +31,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
         pair.certificate.display(),
         pair.key.display()
     ))?;
-    // The control plane here presents a certificate of the authority that every namespace has.
+    // The test's control plane presents a client certificate of the CA that every namespace has.
     let own = cluster.sandbox().is_ok();
     let clients = format!(
         ",webhooks.clientCA.configMap=kube-root-ca.crt,webhooks.clientCA.names={{{WEBHOOK_CLIENT}}}"
@@ -64,7 +64,7 @@ fn the_source_of_the_certificate_can_change(cluster: &Cluster) -> Result<()> {
         "{left}"
     );
 
-    // And back. Helm doesn't mind what cert-manager has left.
+    // Change back. Objects that cert-manager has left do not disturb Helm.
     release.helm("upgrade", "--wait --reset-values")?;
     held()?;
     release.uninstall()?;

@@ -1,4 +1,4 @@
-//! Leaving: one gate of two, and then the whole.
+//! Ejecting one gate of two, and then the whole release.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ testkit::tests! {
 
 const APPLICATION: &str = "piefed-application";
 
-/// Two gates of a namespace that share an account.
+/// Two gates in one namespace that share a ServiceAccount.
 fn gates(names: &[&str]) -> Value {
     names
         .iter()
@@ -39,7 +39,7 @@ fn gates(names: &[&str]) -> Value {
         .collect()
 }
 
-/// A held Deployment, whose pods are ready when someone says so.
+/// A held Deployment whose pods the test makes ready.
 fn deployment(name: &str, account: &str) -> String {
     format!(
         "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}}}, spec: {{selector: {{matchLabels: {{app: {name}}}}}, \
@@ -57,7 +57,7 @@ fn eject(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<Finished>
     )
 }
 
-/// The same with no one to read what it prints, as behind `| head -1`.
+/// The same with an output that no process reads, as in `| head -1`.
 fn eject_unread(cluster: &Cluster, config: &Path, options: &[&str]) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
@@ -85,7 +85,7 @@ fn template(kubectl: &Kubectl, name: &str) -> Result<Value> {
     Ok(kubectl.get(&format!("deployment {name}"))?["spec"]["template"]["spec"].take())
 }
 
-/// Makes the pods of a Deployment ready that have no waiter any more.
+/// Makes those pods of a Deployment ready that no longer have a waiter.
 fn make_ready(cluster: &Cluster, application: &Namespace, name: &str) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(cluster.client(), &application.name);
     let pod = await_list(
@@ -116,7 +116,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     )?;
     kubectl.apply(&deployment("web", ""))?;
     kubectl.apply(&deployment("worker", ""))?;
-    // As the notes say.
+    // As the chart's notes describe.
     let folder = tempfile::tempdir()?;
     let saved = folder.path().join("gates.yaml");
     let config = release
@@ -126,7 +126,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     let refusal = eject(cluster, &saved, &["--yes"])?.failure()?;
     says(&refusal, &["would inject the waiters of gate web again"])?;
 
-    // One gate goes, the release stays.
+    // One gate is removed, and the release stays.
     release.helm(
         "upgrade",
         &format!("--wait --set-json=gates={}", gates(&["worker"])),
@@ -167,7 +167,7 @@ fn ejecting_one_gate_of_a_namespace_leaves_the_other(cluster: &Cluster) -> Resul
     says(&left, &parts)?;
     ensure!(!left.contains("migration-gate-web"), "{left}");
 
-    // The release goes, and the roll-out hangs: a second run is as patient as the first.
+    // The release is uninstalled, and the roll-out hangs. A second run waits as long as the first.
     release.uninstall()?;
     for _ in 0..2 {
         let said = eject(cluster, &saved, &["--yes", "--timeout=1s"])?.failure()?;

@@ -1,4 +1,5 @@
-//! The server can't hold up what a cluster lives by, and may no more than it needs.
+//! The webhooks never match system namespaces, and the server has only the permissions that it
+//! needs.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -29,7 +30,7 @@ fn nothing_that_a_cluster_lives_by_is_held_up(cluster: &Cluster) -> Result<()> {
     let chosen = cluster.namespace("chosen")?;
     let other = cluster.namespace("other")?;
     let admin = cluster.kubectl();
-    // Everything that could be chosen is, but for one.
+    // Label all namespaces that could be selected, except one.
     let label = |name: &str, label: &str| admin.run(&format!("label namespace {name} {label}"));
     for name in [&chosen.name, "kube-system", "kube-node-lease"] {
         label(name, "guarded=yes")?;
@@ -49,14 +50,14 @@ fn nothing_that_a_cluster_lives_by_is_held_up(cluster: &Cluster) -> Result<()> {
     )?;
     let refusal = chosen.kubectl.apply_refused(&offender())?;
     ensure!(refusal.contains("failed calling webhook"), "{refusal}");
-    // The selector is a further condition, not another one.
+    // The selector is an additional condition.
     other.kubectl.apply(&offender())?;
     for namespace in ["kube-system", "kube-node-lease", "migration-gate"] {
         let kubectl = admin.in_namespace(namespace);
         kubectl.apply(&offender())?;
         kubectl.run("delete deployment offender")?;
     }
-    // A node goes on, too.
+    // Objects of nodes are not affected either.
     let node = admin.run("get nodes --output=jsonpath={.items[0].metadata.name}")?;
     admin.run(&format!("label node {node} guarded=yes"))?;
     admin.run(&format!("label node {node} guarded-"))?;

@@ -1,4 +1,4 @@
-//! The Install page, by its own commands: from a node without migration-gate to a held Deployment.
+//! The commands of the Install page, from a node without migration-gate to a held Deployment.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn the_install_pages_commands_lead_from_an_empty_node_to_a_held_deployment(
     reader.types("An image that was pushed", "")
 }
 
-/// Someone who has a checkout, a registry, and a cluster of one node.
+/// A reader with a checkout, a registry, and a cluster of one node.
 struct Newcomer<'c> {
     cluster: &'c Cluster,
     registry: &'c ImageRegistry,
@@ -65,7 +65,8 @@ impl<'c> Newcomer<'c> {
         })
     }
 
-    /// Runs the commands of a section that begin so, each of which must print what the page says.
+    /// Runs the commands of a section that start with `beginning`. Each must print what the page
+    /// shows.
     fn types(&self, section: &str, beginning: &str) -> Result<()> {
         let mut ran = 0;
         for shown in page::commands(PAGE)? {
@@ -87,8 +88,8 @@ impl<'c> Newcomer<'c> {
         ran.success().context(line)
     }
 
-    /// Uninstalls what was installed, and removes the image under all of its names: its content
-    /// goes with the last of them.
+    /// Uninstalls the release, and removes all names of the image: its content is deleted with the
+    /// last one.
     fn empties_the_node(&self) -> Result<()> {
         self.runs(
             "helm uninstall migration-gate --namespace migration-gate --wait --ignore-not-found",
@@ -122,7 +123,7 @@ impl<'c> Newcomer<'c> {
 
 impl Drop for Newcomer<'_> {
     fn drop(&mut self) {
-        // A failure cannot be reported here; the next test that installs finds out.
+        // A failure cannot be reported here. The next test that installs notices it.
         let release = self.cluster.kubectl().in_namespace("migration-gate");
         let _ = release.helm("uninstall migration-gate --wait --ignore-not-found");
         let _ = self.cluster.kubectl().run(&format!(

@@ -1,4 +1,4 @@
-//! The chart on a cluster: what `helm test` says, and what `helm uninstall` leaves.
+//! The chart on a cluster: what `helm test` reports, and what `helm uninstall` leaves.
 
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +17,7 @@ testkit::tests! {
         uninstalling_leaves_what_waiters_need_and_no_more;
 }
 
-/// `helm test`, with what the pod said, which Helm prints on standard error.
+/// Runs `helm test`. Returns the pod's output, which Helm prints on standard error.
 pub(super) fn helm_test(kubectl: &Kubectl) -> Result<String> {
     let namespace = kubectl.namespace.as_deref().context("a namespace")?;
     let output = process::run(
@@ -42,7 +42,7 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
         "All checks passed.",
     ];
     says(&helm_test(release.kubectl())?, &good)?;
-    // The rights end with the test.
+    // The permissions are deleted after the test.
     for kubectl in [release.kubectl(), &application.kubectl] {
         let left = kubectl.run(
             "get pods,serviceaccounts,roles,rolebindings --selector=app.kubernetes.io/name=migration-gate-test --output=name",
@@ -52,7 +52,7 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
     let stored = application.kubectl.run("get deployments --output=name")?;
     ensure!(stored.is_empty(), "{stored}");
 
-    // A Deployment that is there already is asked about as it is.
+    // For an existing Deployment, the test dry-runs a patch of it.
     application.kubectl.apply(HELD)?;
     let before = application.kubectl.get("deployment piefed-web")?;
     says(&helm_test(release.kubectl())?, &good)?;
@@ -75,7 +75,8 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
     let part = "FAIL  gate piefed: held Deployment piefed-application/piefed-web: it would start without waiting for Job piefed-db-init";
     says(&logs, &[part])?;
     release.kubectl().run("delete pod migration-gate-test")?;
-    // The right to create Deployments, and so to run as any account there, ends with a failure too.
+    // The permission to create Deployments, and so to run as any ServiceAccount of the namespace,
+    // is deleted after a failure, too.
     for kubectl in [release.kubectl(), &application.kubectl] {
         let left = kubectl.run(
             "get serviceaccounts,roles,rolebindings --selector=app.kubernetes.io/name=migration-gate-test --output=name",
@@ -85,7 +86,7 @@ fn helm_test_says_whether_the_webhooks_work(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The names of what Helm or the chart made, of these kinds.
+/// The names of the objects of these kinds that Helm or the chart has created.
 fn made(kubectl: &Kubectl, kinds: &str) -> Result<Vec<String>> {
     let found = kubectl.run(&format!(
         "get {kinds} --selector=app.kubernetes.io/name=migration-gate --output=name"
@@ -122,14 +123,14 @@ fn uninstalling_leaves_what_waiters_need_and_no_more(cluster: &Cluster) -> Resul
     );
     kubectl.run("get serviceaccount/piefed-init-checker configmap/migration-gate-piefed")?;
 
-    // A pod that is evicted long after, when the Job is gone by its TTL.
+    // A pod is evicted long after the Job was deleted by its TTL.
     kubectl.run("delete job piefed-db-init")?;
     kubectl.run(
         "delete pods --selector=app.kubernetes.io/name=piefed-web --wait=true --grace-period=1",
     )?;
     kubectl.run("rollout status deployment/piefed-web --timeout=170s")?;
 
-    // What was kept is taken up again.
+    // A new installation adopts the kept objects.
     release.helm("install", "--wait")?;
     Ok(())
 }

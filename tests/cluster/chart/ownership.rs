@@ -1,4 +1,4 @@
-//! What the chart shares with the application: its namespace, and the account.
+//! Objects that the chart shares with the application: its namespace and the ServiceAccount.
 
 use std::fs;
 use std::time::Duration;
@@ -21,12 +21,12 @@ testkit::tests! {
         a_release_can_move_to_another_namespace;
 }
 
-/// A namespace that the chart makes; deleted when the test is over.
+/// A namespace that the chart creates. It is deleted when the test is over.
 struct Made<'c>(&'c Cluster);
 
 impl Drop for Made<'_> {
     fn drop(&mut self) {
-        // A failure cannot be reported here; the next test that wants the name finds out.
+        // A failure cannot be reported here. The next test that uses the name notices it.
         let _ = self
             .0
             .kubectl()
@@ -35,7 +35,7 @@ impl Drop for Made<'_> {
 }
 
 fn a_gate_may_come_before_its_application(cluster: &Cluster) -> Result<()> {
-    // An earlier test's may still be on its way out.
+    // An earlier test's namespace may still be being deleted.
     cluster
         .kubectl()
         .wait(&format!("namespace/{APPLICATION}"), "delete", 120)?;
@@ -44,7 +44,7 @@ fn a_gate_may_come_before_its_application(cluster: &Cluster) -> Result<()> {
     helm_test(release.kubectl())?;
     release.helm("upgrade", "--wait --set=podAnnotations.a=b")?;
     let kubectl = cluster.kubectl().in_namespace(APPLICATION);
-    // The application brings the namespace, too, and its own rights for the waiter.
+    // The application's manifests also have the namespace, and its own permissions for the waiter.
     kubectl.run(&format!("apply -k {EXAMPLE}"))?;
     release.helm("upgrade", "--wait --set=podAnnotations.a=c")?;
     release.kubectl().helm("uninstall migration-gate --wait")?;
@@ -54,7 +54,7 @@ fn a_gate_may_come_before_its_application(cluster: &Cluster) -> Result<()> {
 
 const ACCOUNT: &str = "serviceaccount piefed-init-checker";
 
-/// Upgrades the release so that an account of the chart's would get a pull secret.
+/// Upgrades the release so that a ServiceAccount of the chart would get a pull secret.
 fn upgrade_the_account(release: &Release, secret: &str) -> Result<()> {
     release.helm(
         "upgrade",
@@ -67,7 +67,7 @@ fn pull_secrets(kubectl: &Kubectl) -> Result<Value> {
     Ok(kubectl.get(ACCOUNT)?["imagePullSecrets"].take())
 }
 
-/// What the repository says of the rights for the waiter, the account among them.
+/// The repository's manifests of the permissions for the waiter, including the ServiceAccount.
 fn rights() -> Result<String> {
     Ok(fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -78,7 +78,7 @@ fn rights() -> Result<String> {
 fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> {
     let application = cluster.namespace_named(APPLICATION)?;
     let kubectl = &application.kubectl;
-    // It was there first.
+    // The application's ServiceAccount exists before the release.
     kubectl.apply(&rights()?)?;
     let release = Release::install_one(cluster)?;
     upgrade_the_account(&release, "registry")?;
@@ -98,7 +98,7 @@ fn an_account_of_the_application_stays_its_own(cluster: &Cluster) -> Result<()> 
     release.uninstall()?;
     its_own("uninstalled")?;
 
-    // It comes later, as Flux and as kubectl apply it.
+    // The application's ServiceAccount is applied later, as Flux and as kubectl do it.
     for applier in [
         "apply --server-side --force-conflicts --field-manager=kustomize-controller -f -",
         "apply -f -",
@@ -128,7 +128,7 @@ fn an_account_that_the_chart_made_is_the_charts(cluster: &Cluster) -> Result<()>
         ensure!(found == json!([{"name": secret}]), "{found}");
     }
     release.uninstall()?;
-    // The same release again takes it up.
+    // The same release adopts it when it is installed again.
     release.helm(
         "install",
         "--wait --set=rbac.imagePullSecrets[0].name=three",
@@ -154,7 +154,7 @@ fn an_account_of_a_deployments_own_may_see_the_job(cluster: &Cluster) -> Result<
     release.helm("upgrade", &format!("--wait --set-json=gates={gates}"))?;
     ensure!(may("piefed-init-checker")? && may("web")? && !may("worker")?);
 
-    // By hand, with the Role that the admission warning tells how to find.
+    // Bind it by hand to the Role that the command in the admission warning finds.
     let role = kubectl.run(
         "get roles -l migration-gate.io/gate=piefed --output=jsonpath={.items[*].metadata.name}",
     )?;
@@ -180,7 +180,7 @@ fn a_release_can_move_to_another_namespace(cluster: &Cluster) -> Result<()> {
         .context("Helm took what another release had made")?;
     let refusal = format!("{refusal:#}");
     ensure!(refusal.contains("invalid ownership metadata"), "{refusal}");
-    // What a failed install has left would be in the way.
+    // Remove what the failed installation has left.
     elsewhere
         .kubectl
         .helm("uninstall migration-gate --wait --ignore-not-found")?;

@@ -1,4 +1,4 @@
-//! What is packed: the image without an engine and the Dockerfile's are of one content.
+//! The image that is built without an engine has the same content as that of the Dockerfile.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ testkit::soaks! {
     helm: the_image_has_the_same_bytes_from_two_folders;
 }
 
-/// What an image may weigh, unpacked: 10 MiB. A registry sends less than half of that.
+/// Maximum unpacked size of the image: 10 MiB. A registry sends less than half of that.
 const LIMIT: u64 = 10 << 20;
 
 fn tar(archive: &Path, options: &[&str]) -> Result<String> {
@@ -45,7 +45,7 @@ fn instruction<'d>(dockerfile: &'d str, kind: &str) -> Result<&'d str> {
         .with_context(|| format!("the Dockerfile has no {kind}"))
 }
 
-/// Each crate is listed, and the text that most of their licences ask for is there.
+/// Checks that each linked crate is listed, and that the text is there which most licences require.
 fn licences_are_those_of_what_is_linked(layer: &Path) -> Result<()> {
     let mut command = Command::new("sh");
     command
@@ -70,7 +70,7 @@ fn licences_are_those_of_what_is_linked(layer: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path of the machine in the binary would also make it another binary on another machine.
+/// With a path of the machine in it, the binary would also differ on another machine.
 fn nothing_tells_where_it_was_built(layer: &Path) -> Result<()> {
     let content = fs::read(layer)?;
     for place in [
@@ -135,7 +135,7 @@ fn the_image_is_one_binary_and_the_dockerfiles(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Both are built from nothing, as `make reproducible` does.
+/// Both are built from scratch, as by `make reproducible`.
 fn the_image_has_the_same_bytes_from_two_folders(_: &Path) -> Result<()> {
     let mut build = Command::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -146,7 +146,7 @@ fn the_image_has_the_same_bytes_from_two_folders(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// By its digest, until someone wants another tag.
+/// By its digest, unless the values set another tag.
 fn the_published_chart_names_the_published_image(helm: &Path) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let digest = format!("sha256:{}", "1".repeat(64));

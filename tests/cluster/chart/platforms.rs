@@ -1,5 +1,4 @@
-//! The platforms' values in `examples/values/`: each renders, and does there what the platform
-//! needs.
+//! The platforms' values in `examples/values/`: each renders, and does what the platform needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +24,7 @@ testkit::tests! {
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/values");
 
-/// Values of a platform, and what its file is called.
+/// The values of a platform, and the name of their file.
 pub(super) struct Platform {
     name: String,
     pub(super) values: Value,
@@ -95,7 +94,8 @@ fn every_platforms_values_do_what_it_needs(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The examples' values render, and the application comes after the webhooks.
+/// Checks that the examples' values render, and that the application is installed after the
+/// webhooks.
 fn flux_and_argo_cd_install_what_the_application_waits_for(helm: &Path) -> Result<()> {
     let example = |path: &str| {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/");
@@ -127,7 +127,7 @@ fn flux_and_argo_cd_install_what_the_application_waits_for(helm: &Path) -> Resul
     ensure!(wave(0) == "0" && wave(1) == "1", "{argo:#?}");
     let values = &argo[0]["spec"]["source"]["helm"]["valuesObject"];
     let rendered = objects(&template(helm, values)?)?;
-    // What waiters need is not pruned with a gate.
+    // Objects that waiters need are not pruned with a gate.
     let kept = rendered.iter().filter(|object| {
         let annotations = &object["metadata"]["annotations"];
         annotations["argocd.argoproj.io/sync-options"] == "Prune=false"
@@ -138,8 +138,8 @@ fn flux_and_argo_cd_install_what_the_application_waits_for(helm: &Path) -> Resul
     Ok(())
 }
 
-/// What the constraints `restricted-v2` do to a pod, and refuse: users and groups are the
-/// namespace's, and nothing of the host is reached.
+/// Policies with the effect of the constraints `restricted-v2`: users and groups of the namespace,
+/// and no access to the host.
 const RESTRICTED_V2: &str = r#"
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicy
@@ -210,12 +210,13 @@ metadata: {name: restricted-v2}
 spec: {policyName: restricted-v2, validationActions: [Deny]}
 "#;
 
-/// The policies, which go with the test.
+/// The policies. They are deleted when the test is over.
 struct Policies<'c>(&'c Cluster);
 
 impl Drop for Policies<'_> {
     fn drop(&mut self) {
-        // A failure has no one to go to, and the namespaces that they are for go too.
+        // A failure cannot be reported here, and does no harm: the policies' namespaces are
+        // deleted, too.
         for kind in ["mutating", "validating"] {
             let _ = self.0.kubectl().run(&format!(
                 "delete {kind}admissionpolicy,{kind}admissionpolicybinding restricted-v2"

@@ -1,4 +1,4 @@
-//! An image that can't be pulled leaves no webhooks that no one answers.
+//! With an image that cannot be pulled, no webhooks without a server are installed.
 
 use std::cell::Cell;
 
@@ -22,7 +22,7 @@ testkit::tests! {
 const NONE: &str =
     "--set=image.repository=example.invalid/none,preflight.deadlineSeconds=3 --timeout=100s";
 
-/// Runs Helm, which must give up at the preflight, while the application is applied all the time.
+/// Runs Helm, which must fail at the preflight, while the application is applied all the time.
 fn gives_up(
     kubectl: &Kubectl,
     application: &Api<Deployment>,
@@ -63,13 +63,13 @@ fn an_image_that_cannot_be_pulled_holds_nobody_up(cluster: &Cluster) -> Result<(
             .kubectl()
             .run("get mutatingwebhookconfigurations,validatingwebhookconfigurations --output=name")
     };
-    // Again, as Flux does and as people do: Helm has a failed release now.
+    // Try again with the failed release, as Flux and as operators do.
     for verb in ["install", "upgrade --install"] {
         gives_up(kubectl, &application, verb, false)?;
         let left = webhooks()?;
         ensure!(left.is_empty(), "{verb}: {left}");
     }
-    // The cause is found where Helm's error points to.
+    // The object that Helm's error names shows the cause.
     let events = kubectl.run("events --for=job/migration-gate-preflight")?;
     ensure!(events.contains("DeadlineExceeded"), "{events}");
 
@@ -83,7 +83,7 @@ fn an_image_that_cannot_be_pulled_holds_nobody_up(cluster: &Cluster) -> Result<(
     ensure!(left.is_empty(), "{left}");
     namespace.kubectl.apply(HELD)?;
 
-    // And an upgrade changes nothing before its image is there.
+    // An upgrade changes nothing before its image can be pulled.
     let before = kubectl.get("deployment migration-gate")?;
     gives_up(kubectl, &application, "upgrade", true)?;
     let after = kubectl.get("deployment migration-gate")?;

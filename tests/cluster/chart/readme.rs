@@ -1,5 +1,5 @@
-//! The chart's README has a table of its values, made from the comments in `values.yaml` that
-//! helm-docs reads too.
+//! The table of values in the chart's README is generated from the comments in `values.yaml`, which
+//! have the format of helm-docs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +18,7 @@ testkit::tests! {
 const BEGIN: &str = "<!-- values: begin -->\n";
 const END: &str = "<!-- values: end -->\n";
 
-/// A value that has a comment: its path, and what the comment says.
+/// A value with a comment: its path, and the comment's text.
 type Documented = (Vec<String>, String);
 
 /// The keys whose comment begins with `# --`, in the order of the file.
@@ -68,7 +68,7 @@ fn table(values: &Value, documented: &[Documented]) -> Result<String> {
     Ok(table)
 }
 
-/// A value that neither has a comment nor lies in one that has.
+/// A value without a comment, and not inside of one that has a comment.
 fn undocumented(values: &Value, at: &[String], documented: &[Documented]) -> Option<String> {
     if documented.iter().any(|(path, _)| path == at) {
         return None;

@@ -24,7 +24,7 @@ testkit::tests! {
         helm_has_nothing_to_remark;
 }
 
-/// Sets of gates and variables, between them with every form that a value can take.
+/// Sets of gates and variables that together have every form of each value.
 pub(super) fn matrix() -> Vec<Value> {
     let gate = |name: &str, namespace: &str, holds: Value| {
         let mut gate = json!({
@@ -40,14 +40,14 @@ pub(super) fn matrix() -> Vec<Value> {
     let part_of = "app.kubernetes.io/part-of";
     vec![
         json!({}),
-        // Unsorted and twice: the program keeps a set.
+        // Unsorted and with a duplicate: the program has a set.
         json!({"gates": [gate("a", "one", json!({"deployments": ["web", "api", "web", "a.b"]}))]}),
         json!({"gates": [gate("a", "one", json!({"selector": {"matchLabels": {"tier": "web", part_of: "shop", "b": ""}}}))]}),
         json!({"gates": [gate("a", "one", labels(json!([{"key": part_of, "operator": "In", "values": ["z", "a"]}])))]}),
         json!({"gates": [gate("a", "one", labels(json!([{"key": "tier", "operator": "NotIn", "values": ["cache"]}])))]}),
         json!({"gates": [gate("a", "one", labels(json!([{"key": "tier", "operator": "Exists"}])))]}),
         json!({"gates": [gate("a", "one", labels(json!([{"key": "tier", "operator": "DoesNotExist"}])))]}),
-        // By name or by label, in several namespaces, two gates in one of them.
+        // Gates by name and by label, in several namespaces, with two gates in one of them.
         json!({"gates": [
             gate("a", "one", json!({
                 "deployments": ["web"],
@@ -62,7 +62,7 @@ pub(super) fn matrix() -> Vec<Value> {
             gate("b", "two", json!({"deployments": ["worker"], "timeout": "1h30m", "freshness": "any"})),
             gate("c", "one", json!({"deployments": ["worker"], "timeout": "90s"})),
         ]}),
-        // Every kind, every way to name one, and the short forms beside them.
+        // Every kind, every way to select workloads, and the short forms.
         json!({"gates": [gate("a", "one", json!({"workloads": [
             {"kind": "Rollout", "name": "web-*"},
             {"kind": "CronJob", "name": "clean.up"},
@@ -78,7 +78,7 @@ pub(super) fn matrix() -> Vec<Value> {
         json!({"gates": [gate("a", "one", json!({
             "workloads": HeldKind::ALL.map(|kind| json!({"kind": kind.as_str(), "name": "web"})),
         }))]}),
-        // The same name in another kind is another object.
+        // An object of another kind with the same name is another workload.
         json!({"gates": [
             gate("a", "one", json!({"workloads": [{"kind": "StatefulSet", "name": "web"}]})),
             gate("b", "one", json!({"workloads": [{"kind": "Deployment", "name": "web"}]})),
@@ -99,7 +99,7 @@ pub(super) fn matrix() -> Vec<Value> {
     ]
 }
 
-/// All gates that `docs/gates.md` shows, as values.
+/// All gates in `docs/gates.md`, as values.
 pub(super) fn page() -> Result<Value> {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/gates.md"))?;
     let mut gates = Vec::new();
@@ -111,7 +111,7 @@ pub(super) fn page() -> Result<Value> {
     Ok(json!({"gates": gates}))
 }
 
-/// The program's configuration, as the chart hands it over.
+/// The program's configuration in the rendered chart.
 pub(super) fn configuration(objects: &[Value]) -> Result<Config> {
     let text = objects
         .iter()
@@ -189,25 +189,26 @@ fn the_program_reads_the_configuration_as_the_values_say_it(helm: &Path) -> Resu
     Ok(())
 }
 
-/// What the defaults render, in the repository, so that a change shows what it does to a cluster.
+/// The output for the default values. It is in the repository, so that a change shows its effect on
+/// a cluster.
 const GOLDEN: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/cluster/chart/golden.yaml"
 );
 
-/// The kinds that an operator elsewhere defines, which no API server here could check.
+/// The objects of other operators' kinds.
 const GOLDEN_OPERATORS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/cluster/chart/golden-operators.yaml"
 );
 
-/// Values that are none of the defaults, so that a template that forgets one is noticed.
+/// Values that all differ from the defaults, so that a template without one of them is noticed.
 const GOLDEN_VALUES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/cluster/chart/golden-values.yaml"
 );
 
-/// `GENERATE=1` writes the files.
+/// Compares the output with the files. `GENERATE=1` writes them.
 fn the_defaults_are_as_they_were(helm: &Path) -> Result<()> {
     let operators = json!({
         "certificates": {
@@ -259,9 +260,9 @@ fn helm_has_nothing_to_remark(helm: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// The chart's Certificate and those in `certs/` ask for an issuer that someone makes, for the
-/// name that the API server calls, and of a CA that outlives them; and the configurations ask for
-/// the CA of that very Certificate.
+/// Checks the chart's Certificate and those in `certs/`: their issuer exists, they have the name
+/// that the API server calls, their CA outlives them, and the configurations name the CA of the
+/// same Certificate.
 fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     let example = |name: &str| {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/certs/cert-manager/");
@@ -271,7 +272,7 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
     let values = example("values.yaml")?.pop().context("values")?;
     let rendered = objects(&template(helm, &values)?)?;
     let own = example("certificate.yaml")?;
-    // Without an issuer of someone else's, the chart makes all there is to make.
+    // Without an issuer in the values, the chart has all objects itself.
     let alone = json!({"certificates": {"source": "certManager"}});
     let alone = objects(&template(helm, &alone)?)?;
     for (certificates, issuers) in [(&rendered, &issuers), (&own, &issuers), (&alone, &alone)] {
@@ -288,7 +289,7 @@ fn the_examples_for_cert_manager_fit(helm: &Path) -> Result<()> {
         };
         let wanted = &certificate["spec"]["issuerRef"];
         let issuer = made(&wanted["kind"], &wanted["name"])?;
-        // A certificate that signs itself is another CA with each renewal.
+        // A self-signed certificate would be another CA after each renewal.
         let secret = &issuer["spec"]["ca"]["secretName"];
         let ca = issuers
             .iter()

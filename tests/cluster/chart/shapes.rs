@@ -1,5 +1,5 @@
-//! The gates of `docs/gates.md`, all of them in one release, and what they are for: manifests as
-//! charts make them, sent to the API server.
+//! All gates of `docs/gates.md` in one release, with their workloads: manifests like those of
+//! charts, sent to the API server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ testkit::tests! {
 
 const SHAPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shapes");
 
-/// The objects of all shapes at one release, in their gates' namespaces.
+/// The objects of all setups for one of their releases, in their gates' namespaces.
 fn shapes(gates: &[Value]) -> Result<Vec<Value>> {
     let mut all = Vec::new();
     for file in fs::read_dir(SHAPES)? {
@@ -34,7 +34,7 @@ fn shapes(gates: &[Value]) -> Result<Vec<Value>> {
             .replace("${TIMESTAMP}", "2026-11-26-10-04-59")
             .replace("${DIGEST}", &"4".repeat(64));
         for mut object in objects(&text)? {
-            // Every name begins with that of its application.
+            // Every name begins with the name of its application.
             let name = object["metadata"]["name"].as_str().context("a name")?;
             let namespace = name.split('-').next().unwrap_or_default().to_owned();
             let is_known = gates.iter().any(|gate| gate["namespace"] == *namespace);
@@ -69,7 +69,7 @@ fn the_gates_of_the_page_hold_what_they_are_for(cluster: &Cluster) -> Result<()>
         .kubectl()
         .output(&create, &list.to_string(), Duration::from_mins(3))?
         .success()?;
-    // One after the other, and no list.
+    // kubectl prints one object after another, not a list.
     let admitted = serde_json::Deserializer::from_str(&admitted).into_iter::<Value>();
     let admitted = admitted.collect::<Result<Vec<_>, _>>()?;
     ensure!(

@@ -1,5 +1,4 @@
-//! The chart changes while applications are being applied: upgrade, rollback, and what was
-//! interrupted.
+//! Upgrades, rollbacks and interrupted commands of the chart, while applications are being applied.
 
 use std::fs;
 use std::path::Path;
@@ -29,11 +28,11 @@ testkit::tests! {
         an_interrupted_install_can_be_run_again;
 }
 
-/// The time between two applies of an application that is applied all the while.
+/// The time between two applies of an application that is applied all the time.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Applies a held Deployment over and over until `work` is done, as Flux does: on the server.
-/// `each` sees what comes of it.
+/// Applies a held Deployment repeatedly by server-side apply, as Flux does, until `work` is done.
+/// `each` gets the results.
 pub(super) fn applying<T: Send>(
     application: &Api<Deployment>,
     parameters: &PatchParams,
@@ -44,11 +43,11 @@ pub(super) fn applying<T: Send>(
     let (over, is_over) = mpsc::channel();
     thread::scope(|scope| {
         let work = scope.spawn(move || {
-            // Dropped with the end of the work, however it ends.
+            // Dropped when the work ends, also after an error.
             let _over: Sender<()> = over;
             work()
         });
-        // The pace of the applies, until the work is over.
+        // Wait between two applies, until the work is over.
         while is_over.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
             each(apply(application, parameters, &held))?;
         }
@@ -77,7 +76,7 @@ pub(super) fn has_waiter(deployment: &Deployment) -> bool {
         .any(|container| container.name == "wait-for-migrations")
 }
 
-/// Applies a held Deployment by dry runs until `work` is done; each of them must get its waiter.
+/// Applies a held Deployment by dry runs until `work` is done. Each result must have its waiter.
 fn guarded<T: Send>(
     application: &Api<Deployment>,
     what: &str,
@@ -97,9 +96,8 @@ fn guarded<T: Send>(
     Ok(done)
 }
 
-/// The chart as it was a release ago, as far as there is one: another version, another image, the
-/// port that it had then, an object that the present one has no more, and one that it doesn't have
-/// yet.
+/// A chart that stands for the previous release: with another version, another image, the port of
+/// that release, an object that the present chart no longer has, and without one that it has.
 fn previous(folder: &Path) -> Result<String> {
     let chart = folder.join("migration-gate");
     let mut copy = Command::new("cp");
@@ -170,7 +168,7 @@ fn an_upgrade_and_a_rollback_refuse_no_apply(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Starts Helm, and kills it when it has come as far as this condition.
+/// Starts Helm, and kills it when `condition` holds for `what`.
 fn interrupt(kubectl: &Kubectl, arguments: &[&str], what: &str, condition: &str) -> Result<()> {
     let mut helm = Command::new(&kubectl.helm)
         .args(arguments)
@@ -179,7 +177,7 @@ fn interrupt(kubectl: &Kubectl, arguments: &[&str], what: &str, condition: &str)
             CHART,
             "--namespace=migration-gate",
             "--wait",
-            // The preflight would end it before anything is changed.
+            // The preflight would end it before it changes anything.
             "--no-hooks",
         ])
         .args(["--set=image.repository=example.invalid/none"])
@@ -199,7 +197,7 @@ fn an_interrupted_upgrade_is_rolled_back_under_guard(cluster: &Cluster) -> Resul
     let release = Release::install(cluster)?;
     let gate = release.kubectl();
     guarded(&application, "an interrupted upgrade", || {
-        // The new replicas wait for an image that no one has.
+        // The new replicas wait for an image that does not exist.
         interrupt(
             gate,
             &["upgrade"],
@@ -231,16 +229,16 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
         "validatingwebhookconfiguration/migration-gate",
         "create",
     )?;
-    // What Helm tells people to do, and the chart must allow. An application that is applied all
-    // the while is refused for as long as the webhooks are there and no one answers, and then
-    // succeeds by itself.
+    // The remedy that Helm prints, which the chart must allow. An application that is applied all
+    // the time is refused while the webhooks exist and no replica answers, and then succeeds by
+    // itself.
     applied_at_last(&application, || {
         kubectl.helm("uninstall migration-gate --wait")?;
         release.helm("install", "--wait")
     })?;
     helm_test(kubectl)?;
 
-    // One that gave up by itself is simply run again.
+    // A Helm command that has timed out is run again.
     kubectl.helm("uninstall migration-gate --wait")?;
     let gave_up = kubectl.helm(&format!(
         "install migration-gate {CHART} --wait --no-hooks --timeout=3s --set=image.repository=example.invalid/none"
@@ -251,8 +249,8 @@ fn an_interrupted_install_can_be_run_again(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Applies a held Deployment until `work` is done. No one minds a refusal meanwhile, but the apply
-/// after it must succeed, and, as it changes the pod template, with a waiter.
+/// Applies a held Deployment until `work` is done. It may be refused meanwhile, but the apply after
+/// that must succeed, and with a waiter, because it changes the pod template.
 fn applied_at_last<T: Send>(
     application: &Api<Deployment>,
     work: impl FnOnce() -> Result<T> + Send,

@@ -1,5 +1,5 @@
-//! The values: what the schema takes, the program takes, and what the program refuses never reaches
-//! a cluster.
+//! The values: the program accepts everything that the schema accepts, and the chart refuses
+//! everything that the program refuses.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ testkit::tests! {
         the_tests_rights_are_for_the_kinds_that_are_held;
 }
 
-/// A value of its own for everything that is rendered as it was given.
+/// A distinct value for every field that is rendered unchanged.
 pub(super) fn everything() -> Result<Value> {
     let mut values = objects(include_str!("everything.yaml"))?;
     values.pop().context("values")
@@ -39,7 +39,7 @@ fn gate() -> Value {
     })
 }
 
-/// The border of what can be: `refused`, `refused-by-the-chart` and `taken`.
+/// Values at the border of validity: the lists `refused`, `refused-by-the-chart` and `taken`.
 fn border(list: &str) -> Result<Vec<Value>> {
     let mut lists = objects(include_str!("values.yaml"))?.remove(0);
     match lists[list].take() {
@@ -48,7 +48,7 @@ fn border(list: &str) -> Result<Vec<Value>> {
     }
 }
 
-/// Values in which each gate says only how it differs from one that can be.
+/// Completes values in which each gate has only its differences from a valid one.
 fn filled(mut values: Value) -> Value {
     let gates = values.get_mut("gates").and_then(Value::as_array_mut);
     for given in gates.into_iter().flatten() {
@@ -59,7 +59,7 @@ fn filled(mut values: Value) -> Value {
     values
 }
 
-/// Checks that the chart refuses these, each with its words.
+/// Checks that the chart refuses each of these values with its message.
 fn refuses(helm: &Path, rows: Vec<Value>, config: impl Fn(&Value) -> Result<()>) -> Result<()> {
     for row in rows {
         let (says, values) = (row[0].as_str().context("words")?, filled(row[1].clone()));
@@ -77,7 +77,7 @@ fn values_that_cannot_be_are_refused(helm: &Path) -> Result<()> {
     refuses(helm, border("refused-by-the-chart")?, |_| Ok(()))
 }
 
-/// The server would start over and over.
+/// With such a configuration, the server would exit at each start.
 fn what_the_program_refuses_the_chart_refuses(helm: &Path) -> Result<()> {
     refuses(helm, border("refused")?, |values| {
         // The values have the configuration's own keys.
@@ -109,12 +109,12 @@ fn an_older_kubernetes_is_refused(helm: &Path) -> Result<()> {
     };
     let refusal = render("1.29.15")?.failure()?;
     ensure!(refusal.contains("1.30"), "{refusal}");
-    // As a vendor writes it.
+    // A vendor's version.
     render("1.30.0-gke.1")?.success()?;
     Ok(())
 }
 
-/// The server's and the waiter's image of `image`, `waiter.image` and the mirror of `global`.
+/// The server's and the waiter's image, from `image`, `waiter.image` and the mirror in `global`.
 fn an_image_is_put_together(helm: &Path) -> Result<()> {
     let digest = format!("sha256:{}", "0".repeat(64));
     let pinned = format!("a/b@{digest}");
@@ -135,7 +135,7 @@ fn an_image_is_put_together(helm: &Path) -> Result<()> {
             "r.example/a/b:2",
             "r.example/a/b:2",
         ),
-        // A waiter of its own place still follows the chart's version, and its digest.
+        // A waiter with its own repository still has the chart's version, and its own digest.
         (
             json!({"repository": "a/b"}),
             json!({"repository": "c"}),
@@ -164,7 +164,7 @@ fn an_image_is_put_together(helm: &Path) -> Result<()> {
             &mirrored,
             &mirrored,
         ),
-        // What names its registry by itself, and what is a whole reference.
+        // A repository with its own registry, and a complete reference.
         (
             json!({"repository": "r.example/a/b"}),
             json!("s.example/c:4"),
@@ -189,7 +189,7 @@ fn an_image_is_put_together(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every pod runs as the image or the platform says.
+/// By default, the image or the platform decides a pod's user.
 fn a_user_is_named_only_where_the_values_name_one(helm: &Path) -> Result<()> {
     let users = |values: Value| -> Result<Vec<String>> {
         let rendered = template(helm, &values)?;
@@ -201,7 +201,7 @@ fn a_user_is_named_only_where_the_values_name_one(helm: &Path) -> Result<()> {
     let found = users(json!({"certificates": {"source": "certManager"}}))?;
     ensure!(found.is_empty(), "{found:?}");
     let found = users(json!({"podSecurityContext": {"runAsUser": 7}}))?;
-    // The server's, and those of both hooks.
+    // The server's pod and those of both hooks.
     ensure!(found == ["runAsUser: 7"; 3], "{found:?}");
     Ok(())
 }
@@ -215,7 +215,7 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
             .cloned()
             .collect()
     };
-    // Gates whose names differ at their end only keep rights of their own.
+    // Gates whose long names differ only at their end have separate permissions.
     let long = |end: &str| {
         let mut gate = gate();
         gate["name"] = json!(format!("{}{end}", "g".repeat(60)));
@@ -234,18 +234,18 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
 
     rights_are_no_wider_than_the_gate(helm)?;
 
-    // A limit that is taken away doesn't come back as the program's default.
+    // A removed limit does not come back as the program's default.
     let objects = rendered(json!({"waiter": {"resources": {"limits": null}}}))?;
     let config = super::render::configuration(&objects)?;
     ensure!(config.waiter.resources.limits.is_empty(), "{config:?}");
 
-    // A member that is taken away stays away.
+    // A removed member stays removed.
     let context = json!({"runAsNonRoot": null, "runAsUser": 1000});
     let objects = rendered(json!({"waiter": {"securityContext": context}}))?;
     let config = super::render::configuration(&objects)?;
     ensure!(Value::from(config.waiter.security_context) == context);
 
-    // The account carries the pull secrets that held pods lose.
+    // The ServiceAccount has the pull secrets that held pods would lose.
     let secrets = json!([{"name": "registry"}]);
     let objects = rendered(json!({"rbac": {"imagePullSecrets": secrets}}))?;
     let accounts = of_kind(&objects, "ServiceAccount");
@@ -255,7 +255,7 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
         .context("the gate's account")?;
     ensure!(account["imagePullSecrets"] == secrets, "{account}");
 
-    // Kubernetes itself makes an account of that name in every namespace.
+    // Kubernetes itself creates this ServiceAccount in every namespace.
     let objects = rendered(filled(json!({"gates": [{"serviceAccount": "default"}]})))?;
     let accounts = of_kind(&objects, "ServiceAccount");
     ensure!(
@@ -265,7 +265,7 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
         "{accounts:#?}"
     );
 
-    // Without a scrape the alert for a server that is down would never end.
+    // Without scrapes, the alert for a server that is down would never end.
     for (monitored, alerts) in [(false, 0), (true, 1)] {
         let objects = rendered(json!({
             "prometheusRule": {"enabled": true}, "serviceMonitor": {"enabled": monitored},
@@ -295,7 +295,8 @@ fn values_have_their_effect(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Exact names are all that a Role names; a pattern or a selector needs every Job of the namespace.
+/// A Role can only have exact names, so a pattern or a selector needs permission for every Job of
+/// the namespace.
 fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
     let rendered = |values: Value| objects(&template(helm, &values)?);
     let selector = json!({"matchLabels": {"a": "b"}});
@@ -331,8 +332,8 @@ fn rights_are_no_wider_than_the_gate(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// By default all of them, and what the values change. `runbook_url` leads to a heading that is
-/// there.
+/// Checks the default alerts, and those that the values change. Each `runbook_url` must lead to an
+/// existing heading.
 fn alerts_are_as_the_values_say_and_each_is_explained(helm: &Path) -> Result<()> {
     let alerts = |more: &Value| -> Result<Vec<Value>> {
         let mut values =
@@ -402,7 +403,7 @@ fn alerts_are_as_the_values_say_and_each_is_explained(helm: &Path) -> Result<()>
     Ok(())
 }
 
-/// The server sees what its gate holds and no more, and tells people only if it is to.
+/// The server may read only what its gates hold, and create Events only if the values say so.
 fn the_servers_rights_are_for_what_is_held(helm: &Path) -> Result<()> {
     let rules = |values: &Value| -> Result<Vec<Value>> {
         let objects = objects(&template(helm, values)?)?;
@@ -457,7 +458,7 @@ fn the_servers_rights_are_for_what_is_held(helm: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `helm test` dry-runs what the gates hold, and a Deployment that offends.
+/// `helm test` dry-runs the kinds that the gates hold, and a Deployment with a forbidden variable.
 fn the_tests_rights_are_for_the_kinds_that_are_held(helm: &Path) -> Result<()> {
     let all: Vec<HeldKind> = HeldKind::ALL.into();
     for held in all.iter().map(|kind| vec![*kind]).chain([all.clone()]) {

@@ -1,4 +1,4 @@
-//! The dashboard as a picture: its panels in their places, drawn from what their queries gave.
+//! The dashboard as a picture: its panels in their places, drawn from the results of their queries.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -26,7 +26,7 @@ pub(super) struct Picture {
     height: f64,
 }
 
-/// Where a panel's figure is drawn, and what its axes go to.
+/// The area of a panel's figure, and the range of its axes.
 struct Frame {
     left: f64,
     top: f64,
@@ -188,7 +188,7 @@ impl Picture {
     }
 }
 
-/// From when until when a series has each of its values.
+/// The spans of time in which a series has the same value.
 fn spans(points: &[(f64, f64)]) -> Vec<(f64, f64, f64)> {
     let mut spans: Vec<(f64, f64, f64)> = Vec::new();
     for &(time, value) in points {
@@ -205,7 +205,7 @@ fn spans(points: &[(f64, f64)]) -> Vec<(f64, f64, f64)> {
     spans
 }
 
-/// A value in its unit, as short as can be.
+/// A value with its unit, as short as possible.
 fn written(value: f64, unit: &str) -> String {
     let scaled = |units: &[(f64, &str)]| {
         let fits = units.iter().find(|(size, _)| value >= *size);

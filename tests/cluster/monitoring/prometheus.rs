@@ -30,7 +30,7 @@ pub(super) struct Prometheus {
     server: Process,
 }
 
-/// What a query gives over time: seconds since the first look, and values.
+/// The values of a query over time, in seconds since the start.
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
@@ -94,7 +94,7 @@ impl Prometheus {
         Ok(this)
     }
 
-    /// Waits until all replicas say this of the gate, and nothing else.
+    /// Waits until all replicas report this state of the gate, and no other.
     pub(super) fn gate_is(&self, state: &str) -> Result<()> {
         self.value_is(
             &format!("count(migration_gate_gate_state{{state=\"{state}\"}} == 1) and count(migration_gate_gate_state == 1) == count(up)"),
@@ -102,19 +102,19 @@ impl Prometheus {
         )
     }
 
-    /// Waits until an alert fires, or doesn't.
+    /// Waits until an alert fires, or until it does not.
     pub(super) fn fires(&self, alert: &str, does: bool) -> Result<()> {
         let firing =
             format!("count(ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}) or vector(0)");
         self.value_is(&firing, if does { "1" } else { "0" })
     }
 
-    /// Waits until a query has this one value.
+    /// Waits until a query returns only this value.
     pub(super) fn value_is(&self, query: &str, wanted: &str) -> Result<()> {
         let begun = Instant::now();
         until(&format!("{query} to be {wanted}"), PATIENCE, || {
             if begun.elapsed() > Duration::from_secs(1) {
-                // Nothing announces it, and Prometheus looks each second.
+                // There is no event for it, and Prometheus scrapes each second.
                 thread::sleep(Duration::from_millis(250));
             }
             match self.ask(&["instant"], &[query]) {
@@ -128,7 +128,7 @@ impl Prometheus {
         })
     }
 
-    /// Sends each replica something that is no review, as a stranger would.
+    /// Sends each replica a request that is no review, as a foreign client might.
     pub(super) fn no_review_is_answered(&self) -> Result<()> {
         for ip in &self.replicas {
             let mut client = Command::new("openssl");
@@ -149,7 +149,7 @@ impl Prometheus {
         )
     }
 
-    /// What a query has given since the start, under the names of a panel's legend.
+    /// The results of a query since the start, with the names of a panel's legend.
     pub(super) fn range(&self, query: &str, legend: &str) -> Result<Vec<Series>> {
         let now = Timestamp::now();
         let [start, end] = [self.begun, now].map(|time| time.as_second().to_string());

@@ -1,5 +1,5 @@
-//! What was done to one gate, and what its waiters may do then. It knows the contract and nothing
-//! of the product's code.
+//! The history of one gate, and what its waiters may do. It knows the contract, and does not use
+//! the product's code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,33 +9,33 @@ use anyhow::{Result, ensure};
 
 use super::watchers::Witnesses;
 
-/// How long a Job must have been away before the record of a tag that moves speaks.
+/// How long there must have been no Job before the record of a moving tag counts.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
-/// After that long without a pod, a Job doesn't hold what is recorded. Its creation has whole
-/// seconds.
+/// How long a Job without a pod keeps the gate closed although its version is recorded. It is less
+/// than the product's limit, because creation times have whole seconds.
 const NO_POD: Duration = Duration::from_secs(9);
 
-/// How far a Job has come.
+/// The phase of a Job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     NoPod,
     Running,
-    /// After an attempt has failed.
+    /// It runs after an attempt has failed.
     Retrying,
     Failed,
     Complete,
-    /// Complete, and it was to run nothing.
+    /// Complete, but it ran nothing.
     Empty,
 }
 
-/// A Job that is there.
+/// An existing Job.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) name: String,
     pub(super) tag: &'static str,
     pub(super) phase: Phase,
     pub(super) deleting: bool,
-    /// Someone has said that what it completed doesn't count.
+    /// Whether its completion was forgotten.
     forgotten: bool,
     created: Instant,
 }
@@ -65,18 +65,18 @@ impl Job {
         matches!(self.phase, Phase::NoPod | Phase::Running) && !self.deleting && !late
     }
 
-    /// As good as not there.
+    /// Whether it counts as missing.
     pub(super) fn is_void(&self) -> bool {
         self.phase == Phase::Complete && self.forgotten && !self.deleting
     }
 }
 
-/// What there is.
+/// The state of the gate.
 #[derive(Debug, Clone)]
 pub(super) struct OrderState {
-    /// The oldest first.
+    /// The existing Jobs, the oldest first.
     pub(super) jobs: Vec<Job>,
-    /// The tags that a Job has completed, or an operator has marked as done, since they were last
+    /// The tags that a Job has completed or an operator has recorded by hand, since they were last
     /// forgotten.
     pub(super) migrated: BTreeSet<&'static str>,
     /// Since when there has been no Job.
@@ -95,13 +95,13 @@ impl OrderState {
         }
     }
 
-    /// The Job that counts for a tag that moves.
+    /// The Job that counts for a moving tag.
     fn newest(&self) -> Option<&Job> {
         let stays = self.jobs.iter().rev().find(|job| !job.deleting);
         stays.or_else(|| self.jobs.last())
     }
 
-    /// Whether the gate is open for a waiter that has looked on from then until then.
+    /// Whether the gate is open for a waiter that has been watching from `from` until `until`.
     pub(super) fn is_open(&self, tag: &str, moves: bool, from: Instant, until: Instant) -> bool {
         if !moves {
             let newest = self.jobs.iter().rev().find(|job| job.tag == tag);
@@ -115,8 +115,8 @@ impl OrderState {
         self.migrated.contains(tag) && until.saturating_duration_since(vacant) >= SETTLE
     }
 
-    /// As a waiter sees it that has heard of all of this but for the record, which was so. It has a
-    /// watch for each, and either may lag behind the other.
+    /// This state with the record of another: a waiter has a watch for each, and one may lag behind
+    /// the other.
     fn with_record_of(&self, record: &Self) -> Self {
         let mut seen = self.clone();
         seen.migrated.clone_from(&record.migrated);
@@ -131,7 +131,7 @@ impl OrderState {
         seen
     }
 
-    /// Whether a waiter may say that the migration has failed.
+    /// Whether a waiter may report that the migration has failed.
     fn has_failed(&self, tag: &str, moves: bool) -> bool {
         let newest = if moves {
             self.newest()
@@ -142,7 +142,7 @@ impl OrderState {
     }
 }
 
-/// A state, and when it may have been the one that watches saw.
+/// A state, and the time in which watches may have seen it.
 struct PossibleState {
     state: OrderState,
     from: Instant,
@@ -152,22 +152,22 @@ struct PossibleState {
 /// A Job's completion, by the Job's uid.
 pub(super) struct Completion {
     pub(super) tag: &'static str,
-    /// When, as its Job has it.
+    /// The completion time in its Job's status.
     pub(super) at: String,
     pub(super) forgotten: bool,
-    /// The recorders that have seen it, of a Job that is gone.
+    /// For a deleted Job: the recorders that have seen the completion.
     pub(super) gone: Option<Witnesses>,
-    /// Those that saw it when it completed.
+    /// The recorders that watched when it completed.
     pub(super) seen: Witnesses,
 }
 
-/// What was done to one gate.
+/// The history of one gate.
 pub(super) struct History {
     pub(super) moves: bool,
     pub(super) now: OrderState,
     spans: Vec<PossibleState>,
     pub(super) completions: BTreeMap<String, Completion>,
-    /// The tags that were marked as done and not forgotten since.
+    /// The tags that were recorded by hand and not forgotten since.
     pub(super) done: BTreeSet<&'static str>,
     began: Instant,
     log: String,
@@ -196,7 +196,7 @@ impl History {
         }
     }
 
-    /// Does something that changes the state so. While it is being done, both states are possible.
+    /// Runs an action that changes the state. While it runs, both states are possible.
     pub(super) fn step<T>(
         &mut self,
         what: &str,
@@ -225,12 +225,12 @@ impl History {
         let _ = writeln!(self.log, "{at:>7} ms  {what}");
     }
 
-    /// The lines of all that was done.
+    /// The log of all steps.
     pub(super) fn text(&self) -> &str {
         &self.log
     }
 
-    /// Judges the end of a waiter.
+    /// Checks whether the end of a waiter was right.
     pub(super) fn judge(
         &self,
         tag: &str,
@@ -246,7 +246,7 @@ impl History {
         let spans: Vec<_> = spans.collect();
         let moves = self.moves;
         let right = match code {
-            // The vacancy counts from when the waiter began to look.
+            // The time without a Job counts from the waiter's start.
             Some(0) => spans.iter().any(|(jobs, end)| {
                 let mut records = spans.iter().map(|(record, _)| jobs.with_record_of(record));
                 records.any(|seen| seen.is_open(tag, moves, from, *end))

@@ -1,9 +1,9 @@
-//! The record loses nothing: thousands of Jobs that complete and are gone within milliseconds,
-//! while recorders are killed and cut off, the API server is restarted, and the Jobs' times are
-//! wrong by up to an hour.
+//! The record loses nothing: thousands of Jobs complete and are deleted within milliseconds, while
+//! recorders are killed and cut off, the API server is restarted, and the Jobs' times are wrong by
+//! up to an hour.
 //!
-//! The judge is the history: a completion that a recorder's watch could see, of a recorder that
-//! lives on, is in the record; what didn't complete never is.
+//! A completion must be recorded if the watch of a recorder that lives on could see it. A Job that
+//! has not completed must never be recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,14 +30,14 @@ use testkit::random::Random;
 use testkit::sandbox::Sandbox;
 use testkit::scene::{Plane, set_status};
 
-/// Each in a namespace of its own.
+/// Number of gates, each in a namespace of its own.
 const GATES: usize = 50;
-/// A record keeps 250 versions.
+/// Number of Jobs for each gate. A record keeps 250 versions.
 const ROUNDS: usize = 200;
 const SIDE_BY_SIDE: usize = 8;
 /// How often the API server is restarted.
 const RESTARTS: usize = 4;
-/// For how long recorders are cut off, at most, in milliseconds.
+/// Maximum time for which recorders are cut off, in milliseconds.
 const CUT: usize = 10_000;
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -46,19 +46,19 @@ struct Completed {
     gate: usize,
     version: String,
     uid: String,
-    /// The recorders that saw it go.
+    /// The recorders that have seen its deletion.
     seen: Witnesses,
 }
 
-/// All that completed, and what is known of its record.
+/// All completions, and whether they are recorded.
 #[derive(Default)]
 struct Ledger {
     completed: Vec<Completed>,
-    /// Found in the record.
+    /// The completions that were found in the record.
     recorded: BTreeSet<String>,
-    /// No recorder that lives has seen them.
+    /// The completions that no living recorder has seen.
     unseen: BTreeSet<String>,
-    /// Deleted or failed before they had completed.
+    /// Number of Jobs that were deleted or failed before they completed.
     never: usize,
 }
 
@@ -70,7 +70,7 @@ struct World<'a> {
     begun: AtomicUsize,
 }
 
-/// Every completion that a recorder could see is recorded, of 10,000.
+/// Checks 10,000 completions: every one that a recorder could see is recorded.
 pub(super) fn the_record_loses_none_of_10_000_completions(sandbox: &Sandbox) -> Result<()> {
     let random = Random::seeded("completions that may be lost")?;
     let mut plane = Plane::start(sandbox, "losses", 9)?;
@@ -158,7 +158,7 @@ fn namespace(gate: usize) -> String {
     format!("losses-{gate}")
 }
 
-/// Half of them have Jobs whose names change.
+/// A gate. Half of the gates have Jobs whose names change.
 fn gate(number: usize) -> Value {
     let job = if number.is_multiple_of(2) {
         "migrate"
@@ -186,14 +186,14 @@ impl World<'_> {
         until_is("the recorders to watch", PATIENCE, look, |ready| *ready)
     }
 
-    /// One thread's gates, round for round.
+    /// Runs all rounds of one thread's gates.
     fn completes(&self, thread: usize, mut random: Random, stop: &AtomicBool) -> Result<()> {
         for round in 0..ROUNDS {
             for gate in (thread..GATES).step_by(SIDE_BY_SIDE) {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                // Nothing is asked for while the API server is away.
+                // No request is sent while the API server restarts.
                 let _plane = self.plane.read().unwrap_or_else(PoisonError::into_inner);
                 self.begun.fetch_add(1, Ordering::Relaxed);
                 self.one(gate, round, &mut random)
@@ -203,7 +203,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A Job comes, mostly completes, and is gone at once.
+    /// Creates a Job, completes most of them, and deletes it at once.
     fn one(&self, gate: usize, round: usize, random: &mut Random) -> Result<()> {
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &namespace(gate));
         let version = format!("1.{round}");
@@ -229,7 +229,7 @@ impl World<'_> {
         let object = serde_json::from_value(manifest(&name, &version))?;
         let created = block_on(jobs.create(&PostParams::default(), &object))?;
         let uid = created.metadata.uid.context("a uid")?;
-        // By a clock that is wrong by up to an hour, in both directions.
+        // The Job's times are wrong by up to an hour in both directions.
         let minute = random.within(61..180);
         let mut status = complete();
         status["completionTime"] = json!(format!(
@@ -238,7 +238,7 @@ impl World<'_> {
             minute % 60
         ));
         set_status(&jobs, &name, &status)?;
-        // Who watches before it is gone hears of it.
+        // The recorders that watch before its deletion see it.
         let seen = self.watchers.now();
         deletes(&jobs, &name, random)?;
         self.ledger().completed.push(Completed {
@@ -250,7 +250,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// One thing goes wrong, and is over again.
+    /// Causes one fault, and ends it.
     fn goes_wrong(
         &self,
         recorders: &mut Recorders<'_>,
@@ -265,7 +265,7 @@ impl World<'_> {
         }
         let index = random.below(2);
         if random.one_in(3) {
-            // What neither has heard of, both hear of afterwards.
+            // Both get the events that they have missed afterwards.
             let other = random.one_in(2).then_some(1 - index);
             let cut = || std::iter::once(index).chain(other);
             cut().for_each(|index| recorders.cut_off(index));
@@ -282,7 +282,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Waits until everything that was seen is in the record.
+    /// Waits until every completion that was seen is in the record.
     fn await_record(&self) -> Result<()> {
         until("what was seen to be recorded", PATIENCE, || {
             match self.check() {
@@ -293,7 +293,7 @@ impl World<'_> {
         })
     }
 
-    /// What no watch had brought by then, none brings afterwards.
+    /// Restarts the API server. Watches never report earlier changes afterwards.
     fn restarts(&self, recorders: &mut Recorders<'_>, quiet: bool) -> Result<()> {
         let plane = self.plane.write().unwrap_or_else(PoisonError::into_inner);
         if quiet {
@@ -320,7 +320,8 @@ impl World<'_> {
         }
     }
 
-    /// How many completions are missing that must be there; an error if something is that must not.
+    /// The number of completions that the record must have and does not. Fails if it has one that
+    /// it must not have.
     fn check(&self) -> Result<usize> {
         let records: Api<ConfigMap> = Api::all(self.client.clone());
         let labels = ListParams::default().labels("app.kubernetes.io/managed-by=migration-gate");
@@ -369,7 +370,7 @@ impl World<'_> {
     }
 }
 
-/// As kubectl does, or as Kubernetes does when a Job's time to live is over.
+/// Deletes a Job as kubectl does, or as Kubernetes does after its TTL.
 fn deletes(jobs: &Api<Job>, name: &str, random: &mut Random) -> Result<()> {
     if random.one_in(2) {
         block_on(jobs.delete(name, &DeleteParams::background()))?;

@@ -1,4 +1,4 @@
-//! One order: random steps about one gate, in a namespace of its own.
+//! One order: random steps for one gate, in a namespace of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,27 +27,28 @@ use testkit::process;
 use testkit::random::Random;
 use testkit::scene::set_status;
 
-/// How long anything may take on a busy machine, with all that is in its way.
+/// Time limit for each wait on a busy machine, with all faults.
 const PATIENCE: Duration = Duration::from_mins(2);
 const TAGS: [&str; 3] = ["1", "2", "3"];
 const MOVING: [&str; 1] = ["main"];
 
-/// What all orders share.
+/// The state that all orders share.
 pub(super) struct Shared<'a> {
     pub(super) client: kube::Client,
     pub(super) program: PathBuf,
     pub(super) kubeconfig: PathBuf,
-    /// Through a proxy that is cut and held.
+    /// The kubeconfig for a proxy that is cut and held.
     pub(super) shaky: PathBuf,
     pub(super) config: PathBuf,
     pub(super) folder: &'a Path,
     pub(super) watchers: Watchers,
-    /// Written while the API server is away or a recorder dies; read by each step.
+    /// Locked for writing while the API server restarts or a recorder is killed, and for reading
+    /// during each step.
     pub(super) calm: RwLock<()>,
     pub(super) counts: &'a Counts,
 }
 
-/// What happened, for the figures.
+/// Numbers of events, for the printed figures.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) steps: AtomicUsize,
@@ -56,9 +57,10 @@ pub(super) struct Counts {
     pub(super) failed: AtomicUsize,
     pub(super) completions: AtomicUsize,
     pub(super) corrections: AtomicUsize,
-    /// Waiters for a version that was forgotten, while the Job that completed it was there.
+    /// Waiters for a forgotten version whose completed Job still existed.
     pub(super) forgotten: AtomicUsize,
-    /// Versions that still waited at the end, by the contract, and were migrated then.
+    /// Versions for which waiters still waited at the end, by the contract, and which were migrated
+    /// then.
     pub(super) repaired: AtomicUsize,
 }
 
@@ -85,13 +87,13 @@ fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The setting of the order of that number: its gate, and how its Jobs are named and tagged.
+/// The settings of one order: its gate, and the names and tags of its Jobs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
     number: usize,
-    /// Each Job has a name of its own.
+    /// Whether each Job has a name of its own.
     generated: bool,
-    /// All images have one tag, which moves.
+    /// Whether all images have the same moving tag.
     moves: bool,
 }
 
@@ -116,7 +118,7 @@ impl Setting {
         if self.generated { "db-*" } else { "db-init" }
     }
 
-    /// The gate, as a configuration has it.
+    /// The gate's configuration.
     pub(super) fn config(self) -> Value {
         json!({
             "name": self.gate(), "namespace": self.namespace(), "job": self.job(),
@@ -129,7 +131,7 @@ impl Setting {
     }
 }
 
-/// What can be done next.
+/// A step.
 #[derive(Debug, Clone)]
 enum Step {
     Waits(&'static str),
@@ -140,7 +142,8 @@ enum Step {
     FailsAttempt(String),
     Fails(String),
     Completes(String),
-    /// It is deleted as soon as it is complete, by a client that has been waiting for that.
+    /// A Job completes, and is deleted at once by a client that has been waiting for its
+    /// completion.
     CompletesAndGoes(String),
     Delete(String),
     MarkDeleted(String),
@@ -178,7 +181,7 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// From the first step until no waiter waits any more. A failure tells all that was done.
+    /// Runs from the first step until no waiter waits any more. An error lists all steps.
     pub(super) fn run(mut self) -> Result<()> {
         self.goes().with_context(|| {
             format!(
@@ -201,14 +204,14 @@ impl<'a> Order<'a> {
             count(&self.shared.counts.steps);
             self.looks()?;
             if self.random.one_in(3) {
-                // Something else may come first.
+                // Let something else happen first.
                 sleep(Duration::from_millis(self.random.number() % 60));
             }
         }
         self.comes_to_rest()
     }
 
-    /// One of all that can be done; what is listed more often is so.
+    /// Draws one of the possible steps, by their weights.
     fn draws(&mut self) -> Step {
         let tags = self.setting.tags();
         let tag = *self.random.pick(tags);
@@ -218,7 +221,7 @@ impl<'a> Order<'a> {
             may(5, Step::Waits(tag));
         }
         let state = &self.history.now;
-        // What was forgotten is best tried at once.
+        // Waiters for a forgotten version are most interesting at once.
         for job in state.jobs.iter().filter(|job| job.is_void()) {
             may(10, Step::Waits(job.tag));
         }
@@ -255,7 +258,7 @@ impl<'a> Order<'a> {
             }
         }
         if state.migrated.contains(tag) {
-            // What is left of it is best forgotten while its Job is there.
+            // Forgetting is most interesting while the Job exists.
             let there = state.jobs.iter().any(|job| job.tag == tag && job.counts());
             may(if there { 6 } else { 2 }, Step::Forget(tag));
         } else if !self.setting.moves {
@@ -354,7 +357,7 @@ impl<'a> Order<'a> {
 
     fn applies(&mut self, tag: &'static str, phase: Phase) -> Result<()> {
         self.made += 1;
-        // Names grow with the Jobs' age, by which two of the same second are told apart.
+        // Later Jobs have later names, which order Jobs of the same second.
         let name = if self.setting.generated {
             format!("db-{:02}", self.made)
         } else {
@@ -400,7 +403,7 @@ impl<'a> Order<'a> {
         )
     }
 
-    /// At a time by a clock that is wrong by up to an hour.
+    /// Completes a Job, with a time that is wrong by up to an hour.
     fn completes(&mut self, name: &str) -> Result<()> {
         count(&self.shared.counts.completions);
         let seen = self.shared.watchers.now();
@@ -436,7 +439,7 @@ impl<'a> Order<'a> {
         )
     }
 
-    /// Those who saw its Job go have seen it complete.
+    /// Recorders that see the deletion of a Job also see its completion.
     fn goes_away(&mut self, name: &str) -> Result<()> {
         let uid = block_on(self.jobs.get(name))?
             .metadata
@@ -478,7 +481,7 @@ impl<'a> Order<'a> {
         )
     }
 
-    /// Makes the record forget what was migrated, once an operator could know of all of it.
+    /// Forgets a version, when the record has all of its completions.
     fn forgets(&mut self, tag: &'static str) -> Result<()> {
         if self.may_be_lost().next().is_some() {
             return Ok(());
@@ -498,9 +501,9 @@ impl<'a> Order<'a> {
             .step(&what, |state| state.forget(tag), || run(command))
     }
 
-    /// Whether a Job of the tag has completed and gone that the record doesn't name, since it has a
-    /// later completion, or one by hand. `forget` can't know of it, and a recorder that was cut off
-    /// may hear of it afterwards.
+    /// Whether a completed and deleted Job of the tag is not in the record, because that has a
+    /// later completion, or one by hand. `forget` cannot know this Job, and a recorder that was cut
+    /// off may see it afterwards.
     fn hides_one(&self, tag: &str) -> Result<bool> {
         let shown: Value = match self.data()?.get(tag) {
             Some(text) => serde_json::from_str(text)?,
@@ -523,7 +526,7 @@ impl<'a> Order<'a> {
         command
     }
 
-    /// The completions that no recorder need have seen: none lived from there to here.
+    /// The completions that may be lost: no recorder that saw them is still alive.
     fn may_be_lost(&self) -> impl Iterator<Item = &Completion> {
         let watchers = &self.shared.watchers;
         let completions = self.history.completions.values();
@@ -533,7 +536,7 @@ impl<'a> Order<'a> {
         })
     }
 
-    /// Those of which a recorder knows for sure.
+    /// The completions of a tag that a living recorder has seen.
     fn owed(&self, tag: &str) -> impl Iterator<Item = &Completion> {
         let watchers = &self.shared.watchers;
         self.history.completions.values().filter(move |completion| {
@@ -546,7 +549,7 @@ impl<'a> Order<'a> {
         })
     }
 
-    /// Waits until the record says all that it must, and nothing that isn't so.
+    /// Waits until the record has everything that it must have, and nothing wrong.
     fn awaits_record(&self) -> Result<()> {
         until("the record to be right", PATIENCE, || {
             match self.data().and_then(|data| self.is_right(&data)) {
@@ -572,7 +575,7 @@ impl<'a> Order<'a> {
             };
             let by_hand = self.history.done.contains(tag);
             ensure!(!by_hand || !entry.is_null(), "it lacks {tag}: {data:?}");
-            // The latest of them is what it keeps.
+            // The record has the latest one.
             let has = |owed: &Completion| by_hand || entry["completed"].as_str() >= Some(&owed.at);
             ensure!(
                 self.owed(tag).all(has),
@@ -592,7 +595,7 @@ impl<'a> Order<'a> {
         Ok(())
     }
 
-    /// Judges the waiters that have ended. Where a pod would start it again, so does this.
+    /// Checks the waiters that have ended. Starts a waiter again if a pod would.
     fn looks(&mut self) -> Result<()> {
         let mut running = Vec::new();
         for waiter in std::mem::take(&mut self.waiters) {
@@ -618,7 +621,7 @@ impl<'a> Order<'a> {
         self.history
             .judge(tag, code, waiter.begun, at)
             .with_context(|| format!("it said:\n{}", waiter.lines()))?;
-        // Its pod is of no interest any more.
+        // The waiter's output is no longer needed.
         fs::remove_file(&waiter.output)?;
         if code != Some(0) {
             self.waits(tag)?;
@@ -626,10 +629,12 @@ impl<'a> Order<'a> {
         Ok(())
     }
 
-    /// Everything goes quiet, and what has been migrated opens; then the rest is migrated too.
+    /// Ends all faults and steps. Waiters for migrated versions must open; then the other versions
+    /// are migrated, too.
     fn comes_to_rest(&mut self) -> Result<()> {
         {
-            // With the recorders that are killed now, what they owe would be forgiven.
+            // No recorder may be killed now, because its completions would no longer have to be
+            // recorded.
             let _calm = self.shared.calm.read();
             self.awaits_record()?;
         }
@@ -648,7 +653,7 @@ impl<'a> Order<'a> {
         self.opens_by_the_record()
     }
 
-    /// Whether what is stored opens the gate for that tag.
+    /// Whether the stored state opens the gate for this tag.
     fn is_sure_to_open(&self, tag: &'static str) -> Result<bool> {
         let (now, later) = (Instant::now(), Instant::now() + 2 * super::history::SETTLE);
         let state = &self.history.now;
@@ -657,7 +662,7 @@ impl<'a> Order<'a> {
             && (there || self.data()?.contains_key(tag)))
     }
 
-    /// Brings a Job of that tag to its completion, as someone does who repairs an upgrade.
+    /// Completes a Job of this tag, as an operator does to repair an upgrade.
     fn migrates(&mut self, tag: &'static str) -> Result<()> {
         let jobs = self.history.now.jobs.clone();
         for job in jobs {
@@ -700,7 +705,7 @@ impl<'a> Order<'a> {
         Ok(())
     }
 
-    /// Once its Job has been cleaned up, what was migrated starts by the record.
+    /// Checks that a migrated version opens by the record after its Job is deleted.
     fn opens_by_the_record(&mut self) -> Result<()> {
         let tag = self.random.pick(self.setting.tags());
         {

@@ -1,4 +1,4 @@
-//! The recorders: `serve`, twice, killed and cut off.
+//! The recorders: two `serve` processes that are killed and cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,45 +14,45 @@ use testkit::process::Process;
 use testkit::proxy::Proxy;
 use testkit::scene::Plane;
 
-/// How the users' names begin.
+/// The prefix of the users' names.
 const USER: &str = "a-recorder-";
 
-/// One start of a recorder.
+/// One process of a recorder.
 struct Recorder {
     number: u64,
     process: Process,
-    /// Between it and the API server.
+    /// The proxy between it and the API server.
     proxy: Proxy,
 }
 
-/// What the replicas are started with.
+/// The settings of the replicas.
 pub(super) struct Settings<'a> {
     pub(super) program: &'a Path,
     pub(super) config: &'a Path,
     pub(super) logs: &'a Path,
     pub(super) certificate: &'a Pair,
-    /// The first of the ports, of which each replica has two.
+    /// The first port. Each replica has two.
     pub(super) port: u16,
-    /// How many there are, each with a gate.
+    /// Number of namespaces, each with a gate.
     pub(super) namespaces: usize,
 }
 
-/// The replicas. Each start of one is a user of its own, so that its requests can be told apart.
+/// The replicas. Each process has a user of its own, by which its requests are identified.
 pub(super) struct Recorders<'a> {
     settings: Settings<'a>,
     running: [Option<Recorder>; 2],
-    /// Those whose watches haven't all begun, with the namespaces that they watch.
+    /// The replicas whose watches have not all begun, with the namespaces that they already watch.
     beginning: BTreeMap<u64, BTreeSet<String>>,
-    /// How far the API server's log has been read.
+    /// The offset up to which the API server's audit log has been read.
     read: u64,
     pub(super) kills: usize,
 }
 
-/// Counts the starts, over all batches.
+/// The number of started processes, over all batches.
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
 impl<'a> Recorders<'a> {
-    /// None of them runs yet.
+    /// Replicas that do not run yet.
     pub(super) fn new(settings: Settings<'a>, plane: &Plane) -> Result<Self> {
         Ok(Self {
             settings,
@@ -63,7 +63,7 @@ impl<'a> Recorders<'a> {
         })
     }
 
-    /// Starts those that don't run.
+    /// Starts the replicas that do not run.
     pub(super) fn revive(&mut self, plane: &Plane, watchers: &Watchers) -> Result<()> {
         for index in 0..self.running.len() {
             if self.running[index].is_none() {
@@ -102,7 +102,7 @@ impl<'a> Recorders<'a> {
         })
     }
 
-    /// By SIGKILL.
+    /// Kills a replica by SIGKILL.
     pub(super) fn kill(&mut self, index: usize, watchers: &Watchers) {
         if let Some(recorder) = self.running[index].take() {
             watchers.dies(recorder.number);
@@ -111,7 +111,7 @@ impl<'a> Recorders<'a> {
         }
     }
 
-    /// Their connections are cut, and nothing comes through new ones until [`Self::reconnect`].
+    /// Cuts a replica's connections, and holds back the data of new ones until [`Self::reconnect`].
     pub(super) fn cut_off(&self, index: usize) {
         if let Some(recorder) = &self.running[index] {
             recorder.proxy.hold();
@@ -125,7 +125,7 @@ impl<'a> Recorders<'a> {
         }
     }
 
-    /// The API server has been restarted, and they have to begin again.
+    /// Handles a restart of the API server: all watches must begin again.
     pub(super) fn server_restarts(&mut self, plane: &Plane, watchers: &Watchers) -> Result<()> {
         watchers.server_restarts();
         self.read = plane.server.audit_size()?;
@@ -136,7 +136,7 @@ impl<'a> Recorders<'a> {
         Ok(())
     }
 
-    /// Finds out whose watches have all begun.
+    /// Finds out which replicas' watches have all begun.
     pub(super) fn look(&mut self, plane: &Plane, watchers: &Watchers) -> Result<()> {
         for recorder in self.running.iter().flatten() {
             recorder.process.check()?;
@@ -172,7 +172,7 @@ impl<'a> Recorders<'a> {
         }
     }
 
-    /// Whether all that run watch.
+    /// Whether all running replicas watch.
     pub(super) fn ready(&self) -> bool {
         self.beginning.is_empty()
     }

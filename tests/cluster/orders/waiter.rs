@@ -1,4 +1,4 @@
-//! A waiter, and when it ended.
+//! A waiter, and the time of its end.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-/// `migration-gate wait`, running.
+/// A running `migration-gate wait`.
 pub(super) struct Waiter {
     pub(super) tag: &'static str,
     pub(super) begun: Instant,
@@ -18,7 +18,7 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// Starts one for images with this tag; its lines go into a file.
+    /// Starts a waiter for images with this tag. Its output goes to a file.
     pub(super) fn start(
         program: &Path,
         kubeconfig: &Path,
@@ -39,7 +39,7 @@ impl Waiter {
             .spawn()
             .context("starting a waiter")?;
         let (sender, ended) = channel();
-        // One that never ends is killed with the sandbox.
+        // A waiter that never ends is killed with the sandbox.
         thread::spawn(move || {
             let code = child.wait().ok().and_then(|status| status.code());
             let _ = sender.send((Instant::now(), code));
@@ -52,12 +52,12 @@ impl Waiter {
         })
     }
 
-    /// When it ended, and how, if it has.
+    /// The time and exit code of its end, if it has ended.
     pub(super) fn end(&self) -> Option<(Instant, Option<i32>)> {
         self.ended.try_recv().ok()
     }
 
-    /// The same, once it has.
+    /// Waits for its end.
     pub(super) fn end_within(&self, time: Duration) -> Option<(Instant, Option<i32>)> {
         self.ended.recv_timeout(time).ok()
     }

@@ -1,9 +1,9 @@
-//! Which recorders there are, and which of them have seen a completion.
+//! The recorders, and which of them have seen a completion.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The recorders that watched at some moment.
+/// The recorders that were watching at some moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Witnesses {
     epoch: u64,
@@ -11,7 +11,7 @@ pub(super) struct Witnesses {
 }
 
 impl Witnesses {
-    /// With those of the moment before, unless the API server was restarted between the two.
+    /// Adds the recorders of an earlier moment, unless the API server was restarted in between.
     pub(super) fn and(mut self, before: &Self) -> Self {
         if self.epoch == before.epoch {
             self.recorders.extend(&before.recorders);
@@ -22,14 +22,14 @@ impl Witnesses {
 
 #[derive(Default)]
 struct State {
-    /// Counts the API server's starts. What a watch had not sent before one, no watch sends.
+    /// The number of the API server's starts. After a start, no watch reports earlier changes.
     epoch: u64,
     living: BTreeSet<u64>,
-    /// Those of them whose watches have begun.
+    /// The living recorders whose watches have begun.
     watching: BTreeSet<u64>,
 }
 
-/// The recorders that live, each start of one by its number.
+/// The living recorders, by the numbers of their processes.
 #[derive(Default)]
 pub(super) struct Watchers(Mutex<State>);
 
@@ -55,14 +55,14 @@ impl Watchers {
         state.watching.remove(&recorder);
     }
 
-    /// The API server is restarted, so all have to begin again.
+    /// Handles a restart of the API server: all watches must begin again.
     pub(super) fn server_restarts(&self) {
         let mut state = self.state();
         state.epoch += 1;
         state.watching.clear();
     }
 
-    /// Those that watch now.
+    /// The recorders that are watching now.
     pub(super) fn now(&self) -> Witnesses {
         let state = self.state();
         Witnesses {
@@ -71,13 +71,13 @@ impl Watchers {
         }
     }
 
-    /// Whether one of these is sure to record what it has seen.
+    /// Whether one of these recorders is still alive, and so records what it has seen.
     pub(super) fn remember(&self, witnesses: &Witnesses) -> bool {
         let state = self.state();
         witnesses.epoch == state.epoch && !witnesses.recorders.is_disjoint(&state.living)
     }
 
-    /// Whether one watches now, and so is sure to record what is still there.
+    /// Whether a recorder is watching now, and so records what still exists.
     pub(super) fn watch(&self) -> bool {
         !self.state().watching.is_empty()
     }
