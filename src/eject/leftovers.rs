@@ -24,7 +24,7 @@ use migration_gate_core::podspec::{self, POD_KINDS};
 /// The objects to delete, in the order of their deletion, and those to keep.
 pub(super) struct Leftovers {
     deleted: Vec<Leftover>,
-    /// ServiceAccounts that are kept, and why.
+    /// `ServiceAccount`s that are kept, and why.
     kept: Vec<(String, String)>,
 }
 

@@ -211,7 +211,7 @@ fn a_dry_run_shows_the_injection_and_changes_nothing(cluster: &Cluster) -> Resul
 }
 
 /// A Job and a Deployment whose own containers also meet the `restricted` standard. The
-/// Deployment's pod has the QoS class `Guaranteed`.
+/// Deployment's pod has the quality-of-service class `Guaranteed`.
 const RESTRICTED: &str = include_str!("first_deployment/restricted.yaml");
 
 fn the_waiter_is_restricted_and_keeps_its_token_to_itself(cluster: &Cluster) -> Result<()> {

@@ -184,7 +184,7 @@ impl Flux {
         Ok((revision, status))
     }
 
-    /// A GitRepository `flux-system` with the content of `folder`.
+    /// A `GitRepository` `flux-system` with the content of `folder`.
     pub(crate) fn git_repository(&self, folder: &Path) -> Result<()> {
         let kind = kind("source.toolkit.fluxcd.io", "GitRepository");
         let name = NAMESPACE;
@@ -197,7 +197,7 @@ impl Flux {
         Ok(())
     }
 
-    /// An ExternalArtifact with this name and the content of `folder`.
+    /// An `ExternalArtifact` with this name and the content of `folder`.
     pub(crate) fn artifact_of(&self, name: &str, folder: &Path) -> Result<()> {
         let kind = kind("source.toolkit.fluxcd.io", "ExternalArtifact");
         let source = self.create(&kind, name, &json!({}))?;

@@ -48,13 +48,13 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ChartRights {
-    /// Whether the chart grants each gate's ServiceAccounts the waiter's permissions.
+    /// Whether the chart grants each gate's `ServiceAccount`s the waiter's permissions.
     pub gates: bool,
     /// Whether the chart creates each gate's ServiceAccount.
     pub accounts: bool,
     /// Whether waiters may list pods and read their logs.
     pub logs: bool,
-    /// The image pull secrets of those ServiceAccounts.
+    /// The image pull secrets of those `ServiceAccount`s.
     pub image_pull_secrets: Vec<Value>,
 }
 
@@ -114,7 +114,7 @@ pub struct Gate {
     pub moving_tags: Option<Vec<Glob>>,
     /// The ServiceAccount of held pods that have none of their own.
     pub service_account: String,
-    /// The application's own ServiceAccounts that get the waiter's permissions.
+    /// The application's own `ServiceAccount`s that get the waiter's permissions.
     #[serde(default)]
     pub extra_accounts: BTreeSet<String>,
     /// How long a waiter waits in total.

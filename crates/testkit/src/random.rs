@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 /// The variable with the seed. Set it to the seed that a failed run has printed.
 pub const SEED: &str = "MIGRATION_GATE_TEST_SEED";
 
-/// SplitMix64, which gives the same numbers for the same seed.
+/// `SplitMix64`, which gives the same numbers for the same seed.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 

@@ -18,7 +18,7 @@ use testkit::process;
 use testkit::shell::Shell;
 use testkit::skip::Skip;
 
-/// An image that migrates in its entrypoint, as PieFed's own does.
+/// An image that migrates in its entrypoint, like PieFed's own.
 const STOCK: &str = "migration-gate.test/piefed-old:1.0.0";
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -57,8 +57,8 @@ impl<'r> Engine<'r> {
         let docker = folder.join("docker");
         fs::write(&docker, "#!/bin/sh\nexec podman \"$@\"\n")?;
         fs::set_permissions(&docker, fs::Permissions::from_mode(0o755))?;
-        // Storage that needs no kernel module and goes with the folder; limits that a container may
-        // set inside of a container; the registry is found on the host's network.
+        // The storage needs no kernel module and is deleted with the folder. The limits may be set
+        // inside of a container. The host's network reaches the registry.
         let at = |name: &str| json!(folder.join(name));
         let storage = format!(
             "[storage]\ndriver = \"vfs\"\ngraphroot = {}\nrunroot = {}\n",
@@ -84,7 +84,7 @@ impl<'r> Engine<'r> {
         ran.success().with_context(|| line.to_owned())
     }
 
-    /// The Install page's container says what the program itself says.
+    /// Checks that the container of the Install page prints the same as the program.
     fn reviews(&self) -> Result<()> {
         let from = repository().join("examples/piefed-old");
         self.run(&format!("cp -r {} deploy", from.display()))?;
@@ -100,7 +100,7 @@ impl<'r> Engine<'r> {
         Ok(())
     }
 
-    /// Runs README's `build-all.sh`; the image that it pushes must have one task in each
+    /// Runs README's `build-all.sh`. The image that it pushes must have one task in each
     /// entrypoint.
     fn builds(&self, line: &str) -> Result<()> {
         let image = format!("{}/piefed:1.2.0", self.registry.host());
@@ -123,7 +123,7 @@ impl<'r> Engine<'r> {
     }
 }
 
-/// The one command of a page that begins so.
+/// The only command of a page that starts with `begins`.
 fn shown(page: &str, begins: &str) -> Result<String> {
     let commands = page::commands(page)?;
     let mut found = commands.into_iter().map(|shown| shown.command);
@@ -132,7 +132,7 @@ fn shown(page: &str, begins: &str) -> Result<String> {
         .with_context(|| format!("{page} has no `{begins}`"))
 }
 
-/// A repository of PieFed's with the tag 1.2.0, as far as `build-all.sh` can tell.
+/// A repository in place of PieFed's, with the tag 1.2.0 and the files that `build-all.sh` needs.
 fn piefeds_repository(folder: &Path) -> Result<String> {
     let source = folder.join("source");
     fs::create_dir(&source)?;

@@ -1,4 +1,4 @@
-//! From images that migrate by themselves to one Job, by the commands of the page.
+//! The page's commands that lead from images that migrate by themselves to one Job.
 
 use std::fs;
 use std::path::Path;
@@ -47,12 +47,12 @@ fn old_setup(folder: &Path) -> Result<()> {
     }
     let environment = |name: &str, value: &str| json!({"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": {"name": name, "value": value}});
     let web = json!([
-        // The image's own entrypoint migrates, and then starts what it is meant to be.
+        // The image's own entrypoint migrates, and then starts its process.
         {"op": "remove", "path": "/spec/template/spec/containers/0/command"},
         environment("DATABASE_URL", "postgresql+psycopg://piefed:s3cr3t-p4ssw0rd@piefed-db:5432/piefed"),
         environment("CELERY_BROKER_URL", "redis://redis:6379/0"),
     ]);
-    // It runs when the story says so.
+    // The CronJob runs only when the test starts it.
     let maintenance = json!([{"op": "add", "path": "/spec/suspend", "value": true}]);
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE,
@@ -67,14 +67,14 @@ fn old_setup(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Someone who follows the page, in a folder that holds `old` and `new`.
+/// A reader of the page, in a folder with `old` and `new`.
 struct Follower {
     shell: Shell,
 }
 
 impl Follower {
-    /// Runs the commands of a section; each must print what the page says. Those that the page says
-    /// fail must fail.
+    /// Runs the commands of a section. Each must print what the page shows, and fail if the page
+    /// says so.
     fn follows(&self, section: &str) -> Result<String> {
         let mut all = String::new();
         for shown in page::commands(PAGE)? {
@@ -95,7 +95,7 @@ impl Follower {
     }
 }
 
-/// The commands that the page says fail.
+/// The commands that fail according to the page.
 const FAIL: &[(&str, &str)] = &[
     ("1. Find offenders", REVIEW),
     ("4. Find the rest", REVIEW),
@@ -103,7 +103,7 @@ const FAIL: &[(&str, &str)] = &[
 ];
 const REVIEW: &str = "migration-gate review --live -n piefed-application";
 
-/// Three pods that migrate become one Job that does.
+/// Three pods that migrate are replaced by one Job.
 pub(super) fn the_old_setup_is_left_step_by_step_and_nobody_notices(
     cluster: &Cluster,
 ) -> Result<()> {
@@ -125,7 +125,7 @@ pub(super) fn the_old_setup_is_left_step_by_step_and_nobody_notices(
         shell: Shell::new(cluster.kubectl(), folder.path())?,
     };
 
-    // Three pods race; one migrates, the others fail and try again, or find it done.
+    // Three pods race. One migrates; the others fail and try again, or find the schema migrated.
     kubectl.run(&format!("apply -k {}", old.display()))?;
     kubectl.run("rollout status deployment/piefed-web --timeout=170s")?;
     let migrated = until("a pod that has migrated", PATIENCE, || {
@@ -178,12 +178,12 @@ pub(super) fn the_old_setup_is_left_step_by_step_and_nobody_notices(
     application.met_no_unmigrated_schema()
 }
 
-/// The release goes with the story.
+/// Uninstalls the release when the test is over.
 struct Uninstalled<'c>(&'c Cluster);
 
 impl Drop for Uninstalled<'_> {
     fn drop(&mut self) {
-        // A failure cannot be reported here; the next test that installs finds out.
+        // A failure cannot be reported here. The next test that installs notices it.
         let release = self.0.kubectl().in_namespace("migration-gate");
         let _ = release.helm("uninstall migration-gate --wait --ignore-not-found");
         let _ = release.run("delete namespace migration-gate --ignore-not-found --wait=false");

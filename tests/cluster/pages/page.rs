@@ -1,4 +1,4 @@
-//! The commands that a page shows.
+//! The commands on a page.
 
 use std::fs;
 
@@ -6,21 +6,21 @@ use anyhow::{Context as _, Result};
 
 use testkit::assets::repository;
 
-/// A command of a page, and what the page says that it prints.
+/// A command on a page, and the output that the page shows.
 #[derive(Debug)]
 pub(crate) struct Shown {
-    /// The heading above it.
+    /// The heading of its section.
     pub(crate) section: String,
     /// The command, on one line.
     pub(crate) command: String,
     pub(crate) printed: String,
 }
 
-/// What begins a command that a table shows in code.
+/// The beginnings of commands in code in a table.
 const PROGRAMS: [&str; 5] = ["migration-gate ", "kubectl ", "helm ", "ctr ", "crane "];
 
-/// The commands of a page, in its order: those behind `$` in its `console` blocks, and those that
-/// fill a table's column `command`.
+/// The commands on a page, in their order: those after `$` in `console` blocks, and those in a
+/// table's column `command`.
 pub(crate) fn commands(page: &str) -> Result<Vec<Shown>> {
     let text = fs::read_to_string(repository().join(page)).context(page.to_owned())?;
     let mut reading = Reading::default();
@@ -33,7 +33,7 @@ pub(crate) fn commands(page: &str) -> Result<Vec<Shown>> {
 #[derive(Default)]
 struct Reading {
     section: String,
-    /// How far the block is indented that is being read.
+    /// The indentation of the current block.
     block: Option<usize>,
     in_table: bool,
     shown: Vec<Shown>,
@@ -83,7 +83,7 @@ impl Reading {
     fn push(&mut self, command: &str) {
         self.shown.push(Shown {
             section: self.section.clone(),
-            // Words in one line, wherever the page broke it.
+            // The command in one line, without the page's line breaks.
             command: command.split_whitespace().collect::<Vec<_>>().join(" "),
             printed: String::new(),
         });

@@ -1,4 +1,4 @@
-//! Someone who types what the pages show, in a home and a folder of their own.
+//! A reader who runs the pages' commands, with a home directory and a folder of its own.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,24 +17,24 @@ use testkit::poll::{Look, until};
 use testkit::process;
 use testkit::shell::Shell;
 
-/// For a command, and for what a page takes for granted to come true.
+/// Time limit for a command, and for a page's preconditions.
 const PATIENCE: Duration = Duration::from_mins(4);
 
 const APPLICATION: &str = "piefed-application";
-/// The namespaces that pages make or take for granted.
+/// The namespaces that pages create or require.
 const NAMESPACES: &str = "migration-gate other piefed-application shop";
 
 pub(super) struct Reader {
     kubectl: Kubectl,
-    /// A checkout, as far as the pages need one.
+    /// The parts of a checkout that the pages need.
     checkout: tempfile::TempDir,
     home: tempfile::TempDir,
 }
 
-/// Brings about what a page takes for granted.
+/// Creates a page's precondition.
 type Before = fn(&Reader) -> Result<()>;
 
-/// What has to be so before a command, by its page and its beginning. All that fit are done.
+/// The preconditions of commands, by page and beginning. All that match are created.
 const BEFORE: &[(&str, &str, Before)] = &[
     ("docs/gates.md", "", Reader::has_a_chart_of_its_own),
     ("docs/integration.md", "kubectl get roles", Reader::installs),
@@ -105,21 +105,21 @@ const BEFORE: &[(&str, &str, Before)] = &[
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // A failure cannot be reported here; the next test that needs these names finds out.
+        // A failure cannot be reported here. The next test that uses these names notices it.
         let _ = self.leaves_nothing();
     }
 }
 
 impl Reader {
     pub(super) fn arrives(cluster: &Cluster) -> Result<Self> {
-        // What `make image` makes, and what the chart names by itself.
+        // The image of `make image`, and the chart's default image.
         for name in [
             "docker.io/library/migration-gate:dev",
             "docker.io/migration-gate/migration-gate:0.1.0",
         ] {
             cluster.tag(MIGRATION_GATE, name)?;
         }
-        // One page is about an application that Flux applies.
+        // One page has an application that Flux applies.
         Flux::of(cluster)?;
         let checkout = tempfile::tempdir()?;
         for name in ["charts", "examples"] {
@@ -140,14 +140,14 @@ impl Reader {
         })
     }
 
-    /// Begins a page, with nothing there of the last one.
+    /// Begins a page, after removing everything of the last one.
     pub(super) fn turns_to(&self, page: &str) -> Result<()> {
         self.begins_anew()?;
         println!("{page}");
         Ok(())
     }
 
-    /// Runs a command of a page, once what the page takes for granted is so.
+    /// Runs a command of a page, after creating its preconditions.
     pub(super) fn types(&self, page: &str, command: &str) -> Result<()> {
         for (on, begins, before) in BEFORE {
             if *on == page && command.starts_with(begins) {
@@ -155,7 +155,7 @@ impl Reader {
             }
         }
         println!("$ {command}");
-        // It goes on until it is interrupted.
+        // This command runs until it is interrupted.
         let typed = match command.strip_suffix(" --watch") {
             Some(_) => format!("timeout 5 {command} || [ $? = 124 ]"),
             None => command.to_owned(),
@@ -170,11 +170,11 @@ impl Reader {
                 Ok(finished) => finished,
                 Err(error) => return Look::Failed(error),
             };
-            // These tell of what is wrong, which something may be.
+            // These commands exit with 1 if they report problems, which is no failure here.
             let tells = ["migration-gate status", "migration-gate review --live"];
             let told = tells.iter().any(|begins| command.starts_with(begins))
                 && finished.status.code() == Some(1);
-            // A pod's log begins with its container.
+            // A pod has a log only after its container has started.
             let comes = command.contains(" logs ");
             match finished.success() {
                 Ok(_) => Look::Done(()),
@@ -246,7 +246,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The application is applied, and its migration runs.
+    /// Applies the application. Its migration runs.
     fn deploys(&self) -> Result<()> {
         self.installs()?;
         self.runs("kubectl apply -k examples/piefed")?;
@@ -317,7 +317,7 @@ impl Reader {
         self.writes("values.yaml", &json!({"gates": [piefed()]}))
     }
 
-    /// Gates of an installation before one of them was taken out of the values.
+    /// An installation from whose values one of two gates was removed.
     fn had_a_second_gate(&self) -> Result<()> {
         let gates = json!([piefed(), shop()]);
         self.writes("gates.yaml", &json!({"gates": gates}))?;
@@ -365,7 +365,7 @@ impl Reader {
     }
 }
 
-/// The gate that is built in.
+/// The built-in gate.
 fn piefed() -> Value {
     json!({"name": "piefed", "namespace": APPLICATION, "job": "piefed-db-init",
            "deployments": ["piefed-web", "piefed-worker"], "serviceAccount": "piefed-init-checker"})

@@ -1,6 +1,6 @@
-//! Argo CD, whose order of hooks is a matter of the operation: a selective sync runs none, and a
-//! self-heal that meets a sync runs none either (argoproj/argo-cd#22795). Then new pods come
-//! without their migration, and the gate is what holds them.
+//! Argo CD. Whether it runs hooks depends on the operation: a selective sync runs none, and a
+//! self-heal during a sync runs none either (argoproj/argo-cd#22795). New pods are then created
+//! without their migration, and only the gate holds them.
 
 pub(super) mod chart;
 pub(super) mod down;
@@ -19,7 +19,7 @@ use testkit::cluster::Cluster;
 use testkit::kubectl::Kubectl;
 use testkit::process::says;
 
-/// The namespaces, each with a gate and an Application of its name.
+/// The namespaces, each with a gate and an Application of the same name.
 pub(super) const ORDER: &str = "argo-order";
 pub(super) const SELECTIVE: &str = "argo-selective";
 pub(super) const RACE: &str = "argo-race";
@@ -38,15 +38,16 @@ const V2: &str = "piefed/piefed:1.2.0";
 const V3: &str = "piefed/piefed:1.3.0";
 const V4: &str = "piefed/piefed:1.4.0";
 
-/// The waiter's word while the migration runs.
+/// The waiter's line while the migration runs.
 const RUNS: &str = "waiting: Job piefed-db-init is running";
 
-/// Everything that people switch on.
+/// An automated sync policy with all options.
 fn automated() -> Value {
     json!({"automated": {"prune": true, "selfHeal": true}})
 }
 
-/// The Job as a hook and the Deployment, of this image. `policy` says when Argo CD deletes the Job.
+/// The Job as a hook, and the Deployment, with this image. `policy` says when Argo CD deletes the
+/// Job.
 fn manifests(image: &str, policy: &str) -> String {
     let job = json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -70,19 +71,19 @@ fn manifests(image: &str, policy: &str) -> String {
     format!("{job}\n---\n{deployment}\n")
 }
 
-/// When a hook is deleted by default.
+/// The default deletion policy of a hook.
 const BEFORE: &str = "BeforeHookCreation";
-/// What charts often say.
+/// A deletion policy that charts often have.
 const SUCCEEDED: &str = "HookSucceeded";
 
-/// The Deployment alone, as `argocd app sync --resource` names it.
+/// Only the Deployment, as for `argocd app sync --resource`.
 fn deployment_alone() -> Value {
     json!([{"group": "apps", "kind": "Deployment", "name": WEB}])
 }
 
 /// An application with its Argo CD Application, at version 1.2.0.
 struct Shop {
-    // Dropped first, as it would apply again what goes with the namespace.
+    // Dropped first, because it would apply deleted objects of the namespace again.
     argo: ArgoApplication,
     application: GatedApplication,
 }
@@ -108,10 +109,10 @@ impl Shop {
         self.application.kubectl()
     }
 
-    /// The first version comes with a full sync.
+    /// Deploys the first version by a full sync.
     fn first(&self, policy: &str) -> Result<String> {
         let revision = self.push(V2, policy)?;
-        // An automated sync has begun by itself.
+        // An automated sync begins by itself.
         if self.argo.now()?["spec"]["syncPolicy"]["automated"].is_null() {
             self.argo.sync(None)?;
         }
@@ -121,7 +122,7 @@ impl Shop {
         Ok(revision)
     }
 
-    /// Pushes a version, and waits until Argo CD knows of it.
+    /// Pushes a version, and waits until Argo CD has seen it.
     fn push(&self, image: &str, policy: &str) -> Result<String> {
         self.push_manifests(&manifests(image, policy))
     }
@@ -134,7 +135,7 @@ impl Shop {
         Ok(revision)
     }
 
-    /// The Job that is there: its uid and image.
+    /// The uid and image of the existing Job.
     fn job(&self) -> Result<(Value, Value)> {
         let job = self.kubectl().get(&format!("job {JOB}"))?;
         let image = job["spec"]["template"]["spec"]["containers"][0]["image"].clone();
@@ -146,8 +147,8 @@ impl Shop {
         Ok(web["metadata"]["generation"].clone())
     }
 
-    /// The old pods serve, the Application is as it should be, and nothing changes, however Argo CD
-    /// compares.
+    /// Checks that the old pods serve, that the Application is synced and healthy, and that neither
+    /// kind of comparison changes anything.
     fn is_at_rest(&self, revision: &str) -> Result<()> {
         let before = self.generation()?;
         for options in [json!(null), json!("ServerSideDiff=true")] {
@@ -173,7 +174,8 @@ impl Shop {
         Ok(())
     }
 
-    /// A full sync is what was printed, and it opens: its hook migrates.
+    /// Checks that the printed command is a full sync, and that it opens the gate: its hook
+    /// migrates.
     fn full_sync_opens(&self, reader: &Reader<'_>, command: &str, image: &str) -> Result<()> {
         let sync = format!("argocd app sync {}", self.argo.name);
         ensure!(command == sync, "{command}");
@@ -187,7 +189,7 @@ impl Shop {
     }
 }
 
-/// The name under which the node has an image.
+/// The full name of an image on the node.
 fn full(image: &str) -> String {
     format!("docker.io/{image}")
 }
@@ -200,7 +202,7 @@ fn a_hook_runs_before_the_pods(cluster: &Cluster) -> Result<()> {
         shop.argo.until("to wait for its hook", |object| {
             waits_for_hook(object, &revision)
         })?;
-        // Argo CD's own order, as far as it goes.
+        // Argo CD's own order creates no pods before its hook has completed.
         let pods = shop.application.pods(image)?;
         ensure!(pods.is_empty(), "{pods:#?}");
         let completed = shop.application.migrate()?;
@@ -237,7 +239,8 @@ fn a_selective_sync_is_held_until_a_full_one(cluster: &Cluster) -> Result<()> {
         .holds(V3, "is complete, but for version 1.2.0 ")?;
     shop.is_at_rest(&revision)?;
 
-    // The hook of the sync that `status` names fails. Then the waiter and the Event name it again.
+    // The hook of the sync that `status` prints fails. The waiter and the Event then print it
+    // again.
     let reader = Reader::new(cluster, &shop.application, shop.argo.commands())?;
     let sync = reader.status("job-of-another-version")?;
     let again = thread::scope(|scope| {
@@ -253,7 +256,7 @@ fn a_selective_sync_is_held_until_a_full_one(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Pushes a version, and syncs its Deployment alone.
+/// Pushes a version, and syncs only its Deployment.
 fn selective_sync(shop: &Shop, image: &str, policy: &str) -> Result<String> {
     let revision = shop.push(image, policy)?;
     shop.argo.sync(Some(deployment_alone()))?;
@@ -261,11 +264,11 @@ fn selective_sync(shop: &Shop, image: &str, policy: &str) -> Result<String> {
     Ok(revision)
 }
 
-/// The race of argoproj/argo-cd#22795 by a script, up to where the new image is applied without its
-/// hook; gives the revision.
+/// Reproduces the race of argoproj/argo-cd#22795, until the new image is applied without its hook.
+/// Returns the revision.
 ///
-/// The annotation makes Argo CD take the manifests of an old revision for those of a new one where
-/// no file has changed, and compare before it looks.
+/// With the annotation, Argo CD reuses the manifests of an old revision for a new one if no file
+/// has changed, and compares before it looks.
 fn race(shop: &Shop) -> Result<String> {
     let (first, _) = shop.job()?;
     let earlier = shop.argo.push(&manifests(V3, BEFORE))?;
@@ -276,7 +279,7 @@ fn race(shop: &Shop) -> Result<String> {
     shop.application.migrate()?;
     let (of_earlier, image) = shop.job()?;
     ensure!(of_earlier != first && image == V3, "{image}");
-    // If this fails in a later release of Argo CD, it has fixed it.
+    // If this fails with a later release of Argo CD, that has fixed the race.
     let healed = shop.argo.operation(&later, "Succeeded")?;
     let operation = &healed["status"]["operationState"]["operation"];
     let resources = operation["sync"]["resources"].as_array();
@@ -287,12 +290,12 @@ fn race(shop: &Shop) -> Result<String> {
     let web = shop.kubectl().get(&format!("deployment {WEB}"))?;
     let applied = &web["spec"]["template"]["spec"]["containers"][0]["image"];
     ensure!(applied == V4, "{applied}");
-    // A hook of the later version would have taken its place.
+    // A hook of the later version would have replaced the Job.
     ensure!(shop.job()? == (of_earlier, json!(V3)), "{:?}", shop.job()?);
     Ok(later)
 }
 
-/// What the race takes.
+/// The annotation that the race needs.
 fn racing() -> Value {
     json!({"argocd.argoproj.io/manifest-generate-paths": "."})
 }
@@ -313,7 +316,7 @@ fn a_self_heal_that_runs_no_hooks_is_held(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The same two without a gate: the figures that the others are compared with.
+/// Both cases without a gate, for comparison.
 fn without_a_gate_pods_start_unmigrated(cluster: &Cluster) -> Result<()> {
     for (annotations, policy, image) in [(racing(), automated(), V4), (json!({}), json!({}), V3)] {
         let application = GatedApplication::of(cluster, cluster.namespace("argo-ungated")?);
@@ -353,7 +356,7 @@ fn a_hook_that_is_deleted_at_once_is_recorded(cluster: &Cluster) -> Result<()> {
     says(said, &["open: the record has version 1.3.0"])
 }
 
-/// Lets the hook succeed, which deletes it.
+/// Lets the hook succeed. Argo CD then deletes it.
 fn migrate_once(shop: &Shop) -> Result<()> {
     let job = format!("job/{JOB}");
     shop.kubectl()

@@ -1,4 +1,5 @@
-//! Argo Rollouts: its controller makes the pods, of a Rollout's own template or of a Deployment's.
+//! Argo Rollouts: its controller creates pods from a Rollout's own template, or from a
+//! Deployment's.
 
 use std::net::TcpStream;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -15,7 +16,7 @@ use testkit::poll::until_is;
 use testkit::process::Process;
 use testkit::ungated::SET_UP;
 
-/// The namespaces, each with a gate that holds a Rollout and a Deployment of one name.
+/// The namespaces, each with a gate that holds a Rollout and a Deployment of the same name.
 pub(super) const CANARY: &str = "rollouts-canary";
 pub(super) const BLUE_GREEN: &str = "rollouts-blue-green";
 pub(super) const REFERENCE: &str = "rollouts-reference";
@@ -30,7 +31,7 @@ testkit::tests! {
 const V2: &str = "piefed/piefed:1.2.0";
 const V3: &str = "piefed/piefed:1.3.0";
 
-/// The waiter's word while the migration runs.
+/// The waiter's line while the migration runs.
 const RUNS: &str = "waiting: Job piefed-db-init is running";
 
 /// The controller of a cluster, which the tests of a run share.
@@ -69,7 +70,7 @@ fn start(cluster: &Cluster) -> Result<Process> {
     Ok(controller)
 }
 
-/// The migration Job of this image.
+/// The migration Job with this image.
 fn job(image: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": JOB},
@@ -87,7 +88,7 @@ fn template(image: &str) -> Value {
     })
 }
 
-/// A Rollout of two pods, with this source of pods and this strategy.
+/// A Rollout of two pods, with this source of the pod template and this strategy.
 fn rollout(pods: (&str, Value), strategy: &Value) -> Value {
     let (field, pods) = pods;
     json!({
@@ -99,7 +100,7 @@ fn rollout(pods: (&str, Value), strategy: &Value) -> Value {
     })
 }
 
-/// An application whose pods a Rollout makes.
+/// An application whose pods a Rollout creates.
 struct Rolled {
     application: GatedApplication,
     controller: &'static Process,
@@ -115,7 +116,7 @@ impl Rolled {
         })
     }
 
-    /// Replaces the Job, as a person with kubectl has to.
+    /// Replaces the Job, as an operator with kubectl must.
     fn migrate_to(&self, image: &str) -> Result<()> {
         let kubectl = self.application.kubectl();
         kubectl.run(&format!("delete job {JOB} --ignore-not-found"))?;
@@ -137,7 +138,7 @@ impl Rolled {
         })
     }
 
-    /// So many pods of an image serve.
+    /// Checks that exactly `count` pods of an image serve.
     fn serve(&self, image: &str, count: usize) -> Result<()> {
         let pods = self.application.pods(image)?;
         let ready = |pod: &&Value| pod["status"]["containerStatuses"][0]["ready"] == true;
@@ -146,7 +147,7 @@ impl Rolled {
         Ok(())
     }
 
-    /// Waits until so many pods of an image are in their waiters.
+    /// Waits until `count` pods of an image are in their waiters.
     fn held(&self, image: &str, count: usize) -> Result<()> {
         let waits = |pod: &&Value| waiter(pod)["state"].get("running").is_some();
         let held = || Ok(self.application.pods(image)?.iter().filter(waits).count());
@@ -162,7 +163,7 @@ impl Rolled {
         Ok(())
     }
 
-    /// The first version runs.
+    /// Deploys the first version.
     fn first(&self, objects: &[Value]) -> Result<()> {
         self.migrate_to(V2)?;
         self.apply(objects)?;
@@ -188,7 +189,8 @@ fn a_canary_is_held_and_aborted_and_held_again(cluster: &Cluster) -> Result<()> 
     rolled.application.holds(V3, RUNS)?;
     rolled.serve(V2, 2)?;
 
-    // `kubectl argo rollouts abort`: what is held goes, and what serves comes back.
+    // `kubectl argo rollouts abort`: the held pods are deleted, and the old ones are scaled up
+    // again.
     rolled.patch_status(&json!({"abort": true}))?;
     rolled.await_phase("Degraded")?;
     rolled.await_field("readyReplicas", "2")?;

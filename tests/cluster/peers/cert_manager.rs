@@ -1,5 +1,5 @@
-//! cert-manager's controllers, its cainjector and its webhook: the chart's issuer and certificates
-//! are let through and issued, the authority is injected, and both are renewed under load.
+//! cert-manager's controllers, cainjector and webhook: the chart's issuer and certificates are
+//! allowed and issued, the CA is injected, and both are renewed under load.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ testkit::tests! {
 }
 
 const PATIENCE: Duration = Duration::from_mins(5);
-/// The chart's Certificates: what the server presents, and the authority that signs it.
+/// The chart's Certificates: the server's, and the CA that signs it.
 const SERVING: &str = "migration-gate-cert-manager";
 const AUTHORITY: &str = "migration-gate-cert-manager-ca";
 
@@ -59,7 +59,7 @@ fn start(cluster: &Cluster) -> Result<Process> {
 
 const NAMESPACE: &str = "cert-manager";
 
-/// A Certificate that its definition allows, and its webhook doesn't.
+/// A Certificate that is valid by its CRD, but that the webhook denies.
 const UNFIT: &str = "
 apiVersion: cert-manager.io/v1
 kind: Certificate
@@ -67,7 +67,7 @@ metadata: {name: unfit}
 spec: {secretName: unfit, issuerRef: {name: a}, dnsNames: [a], duration: 1h, renewBefore: 2h}
 ";
 
-/// Its webhook's configurations, as its chart has them.
+/// The configurations of cert-manager's webhook, as in its chart.
 fn webhooks() -> Value {
     let configuration = |kind: &str, path: &str, operations: &[&str], resources: &str| {
         json!({
@@ -102,8 +102,7 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
     let _left = LeftWebhooks(cluster);
     let application = cluster.namespace_named(APPLICATION)?;
     let release = Release::prepare(cluster)?;
-    // Nothing is ready before a certificate is issued and its authority is where the API server
-    // looks.
+    // No replica is ready before a certificate is issued and its CA is in the configurations.
     release
         .helm("install", "--wait --set=certificates.source=certManager")
         .map_err(|error| match controllers.check() {
@@ -119,7 +118,7 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
         renew(kubectl, name)?;
         load.goes_on()?;
     }
-    // The pods get it when the kubelet looks at the Secret again.
+    // The pods get the certificate when the kubelet reads the Secret again.
     let serial = || kubectl.get(&format!("certificate {SERVING}"));
     let renewed = serial()?["status"]["notAfter"].clone();
     let renewed: jiff::Timestamp = renewed.as_str().context("a time")?.parse()?;
@@ -134,8 +133,7 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
     })?;
     load.goes_on()?;
 
-    // Someone takes the authority out. Until it is back, calls fail, and that is not this test's
-    // matter.
+    // The CA is removed. Calls fail until it is back, which this test does not count.
     let calls = load.finish()?;
     let configuration = "mutatingwebhookconfiguration/migration-gate";
     let bundle = || -> Result<Value> {
@@ -164,12 +162,12 @@ fn certificates_are_issued_injected_and_renewed_under_load(cluster: &Cluster) ->
     controllers.check()
 }
 
-/// What would review objects of cert-manager after the test, with no one there.
+/// cert-manager's webhook configurations, which would remain without a server after the test.
 struct LeftWebhooks<'c>(&'c Cluster);
 
 impl Drop for LeftWebhooks<'_> {
     fn drop(&mut self) {
-        // A failure has no one to go to.
+        // A failure cannot be reported here.
         let _ = self.0.kubectl().run(
             "delete mutatingwebhookconfiguration/cert-manager-webhook \
              validatingwebhookconfiguration/cert-manager-webhook",
@@ -177,7 +175,7 @@ impl Drop for LeftWebhooks<'_> {
     }
 }
 
-/// What `cmctl renew NAME` does; waits until another certificate is in its Secret.
+/// Renews as `cmctl renew NAME`, and waits until the Secret has another certificate.
 fn renew(kubectl: &Kubectl, name: &str) -> Result<()> {
     let secret = || {
         kubectl.run(&format!(
@@ -214,7 +212,7 @@ fn renew(kubectl: &Kubectl, name: &str) -> Result<()> {
     )
 }
 
-/// When the certificate of each replica expires, as its metrics say.
+/// The expiry time of each replica's certificate, by its metrics.
 fn expiries(kubectl: &Kubectl) -> Result<Vec<i64>> {
     let pods = kubectl.get("pods --selector=app.kubernetes.io/name=migration-gate")?;
     let pods = pods["items"].as_array().context("pods")?;
@@ -238,7 +236,7 @@ fn expiries(kubectl: &Kubectl) -> Result<Vec<i64>> {
     Ok(expiries)
 }
 
-/// Dry runs of a held Deployment without pause: each asks both webhooks.
+/// Dry runs of a held Deployment without pause. Each calls both webhooks.
 struct Load {
     over: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -286,7 +284,7 @@ impl Load {
         })
     }
 
-    /// Waits for more of them; none may have failed.
+    /// Waits for more dry runs, of which none may fail.
     fn goes_on(&self) -> Result<()> {
         let enough = self.done.load(Ordering::Relaxed) + 50;
         until("more creates", PATIENCE, || {
@@ -318,7 +316,7 @@ impl Load {
     }
 }
 
-/// Whether the webhooks have seen to it.
+/// Whether the Deployment has its waiter.
 fn is_held(deployment: &Deployment) -> bool {
     let pods = deployment
         .spec

@@ -1,6 +1,6 @@
-//! An earlier Flux on an empty cluster, by the files of `examples/flux`: all its controllers as
-//! they are, with a folder instead of the Git repository, and a registry instead of the published
-//! chart's.
+//! An earlier release of Flux on an empty cluster, by the files of `examples/flux`: all its real
+//! controllers, with a folder in place of the Git repository, and a local registry in place of the
+//! published one.
 
 mod controllers;
 pub(super) mod cure;
@@ -29,10 +29,10 @@ testkit::tests! {
 }
 
 const APPLICATION: &str = "piefed-application";
-/// How long a machine of two cores may take for all of Flux.
+/// Time limit for all of Flux on a machine of two cores.
 const PATIENCE: Duration = Duration::from_mins(6);
 
-/// What a reader's repository holds: the folders that the two Kustomizations name.
+/// Writes a reader's repository: the folders that the two Kustomizations name.
 fn repository_of(folder: &Path, host: &str) -> Result<()> {
     let copy = |from: &str, to: &str| {
         let mut cp = Command::new("cp");
@@ -48,7 +48,7 @@ fn repository_of(folder: &Path, host: &str) -> Result<()> {
     let text = fs::read_to_string(&chart)?
         .replace("REGISTRY", host)
         .replace("OWNER", "owner");
-    // The release workflow's signer is not available here, nor is the log of signatures.
+    // The release workflow's signer and the log of signatures are not available here.
     let (before, _) = text.split_once("  verify:\n").context("a signature")?;
     fs::write(&chart, before)?;
     if let Some(values) = ungated::values() {
@@ -61,7 +61,7 @@ fn repository_of(folder: &Path, host: &str) -> Result<()> {
     let application = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
         "resources": ["../example"], "components": ["../without-media"],
-        // Its port is open at once, and this is not about notifications.
+        // This test is not about notifications, whose port is open at once.
         "replicas": [{"name": "piefed-notifs", "count": 0}],
     });
     fs::write(
@@ -71,7 +71,7 @@ fn repository_of(folder: &Path, host: &str) -> Result<()> {
     Ok(())
 }
 
-/// Flux's objects of a kind in a namespace.
+/// The API of Flux's objects of a kind in a namespace.
 fn objects(
     cluster: &Cluster,
     (group, version, kind): (&str, &str, &str),
@@ -81,7 +81,7 @@ fn objects(
     Api::namespaced_with(cluster.client(), namespace, &ApiResource::from_gvk(&kind))
 }
 
-/// Waits until the condition `Ready` of an object is as wanted; gives its message.
+/// Waits until a field of the condition `Ready` has this value. Returns the condition's message.
 fn becomes(objects: &Api<DynamicObject>, name: &str, field: &str, wanted: &str) -> Result<String> {
     let ready = |object: &DynamicObject| {
         let conditions = object.data["status"]["conditions"].as_array().cloned();
@@ -114,7 +114,7 @@ fn on_an_empty_cluster_the_application_comes_after_migration_gate(cluster: &Clus
             .display()
     ))?;
 
-    // No one has published the chart yet, so the application has to wait.
+    // The chart is not published yet, so the application must wait.
     let kustomizations = objects(cluster, ("kustomize", "v1", "Kustomization"), "flux-system");
     let charts = objects(cluster, ("source", "v1", "OCIRepository"), "migration-gate");
     let releases = objects(cluster, ("helm", "v2", "HelmRelease"), "migration-gate");
@@ -130,7 +130,7 @@ fn on_an_empty_cluster_the_application_comes_after_migration_gate(cluster: &Clus
     let said = becomes(&releases, "migration-gate", "status", "True")?;
     eprintln!("peers: Flux says of the release: {said}");
 
-    // Then it comes, and every pod waits for the migration.
+    // After the chart is published, every pod waits for the migration.
     let application = cluster.kubectl().in_namespace(APPLICATION);
     application.wait("job/piefed-db-init", "jsonpath={.status.ready}=1", 170)?;
     for name in ["piefed-web", "piefed-worker"] {
@@ -152,12 +152,12 @@ fn on_an_empty_cluster_the_application_comes_after_migration_gate(cluster: &Clus
     Ok(())
 }
 
-/// What the test leaves, in the order in which Flux lets go of it.
+/// The objects that the test leaves, in the order in which Flux allows their deletion.
 struct Left<'c>(&'c Cluster);
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        // A failure cannot be reported here; the next test that installs finds out.
+        // A failure cannot be reported here. The next test that installs notices it.
         for line in [
             "delete kustomization --all --namespace=flux-system --timeout=120s",
             "delete gitrepository --all --namespace=flux-system --timeout=60s",

@@ -1,4 +1,4 @@
-//! Objects that set the variable or not, and objects that are there already.
+//! Random objects with and without the variable, and existing objects.
 
 use anyhow::Result;
 use migration_gate_core::podspec::{POD_KINDS, PodKind};
@@ -9,7 +9,7 @@ use testkit::kubectl::Kubectl;
 
 pub(super) const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 
-/// A kind without a pod spec that the rules speak of.
+/// The kind without a pod spec that has a rule.
 pub(super) const CONFIG_MAP: PodKind = PodKind {
     group: "",
     version: "v1",
@@ -18,7 +18,7 @@ pub(super) const CONFIG_MAP: PodKind = PodKind {
     path: &[],
 };
 
-/// Containers that set the variable or not, in odd ways too.
+/// Containers with and without the variable, which may be set in unusual ways.
 pub(super) fn containers(stem: &'static str, min: usize) -> impl Strategy<Value = Value> {
     let env = prop::collection::vec(
         prop::sample::select(vec![
@@ -85,7 +85,7 @@ pub(super) fn objects(
         })
 }
 
-/// As an object of the kind has it.
+/// The `apiVersion` of the kind.
 pub(super) fn api_version(kind: &PodKind) -> String {
     if kind.group.is_empty() {
         kind.version.to_owned()
@@ -114,7 +114,7 @@ pub(super) fn object(
         "metadata": {
             "name": name,
             "labels": labels,
-            // The name in an annotation is no offence.
+            // The name in an annotation is no violation.
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": FORBIDDEN},
         },
     });
@@ -148,7 +148,7 @@ pub(super) fn object(
     object
 }
 
-/// Those that have the key or not.
+/// `ConfigMap`s with and without the key.
 pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<> {
     let data = || {
         prop::option::of(prop::sample::subsequence(
@@ -157,7 +157,7 @@ pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<>
         ))
     };
     (data(), data(), prop::option::of(Just(owner.clone()))).prop_map(|(data, binary, owner)| {
-        // A key may be in one of the two only.
+        // A key may be in only one of the two fields.
         let binary = binary.filter(|_| data.is_none());
         let mut object =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map"}});
@@ -173,15 +173,16 @@ pub(super) fn config_maps(owner: &Value) -> impl Strategy<Value = Value> + use<>
     })
 }
 
-/// Objects from before, while nothing holds them up; of each kind three that offend: one that is
-/// controlled, one that is free, and one on its way out.
+/// Creates objects before the webhooks exist. Of each kind, three have the variable: one with a
+/// controller, one without, and one that is being deleted.
 pub(super) fn prepare(kubectl: &Kubectl, owner: &Value) -> Result<()> {
     let main =
         json!([{"name": "main0", "image": "i:1", "env": [{"name": FORBIDDEN, "value": "1"}]}]);
     let (mut olds, mut leaving) = (Vec::new(), Vec::new());
     for kind in POD_KINDS.iter().chain([&CONFIG_MAP]) {
         for (name, owner) in [("old", Some(owner)), ("old-free", None), ("leaving", None)] {
-            // Without the label that selectors here use, free objects are not adopted.
+            // Objects without a controller must not have the selectors' label, or they would be
+            // adopted.
             let label = if owner.is_some() { "app" } else { "free" };
             let mut old = if kind.kind == "ConfigMap" {
                 json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {FORBIDDEN: "1"}})

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// The namespace of the gates.
 pub(super) const GATED: &str = "gated";
 
-/// Names and labels by which each of the gates holds a workload, and one that none holds.
+/// Names and labels by which each of the gates holds a workload, and one that no gate holds.
 pub(super) const NAMES: [&str; 16] = [
     "named",
     "shop-by-pattern",
@@ -32,7 +32,7 @@ pub(super) const NAMES: [&str; 16] = [
     "unheld",
 ];
 
-/// The configuration, as the server reads it too.
+/// The configuration, as the server's text and parsed.
 pub(super) fn gates() -> Result<(String, Config)> {
     let mut documents = yaml::documents(include_str!("gates.yaml"));
     let document = documents.next().context("a document")?;
@@ -56,7 +56,7 @@ pub(super) fn gates() -> Result<(String, Config)> {
     Ok((text, config))
 }
 
-/// An object of a kind that holds a pod spec.
+/// An object of a kind with a pod spec.
 #[derive(Clone)]
 pub(super) struct PodHolder {
     pub(super) kind: &'static PodKind,
@@ -64,7 +64,7 @@ pub(super) struct PodHolder {
 }
 
 impl PodHolder {
-    /// As its author writes it.
+    /// An object as its author writes it.
     pub(super) fn new(kind: &'static PodKind, name: &str) -> Self {
         let run_once = ["Job", "CronJob"].contains(&kind.kind);
         let template = json!({
@@ -113,7 +113,7 @@ impl PodHolder {
         Self { kind, value }
     }
 
-    /// What has `metadata` and `spec` of the pods.
+    /// The object with `metadata` and `spec` of the pods.
     fn template(&mut self) -> &mut Value {
         let (_, parents) = self.kind.path.split_last().expect("a path");
         let steps = parents.iter();
@@ -132,7 +132,7 @@ impl PodHolder {
         &mut self.value["metadata"]
     }
 
-    /// With the waiter of some configuration.
+    /// Injects the waiter of a configuration.
     fn inject(&mut self, config: &Config) -> Result<()> {
         let request = Request::create(&self.value, GATED).context("an object")?;
         let patch = mutate(config, &request).patch;
@@ -141,12 +141,12 @@ impl PodHolder {
     }
 }
 
-/// A change of an object, under a name.
+/// A change of an object, with a name.
 pub(super) type Change = (&'static str, fn(&mut PodHolder));
 
 const FORBIDDEN: &str = "PIEFED_INIT_CONTAINER";
 
-/// What people write, and what other webhooks leave.
+/// Changes that authors make, and that other webhooks make.
 pub(super) const WRITTEN: [Change; 28] = [
     AS_IT_IS,
     ("on its way out", |object| {
@@ -270,8 +270,8 @@ pub(super) const WRITTEN: [Change; 28] = [
 /// An object without a change.
 pub(super) const AS_IT_IS: Change = ("as it is", |_| {});
 
-/// What is stored before the webhooks are there, by the names of what is stored. The rest of a name
-/// says which gate holds it.
+/// The names of the objects that are stored before the webhooks exist. The rest of a name says
+/// which gate holds the object.
 pub(super) const STORED: [&str; 11] = [
     "bare-by-pattern",
     "labelled-bare",
@@ -286,7 +286,7 @@ pub(super) const STORED: [&str; 11] = [
     "warned-before",
 ];
 
-/// Those that pods of any kind can be.
+/// The names that are used for every kind.
 pub(super) const STORED_UNHELD: [&str; 4] = [
     "bare-by-pattern",
     "offender-by-pattern",
@@ -294,7 +294,7 @@ pub(super) const STORED_UNHELD: [&str; 4] = [
     "leaving-by-pattern",
 ];
 
-/// One of them, as it gets there.
+/// One of these objects, as it is stored.
 pub(super) fn stored(kind: &'static PodKind, name: &str, config: &Config) -> Result<PodHolder> {
     let mut object = PodHolder::new(kind, name);
     let (how, _) = name.split_once("-by-pattern").unwrap_or((name, ""));
@@ -337,7 +337,7 @@ pub(super) fn stored(kind: &'static PodKind, name: &str, config: &Config) -> Res
     Ok(object)
 }
 
-/// Changes of what is stored.
+/// Changes of stored objects.
 pub(super) const UPDATES: [Change; 13] = [
     AS_IT_IS,
     ("labelled", |object| {
@@ -415,7 +415,7 @@ fn containers_of<'v>(spec: &'v mut Value, list: &str) -> impl Iterator<Item = &'
     list.into_iter().flatten()
 }
 
-/// What only some objects can be: of a Rollout, where its pods come from.
+/// Objects that only some kinds can be: Rollouts with references to their pod templates.
 pub(super) fn references() -> [PodHolder; 3] {
     [
         ("Deployment", "short"),
@@ -430,7 +430,7 @@ pub(super) fn references() -> [PodHolder; 3] {
     })
 }
 
-/// Data of a ConfigMap, before and after.
+/// Data of a ConfigMap, before and after an update.
 pub(super) fn maps() -> [(Value, Value); 5] {
     let forbidden = json!({FORBIDDEN: "MQ=="});
     let more = json!({"MIGRATE_ON_START": "MQ==", FORBIDDEN: "MQ=="});

@@ -1,4 +1,4 @@
-//! An API server with this program's webhooks behind it.
+//! An API server with this program's webhooks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,23 +24,23 @@ use testkit::scene::Plane;
 use super::cases::GATED;
 use super::{ComparedVerdict, SHOWN};
 
-/// Namespaces, and the accounts of pods.
+/// The namespaces, and the pods' `ServiceAccount`s.
 const PREPARED: &str = include_str!("prepared.yaml");
 
-/// The server's process, which ends when this is dropped.
+/// The server's process. Dropping this ends it.
 pub(super) struct Webhooks {
     _server: Process,
     _folder: tempfile::TempDir,
 }
 
-/// Prepares the API server. The webhooks come with [`install`].
+/// Prepares the API server. [`install`] adds the webhooks.
 pub(super) fn prepare(plane: &Plane) -> Result<()> {
     let prepared = PREPARED.replace("GATED", GATED).replace("SHOWN", SHOWN);
     plane.kubectl.apply(&prepared)?;
     define_rollouts(plane)
 }
 
-/// Makes the kind known, which an operator elsewhere defines.
+/// Creates the CRD of the kind Rollout.
 pub(crate) fn define_rollouts(plane: &Plane) -> Result<()> {
     let rollouts = assets::definitions()?.join("rollout-crd.yaml");
     let apply = format!("apply --server-side -f {}", rollouts.display());
@@ -54,8 +54,8 @@ pub(crate) fn define_rollouts(plane: &Plane) -> Result<()> {
     })
 }
 
-/// Starts the server, and tells the API server of it as the chart does. It may take a moment until
-/// the API server asks it.
+/// Starts the server, and installs webhook configurations as in the chart. The API server may use
+/// them only after a moment.
 pub(super) fn install(
     sandbox: &Sandbox,
     plane: &Plane,
@@ -131,12 +131,12 @@ fn webhook(prefilter: &Prefilter, place: &str, bundle: &str) -> Value {
     webhook
 }
 
-/// What the API server makes of an object.
+/// The API server's answer for an object.
 #[derive(Debug)]
 pub(super) struct Served {
     /// The HTTP code.
     pub(super) code: u16,
-    /// The object as it is stored, or a `Status`.
+    /// The stored object, or a `Status`.
     pub(super) body: Value,
     warnings: Vec<String>,
 }
@@ -144,15 +144,15 @@ pub(super) struct Served {
 /// How an object is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// As one that is to be stored.
+    /// As a new object, which is stored.
     Created,
-    /// As a new one, and nothing is stored.
+    /// As a dry run of a new object.
     Tried,
-    /// In place of what is stored under its name, and nothing is stored.
+    /// As a dry run that replaces the stored object with its name.
     TriedOver(&'static str),
 }
 
-/// Sends an object. [`Sent::TriedOver`] names a subresource, or is empty.
+/// Sends an object. [`Sent::TriedOver`] has the name of a subresource, or is empty.
 pub(super) fn send(
     client: &kube::Client,
     kind: &PodKind,
@@ -171,7 +171,7 @@ pub(super) fn send(
     request(client, kind, method, object, &rest)
 }
 
-/// What is stored under an object's name.
+/// The stored object with an object's name.
 pub(super) fn get(client: &kube::Client, kind: &PodKind, object: &Value) -> Result<Value> {
     let name = object["metadata"]["name"].as_str().context("a name")?;
     let served = request(client, kind, "GET", object, &format!("/{name}"))?;
@@ -179,7 +179,7 @@ pub(super) fn get(client: &kube::Client, kind: &PodKind, object: &Value) -> Resu
     Ok(served.body)
 }
 
-/// Marks it as on its way out. A finalizer holds it.
+/// Deletes the object. A finalizer keeps it.
 pub(super) fn begin_to_delete(client: &kube::Client, kind: &PodKind, object: &Value) -> Result<()> {
     let name = object["metadata"]["name"].as_str().context("a name")?;
     let served = request(client, kind, "DELETE", object, &format!("/{name}"))?;
@@ -230,7 +230,7 @@ fn request(
 }
 
 impl Served {
-    /// What the webhooks say of it.
+    /// The webhooks' verdict on the object.
     pub(super) fn verdict(&self) -> Result<ComparedVerdict> {
         let mut verdict = ComparedVerdict::default();
         for text in texts(&self.warnings)? {
@@ -249,7 +249,7 @@ impl Served {
     }
 }
 
-/// The texts of `Warning` headers (RFC 7234, 5.5). Long ones come in pieces.
+/// The texts of `Warning` headers (RFC 7234, section 5.5). Long texts are split.
 fn texts(headers: &[String]) -> Result<BTreeSet<String>> {
     let mut texts: Vec<String> = Vec::new();
     for header in headers {

@@ -15,10 +15,10 @@ const ROTATIONS: usize = 20;
 const ROLL_OUTS: usize = 10;
 const RESTARTS: usize = 10;
 const KILLS: usize = 5;
-/// Steps of the run: roll-outs and restarts in turns, kills among them.
+/// Number of steps of the run: roll-outs and restarts in turns, with kills between them.
 const STEPS: usize = ROLL_OUTS + RESTARTS + KILLS;
 
-/// When something was done to the calls' way, and until when they feel it.
+/// A span of time in which a fault may affect calls.
 struct Window {
     from: Instant,
     until: Instant,
@@ -30,8 +30,8 @@ impl Window {
     }
 }
 
-/// Calls are lost by kills alone. An API server that is away refuses calls itself; those are no
-/// one's loss.
+/// Only kills may lose calls. Requests that fail because the API server itself restarts do not
+/// count.
 pub(super) fn of_100_000_calls_only_killed_replicas_lose_some(cluster: &Cluster) -> Result<()> {
     let plane = cluster.control_plane()?;
     let installed = Installed::self_managed(cluster)?;
@@ -96,7 +96,8 @@ pub(super) fn of_100_000_calls_only_killed_replicas_lose_some(cluster: &Cluster)
     Ok(())
 }
 
-/// From then until a moment after now: a call that failed is counted once its caller is scheduled.
+/// From `from` until a moment after now, because a failed call is counted only when its caller is
+/// scheduled.
 fn window(from: Instant) -> Window {
     Window {
         from,

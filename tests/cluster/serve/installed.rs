@@ -1,4 +1,4 @@
-//! A Deployment of the server that a test can treat as it likes.
+//! A Deployment of the server for one test only.
 
 use std::fs;
 use std::time::Instant;
@@ -18,16 +18,16 @@ use testkit::image;
 use testkit::namespace::Namespace;
 use testkit::pki::ClusterAuthority;
 
-/// Two replicas in a cluster, called through their Service.
+/// Two replicas in a cluster, which are called through their Service.
 pub(super) struct Installed {
     pub(super) namespace: Namespace,
-    /// Who signs the certificate, unless the server makes its own; and where the keys are.
+    /// The CA of the certificate and the folder of its keys, unless the server makes its own.
     authority: Option<(ClusterAuthority, TempDir)>,
     secrets: Api<Secret>,
 }
 
 impl Installed {
-    /// With certificates of the server's own making, that live for seconds.
+    /// With certificates that the server makes itself, and that expire after seconds.
     pub(super) fn self_managed(cluster: &Cluster) -> Result<Self> {
         let arguments = "
         - --secret=certificate
@@ -37,7 +37,7 @@ impl Installed {
         Self::new(cluster, arguments, None)
     }
 
-    /// With a certificate from a Secret's volume, that [`Self::renew`] changes.
+    /// With a certificate from a Secret's volume, which [`Self::renew`] changes.
     pub(super) fn from_files(cluster: &Cluster) -> Result<Self> {
         let arguments = "
         - --tls-cert=/tls/tls.crt
@@ -86,7 +86,7 @@ impl Installed {
         Ok(this)
     }
 
-    /// Puts another certificate of the authority into the Secret that is mounted.
+    /// Writes another certificate of the CA to the mounted Secret.
     pub(super) fn renew(&self, round: usize) -> Result<()> {
         let Namespace { name, kubectl, .. } = &self.namespace;
         let (authority, _) = self.authority.as_ref().context("it comes from files")?;
@@ -104,7 +104,7 @@ impl Installed {
         Ok(())
     }
 
-    /// Kills one of the replicas, as a node that dies does; answers when that was.
+    /// Kills one of the replicas, as a node failure would. Returns the time.
     pub(super) fn kills_a_replica(&self) -> Result<Instant> {
         let victim = processes_of("serve")?
             .into_iter()
@@ -116,7 +116,7 @@ impl Installed {
         Ok(killed)
     }
 
-    /// The certificate that the server has made last.
+    /// The last certificate that the server has made.
     pub(super) fn certificate(&self) -> Result<Vec<u8>> {
         let secret = block_on(self.secrets.get("certificate"))?;
         let data = secret.data.and_then(|mut data| data.remove("tls.crt"));
@@ -127,7 +127,8 @@ impl Installed {
 impl Drop for Installed {
     fn drop(&mut self) {
         let Namespace { name, kubectl, .. } = &self.namespace;
-        // A failure has no one to go to; the configurations concern this test's namespace alone.
+        // A failure cannot be reported here, and does no harm: the configurations match only this
+        // test's namespace.
         let _ = kubectl.run(&format!(
             "delete deployment/serve mutatingwebhookconfiguration/{name} validatingwebhookconfiguration/{name} clusterrole/{name} clusterrolebinding/{name}"
         ));

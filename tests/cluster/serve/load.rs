@@ -1,4 +1,4 @@
-//! Calls without end, so that one that fails is seen.
+//! Continuous calls, so that a failed one is noticed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +13,10 @@ use testkit::client::spawn;
 use testkit::cluster::Cluster;
 use testkit::poll::{Look, until};
 
-/// How many creates are under way at the same time.
+/// Number of concurrent creates.
 const CALLERS: usize = 8;
 
-/// How long a caller rests whose create failed.
+/// Pause of a caller after a failed create.
 const BACKOFF: Duration = Duration::from_millis(20);
 
 /// Creates without pause, from several callers at once, until it is dropped.
@@ -29,7 +29,7 @@ struct LoadState {
     updates: bool,
     over: AtomicBool,
     created: AtomicUsize,
-    /// How many callers are at it.
+    /// Number of running callers.
     callers: AtomicUsize,
     failures: Mutex<Vec<(Instant, String)>>,
 }
@@ -39,7 +39,7 @@ impl Load {
         Self::of(cluster, namespace, false)
     }
 
-    /// The same, and what is created is updated, which counts as another.
+    /// The same with an update of each created object, which counts as another call.
     pub(super) fn with_updates(cluster: &Cluster, namespace: &str) -> Self {
         Self::of(cluster, namespace, true)
     }
@@ -83,7 +83,7 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for what is under way; none may have failed. Answers how many there were.
+    /// Waits for the running creates, and fails if one has failed. Returns their number.
     pub(super) fn finish(&self) -> Result<usize> {
         self.shared.over.store(true, Ordering::Relaxed);
         until("the last creates", Duration::from_secs(90), || {
@@ -148,8 +148,8 @@ impl LoadState {
             }
             Err(error) => {
                 self.failed(error.to_string());
-                // As a client would that tries again, rather than count one trouble a thousand
-                // times.
+                // Wait as a client would before it tries again, so that one fault does not count a
+                // thousand times.
                 tokio::time::sleep(BACKOFF).await;
                 None
             }

@@ -1,4 +1,4 @@
-//! A terminal as a picture, which is as dark on a light page as on a dark one.
+//! A terminal as a picture, which is dark on light and dark pages.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 
 use crate::svg::{document, escaped};
 
-/// In characters; longer lines are broken, as terminals do it.
+/// The width in characters. Longer lines are broken, as in a terminal.
 const COLUMNS: usize = 100;
-/// Of a character, in pixels.
+/// The size of a character, in pixels.
 const WIDTH: f64 = 7.83;
 const HEIGHT: f64 = 18.0;
 const MARGIN: f64 = 16.0;
@@ -29,7 +29,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Adds a line for the reader.
+    /// Adds a remark.
     pub(super) fn remark(&mut self, text: &str) {
         self.gap();
         self.line(REMARK, &format!("# {text}"));

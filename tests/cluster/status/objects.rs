@@ -1,29 +1,29 @@
-//! What the gates hold and wait for, well and broken.
+//! The workloads and Jobs of the gates, without problems and with them.
 
 use serde_json::{Value, json};
 
 use testkit::image::BUSYBOX;
 
 pub(super) const SHOP: &str = "status-shop";
-/// A namespace in which there is room for no pod.
+/// A namespace whose quota allows no pod.
 pub(super) const QUOTA: &str = "status-quota";
-/// One that is made again after the installation.
+/// A namespace that is created again after the installation.
 pub(super) const AGAIN: &str = "status-again";
-/// One that the chart makes, and that goes.
+/// A namespace that the chart creates, and that is deleted.
 pub(super) const GONE: &str = "status-gone";
 
-/// The image that no one has pushed at first.
+/// An image that is pushed later.
 pub(super) const PUSHED: &str = "127.0.0.1:1/status/shop:1";
 
-/// What lies in no namespace that ends with the test.
+/// Objects that are in no namespace of the test.
 pub(super) const UNNAMED: &str = "namespace/status-gone persistentvolume/status-data \
     customresourcedefinition/workloads.kueue.x-k8s.io \
     customresourcedefinition/localqueues.kueue.x-k8s.io";
 
-/// What the gate `plain` holds.
+/// The workloads of the gate `plain`.
 const PLAIN: [&str; 6] = ["bare", "stale", "second", "offender", "twice", "bystander"];
 
-/// Gates that wait for a Job of their own name and hold a Deployment of that name.
+/// Gates that hold a Deployment and wait for a Job, both with the gate's name.
 const OWN_JOBS: [&str; 10] = [
     "failed",
     "missing",
@@ -37,7 +37,7 @@ const OWN_JOBS: [&str; 10] = [
     "backoff",
 ];
 
-/// Gates that wait for the Job `done`, each with an account of its own.
+/// Gates that wait for the Job `done`, each with a ServiceAccount of its own.
 const DONE: [&str; 5] = ["role", "binding", "account", "immutable", "corrupt"];
 
 /// The gates: each holds the Deployment of its name.
@@ -124,7 +124,7 @@ fn list(items: &[Value]) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-/// What is there while nothing is wrong: Deployments whose version is migrated, without pods.
+/// The objects without problems: Deployments without pods whose version is migrated.
 pub(super) fn well() -> Value {
     let mut items: Vec<Value> = DONE
         .iter()
@@ -137,7 +137,7 @@ pub(super) fn well() -> Value {
     list(&items)
 }
 
-/// What waits for Jobs that are in trouble, and the Jobs.
+/// Workloads that wait for Jobs with problems, and these Jobs.
 pub(super) fn broken() -> Value {
     let mut suspended = deployment("suspended", "1", 1);
     suspended["spec"]["progressDeadlineSeconds"] = json!(1);
@@ -183,7 +183,7 @@ pub(super) fn broken() -> Value {
     list(&items)
 }
 
-/// A pod that fails until there is a key.
+/// A pod that fails until a key exists.
 fn reads_a_key() -> Value {
     let from = json!({"configMapKeyRef": {"name": "migrated", "key": "failed", "optional": true}});
     let command = "echo looking for the schema; test -n \"$SCHEMA\"";
@@ -205,7 +205,7 @@ fn mounts(name: &str, source: &Value) -> Value {
     })
 }
 
-/// What works for the Job `slow`, which no controller looks after.
+/// A pod that works for the Job `slow`, which has no controller.
 fn at_work() -> Value {
     let command = "echo waiting for a lock; exec sleep 3600";
     json!({
@@ -218,7 +218,7 @@ fn at_work() -> Value {
     })
 }
 
-/// A kind of Kueue's, as far as kubectl needs it.
+/// A CRD of a kind of Kueue, with the fields that kubectl needs.
 fn definition(plural: &str) -> Value {
     let singular = plural.trim_end_matches('s');
     json!({
@@ -234,13 +234,13 @@ fn definition(plural: &str) -> Value {
     })
 }
 
-/// What Kueue makes for a Job that has to wait.
+/// The object that Kueue creates for a Job that must wait.
 pub(super) fn in_the_queue() -> Value {
     json!({"apiVersion": "kueue.x-k8s.io/v1", "kind": "Testworkload",
            "metadata": {"name": "waiting-for-room", "namespace": SHOP}})
 }
 
-/// Patches that the webhooks would not let through, by the Deployments' names.
+/// Patches that the webhooks would deny or undo, by the Deployments' names.
 pub(super) fn waiters() -> [(&'static str, Value); 4] {
     let spec = "/spec/template/spec";
     let waiter = format!("{spec}/initContainers/0");
@@ -265,7 +265,7 @@ pub(super) fn waiters() -> [(&'static str, Value); 4] {
     ]
 }
 
-/// What is there of an object, without what the API server adds.
+/// An object without the fields that the API server adds.
 fn bare(object: &Value) -> Value {
     let metadata = &object["metadata"];
     json!({
@@ -275,7 +275,7 @@ fn bare(object: &Value) -> Value {
     })
 }
 
-/// A Deployment with its waiter, as it was, and its Job.
+/// A Deployment with its unchanged waiter, and its Job.
 pub(super) fn kept(deployment: &Value) -> Value {
     list(&[bare(deployment), in_again(by_hand("again", "1"))])
 }
@@ -285,14 +285,14 @@ fn in_again(mut object: Value) -> Value {
     object
 }
 
-/// The same under a name that no gate holds.
+/// The same object with a name that no gate holds.
 pub(super) fn stray(object: &Value) -> Value {
     let mut stray = bare(object);
     stray["metadata"]["name"] = json!("stray");
     stray
 }
 
-/// A volume, and the claim for it.
+/// A `PersistentVolume` and its claim.
 pub(super) fn volume() -> Value {
     let capacity = json!({"storage": "1Mi"});
     let modes = json!(["ReadWriteOnce"]);

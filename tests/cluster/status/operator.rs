@@ -1,4 +1,4 @@
-//! Someone who asks `status`, and runs what it prints.
+//! An operator who runs `status`, and the commands that it prints.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,11 +16,11 @@ use testkit::poll::{Look, until};
 use testkit::process::{self, Finished, program};
 use testkit::shell::Shell;
 
-/// How long a trouble may take to show or to go.
+/// How long a problem may take to appear or to end.
 pub(super) const PATIENCE: Duration = Duration::from_mins(3);
 
-/// The administrator of a namespace, with kubectl, Helm and this program at hand, the last as a
-/// plugin of kubectl too.
+/// The administrator of a namespace, with kubectl, Helm and this program, which is also a kubectl
+/// plugin.
 pub(super) struct Operator {
     namespace: Namespace,
     context: String,
@@ -28,14 +28,14 @@ pub(super) struct Operator {
     begun: Instant,
 }
 
-/// A trouble as a report has it.
+/// A problem in a report.
 #[derive(Debug)]
 pub(super) struct Trouble {
     pub(super) code: String,
-    /// Its object and where that is: `Job migrate in shop`.
+    /// Its object and namespace: `Job migrate in shop`.
     pub(super) place: String,
     pub(super) details: Vec<String>,
-    /// The commands as they are printed for people, the likeliest first.
+    /// The commands as they are printed, the likeliest first.
     pub(super) commands: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl Operator {
         self.begun.elapsed().as_secs_f32()
     }
 
-    /// What `status` prints as JSON for the user of a kubeconfig.
+    /// Runs `status` with JSON output, as the user of a kubeconfig.
     pub(super) fn status_as(&self, kubeconfig: &Path, options: &[&str]) -> Result<Finished> {
         let mut command = Command::new(program());
         command
@@ -80,7 +80,7 @@ impl Operator {
         process::run(&mut command, "", Duration::from_mins(1))
     }
 
-    /// The report in there, which agrees with the exit code.
+    /// The report in that output. Checks that it agrees with the exit code.
     pub(super) fn report_as(&self, kubeconfig: &Path, options: &[&str]) -> Result<Value> {
         let output = self.status_as(kubeconfig, options)?;
         let report: Value = serde_json::from_str(&output.stdout)
@@ -94,11 +94,11 @@ impl Operator {
         Ok(report)
     }
 
-    /// The report, once it fulfils a condition.
+    /// The report when `holds` is true for it.
     pub(super) fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut first = true;
         until(what, PATIENCE, || {
-            // Nothing announces it, and a look costs as much as a small roll-out.
+            // There is no event for it, and a report costs as much as a small roll-out.
             if !std::mem::take(&mut first) {
                 thread::sleep(Duration::from_millis(500));
             }
@@ -110,7 +110,7 @@ impl Operator {
         })
     }
 
-    /// Waits until nothing is wrong and every gate lets its pods start.
+    /// Waits until there are no problems and every gate is open.
     pub(super) fn is_well(&self) -> Result<()> {
         self.until("nothing to be wrong", |report| {
             let mut gates = report["gates"].as_array().into_iter().flatten();
@@ -120,7 +120,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Waits until there are these troubles, by code and place; gives all that there are.
+    /// Waits until there are these problems, by code and place. Returns all problems.
     pub(super) fn finds_all(&self, wanted: &[(&str, &str)]) -> Result<Vec<Trouble>> {
         let lacking = |report: &Value| -> Vec<String> {
             let there = |code: &str, place: &str| {
@@ -143,7 +143,7 @@ impl Operator {
         self.as_printed(&report)
     }
 
-    /// Waits until there is a trouble of this code.
+    /// Waits until there is a problem with this code.
     pub(super) fn finds(&self, code: &str) -> Result<Trouble> {
         let found = |report: &Value| troubles(report).any(|trouble| trouble["code"] == code);
         let report = self.until(code, found)?;
@@ -152,11 +152,11 @@ impl Operator {
             .context("it is gone")
     }
 
-    /// The troubles of a report, with their commands as kubectl's plugin prints them for people.
+    /// The problems of a report, with the commands that the kubectl plugin prints as text.
     fn as_printed(&self, report: &Value) -> Result<Vec<Trouble>> {
         let status = format!("kubectl migration-gate status --context {}", self.context);
         let text = self.shell(&status)?.stdout;
-        // What was over before the text was written isn't in it.
+        // The text does not have problems that have ended meanwhile.
         let after = self.report_as(&self.kubectl().kubeconfig, &[])?;
         let lasts = |trouble: &Value| {
             troubles(&after)
@@ -171,7 +171,7 @@ impl Operator {
                     Some(rest) => format!("kubectl migration-gate {rest}"),
                     None => command.to_owned(),
                 };
-                // These name the time or a pod that may be another by now.
+                // These commands have the time, or the name of a pod that may have been replaced.
                 let changes = ["retried=", "restarted", "delete pod"];
                 let is_printed = text.contains(&format!("\n    {command}\n"));
                 ensure!(
@@ -196,13 +196,13 @@ impl Operator {
         Ok(found)
     }
 
-    /// Runs the first command that was printed for a trouble; gives what it prints.
+    /// Runs the first command that was printed for a problem. Returns its output.
     pub(super) fn fixes(&self, trouble: &Trouble) -> Result<String> {
         let command = trouble.commands.first();
         self.runs(command.with_context(|| format!("{trouble:?} has no command"))?)
     }
 
-    /// Runs a command as it was printed, in a shell as its reader would.
+    /// Runs a printed command in a shell, as its reader would.
     pub(super) fn runs(&self, line: &str) -> Result<String> {
         self.shell(line)?
             .success()
@@ -214,7 +214,7 @@ impl Operator {
     }
 }
 
-/// The troubles of a report.
+/// The problems of a report.
 pub(super) fn troubles(report: &Value) -> impl Iterator<Item = &Value> {
     report["troubles"].as_array().into_iter().flatten()
 }

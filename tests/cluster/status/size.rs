@@ -1,4 +1,4 @@
-//! How long `status` takes and how much memory, printed for people: machines are shared and noisy.
+//! Time and memory of `status`. They are only printed, because machines are shared and noisy.
 
 use std::fmt::Debug;
 use std::fs;
@@ -23,14 +23,15 @@ use testkit::image;
 use testkit::sandbox::Sandbox;
 use testkit::scene::Plane;
 
-/// So many looks at each, of which the median counts.
+/// Number of runs for each size. The median counts.
 const LOOKS: usize = 7;
-/// The account of all pods.
+/// The ServiceAccount of all pods.
 const ACCOUNT: &str = "waiter";
-/// How many requests make objects at a time.
+/// Number of concurrent requests that create objects.
 const AT_ONCE: usize = 16;
 
-/// A cluster: its namespaces, the gates of each, the pods of each gate, and how many of these run.
+/// The size of a cluster: its namespaces, the gates of each, the pods of each gate, and how many of
+/// these run.
 #[derive(Clone, Copy)]
 struct Size {
     name: &'static str,
@@ -40,7 +41,7 @@ struct Size {
     running: usize,
 }
 
-/// Each is made beside those before it, under names of its own.
+/// The sizes. Each is created beside the earlier ones, with names of its own.
 const SIZES: [Size; 3] = [
     Size {
         name: "five",
@@ -114,7 +115,7 @@ pub(super) fn status_of_a_large_cluster(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// One run: how long it took, and its peak memory in kB.
+/// Runs `status`. Returns its time, and its peak memory in kB.
 fn look(plane: &Plane, config: &Path, size: Size) -> Result<(Duration, u64)> {
     let output = tempfile::NamedTempFile::new()?;
     let begun = Instant::now();
@@ -143,7 +144,7 @@ fn look(plane: &Plane, config: &Path, size: Size) -> Result<(Duration, u64)> {
     Ok((took, peak))
 }
 
-/// The highest resident size of a process, in kB, as last seen before its end.
+/// The peak resident size of a process, in kB, as last seen before its end.
 fn peak_memory(mut child: Child) -> Result<u64> {
     let path = format!("/proc/{}/status", child.id());
     let mut peak = 0;
@@ -158,7 +159,7 @@ fn peak_memory(mut child: Child) -> Result<u64> {
     Ok(peak)
 }
 
-/// Makes all that there is in a cluster of this size.
+/// Creates all objects of a cluster of this size.
 async fn make(client: &kube::Client, size: Size) -> Result<()> {
     let namespaces = size.namespaces().map(|name| async move {
         let object = json!({"metadata": {"name": name}});
@@ -210,14 +211,14 @@ fn containers() -> Value {
     ]}])
 }
 
-/// The migration of each gate has not begun.
+/// A gate's Job, whose migration has not begun.
 fn job(name: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"template": {"spec": {
         "restartPolicy": "Never", "containers": containers(),
     }}}})
 }
 
-/// A pod template as the webhook leaves it.
+/// A pod template after the injection.
 fn template(namespace: &str, name: &str) -> Value {
     let gate = format!("{namespace}-{name}");
     let arguments = [

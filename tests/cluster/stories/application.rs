@@ -1,4 +1,4 @@
-//! The application in a namespace, with the source that it is deployed from.
+//! The application in a namespace, with the source from which it is deployed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ pub(crate) const WORKER: &str = "piefed-worker";
 pub(crate) const JOB: &str = "piefed-db-init";
 pub(crate) const WAITER: &str = "wait-for-migrations";
 
-/// The application of one story. Its migrations hold until [`Self::let_migrate`], so a migration
-/// takes as long as the story needs.
+/// The application of one story. Its migrations wait until [`Self::let_migrate`], so they take as
+/// long as the story needs.
 pub(crate) struct Application {
     pub(crate) namespace: Namespace,
     client: kube::Client,
@@ -34,7 +34,7 @@ pub(crate) struct Application {
 }
 
 impl Application {
-    /// An empty namespace and a source at no release yet.
+    /// An empty namespace, and a source without a release.
     pub(crate) fn new(cluster: &Cluster, namespace: Namespace) -> Result<Self> {
         provide(cluster)?;
         let source = tempfile::tempdir()?;
@@ -64,7 +64,7 @@ impl Application {
         self.client.clone()
     }
 
-    /// The source at this release: one tag, and nothing else, differs from one release to the next.
+    /// The source at this release. Two releases differ only in one tag.
     pub(crate) fn at(&self, tag: &str) -> Result<PathBuf> {
         self.patched(tag, &json!([]))
     }
@@ -94,27 +94,26 @@ impl Application {
         Ok(folder.to_owned())
     }
 
-    /// Waits until a migration of this release holds, which is when PostgreSQL and Redis are there
-    /// too.
+    /// Waits until a migration of this release waits. PostgreSQL and Redis then run, too.
     pub(crate) fn migration_holds(&self, tag: &str) -> Result<()> {
         self.redis(&["brpoplpush", &format!("holding:{tag}"), "seen", "120"])?;
         Ok(())
     }
 
-    /// Lets this release's migration go on, now or when it comes.
+    /// Lets this release's migration continue, also if it has not started yet.
     pub(crate) fn let_migrate(&self, tag: &str) -> Result<()> {
         self.redis(&["lpush", &format!("go:{tag}"), "go"])?;
         Ok(())
     }
 
-    /// Makes the next migration of this release hold again.
+    /// Makes the next migration of this release wait again.
     pub(crate) fn forbid_migration(&self, tag: &str) -> Result<()> {
         self.redis(&["del", &format!("go:{tag}"), &format!("holding:{tag}")])?;
         Ok(())
     }
 
-    /// The lines that the application's processes have written on meeting a schema that wasn't
-    /// migrated for them.
+    /// The lines that the application's processes have written because the schema was not migrated
+    /// for them.
     pub(crate) fn unmigrated(&self) -> Result<Vec<String>> {
         let lines = self.redis(&["lrange", "unmigrated", "0", "-1"])?;
         Ok(lines
@@ -124,11 +123,10 @@ impl Application {
             .collect())
     }
 
-    /// An error that shows them, if there are any: in what was kept of all pods, or in the logs of
-    /// those that are there.
+    /// Fails with these lines if there are any: in Redis, or in the logs of existing pods.
     pub(crate) fn met_no_unmigrated_schema(&self) -> Result<()> {
         let kept = self.unmigrated()?;
-        // Where a container has only just started, the kubelet may have no log yet.
+        // If a container has just started, the kubelet may have no log yet.
         let logs = until("all pods' logs", PATIENCE, || {
             let logs =
                 "logs --selector=app.kubernetes.io/part-of=piefed --all-containers --tail=-1";
@@ -157,7 +155,7 @@ impl Application {
         Ok(())
     }
 
-    /// The schema's revision, as Alembic has noted it.
+    /// The schema's revision, by Alembic's table.
     pub(crate) fn revision(&self) -> Result<String> {
         let said = self.kubectl().exec(
             "statefulset/piefed-db",
@@ -166,7 +164,7 @@ impl Application {
         Ok(said.trim().to_owned())
     }
 
-    /// Waits until both Deployments have rolled out what they hold now.
+    /// Waits until both Deployments have rolled out their current template.
     pub(crate) fn rolled_out(&self) -> Result<()> {
         for name in [WEB, WORKER] {
             self.kubectl()
@@ -175,7 +173,7 @@ impl Application {
         Ok(())
     }
 
-    /// The pods of a Deployment that run this release and aren't being deleted.
+    /// The pods of a Deployment that have this release and are not being deleted.
     pub(crate) fn pods(&self, deployment: &str, tag: &str) -> Result<Vec<Pod>> {
         let selected = ListParams::default().labels(&of(deployment));
         let mut pods = block_on(self.api::<Pod>().list(&selected))?.items;
@@ -183,8 +181,8 @@ impl Application {
         Ok(pods)
     }
 
-    /// Waits until a Deployment has this many pods of a release, and each of them is in its waiter;
-    /// gives their names.
+    /// Waits until a Deployment has `count` pods of a release, all in their waiters. Returns their
+    /// names.
     pub(crate) fn waiting(&self, deployment: &str, tag: &str, count: usize) -> Result<Vec<String>> {
         let pods = self.await_pods(deployment, tag, count)?;
         for pod in &pods {
@@ -202,7 +200,7 @@ impl Application {
         Ok(pods)
     }
 
-    /// Waits until a Deployment has this many pods of a release; gives their names.
+    /// Waits until a Deployment has `count` pods of a release. Returns their names.
     pub(crate) fn await_pods(
         &self,
         deployment: &str,
@@ -222,7 +220,7 @@ impl Application {
         )
     }
 
-    /// Watches one pod until `condition` holds of it.
+    /// Watches one pod until `condition` holds.
     pub(crate) fn await_pod(
         &self,
         name: &str,
@@ -235,15 +233,15 @@ impl Application {
         Ok(json!(pod))
     }
 
-    /// Follows a waiter's log until it says something; gives all that it has said by then.
+    /// Follows a waiter's log until it contains `what`. Returns the log so far.
     pub(crate) fn says(&self, pod: &str, what: &str) -> Result<String> {
         self.namespace.says(pod, WAITER, &[what])
     }
 
-    /// Checks that each pod of a release was released by the Job, and by nothing else; tells how
-    /// long that took.
+    /// Checks that each pod of a release started because of the Job. Returns a text with the
+    /// delays.
     ///
-    /// Kubernetes notes these times in whole seconds.
+    /// Kubernetes stores these times in whole seconds.
     pub(crate) fn started_after_the_migration(&self, tag: &str, count: usize) -> Result<String> {
         let job = self.kubectl().get(&format!("job {JOB}"))?;
         let completed = time(&job["status"]["completionTime"])?;
@@ -265,7 +263,7 @@ impl Application {
                 pod["status"]
             );
             pods += 1;
-            // Those that a roll-out created later found the gate open.
+            // Pods that were created later found the gate open.
             if time(&ended["startedAt"])? < completed {
                 delays.push(main.duration_since(completed).as_secs());
             }
@@ -308,7 +306,7 @@ pub(super) fn of(deployment: &str) -> String {
     format!("app.kubernetes.io/name={deployment}")
 }
 
-/// Whether a pod runs this release and isn't being deleted.
+/// Whether a pod has this release and is not being deleted.
 fn stays(pod: &Pod, tag: &str) -> bool {
     let image = format!(":{tag}");
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -325,8 +323,8 @@ fn time(value: &Value) -> Result<Timestamp> {
     text.parse().with_context(|| format!("reading {text}"))
 }
 
-/// A patch by which the first failure is the last: the back-off between attempts is Kubernetes' own
-/// and takes minutes.
+/// A patch that allows only one attempt, because Kubernetes' back-off between attempts takes
+/// minutes.
 pub(crate) fn one_attempt() -> Value {
     let once = json!([{"op": "replace", "path": "/spec/backoffLimit", "value": 0}]);
     json!([patch("Job", JOB, &once)])
@@ -337,7 +335,7 @@ pub(crate) fn patch(kind: &str, name: &str, operations: &Value) -> Value {
     json!({"target": {"kind": kind, "name": name}, "patch": operations.to_string()})
 }
 
-/// How long a busy machine may take for what an idle one does in seconds.
+/// Time limit on a busy machine for actions that take seconds on an idle one.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Puts the images on the node and starts its DNS, once.
@@ -345,7 +343,7 @@ pub(crate) fn provide(cluster: &Cluster) -> Result<()> {
     static PROVIDED: Mutex<bool> = Mutex::new(false);
     let mut provided = PROVIDED.lock().unwrap_or_else(PoisonError::into_inner);
     if !*provided {
-        // A given cluster has no images of these, and no DNS of ours: the test is skipped.
+        // Skip the test on a given cluster, which has neither these images nor this DNS.
         cluster.sandbox()?;
         let archive = std::env::var_os(image::APPLICATIONS);
         cluster.import(Path::new(

@@ -1,4 +1,4 @@
-//! The day after a deployment: the Job is gone, and pods come and go.
+//! The day after a deployment: the Job is deleted, and pods are created and deleted.
 
 use anyhow::{Result, ensure};
 use kube::api::{EvictParams, ResourceExt};
@@ -21,14 +21,14 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     let application = stage.application(cluster, "story-day-after")?;
     let kubectl = application.kubectl();
     let kustomization = flux.kustomization(&application.namespace.name)?;
-    // How many web pods there are is for the autoscaler to say.
+    // The autoscaler decides the number of web pods.
     let scaled = json!([{"op": "remove", "path": "/spec/replicas"}]);
     let folder = application.patched("1.0.0", &json!([patch("Deployment", WEB, &scaled)]))?;
     let revision = kustomization.publish(&folder)?;
     application.let_migrate("1.0.0")?;
     kustomization.settled(&revision)?.success()?;
-    // Flux may be at it a second time, as it had asked for the source before there was one. It
-    // would wait for a Job that vanishes meanwhile until its timeout.
+    // Flux may be reconciling a second time, because the source did not exist at first. If the Job
+    // were deleted meanwhile, Flux would wait for it until its timeout.
     kustomization.reconcile()?.success()?;
     // A day passes.
     kubectl.run(&format!(
@@ -54,7 +54,7 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
     }
     application.rolled_out()?;
 
-    // There are more visitors than two pods can serve.
+    // The load is too high for two pods.
     kubectl.run(&format!(
         "autoscale deployment/{WEB} --min=4 --max=6 --cpu=80%"
     ))?;
@@ -75,7 +75,7 @@ fn the_day_after_pods_start_without_a_job(cluster: &Cluster) -> Result<()> {
         }
     }
 
-    // Flux creates the Job again, as the source still has it.
+    // Flux creates the Job again, because the source still has it.
     let running = |deployment| -> Result<Vec<(Option<String>, String)>> {
         let pods = application.pods(deployment, "1.0.0")?;
         Ok(pods

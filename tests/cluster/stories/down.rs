@@ -1,4 +1,4 @@
-//! No replica of migration-gate answers, and an application runs.
+//! No replica of migration-gate answers while an application runs.
 
 use anyhow::{Context as _, Result, ensure};
 use kube::api::ResourceExt;
@@ -15,7 +15,7 @@ testkit::tests! {
     exclusive: every_replica_is_down;
 }
 
-/// One of each of the kinds that people apply most.
+/// One object of each of the most common kinds.
 const OTHER_KINDS: &str = "
 {apiVersion: v1, kind: ConfigMap, metadata: {name: bystander}, data: {A: b}}
 ---
@@ -51,7 +51,7 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
         "wait pods --selector=app.kubernetes.io/name=migration-gate --for=delete --timeout=170s",
     )?;
 
-    // What no rule concerns.
+    // Objects without a rule are accepted.
     for namespace in [&other.kubectl, kubectl] {
         namespace.apply(&deployment("bystander", "[]"))?;
         namespace.run("scale deployment/bystander --replicas=1")?;
@@ -59,7 +59,7 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
         namespace.run("wait --for=condition=Available deployment/bystander --timeout=170s")?;
         namespace.run("delete deployment,configmap,secret,service,job,cronjob bystander")?;
     }
-    // What a rule would refuse, and what can't be injected.
+    // Objects that a rule would deny, or that need an injection, are refused.
     let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: switch}, data: {PIEFED_INIT_CONTAINER: 'true'}}";
     for (namespace, refused) in [
         (&other.kubectl, deployment("offender", switch)),
@@ -72,8 +72,8 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
         let said = namespace.apply_refused(&refused)?;
         ensure!(said.contains("failed calling webhook"), "{said}");
     }
-    // An offender from before goes on, without new pods, and away; a ConfigMap elsewhere is no
-    // gate's.
+    // An existing object with the variable can be updated without new pods, and deleted. A
+    // ConfigMap in a namespace without a gate is accepted.
     other
         .kubectl
         .run("scale deployment/from-before --replicas=2")?;
@@ -91,11 +91,11 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
         "set image deployment/{WEB} web=migration-gate.test/piefed:1.1.0"
     ))?;
     ensure!(refused.contains("failed calling webhook"), "{refused}");
-    // What leaves the pod template as it is isn't asked about, so Flux goes on reconciling.
+    // Updates that do not change the pod template cause no call, so Flux can reconcile.
     kustomization.reconcile()?.success()?;
     kubectl.run(&format!("label deployment/{WEB} a=b"))?;
 
-    // The application goes on: a container that restarts, what is rescheduled, what is added.
+    // The application goes on: containers restart, pods are rescheduled, and pods are added.
     restart_a_container(&application)?;
     evict(&application)?;
     let ready = |count: u32| {
@@ -113,7 +113,8 @@ fn every_replica_is_down(cluster: &Cluster) -> Result<()> {
     let pages = seen.pages["1.0.0"];
     traffic.until("more pages", |seen| seen.pages["1.0.0"] >= pages + 10)?;
 
-    // Taking away is never held up, and what is missing comes back with the replicas.
+    // Deletions are always allowed. Deleted objects can be created again when the replicas are
+    // back.
     kubectl.run(&format!("delete deployment {WORKER}"))?;
 
     gate.run("scale deployment/migration-gate --replicas=2")?;

@@ -14,7 +14,7 @@ testkit::tests! {
     shared: a_failed_migration_is_explained_and_healed_by_the_next_revision;
 }
 
-/// The end of the failed migration's output, with the password in the address masked.
+/// The end of the failed migration's output. The password in the URL is masked.
 const CAUSE: &str =
     "MissingExtension: the extension rum is missing from postgresql+psycopg://piefed:";
 const PASSWORD: &str = "s3cr3t-p4ssw0rd";
@@ -68,7 +68,7 @@ fn a_failed_migration_is_explained_and_healed_by_the_next_revision(
         seen.pages["1.1.0"] >= so_far.pages["1.1.0"] + 10
     })?;
 
-    // The corrected release; nothing else is touched.
+    // Push the corrected release, and change nothing else.
     application.let_migrate("1.2.1")?;
     kustomization.push(&application.at("1.2.1")?)?.success()?;
     traffic.until("pages of the corrected release", |seen| {
@@ -80,7 +80,7 @@ fn a_failed_migration_is_explained_and_healed_by_the_next_revision(
     eprintln!("stories: failure, and the corrected release: {order}; {seen}");
     ensure!(seen.unmigrated == 0 && seen.outages == 0, "{seen}");
     application.met_no_unmigrated_schema()?;
-    // The pods that failed in their waiter are gone, and so are those of the old release.
+    // The pods whose waiter has failed are deleted, and so are those of the old release.
     await_list(
         &application.api::<Pod>(),
         &of(WEB),

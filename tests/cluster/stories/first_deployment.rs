@@ -1,4 +1,4 @@
-//! The first deployment, and the quiet after it.
+//! The first deployment, and the time without changes after it.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let kustomization = flux.kustomization(&application.namespace.name)?;
     let traffic = Traffic::start(&application);
 
-    // Everything comes at once: account, Role, database, queue, Job, Deployments.
+    // Everything is applied at once: ServiceAccount, Role, database, queue, Job, Deployments.
     let revision = kustomization.publish(&application.at("1.0.0")?)?;
     application.migration_holds("1.0.0")?;
     application.waiting(WEB, "1.0.0", 2)?;
@@ -36,8 +36,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let order = application.started_after_the_migration("1.0.0", 3)?;
     eprintln!("stories: first deployment: {order}");
 
-    // Flux applies the same manifests again and again; no one may notice. The first time is for
-    // what controllers still have to write down about the deployment itself.
+    // Flux applies the same manifests repeatedly, which must change nothing. Before the first
+    // comparison, it does so once, because controllers may still write about the deployment itself.
     kustomization.reconcile()?.success()?;
     let before = footprint(&application)?;
     let changes = kustomization.changes()?;
@@ -50,7 +50,7 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     let more = kustomization.changes()?;
     ensure!(more == changes, "{changes:#?}\nbecame\n{more:#?}");
 
-    // Someone puts the old switch back, everywhere.
+    // The old switch is set again in every container.
     let switch = json!([{
         "op": "add", "path": "/spec/template/spec/containers/0/env",
         "value": [{"name": "PIEFED_INIT_CONTAINER", "value": "true"}],
@@ -70,8 +70,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
         ensure!(said.contains(part), "{said}");
     }
     eprintln!("stories: the old setup in the source: {said}");
-    // Flux tries several objects at once, so it may have deleted the Job, whose template can't
-    // change, before it learns that the source is refused. The record outlives the Job.
+    // Flux applies several objects at once. So it may have deleted the Job, whose template cannot
+    // change, before the source is refused. The record outlives the Job.
     let after = without_the_job(after);
     let refused = without_the_job(footprint(&application)?);
     ensure!(refused == after, "{after:#}\nbecame\n{refused:#}");
@@ -88,8 +88,8 @@ fn first_deployment_then_twenty_reconciliations_then_the_old_setup_is_refused(
     Ok(())
 }
 
-/// The example's other processes run by its own scripts, and the one that migrates names the
-/// service that is missing.
+/// Checks that the example's other processes run by its own scripts, and that the one that migrates
+/// names a missing service.
 fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
     let kubectl = application.kubectl();
     let migrated = kubectl.run(&format!("logs job/{JOB}"))?;
@@ -133,8 +133,8 @@ fn the_entrypoints_do_their_tasks(application: &Application) -> Result<()> {
     Ok(())
 }
 
-/// What a reconciliation must leave as it is. The resource version changes with every write,
-/// from any author.
+/// The state that a reconciliation must not change. The resourceVersion changes with every write of
+/// any client.
 fn footprint(application: &Application) -> Result<Value> {
     let mut found = json!({});
     let kinds = "deployments,statefulsets,replicasets,jobs,pods,serviceaccounts,roles,rolebindings,configmaps";
@@ -150,11 +150,11 @@ fn footprint(application: &Application) -> Result<Value> {
             "writes": writes(metadata),
         });
     }
-    // What controllers and the kubelet did they have also said, and how often.
+    // Events show what controllers and the kubelet did, and how often.
     let events = application.kubectl().get("events")?;
     let mut said = BTreeMap::new();
     for event in events["items"].as_array().into_iter().flatten() {
-        // A probe that a busy machine has answered late is no one's doing.
+        // A late answer to a probe on a busy machine is no change.
         if event["reason"] == "Unhealthy" {
             continue;
         }
@@ -170,8 +170,7 @@ fn footprint(application: &Application) -> Result<Value> {
     Ok(found)
 }
 
-/// A footprint but for what comes and goes with the Job: itself, its pods, events, and the record
-/// of its completion.
+/// A footprint without the Job, its pods, its Events, and the record of its completion.
 fn without_the_job(mut footprint: Value) -> Value {
     footprint["Job"] = Value::Null;
     for kind in ["Pod", "events", "ConfigMap"] {
@@ -182,8 +181,8 @@ fn without_the_job(mut footprint: Value) -> Value {
     footprint
 }
 
-/// Who wrote an object last, and when, but for its status: a probe that was answered late is
-/// written there.
+/// The last writers of an object and their times. Writes of the status do not count, because a late
+/// answer to a probe causes one.
 fn writes(metadata: &Value) -> Vec<Value> {
     metadata["managedFields"]
         .as_array()

@@ -1,5 +1,5 @@
-//! An application that an autoscaler sends to sleep, and that wakes long after its Job is gone: in
-//! its own version, or in the next.
+//! An application that an autoscaler scales to zero, and scales up again long after its Job was
+//! deleted: with the same version, or with the next.
 
 mod demand;
 
@@ -19,15 +19,15 @@ testkit::tests! {
 const V2: &str = "piefed/piefed:1.2.0";
 const V3: &str = "piefed/piefed:1.3.0";
 
-/// What scales the Deployment to zero and back.
+/// An autoscaler that scales the Deployment to zero and back.
 pub(crate) trait Autoscaler {
-    /// The object that has it do so.
+    /// The autoscaler's object.
     fn object(&self) -> Value;
 
-    /// Says how much there is to do.
+    /// Sets the demand.
     fn demands(&self, value: u32) -> Result<()>;
 
-    /// An error if it doesn't work any more.
+    /// Fails if the autoscaler no longer works.
     fn check(&self) -> Result<()>;
 }
 
@@ -48,7 +48,7 @@ impl<A: Autoscaler> Sleeper<'_, A> {
         kubectl.apply(&self.autoscaler.object().to_string())?;
         self.sleeps()?;
 
-        // Days later the Job is gone, and someone visits.
+        // Days later, the Job is deleted, and there is demand again.
         kubectl.run(&format!("delete job {JOB}"))?;
         self.wakes()?;
         application.rolled_out()?;
@@ -59,18 +59,18 @@ impl<A: Autoscaler> Sleeper<'_, A> {
         ensure!(said.lines().count() == 1, "it waited for something: {said}");
         self.sleeps()?;
 
-        // The next version comes while nothing runs, and its migration doesn't come.
+        // The next version is deployed while nothing runs, but without its migration.
         kubectl.run(&format!("set image deployment/{WEB} web={V3}"))?;
         self.wakes()?;
         application.holds(V3, "and no record of version 1.3.0")?;
-        // The Job alone, as how many pods there are is for the autoscaler to say.
+        // Apply only the Job, because the autoscaler decides the number of pods.
         let all = manifests(V3);
         let (job, _) = all.split_once("\n---\n").context("the Job")?;
         kubectl.apply(job)?;
         application.migrates_first(V3)
     }
 
-    /// Nothing is to do, and so no pod is there any more.
+    /// Removes the demand, and waits until there is no pod.
     fn sleeps(&self) -> Result<()> {
         self.autoscaler.demands(0)?;
         self.scaled_to(0)?;
@@ -85,7 +85,7 @@ impl<A: Autoscaler> Sleeper<'_, A> {
         Ok(())
     }
 
-    /// There is something to do.
+    /// Sets a demand, and waits for a pod.
     fn wakes(&self) -> Result<()> {
         self.autoscaler.demands(1)?;
         self.scaled_to(1)
@@ -102,8 +102,8 @@ impl<A: Autoscaler> Sleeper<'_, A> {
     }
 }
 
-/// Kubernetes' own autoscaler, which scales to zero from 1.37 on, and before where `HPAScaleToZero`
-/// is switched on.
+/// Kubernetes' own autoscaler. It can scale to zero from 1.37 on, and before with the feature gate
+/// `HPAScaleToZero`.
 impl Autoscaler for Demand<'_> {
     fn object(&self) -> Value {
         json!({

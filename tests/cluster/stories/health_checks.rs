@@ -1,4 +1,4 @@
-//! Flux' health checks of a held Deployment, and of a Job that is deleted as soon as it has ended.
+//! Flux's health checks of a held Deployment, and of a Job that is deleted as soon as it has ended.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,8 @@ const V1: &str = "piefed/piefed:1.2.0";
 const V2: &str = "piefed/piefed:1.3.0";
 const V3: &str = "piefed/piefed:1.3.1";
 
-/// The application at this image. Its Job goes at once when it is over, and tries twice.
+/// Writes the application with this image. Its Job has two attempts, and is deleted as soon as it
+/// has ended.
 fn write(folder: &Path, image: &str) -> Result<()> {
     let manifests = manifests(image);
     let (job, deployment) = manifests.split_once("\n---\n").context("two objects")?;
@@ -35,7 +36,7 @@ fn write(folder: &Path, image: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets the attempt of the Job that runs end so.
+/// Ends the Job's running attempt with success or failure.
 fn attempt(application: &GatedApplication, how: &str) -> Result<()> {
     let kubectl = application.kubectl();
     kubectl.wait(&format!("job/{JOB}"), "jsonpath={.status.ready}=1", 60)?;
@@ -44,7 +45,7 @@ fn attempt(application: &GatedApplication, how: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets the Job succeed, which is the end of it, and the pods of this image start.
+/// Lets the Job succeed, after which it is deleted, and the pods of this image start.
 fn migrate(application: &GatedApplication, image: &str) -> Result<()> {
     application.holds(image, &format!("waiting: Job {JOB} is running"))?;
     attempt(application, "success")?;
@@ -54,7 +55,7 @@ fn migrate(application: &GatedApplication, image: &str) -> Result<()> {
     application.rolled_out()
 }
 
-/// Flux waits for an hour, which no test does.
+/// Gives Flux's health checks a timeout of an hour, which no test reaches.
 fn wait_for_an_hour(application: &GatedApplication) -> Result<()> {
     let check = |api: &str, kind: &str, name: &str| json!({"apiVersion": api, "kind": kind, "name": name, "namespace": HEALTH_CHECKS});
     let patch = json!({"spec": {
@@ -89,13 +90,13 @@ fn a_repair_ends_the_health_check_of_what_it_repairs(cluster: &Cluster) -> Resul
     let kustomization = flux.kustomization(HEALTH_CHECKS)?;
     wait_for_an_hour(&application)?;
 
-    // A Job that is gone counts as one that has succeeded, and the Deployment isn't held for ever.
+    // A deleted Job counts as successful, and the Deployment is not held forever.
     write(folder.path(), V1)?;
     let revision = kustomization.publish(folder.path())?;
     migrate(&application, V1)?;
     kustomization.settled(&revision)?.success()?;
 
-    // This one fails, and tries again. Flux waits for it, until a fixed version is published.
+    // This Job fails, and tries again. Flux waits for it until a fixed version is published.
     write(folder.path(), V2)?;
     let revision = kustomization.publish(folder.path())?;
     application.holds(V2, &format!("waiting: Job {JOB} is running"))?;
@@ -110,7 +111,7 @@ fn a_repair_ends_the_health_check_of_what_it_repairs(cluster: &Cluster) -> Resul
     ensure!(changes.iter().any(canceled), "{changes:?}");
     ensure!(application.pods(V2)?.is_empty(), "a pod of {V2}");
 
-    // Flux creates the Job again, since its source names it. The pods keep running.
+    // Flux creates the Job again, because its source still has it. The pods keep running.
     let pods = |application: &GatedApplication| -> Result<Vec<Value>> {
         let pods = application.pods(V3)?.into_iter();
         Ok(pods.map(|pod| pod["metadata"]["uid"].clone()).collect())

@@ -1,4 +1,4 @@
-//! migration-gate itself is upgraded, uninstalled and ejected, under an application that runs.
+//! migration-gate itself is upgraded, uninstalled and ejected while an application runs.
 
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +21,7 @@ testkit::tests! {
     exclusive: migration_gate_is_upgraded_then_uninstalled_then_ejected;
 }
 
-/// The built-in gate's.
+/// The namespace of the built-in gate.
 pub(super) const NAMESPACE: &str = "piefed-application";
 
 fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -> Result<()> {
@@ -30,7 +30,7 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
     let kubectl = application.kubectl();
     let release = Release::install(cluster)?;
     let kustomization = flux.kustomization(NAMESPACE)?;
-    // The account and the Role are the chart's alone, so that it shows who takes them away.
+    // Only the chart has the ServiceAccount and the Role, so the test sees what deletes them.
     let chart_owns_rbac: Vec<_> = ["ServiceAccount", "Role", "RoleBinding"]
         .map(|kind| json!({"target": {"kind": kind}, "patch": format!("{{\"$patch\": \"delete\", \"kind\": \"{kind}\", \"metadata\": {{\"name\": \"piefed-init-checker\"}}}}")}))
         .into();
@@ -76,7 +76,7 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
         "uninstalling migration-gate restarted a pod"
     );
 
-    // A day later the Job is gone, and a node is drained.
+    // A day later, the Job is deleted, and a node is drained.
     day_passes(&application)?;
     let drained: Vec<_> = application
         .pods(WEB, "1.0.0")?
@@ -95,7 +95,7 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
         application.says(&pod.name_any(), "open: the record has version 1.0.0")?;
     }
 
-    // Gone, in one roll-out.
+    // Eject the waiters, in one roll-out.
     let shown = eject(cluster, &[])?;
     ensure!(shown.contains("Nothing was changed"), "{shown}");
     let generation = |deployment: &str| -> Result<i64> {
@@ -131,14 +131,14 @@ fn migration_gate_is_upgraded_then_uninstalled_then_ejected(cluster: &Cluster) -
     application.met_no_unmigrated_schema()
 }
 
-/// Checks that the server is of the other release, down to what it would inject.
+/// Checks that the server is of the other release, and that it would inject the other waiter.
 fn is_another_release(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     let gate = cluster.kubectl().in_namespace("migration-gate");
     let serving = gate.run(
         "get deployment migration-gate --output=jsonpath={.spec.template.spec.containers[0].image}",
     )?;
     ensure!(serving == image::MIGRATION_GATE_NEXT, "{serving}");
-    // A replica of the last release may answer for as long as it drains.
+    // A replica of the last release may still answer while it drains.
     let change = r#"{"spec":{"template":{"metadata":{"annotations":{"a":"b"}}}}}"#;
     let changed = || {
         kubectl.run(&format!(
@@ -151,7 +151,7 @@ fn is_another_release(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
     })
 }
 
-/// Lets the Job's time to live be over.
+/// Lets the Job's TTL end.
 fn day_passes(application: &Application) -> Result<()> {
     let kubectl = application.kubectl();
     kubectl.run(&format!(
@@ -160,7 +160,7 @@ fn day_passes(application: &Application) -> Result<()> {
     kubectl.wait(&format!("job/{JOB}"), "delete", 60)
 }
 
-/// Evicts a pod of each held Deployment, and waits until there are as many as before again.
+/// Evicts a pod of each held Deployment, and waits until there are as many as before.
 pub(super) fn evict(application: &Application) -> Result<()> {
     let pods = application.api::<k8s_openapi::api::core::v1::Pod>();
     for deployment in [WEB, WORKER] {

@@ -1,4 +1,4 @@
-//! A chart whose Job has another name in each revision, as many charts do.
+//! A chart whose Job has another name in each revision, as in many charts.
 
 use std::fs;
 use std::path::Path;
@@ -21,10 +21,11 @@ testkit::tests! {
     shared: a_job_named_per_revision_is_waited_for_through_ten_upgrades;
 }
 
-/// The installation, and ten upgrades.
+/// Number of releases: the installation and ten upgrades.
 const RELEASES: usize = 11;
 
-/// A migration takes longer than a second, which is how exactly Kubernetes notes times.
+/// The chart's template. The migration takes longer than a second, the resolution of Kubernetes'
+/// times.
 const TEMPLATE: &str = r#"
 apiVersion: batch/v1
 kind: Job
@@ -67,7 +68,7 @@ fn a_job_named_per_revision_is_waited_for_through_ten_upgrades(cluster: &Cluster
     for revision in 1..=RELEASES {
         let image = format!("migration-gate.test/shop:1.{revision}.0");
         cluster.tag(BUSYBOX, &image)?;
-        // What every user types; Helm waits for the Job and the Deployment both.
+        // The usual command. Helm waits for both the Job and the Deployment.
         namespace.kubectl.helm(&format!(
             "upgrade --install shop {} --set=image={image} --wait --wait-for-jobs --timeout=170s",
             chart.path().display()

@@ -1,5 +1,5 @@
-//! One release of migration-gate for the stories and tests that leave it alone, with a gate for
-//! each of them.
+//! A release of migration-gate that stories and tests share if they do not change it, with a gate
+//! for each.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use testkit::cluster::Cluster;
 use testkit::namespace::Namespace;
 use testkit::release::Release;
 
-/// The namespaces of the stories, each of which has a gate of that name.
+/// The namespaces of the stories, each with a gate of the same name.
 const NAMESPACES: &[&str] = &[
     "story-first-deployment",
     "story-upgrade",
@@ -40,10 +40,10 @@ const NAMESPACES: &[&str] = &[
 /// The namespace of an application that kubectl applies.
 pub(crate) const BY_KUBECTL: &str = "waiter-by-kubectl";
 
-/// The namespace of one that Helm applies.
+/// The namespace of an application that Helm applies.
 pub(crate) const BY_HELM: &str = "waiter-by-helm";
 
-/// The namespace of one that Flux applies.
+/// The namespace of an application that Flux applies.
 pub(crate) const BY_FLUX: &str = "waiter-by-flux";
 
 /// The namespace whose gate holds workloads of other kinds, too.
@@ -55,15 +55,15 @@ pub(crate) const REVISIONS: &str = "story-revisions";
 /// The namespace of an application that scales to zero.
 pub(crate) const SLEEPER: &str = "story-from-zero";
 
-/// The namespace of one whose health Flux waits for.
+/// The namespace of an application with Flux's health checks.
 pub(crate) const HEALTH_CHECKS: &str = "story-health-checks";
 
-/// Those that share a release: their namespaces, with a gate for each.
+/// The tests that share a release: their namespaces, each with a gate.
 pub(crate) struct Cast {
     pub(crate) namespaces: &'static [&'static str],
     pub(crate) gate: fn(&str) -> Value,
-    // Locked while it is set and while it is struck, so that no one sets it again beside what is
-    // left of the last.
+    // Locked while the release is installed or uninstalled, so that it is not installed again too
+    // early.
     pub(crate) scenery: Mutex<Option<Scenery>>,
 }
 
@@ -73,23 +73,23 @@ static STORIES: Cast = Cast {
     scenery: Mutex::new(None),
 };
 
-/// What is there for as long as a story plays.
+/// The objects that exist while a story runs.
 pub(crate) struct Scenery {
-    // Dropped first: the release's objects lie in the namespaces.
+    // Dropped first: the release has objects in the namespaces.
     _release: Release,
     namespaces: BTreeMap<String, Namespace>,
     players: usize,
     _theatre: Theatre,
 }
 
-/// The right to set a stage, which one cast has at a time.
+/// The permission to install a release, which one cast has at a time.
 struct Theatre;
 
 static IS_TAKEN: Mutex<bool> = Mutex::new(false);
 static IS_LEFT: Condvar = Condvar::new();
 
 impl Theatre {
-    /// Waits until the other cast has left it.
+    /// Waits until no other cast has it.
     fn enter() -> Self {
         let taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = IS_LEFT.wait_while(taken, |taken| *taken);
@@ -105,18 +105,18 @@ impl Drop for Theatre {
     }
 }
 
-/// A story's part in the release, which is uninstalled when the last story that plays is over.
+/// A story's share of the release, which is uninstalled when the last running story is over.
 pub(crate) struct Stage {
     scenery: &'static Mutex<Option<Scenery>>,
 }
 
 impl Stage {
-    /// Joins the stories that are being played, or sets the stage for them.
+    /// Joins the running stories, or installs the release for them.
     pub(crate) fn enter(cluster: &Cluster) -> Result<Self> {
         Self::enter_with(cluster, &STORIES)
     }
 
-    /// The same with others than the stories.
+    /// The same for another cast.
     pub(crate) fn enter_with(cluster: &Cluster, cast: &'static Cast) -> Result<Self> {
         let mut scenery = cast.scenery.lock().unwrap_or_else(PoisonError::into_inner);
         match scenery.as_mut() {
@@ -133,7 +133,7 @@ impl Stage {
         Application::new(cluster, self.namespace(name)?)
     }
 
-    /// A namespace with a gate, for the first caller.
+    /// A namespace with a gate. Only the first call gets it.
     pub(crate) fn namespace(&self, name: &str) -> Result<Namespace> {
         self.scenery()
             .as_mut()
@@ -177,7 +177,7 @@ impl Scenery {
     }
 }
 
-/// A gate as PieFed's, in another namespace.
+/// A gate like PieFed's, in another namespace.
 pub(crate) fn gate(namespace: &str) -> Value {
     let mut gate = json!({
         "name": namespace, "namespace": namespace, "job": JOB, "deployments": [WEB, WORKER],

@@ -15,21 +15,21 @@ use k8s_openapi::api::core::v1::Pod;
 use super::application::{Application, PATIENCE, WEB, of};
 use testkit::client::Watched;
 
-/// The time between two rounds, each of which asks every ready pod once.
+/// The time between two rounds. Each round sends one request to every ready pod.
 const PAUSE: Duration = Duration::from_millis(250);
-/// No story takes longer.
+/// Maximum number of rounds. No story takes longer.
 const ROUNDS: u32 = 2400;
 
-/// What the visitors saw.
+/// The results of the visits.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Visits {
-    /// Rounds in which no ready pod gave a page, although one had before.
+    /// Rounds in which no ready pod returned a page, although one had before.
     pub(crate) outages: u32,
-    /// Pages, by the release that gave them.
+    /// Pages, by the release that returned them.
     pub(crate) pages: BTreeMap<String, u32>,
-    /// Answers of pods that met an unmigrated schema.
+    /// Responses of pods whose schema was not migrated.
     pub(crate) unmigrated: u32,
-    /// Requests that a stopping pod took no more.
+    /// Requests that a stopping pod no longer accepted.
     pub(crate) unreachable: u32,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Visits {
     }
 }
 
-/// Visitors who ask until they are told to stop.
+/// Visitors that send requests until this is dropped.
 pub(crate) struct Traffic {
     stop: Sender<()>,
     seen: Arc<(Mutex<Visits>, Condvar)>,
@@ -67,7 +67,7 @@ impl Traffic {
                 round(&pods, &mut so_far);
                 *lock(&seen.0) = so_far;
                 seen.1.notify_all();
-                // The pace of the visits; nothing is awaited here.
+                // Wait between two rounds.
                 if stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
@@ -80,7 +80,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until the visitors have seen enough; gives what they have seen by then.
+    /// Waits until `enough` is true for the results. Returns them.
     pub(crate) fn until(&self, what: &str, enough: impl Fn(&Visits) -> bool) -> Result<Visits> {
         let seen = lock(&self.seen.0);
         let (seen, timeout) = self
@@ -96,7 +96,7 @@ impl Traffic {
     }
 
     pub(crate) fn stop(self) -> Result<Visits> {
-        // Visitors who have left already need not be told.
+        // The visitors may have stopped already.
         let _ = self.stop.send(());
         self.visitors
             .join()
@@ -109,11 +109,11 @@ fn lock(seen: &Mutex<Visits>) -> MutexGuard<'_, Visits> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How old a view of the pods may be on a busy machine.
+/// Maximum age of the view of the pods on a busy machine.
 const STALE: Duration = Duration::from_secs(10);
 
-/// Visits all pods that are ready. It is an outage if none of them serves; but the view of them may
-/// be old, so it counts only if that view stays as it is.
+/// Visits all ready pods. If none of them serves, that is an outage. The view of the pods may be
+/// old, so it counts only if that view does not change.
 fn round(pods: &Watched<Pod>, seen: &mut Visits) {
     let began = Instant::now();
     let mut failed: Option<Vec<Arc<Pod>>> = None;
@@ -177,7 +177,7 @@ fn address(pod: &Pod) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, 5000))
 }
 
-/// One request; gives the status and the body.
+/// Sends a request. Returns the status and the body.
 fn get(address: SocketAddr) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -1,4 +1,4 @@
-//! What happens without migration-gate: the figures that the others are compared with.
+//! The same deployments without migration-gate, for comparison.
 
 use anyhow::{Result, ensure};
 
@@ -11,7 +11,7 @@ testkit::tests! {
     shared: without_a_gate_new_pods_meet_the_old_schema;
 }
 
-/// How many visits a migration lasts.
+/// The duration of a migration, in visits.
 const VISITS: u32 = 20;
 
 fn without_a_gate_new_pods_meet_the_old_schema(cluster: &Cluster) -> Result<()> {
@@ -20,7 +20,7 @@ fn without_a_gate_new_pods_meet_the_old_schema(cluster: &Cluster) -> Result<()> 
     let kubectl = application.kubectl();
     let kustomization = flux.kustomization(&application.namespace.name)?;
 
-    // The first deployment: nothing keeps the pods from starting before the Job is through.
+    // The first deployment: the pods start before the Job has completed.
     let revision = kustomization.publish(&application.at("1.0.0")?)?;
     application.migration_holds("1.0.0")?;
     application.await_unmigrated()?;
@@ -28,7 +28,7 @@ fn without_a_gate_new_pods_meet_the_old_schema(cluster: &Cluster) -> Result<()> 
     kustomization.settled(&revision)?.success()?;
     let first = application.unmigrated()?.len();
 
-    // One tag, under Flux: the Job is replaced, and the new pods don't care.
+    // One tag changes under Flux: the Job is replaced, and the new pods do not wait for it.
     let traffic = Traffic::start(&application);
     traffic.until("a page", |seen| !seen.pages.is_empty())?;
     let revision = kustomization.publish(&application.at("1.1.0")?)?;
@@ -40,7 +40,7 @@ fn without_a_gate_new_pods_meet_the_old_schema(cluster: &Cluster) -> Result<()> 
     let upgrade = application.unmigrated()?.len() - first;
     ensure!(upgrade > 0 && seen.unmigrated > 0, "{seen}");
 
-    // The same by kubectl, which can't replace the Job: the new pods never get their schema.
+    // The same with kubectl, which cannot replace the Job: the new pods never get their schema.
     let traffic = Traffic::start(&application);
     traffic.until("a page", |seen| !seen.pages.is_empty())?;
     let folder = application.at("1.2.1")?;

@@ -1,4 +1,4 @@
-//! One tag changes, with Flux and without, and back again.
+//! One tag changes and is changed back, with Flux and without.
 
 use anyhow::{Result, ensure};
 
@@ -29,7 +29,7 @@ fn upgrade_by_one_tag_under_flux_then_roll_back(cluster: &Cluster) -> Result<()>
     application.migration_holds("1.1.0")?;
     application.waiting(WEB, "1.1.0", 1)?;
     application.waiting(WORKER, "1.1.0", 1)?;
-    // The old pods serve for as long as the migration takes.
+    // The old pods serve during the migration.
     let so_far = traffic.until("pages", |seen| !seen.pages.is_empty())?;
     traffic.until("pages of the old release", |seen| {
         seen.pages["1.0.0"] >= so_far.pages["1.0.0"] + 20
@@ -46,9 +46,9 @@ fn upgrade_by_one_tag_under_flux_then_roll_back(cluster: &Cluster) -> Result<()>
     let order = application.started_after_the_migration("1.1.0", 3)?;
     eprintln!("stories: upgrade under Flux: {order}");
 
-    // Back to the previous tag. Its pods need no migration: the record has it. The Job, which Flux
-    // replaces again, fails, as Alembic can't find the newer revision in the older image; that
-    // holds no one up.
+    // Change back to the previous tag. Its pods need no migration, because the record has that
+    // version. The Job, which Flux replaces again, fails: Alembic cannot find the newer revision in
+    // the older image. That keeps no pod waiting.
     application.forbid_migration("1.0.0")?;
     let revision = kustomization
         .publish(&application.patched("1.0.0", &super::application::one_attempt())?)?;
@@ -78,7 +78,7 @@ fn upgrade_by_kubectl_apply_waits_for_the_job_to_be_replaced(cluster: &Cluster) 
     let traffic = Traffic::start(&application);
     traffic.until("a page", |seen| !seen.pages.is_empty())?;
 
-    // The Deployments are updated, the Job can't be.
+    // The Deployments are updated, but the Job cannot be.
     let folder = application.at("1.1.0")?;
     let refusal = kubectl.refused(&format!("apply -k {}", folder.display()))?;
     ensure!(refusal.contains("field is immutable"), "{refusal}");
@@ -106,7 +106,7 @@ fn upgrade_by_kubectl_apply_waits_for_the_job_to_be_replaced(cluster: &Cluster) 
         "an old pod was stopped"
     );
 
-    // What the waiter said, done.
+    // Run the waiter's remedy.
     kubectl.run(&format!("delete job {JOB}"))?;
     kubectl.run(&format!("apply -k {}", folder.display()))?;
     application.migration_holds("1.1.0")?;

@@ -1,4 +1,4 @@
-//! PieFed's stand-in, as one Deployment with one pod, and its Job, in a namespace with a gate.
+//! PieFed's stand-in: a Deployment with one pod, and its Job, in a namespace with a gate.
 
 use std::process::Command;
 use std::time::Duration;
@@ -20,16 +20,16 @@ pub(crate) const JOB: &str = "piefed-db-init";
 pub(crate) const WEB: &str = "piefed-web";
 pub(crate) const WAITER: &str = "wait-for-migrations";
 
-/// The Job and one Deployment, of this image.
+/// The Job and one Deployment, with this image.
 pub(crate) fn manifests(image: &str) -> String {
     manifests_with(image, None)
 }
 
-/// What a proxy runs that ends with the migration beside it.
+/// The command of a proxy that ends with the migration beside it.
 const UNTIL_MIGRATED: &str = "migrates() { cat /proc/[0-9]*/comm | grep -q '^flask$'; }; \
     until migrates; do sleep 0.1; done; while migrates; do sleep 0.1; done";
 
-/// The same with a proxy of this image in front.
+/// The same with a proxy of this image as the first container.
 pub(crate) fn manifests_with(image: &str, proxy: Option<&str>) -> String {
     let containers = |proxy_command: &[&str], own: Value| -> Value {
         let proxy =
@@ -69,7 +69,7 @@ impl GatedApplication {
         Self::on(Stage::enter(cluster)?, cluster, name)
     }
 
-    /// In a namespace with a gate of a release that it shares with others.
+    /// An application in a namespace with a gate of a shared release.
     pub(crate) fn on(stage: Stage, cluster: &Cluster, name: &str) -> Result<Self> {
         let namespace = stage.namespace(name)?;
         Ok(Self {
@@ -78,7 +78,7 @@ impl GatedApplication {
         })
     }
 
-    /// In a namespace whose gate is of a release that the test has installed by itself.
+    /// An application in a namespace with a gate of the test's own release.
     pub(crate) fn of(cluster: &Cluster, namespace: Namespace) -> Self {
         Self {
             pods: Api::namespaced(cluster.client(), &namespace.name),
@@ -91,7 +91,7 @@ impl GatedApplication {
         &self.namespace.kubectl
     }
 
-    /// Lets the Job that runs succeed; gives the time of its completion, in whole seconds.
+    /// Lets the running Job succeed. Returns the time of its completion, in whole seconds.
     pub(crate) fn migrate(&self) -> Result<String> {
         let job = self.end("success", "Complete")?;
         let completed = job["status"]["completionTime"].as_str();
@@ -112,7 +112,7 @@ impl GatedApplication {
         kubectl.get(&job)
     }
 
-    /// The Deployment's pods of this image, but those that are being deleted.
+    /// The Deployment's pods of this image, except those that are being deleted.
     pub(crate) fn pods(&self, image: &str) -> Result<Vec<Value>> {
         let mut pods = self.kubectl().get("pods --selector=app=web")?;
         let Value::Array(mut items) = pods["items"].take() else {
@@ -122,8 +122,8 @@ impl GatedApplication {
         Ok(items)
     }
 
-    /// Waits until the only pod of this image whose own container hasn't started has a waiter that
-    /// says so; gives the pod's name.
+    /// Waits until only one pod of this image has not started its own container, and its waiter has
+    /// printed `what`. Returns the pod's name.
     pub(crate) fn holds(&self, image: &str, what: &str) -> Result<String> {
         let name = await_list(
             &self.pods,
@@ -132,7 +132,7 @@ impl GatedApplication {
             Duration::from_mins(3),
             |pods| {
                 let pods = pods.iter().map(|pod| json!(**pod));
-                // One of an earlier roll-out may still be on its way out.
+                // A pod of an earlier roll-out may still be being deleted.
                 let stays = |pod: &Value| pod["metadata"].get("deletionTimestamp").is_none();
                 let waits = |pod: &Value| status(pod).get("running").is_none();
                 let new = |pod: &Value| is_of(pod, image) && stays(pod) && waits(pod);
@@ -148,7 +148,7 @@ impl GatedApplication {
         Ok(name)
     }
 
-    /// The pods of these labels, as JSON, once all of this many have a waiter that runs.
+    /// The `count` pods with these labels, as JSON, when all have a running waiter.
     pub(crate) fn waiting(&self, labels: &str, count: usize) -> Result<Vec<Value>> {
         let what = format!("{count} pods of {labels} in their waiters");
         await_list(&self.pods, labels, &what, Duration::from_mins(3), |pods| {
@@ -158,13 +158,13 @@ impl GatedApplication {
         })
     }
 
-    /// Follows a pod's waiter until it says something.
+    /// Follows a pod's waiter until it prints `what`.
     pub(crate) fn says(&self, pod: &Value, what: &str) -> Result<String> {
         let name = pod["metadata"]["name"].as_str().context("a name")?;
         self.namespace.says(name, WAITER, &[what])
     }
 
-    /// The names of this image's pods, and what their waiters have said.
+    /// The names of this image's pods, and the output of their waiters.
     pub(crate) fn waiters(&self, image: &str) -> Result<Vec<(String, String)>> {
         let pods = self.pods(image)?;
         let started = pods.iter().filter(|pod| {
@@ -185,8 +185,8 @@ impl GatedApplication {
         Ok(())
     }
 
-    /// The last words of the waiter of the pod of this image that waits: what it says when its time
-    /// is up. It is run by hand, as it stands in the pod but for the time.
+    /// The last line of a waiter of this image at its timeout. It is run by hand with the arguments
+    /// in the waiting pod, but with a short timeout.
     pub(crate) fn last_words(&self, cluster: &Cluster, image: &str) -> Result<String> {
         let pods = self.pods(image)?;
         let mut waiting = pods
@@ -214,8 +214,9 @@ impl GatedApplication {
         Ok(said)
     }
 
-    /// Every pod of this image has started, and its own container not before `completed`; gives the
-    /// longest time between the two, in seconds, which is how Kubernetes notes them.
+    /// Checks that every pod of this image has started, and its own container not before
+    /// `completed`. Returns the longest time between the two in seconds, the resolution of
+    /// Kubernetes' times.
     pub(crate) fn started_after(&self, completed: &str, image: &str) -> Result<i64> {
         let pods = self.pods(image)?;
         ensure!(!pods.is_empty(), "no pod of {image}");
@@ -235,7 +236,7 @@ impl GatedApplication {
         Ok(longest)
     }
 
-    /// The Job's migration runs and holds a new pod; once it is over, the pod starts.
+    /// Checks that the running migration holds a new pod, and that the pod starts after it.
     pub(crate) fn migrates_first(&self, image: &str) -> Result<()> {
         self.holds(image, "waiting: Job piefed-db-init is running")?;
         let completed = self.migrate()?;
@@ -262,7 +263,7 @@ fn status(pod: &Value) -> &Value {
     own.map_or(&Value::Null, |own| &own["state"])
 }
 
-/// Runs the released program with kubectl's credentials; gives its output.
+/// Runs the release build of the program with kubectl's credentials. Returns its output.
 pub(crate) fn program(cluster: &Cluster, args: &[&str], code: i32) -> Result<String> {
     said(released(cluster)?.args(args), code)
 }

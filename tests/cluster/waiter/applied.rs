@@ -1,8 +1,8 @@
-//! The way out that the waiter, the Events and `status` name is that of who applies the Job, and it
-//! leads out: what they print is run, word for word.
+//! The remedy that the waiter, the Events and `status` print is right for the tool that applies the
+//! Job. These tests run the printed commands unchanged, and they open the gate.
 //!
-//! `tests/cluster/peers/` has those of Argo CD and of Flux' Helm releases, and Flux' own command
-//! line.
+//! `tests/cluster/peers/` tests those for Argo CD and for Flux's Helm releases, and Flux's own
+//! command line.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,7 @@ const OTHER: &str = "is complete, but for version 1.2.0 ";
 /// The Job's migration runs.
 const RUNS: &str = "waiting: Job piefed-db-init is running";
 
-/// The pods of this image start once the Job that runs has completed.
+/// Completes the running Job, and checks that the pods of this image start after it.
 fn migrates(application: &GatedApplication, image: &str) -> Result<()> {
     let completed = application.migrate()?;
     application.rolled_out()?;
@@ -50,7 +50,7 @@ fn the_way_out_with_kubectl_leads_out(cluster: &Cluster) -> Result<()> {
     application.holds(V3, OTHER)?;
     let delete = reader.last_words(V3)?;
     reader.runs(&reader.status("job-of-another-version")?)?;
-    // Only who has the manifests can do this.
+    // This remedy needs the manifests, so it has no command.
     kubectl.apply(&manifests(V3))?;
 
     let pod = application.holds(V3, RUNS)?;
@@ -59,14 +59,14 @@ fn the_way_out_with_kubectl_leads_out(cluster: &Cluster) -> Result<()> {
     reader.runs(&delete)?;
     kubectl.apply(&manifests(V3))?;
 
-    // The Job as it was needs no manifest.
+    // To run the same Job again needs no manifest.
     application.fails()?;
     reader.runs(&reader.status("job-failed")?)?;
     migrates(&application, V3)
 }
 
-/// A chart whose Job isn't a hook, as many are: Helm can't change it, and applies the Deployment
-/// all the same.
+/// A chart whose Job is not a hook, as in many charts: Helm cannot change the Job, but applies the
+/// Deployment.
 pub(crate) fn chart(folder: &Path) -> Result<()> {
     let templates = folder.join("templates");
     fs::create_dir_all(&templates)?;
@@ -85,7 +85,7 @@ fn the_way_out_of_a_helm_release_leads_out(cluster: &Cluster) -> Result<()> {
         let values = json!({"image": image}).to_string();
         fs::write(folder.path().join("values.yaml"), values)
     };
-    // Where the chart and its values are is what the reader knows.
+    // The reader knows the paths of the chart and its values.
     let filled = |command: String| {
         let command = command.replace("CHART", "chart");
         command.replace("VALUES", "values.yaml")
@@ -111,7 +111,7 @@ fn the_way_out_of_a_helm_release_leads_out(cluster: &Cluster) -> Result<()> {
     migrates(&application, V3)
 }
 
-/// Flux' command line, as far as the waiter names it: it asks for a reconciliation by an
+/// The part of Flux's command line that the waiter prints: it requests a reconciliation by an
 /// annotation.
 const FLUX: &str = "[ \"$1 $2 $4\" = 'reconcile kustomization -n' ] || exit 2
 exec kubectl -n \"$5\" annotate kustomizations.kustomize.toolkit.fluxcd.io \"$3\" --overwrite \
@@ -124,7 +124,7 @@ fn the_way_out_of_a_kustomization_leads_out(cluster: &Cluster) -> Result<()> {
     out_of_a_kustomization(cluster, &application, BY_FLUX, folder.path())
 }
 
-/// The ways out where Flux applies the application, in this namespace, by the `flux` that is in
+/// Tests the remedies for an application that Flux applies to this namespace, with the `flux` in
 /// this folder.
 pub(crate) fn out_of_a_kustomization(
     cluster: &Cluster,
@@ -141,7 +141,7 @@ pub(crate) fn out_of_a_kustomization(
     fs::write(source.join("kustomization.yaml"), kustomization.to_string())?;
 
     let kustomization = flux.kustomization(namespace)?;
-    // While Flux waits for health, it does nothing else.
+    // While Flux waits for health, it does not reconcile.
     application
         .kubectl()
         .in_namespace("flux-system")

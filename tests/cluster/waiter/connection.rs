@@ -1,4 +1,4 @@
-//! What can happen to a watch.
+//! Tests of everything that can happen to a watch.
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -27,7 +27,7 @@ testkit::tests! {
 
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// As the API server counts them, of a user who is no one else.
+/// By the API server's audit log. The waiter has a user of its own.
 fn a_completion_takes_four_requests(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::shared(sandbox)?;
     let scene = Scene::on(plane, "four-requests")?;
@@ -62,8 +62,8 @@ fn a_version_that_is_gone_and_an_outage_of_30_s_are_survived(sandbox: &Sandbox) 
     an_outage_is_waited_out(&mut plane)
 }
 
-/// An API server that has just started remembers no change from before its start, so it answers a
-/// watch that goes on from there with 410 Gone.
+/// An API server that has just started has no changes from before its start. So it answers a watch
+/// that resumes from an earlier version with 410 Gone.
 fn a_version_that_is_gone_is_listed_anew(
     plane: &mut Plane,
     proxy: &Proxy,
@@ -80,13 +80,12 @@ fn a_version_that_is_gone_is_listed_anew(
     let mut waiter = scene.waiter_as(kubeconfig, &[V2, "--timeout=1h"])?;
     waiter.says("waiting: Job db-init is running");
     await_watches(plane, &scene.namespace, 1)?;
-    // The waiter goes on by resuming its watch, so it must not notice that there is no API server
-    // for a while.
+    // The waiter must resume its watch, so it must not notice the stopped API server.
     proxy.hold();
     proxy.cut();
     plane.server.stop_api_server()?;
     plane.server.start_api_server()?;
-    // The test's own watch shows that the version is gone.
+    // The test's own watch shows that the version is no longer available.
     let gone = block_on(async {
         use futures::StreamExt as _;
         let events = jobs.watch(&WatchParams::default(), &version).await?;
@@ -110,7 +109,7 @@ fn a_version_that_is_gone_is_listed_anew(
     Ok(())
 }
 
-/// A waiter's request, as it asks for its Job by name.
+/// Whether a request selects the Job by its name, as a waiter's does.
 fn is_narrow(event: &Value) -> bool {
     let uri = event["requestURI"].as_str().unwrap_or_default();
     uri.contains(&format!("fieldSelector=metadata.name%3D{JOB}"))
@@ -126,7 +125,7 @@ fn an_outage_is_waited_out(plane: &mut Plane) -> Result<()> {
     let stopped = Instant::now();
     plane.server.kill_api_server()?;
     waiter.says("waiting: the API server does not answer: ");
-    // An outage of that length is what this is about; nothing else would end it.
+    // The test needs an outage of this length, and there is no event to wait for.
     sleep(OUTAGE.saturating_sub(stopped.elapsed()));
     plane.server.start_api_server()?;
     waiter.says("waiting: Job db-init is running");

@@ -1,5 +1,4 @@
-//! Workloads of every kind wait; what the record says of them is corrected by the command that the
-//! waiter names.
+//! Workloads of every kind wait, and the command that the waiter prints corrects the record.
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
@@ -13,10 +12,10 @@ testkit::tests! {
     shared: every_kind_waits_and_its_record_is_corrected_by_hand;
 }
 
-/// The labels of the pods: of a `StatefulSet`, of a `DaemonSet`, and of a `CronJob`.
+/// The labels of the pods of a `StatefulSet`, a `DaemonSet` and a `CronJob`.
 const KINDS: [&str; 3] = ["app=search", "app=agent", "app=clean"];
 
-/// These workloads, of this image. The `CronJob` runs when someone says so.
+/// These workloads with this image. The `CronJob` runs only when the test starts it.
 fn other_kinds(image: &str) -> String {
     let pods = |name: &str, command: &str| {
         json!({
@@ -48,7 +47,7 @@ fn other_kinds(image: &str) -> String {
     format!("{search}\n---\n{agent}\n---\n{clean}")
 }
 
-/// When a pod's own container started. A `CronJob`'s has ended.
+/// When a pod's own container started. That of a `CronJob` has ended.
 fn started(pod: &Value) -> Result<Timestamp> {
     let state = &pod["status"]["containerStatuses"][0]["state"];
     let at = [&state["running"], &state["terminated"]].map(|state| state["startedAt"].as_str());
@@ -84,7 +83,8 @@ fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Re
         eprintln!("waiter: {labels} started {seconds} s after the Job's completion");
     }
 
-    // Back to a version from before the installation: no Job of it, and nothing recorded.
+    // Change back to a version from before the installation, which has neither a Job nor an entry
+    // in the record.
     let refusal = kubectl.apply_refused(&manifests(v2))?;
     ensure!(refusal.contains("field is immutable"), "{refusal}");
     application.holds(v2, "is complete, but for version 1.3.0 ")?;
@@ -96,7 +96,7 @@ fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Re
     program(cluster, &[&correction[..], &["--yes"]].concat(), 0)?;
     application.rolled_out()?;
 
-    // The database is restored to what it was before 1.3.0, whose Job is still there.
+    // The database is restored to its state before 1.3.0, whose Job still exists.
     let gate = format!("--gate={EVERY_KIND}");
     let list = || program(cluster, &["record", "list", "-n", EVERY_KIND], 0);
     ensure!(list()?.contains("1.3.0"), "{}", list()?);
@@ -112,7 +112,7 @@ fn every_kind_waits_and_its_record_is_corrected_by_hand(cluster: &Cluster) -> Re
     Ok(())
 }
 
-/// The command that the waiter names when its time is up, without the program's name.
+/// The command that the waiter prints at its timeout, without the program's name.
 fn correction(cluster: &Cluster, application: &GatedApplication, image: &str) -> Result<String> {
     let said = application.last_words(cluster, image)?;
     let (_, command) = said

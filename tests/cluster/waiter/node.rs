@@ -1,4 +1,4 @@
-//! The rows that need pods: a Job that a real controller runs, and what its pods leave behind.
+//! The rows that need pods: a Job with a real controller, and the logs of its pods.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ testkit::tests! {
 
 const PASSWORD: &str = "s3cr3t-p4ssw0rd";
 
-/// A waiter's place: a namespace on the node, and a folder for termination messages.
+/// The surroundings of a waiter: a namespace on the node, and a folder for termination messages.
 struct NodePlace {
     namespace: Namespace,
     folder: tempfile::TempDir,
@@ -37,7 +37,7 @@ impl NodePlace {
         })
     }
 
-    /// A waiter for an image of version 1.2.0, as a user whom a kubectl speaks for.
+    /// A waiter for an image of version 1.2.0, as the user of a kubectl.
     fn waiter(&self, user: &Kubectl) -> Waiter {
         let namespace = format!("--namespace={}", self.namespace.name);
         let job = format!("--job={JOB}");
@@ -70,7 +70,7 @@ fn a_job_is_followed_from_its_suspension_to_its_last_attempts_logs(
 ) -> Result<()> {
     let place = NodePlace::new(cluster, "waiter-node")?;
     let kubectl = &place.namespace.kubectl;
-    // A quota keeps the Job from having a pod for as long as the test wants.
+    // A quota prevents the Job's pod until the test removes it.
     kubectl.run("create quota pods --hard=pods=0")?;
     kubectl.wait("quota/pods", "jsonpath={.status.hard.pods}=0", 30)?;
     let piefed = "piefed/piefed:1.2.0";
@@ -94,7 +94,7 @@ fn a_job_is_followed_from_its_suspension_to_its_last_attempts_logs(
     waiter.says("waiting: Job db-init is failing, and its pods are ending");
     let ended = waiter.ends_with(3);
 
-    // Newest attempt first, and of each all that it printed.
+    // The newest attempt comes first, each with its whole output.
     let second = second.trim_start_matches("pod/");
     let headings: Vec<&str> = ended
         .output
@@ -173,14 +173,14 @@ fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Clust
     ] {
         ensure!(ended.output.contains(part), "{}", ended.output);
     }
-    // The log of the container that failed, not of the other.
+    // The log is that of the container that failed.
     ensure!(
         ended.termination.ends_with("\n| no-such-table"),
         "{}",
         ended.termination
     );
 
-    // Each of the rights to read logs taken away.
+    // Without each of the permissions to read logs.
     for (resource, says) in [
         (
             "pods/log",
@@ -212,7 +212,7 @@ fn the_charts_role_reads_logs_and_without_it_the_exit_code_stays(cluster: &Clust
     Ok(())
 }
 
-/// The Job controller deletes the pod before it says that the Job has failed.
+/// The Job controller deletes the pod before it marks the Job as failed.
 fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> Result<()> {
     let place = NodePlace::new(cluster, "waiter-late")?;
     let kubectl = &place.namespace.kubectl;
@@ -231,7 +231,7 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
         r#"patch job {JOB} --type=merge --patch={{"spec":{{"activeDeadlineSeconds":1}}}}"#
     ))?;
     let ended = waiter.ends_with(3);
-    // A busy machine may look after the grace period.
+    // On a busy machine, the waiter may read only after the grace period.
     let shown = ["it was running", "exit code 137"]
         .map(|state| format!("pod {pod}, container migrate: {state}\n| it takes a long time\n"));
     ensure!(
@@ -250,7 +250,7 @@ fn the_log_of_a_pod_that_the_jobs_deadline_ends_is_shown(cluster: &Cluster) -> R
     Ok(())
 }
 
-/// Waits until the authorizer has heard of a smaller Role.
+/// Waits until the authorizer has seen the smaller Role.
 fn await_refusal(user: &Kubectl, resource: &str) -> Result<()> {
     let question = match resource {
         "pods/log" => &["get", "pods", "--subresource=log"][..],

@@ -1,5 +1,5 @@
-//! The release before this one is upgraded to this one, and rolled back: what runs goes on, and
-//! each reads what the other has recorded.
+//! The previous release is upgraded to this one, and rolled back. Running pods go on, and each
+//! release reads the other's record.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,8 +24,8 @@ const NAMESPACE: &str = "piefed-application";
 const RECORD: &str = "configmap/migration-gate-piefed";
 const WORKER: &str = "background";
 
-/// The values, as an operator of the previous release may have them: one Deployment by its name,
-/// and one by its label, with an account of its own.
+/// Values of the previous release: one Deployment by its name, and one by its label, with a
+/// ServiceAccount of its own.
 fn values() -> Value {
     json!({"gates": [{
         "name": "piefed", "namespace": NAMESPACE, "job": JOB, "deployments": [WEB],
@@ -35,7 +35,7 @@ fn values() -> Value {
     }]})
 }
 
-/// The second Deployment, of this image.
+/// The second Deployment, with this image.
 fn worker(image: &str) -> String {
     let labels = json!({"app": "worker"});
     let account = json!({
@@ -55,7 +55,7 @@ fn worker(image: &str) -> String {
     format!("{account}\n---\n{deployment}")
 }
 
-/// The previous release, installed by its chart, in the place of this one.
+/// The previous release, installed by its chart in place of this one.
 struct Previous {
     release: Release,
     values: PathBuf,
@@ -73,7 +73,7 @@ impl Previous {
         let (repository, tag) = MIGRATION_GATE_PREVIOUS
             .rsplit_once(':')
             .context("the image has a tag")?;
-        // Packed, as a registry has it.
+        // Packed, as in a registry.
         let (chart, packed) = (previous.join("chart"), folder.path());
         release.kubectl().helm(&format!(
             "package {} --version=0.1.0 --destination={}",
@@ -105,7 +105,7 @@ impl Previous {
         self.serves_alone(MIGRATION_GATE_PREVIOUS)
     }
 
-    /// Waits until the replicas of the other release are gone, which still answer while they end.
+    /// Waits until the replicas of the other release have ended. They still answer until then.
     fn serves_alone(&self, image: &str) -> Result<()> {
         let images = "get pods --output=jsonpath={.items[*].spec.containers[*].image}";
         until(
@@ -120,8 +120,8 @@ impl Previous {
     }
 }
 
-/// What must stay as it is, whatever is done beside it: the template of each Deployment, and that
-/// each pod is the same one and hasn't restarted.
+/// The state that must not change: the template of each Deployment, and the uid and restarts of
+/// each pod.
 fn running(kubectl: &Kubectl) -> Result<Vec<Value>> {
     let found = kubectl.get("deployments,replicasets,pods")?;
     let items = found["items"].as_array().context("a list")?;
@@ -139,12 +139,12 @@ fn running(kubectl: &Kubectl) -> Result<Vec<Value>> {
     Ok(stay.map(kept).collect())
 }
 
-/// The Deployments' generations. Kubernetes counts changes of their annotations, too.
+/// The Deployments' generations, which also count changes of their annotations.
 fn generations(kubectl: &Kubectl) -> Result<String> {
     kubectl.run("get deployments --output=jsonpath={.items[*].metadata.generation}")
 }
 
-/// An error that names what differs.
+/// Fails with the differences.
 fn same(what: &str, before: &[Value], after: &[Value]) -> Result<()> {
     for (before, after) in before.iter().zip(after) {
         ensure!(before == after, "{what}: {before}\nbecame\n{after}");
@@ -156,9 +156,9 @@ fn same(what: &str, before: &[Value], after: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Applies as Flux does. The first time it takes over what kubectl has applied.
+/// Applies as Flux does. The first apply takes over the fields that kubectl has applied.
 fn reconcile(kubectl: &Kubectl, manifests: &str) -> Result<()> {
-    // The Job would come back, and run.
+    // Without the Job, which would be created again and run.
     let (_job, deployments) = manifests.split_once("\n---\n").context("several objects")?;
     let apply = [
         "apply",
@@ -174,7 +174,7 @@ fn reconcile(kubectl: &Kubectl, manifests: &str) -> Result<()> {
     Ok(())
 }
 
-/// Does what controllers and appliers do all day, none of which is a change of a pod template.
+/// Makes the usual changes of controllers and appliers, which do not change pod templates.
 fn touch(kubectl: &Kubectl, manifests: &str, value: &str) -> Result<()> {
     kubectl.run(&format!(
         "annotate deployments --all --overwrite example.org/seen={value}"
@@ -187,8 +187,7 @@ fn touch(kubectl: &Kubectl, manifests: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// The waiters of the pods that come of a change, once the roll-out is over: their image, and what
-/// they have said.
+/// The image and output of the waiters of all pods that a change creates, after the roll-out.
 fn of_new_pods(
     kubectl: &Kubectl,
     deployment: &str,
@@ -212,7 +211,7 @@ fn of_new_pods(
     new.difference(&before).map(waiter).collect()
 }
 
-/// Checks that there is one new pod, whose waiter is of this image and has opened by the record of
+/// Checks that there is one new pod, whose waiter has this image and has opened by the record of
 /// this version.
 fn opened_by_the_record(new: &[(String, String)], image: &str, version: &str) -> Result<()> {
     let opened = format!("open: the record has version {version}, ");
@@ -229,7 +228,7 @@ fn opened_by_the_record(new: &[(String, String)], image: &str, version: &str) ->
     Ok(())
 }
 
-/// Waits until the record has an entry of this version that is of the Job that is there.
+/// Waits until the record has an entry of this version and of the existing Job.
 fn await_entry(kubectl: &Kubectl, version: &str) -> Result<Value> {
     let job = kubectl.get(&format!("job {JOB}"))?;
     until(
@@ -270,7 +269,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     );
     kubectl.run(&format!("delete job {JOB}"))?;
 
-    // The upgrade, and what is the same after it.
+    // Upgrade, and check that nothing else has changed.
     let (before, counted) = (running(kubectl)?, generations(kubectl)?);
     let unchanged = |what: &str| same(what, &before, &running(kubectl)?);
     previous.upgrade()?;
@@ -279,7 +278,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     touch(kubectl, &first, "upgraded")?;
     unchanged("what controllers and appliers do")?;
 
-    // Waiters of both releases use what the previous one has recorded,
+    // Waiters of both releases use the previous release's entries,
     let (web, workers) = ("app=web", "app=worker");
     let scale = |name: &str, to: u8| format!("scale deployment/{name} --replicas={to}");
     let restart = |value: &str| {
@@ -291,7 +290,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     opened_by_the_record(&new, MIGRATION_GATE_PREVIOUS, "1.2.0")?;
     let new = of_new_pods(kubectl, WEB, web, &restart("upgraded"))?;
     opened_by_the_record(&new, MIGRATION_GATE, "1.2.0")?;
-    // and those of the previous one by what this one records.
+    // and waiters of the previous release use this one's.
     kubectl.apply(&first)?;
     application.migrate()?;
     let entry = await_entry(kubectl, "1.2.0")?;
@@ -303,7 +302,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     let new = of_new_pods(kubectl, WORKER, workers, &scale(WORKER, 3))?;
     opened_by_the_record(&new, MIGRATION_GATE_PREVIOUS, "1.2.0")?;
 
-    // One Deployment is upgraded, and the other scaled out while the migration runs.
+    // One Deployment is upgraded, and the other is scaled out, while the migration runs.
     kubectl.apply(&manifests(v3))?;
     application.holds(v3, "waiting: Job piefed-db-init is running")?;
     let new = of_new_pods(kubectl, WORKER, workers, &scale(WORKER, 4))?;
@@ -312,7 +311,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     await_entry(kubectl, "1.3.0")?;
     kubectl.run(&format!("delete job {JOB}"))?;
 
-    // Back to the previous release.
+    // Roll back to the previous release.
     let record = kubectl.get(RECORD)?["data"].take();
     let (before, counted) = (running(kubectl)?, generations(kubectl)?);
     let unchanged = |what: &str| same(what, &before, &running(kubectl)?);
@@ -328,7 +327,7 @@ fn an_upgrade_from_the_previous_release_and_back_rolls_nothing_out(
     let kept = kubectl.get(RECORD)?["data"].take();
     ensure!(record == kept, "{record:#} became {kept:#}");
 
-    // Its server records what completes, beside what this one has.
+    // Its server adds completions beside this release's entries.
     kubectl.apply(&manifests(v3))?;
     application.migrate()?;
     await_entry(kubectl, "1.3.0")?;

@@ -1,4 +1,4 @@
-//! The record, kept by replicas of `serve` that are killed at any time.
+//! The record, written by replicas of `serve` that are killed at any time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,26 +38,26 @@ testkit::soaks! {
     standalone: two_replicas_killed_at_random_miss_none_of_2_000_completions;
 }
 
-/// How long a record may take on a busy machine.
+/// Time limit for recording on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 const GATES: usize = 20;
 const ROUNDS: usize = 10;
 
-/// Replicas of `serve`, as processes that keep records and that no one calls.
+/// Replicas of `serve` as processes that only record, without calls from the API server.
 struct Replicas<'a> {
     plane: &'a Plane,
     logs: PathBuf,
     config: tempfile::TempDir,
-    /// Made once: a replica that is starting must not find it half written.
+    /// Created once, so that a starting replica never reads an incomplete file.
     certificate: Pair,
-    /// The first of the ports, of which each replica has two.
+    /// The first port. Each replica has two.
     port: u16,
     running: Vec<Option<Process>>,
     kills: usize,
 }
 
 impl<'a> Replicas<'a> {
-    /// None of them runs yet.
+    /// Replicas that do not run yet.
     fn new(
         sandbox: &Sandbox,
         plane: &'a Plane,
@@ -80,7 +80,7 @@ impl<'a> Replicas<'a> {
         })
     }
 
-    /// Starts those that don't run.
+    /// Starts the replicas that do not run.
     fn revive(&mut self) -> Result<()> {
         for index in 0..self.running.len() {
             if self.running[index].is_some() {
@@ -104,7 +104,7 @@ impl<'a> Replicas<'a> {
         Ok(())
     }
 
-    /// By SIGKILL.
+    /// Kills a replica by SIGKILL.
     fn kill(&mut self, index: usize) {
         self.kills += usize::from(self.running[index].take().is_some());
     }
@@ -130,10 +130,10 @@ fn gate(name: &str, namespace: &str, job: &str) -> Value {
     })
 }
 
-/// What the records must hold: for each record's key, the uid of the Job that completed.
+/// The expected records: for each key of a record, the uid of the completed Job.
 type Completions = BTreeMap<(String, String), String>;
 
-/// Which of the completions the records lack.
+/// The completions that the records lack.
 fn missing(records: &Api<ConfigMap>, completions: &Completions) -> Result<Vec<String>> {
     let records: BTreeMap<String, BTreeMap<String, String>> =
         block_on(records.list(&ListParams::default()))?
@@ -172,8 +172,8 @@ fn two_replicas_killed_at_random_miss_none_of_2_000_completions(sandbox: &Sandbo
     killed_at_random(sandbox, "recorder-soak", 10 * ROUNDS)
 }
 
-/// A Job is replaced only once some replica ran while it was there and complete: what came and went
-/// while none looked is lost by design.
+/// A Job is replaced only after a replica has run while it was complete. Completions of Jobs that
+/// exist only while no replica runs are lost by design.
 fn killed_at_random(sandbox: &Sandbox, namespace: &str, rounds: usize) -> Result<()> {
     let plane = Plane::shared(sandbox)?;
     plane
@@ -208,7 +208,7 @@ fn killed_at_random(sandbox: &Sandbox, namespace: &str, rounds: usize) -> Result
             if random.one_in(3) {
                 replicas.revive()?;
             }
-            // Or they would be killed before they have done anything.
+            // Otherwise they would be killed before they have done anything.
             if random.one_in(8) {
                 replicas.revive()?;
                 await_all(&replicas, &records, &completions)?;
@@ -235,7 +235,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     let gates = [gate("g", &scene.namespace, JOB)];
     let mut replicas = Replicas::new(sandbox, plane, "waiter-corrupt", 18610, 1, &gates)?;
     let garbage = [
-        // It speaks for another version than its key.
+        // Its version is not that of its key.
         ("2".to_owned(), entry("1")),
         ("3".to_owned(), "{\"image\":\"init:3\"".to_owned()),
         ("1".to_owned(), entry("1")),
@@ -260,8 +260,8 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     scene.status(&complete())?;
     waiter.ends_with(0);
     await_record(&replicas, &scene, &["1", "2"])?;
-    // Corrupted while the Job is there, the entry is written again, though there is no room for it
-    // at first.
+    // A corrupted entry is written again while its Job exists, even if there is no room for it at
+    // first.
     let garbage = "x".repeat(ROOM - 2);
     scene.record_as(
         [
@@ -277,7 +277,7 @@ fn a_corrupt_record_is_reported_and_replaced_and_not_obeyed(sandbox: &Sandbox) -
     until_is("a new entry", PATIENCE, || scene.recorded(), is_new)
 }
 
-/// What a ConfigMap holds, by the API server's count.
+/// Maximum size of a ConfigMap's data in the API server, in bytes.
 const ROOM: usize = 1024 * 1024;
 
 fn what_completed_while_serve_was_down_is_recorded_when_it_is_back(
@@ -321,11 +321,11 @@ fn an_immutable_record_is_told_with_the_command_that_mends_it(sandbox: &Sandbox)
     };
     until_is("the command", PATIENCE, log, |log| log.contains(command))?;
     kubectl.run(command.trim_start_matches("kubectl "))?;
-    // With what the old one said.
+    // The new record has the old one's entries.
     await_record(&replicas, &scene, &["1", "2"])
 }
 
-/// Its contents are deleted one by one, and the record may be before the Job.
+/// The namespace's objects are deleted one by one, and the record may be deleted before the Job.
 fn a_namespace_that_is_created_again_has_nothing_of_the_old_one_recorded(
     sandbox: &Sandbox,
 ) -> Result<()> {
@@ -348,7 +348,7 @@ fn a_namespace_that_is_created_again_has_nothing_of_the_old_one_recorded(
     let refusal = |log: &String| log.contains("because it is being terminated");
     until_is("a refusal", PATIENCE, log, refusal)?;
     scene.delete()?;
-    // There is no controller here that does it.
+    // No controller runs here that would finish the deletion.
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "again"}, "spec": {},
     });
@@ -368,7 +368,7 @@ fn a_namespace_that_is_created_again_has_nothing_of_the_old_one_recorded(
     await_record(&replicas, &scene, &["2"])
 }
 
-/// Waits until the record has these versions, and no other.
+/// Waits until the record has exactly these versions.
 fn await_record(replicas: &Replicas<'_>, scene: &Scene, versions: &[&str]) -> Result<()> {
     let recorded = || {
         replicas.check()?;
@@ -378,7 +378,7 @@ fn await_record(replicas: &Replicas<'_>, scene: &Scene, versions: &[&str]) -> Re
     until_is(&what, PATIENCE, recorded, |data| data.keys().eq(versions))
 }
 
-/// By whichever replica, and by one alone.
+/// Only one of the replicas creates each Event.
 fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
     sandbox: &Sandbox,
 ) -> Result<()> {
@@ -428,7 +428,7 @@ fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
         ensure!(shown.contains("MigrationFailed"), "{command}: {shown}");
         ensure!(shown.contains(fix), "{command}: {shown}");
     }
-    // As it says.
+    // Run the remedy in the Event.
     kubectl.run("delete job db-init")?;
     scene.create("2")?;
     scene.status(&complete())?;
@@ -455,7 +455,7 @@ fn two_replicas_tell_of_a_failure_and_its_end_where_kubectl_shows_it(
     )
 }
 
-/// A Deployment of version 2 that waits at a gate, as the webhook leaves it.
+/// A Deployment of version 2 that waits at a gate, after the injection.
 fn held(name: &str, gate: &Value) -> Result<Value> {
     let config = parse(&json!({"gates": [gate]}).to_string(), "gates")
         .map_err(|error| anyhow!("{error}"))?;

@@ -1,4 +1,4 @@
-//! What the waiter is allowed to do.
+//! Tests of the waiter's permissions.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ testkit::tests! {
         without_the_right_to_read_the_record_the_job_decides;
 }
 
-/// The rules of the waiter's Role as the chart makes it, for a gate in this namespace.
+/// The rules of the waiter's Role in the chart, for a gate in this namespace.
 pub(super) fn rules(kubectl: &Kubectl, namespace: &str) -> Result<Value> {
     rules_for(kubectl, namespace, &json!([{"name": JOB}]))
 }
@@ -45,13 +45,13 @@ fn rules_for(kubectl: &Kubectl, namespace: &str, jobs: &Value) -> Result<Value> 
     Ok(role["rules"].clone())
 }
 
-/// Gives a user these rights in the namespace, and no others.
+/// Grants a user exactly these permissions in the namespace.
 pub(super) fn grant_user(kubectl: &Kubectl, user: &str, rules: &Value) -> Result<()> {
     let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user});
     grant(kubectl, user, &subject, rules)
 }
 
-/// Gives a subject these rights, by a Role and a RoleBinding of this name.
+/// Grants a subject these permissions, by a Role and a RoleBinding with the user's name.
 pub(super) fn grant(kubectl: &Kubectl, user: &str, subject: &Value, rules: &Value) -> Result<()> {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
@@ -67,7 +67,7 @@ pub(super) fn grant(kubectl: &Kubectl, user: &str, subject: &Value, rules: &Valu
     Ok(())
 }
 
-/// A user who may do nothing, and kubectl as the administrator in the scene's namespace.
+/// A user without permissions, and kubectl as the administrator in the scene's namespace.
 fn stranger(plane: &Plane, scene: &Scene) -> Result<(PathBuf, Kubectl)> {
     Ok((
         plane.user(&scene.namespace)?,
@@ -96,7 +96,7 @@ fn the_charts_role_is_enough_and_nothing_wider(sandbox: &Sandbox) -> Result<()> 
     let ended = scene.waiter_as(&user, &[V2])?.ends_with(3);
     ensure!(!ended.output.contains("not permitted"), "{}", ended.output);
 
-    // No other Job or ConfigMap can be seen with it, and nothing be written.
+    // The user can read no other Job or ConfigMap, and write nothing.
     let own = kubectl.with_kubeconfig(&user);
     for allowed in [
         format!("watch jobs.batch/{JOB}"),
@@ -137,8 +137,8 @@ fn a_pattern_needs_every_job_of_the_namespace_and_no_more(sandbox: &Sandbox) -> 
     can_i(&own, "list configmaps", "no")
 }
 
-/// A waiter for [`JOB`] and what `others` says opens, with no rights but those of the chart's Role
-/// for `jobs`. Gives its user's kubectl.
+/// Checks that a waiter for [`JOB`] and the arguments `others` opens with only the permissions of
+/// the chart's Role for `jobs`. Returns its user's kubectl.
 fn waits_with_the_charts_role(
     sandbox: &Sandbox,
     name: &str,
@@ -161,7 +161,7 @@ fn waits_with_the_charts_role(
     Ok(kubectl.with_kubeconfig(&user))
 }
 
-/// What `kubectl auth can-i` is to answer.
+/// Checks the answer of `kubectl auth can-i`.
 fn can_i(kubectl: &Kubectl, question: &str, answer: &str) -> Result<()> {
     let words = question.split(' ');
     let words: Vec<&str> = ["auth", "can-i"].into_iter().chain(words).collect();
@@ -187,7 +187,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     ensure!(ended.termination == expect, "{}", ended.termination);
     ensure!(ended.output.ends_with(&expect), "{}", ended.output);
 
-    // The command that it names tells the same, before and after.
+    // The printed command shows the same, before and after the permission is granted.
     let run = || -> Result<String> {
         let words: Vec<&str> = can_i.split(' ').skip(1).collect();
         let output = kubectl.output(&words, "", std::time::Duration::from_mins(3))?;
@@ -203,7 +203,7 @@ fn rights_that_never_come_end_the_wait(sandbox: &Sandbox) -> Result<()> {
     scene.status(&complete())?;
     waiter.ends_with(0);
 
-    // A token that the API server doesn't know.
+    // A token that the API server does not know.
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&user)?)?;
     config["users"][0]["user"] = json!({"token": "no one's"});
     let folder = tempfile::tempdir()?;

@@ -1,4 +1,4 @@
-//! Pods that come after their migration, and pods that come before it, on the real node.
+//! Pods that are created before and after their migration, on the real node.
 
 use anyhow::{Result, ensure};
 
@@ -40,7 +40,7 @@ fn pods_start_after_the_jobs_ttl_has_deleted_it(cluster: &Cluster) -> Result<()>
                 && said.lines().count() == 1
         })
         .count();
-    // The first pod was there before the Job was over.
+    // The first pod was created before the Job had completed.
     ensure!(recorded >= 4, "{waiters:?}");
     Ok(())
 }
@@ -56,12 +56,12 @@ fn no_new_pod_starts_before_a_job_of_its_version_completes(cluster: &Cluster) ->
     kubectl.apply(&manifests(&v2))?;
     application.migrates_first(&v2)?;
 
-    // The Job is replaced, as Flux and Helm do it.
+    // The Job is replaced, as by Flux and Helm.
     kubectl.run(&format!("delete job {JOB}"))?;
     kubectl.apply(&manifests(&v3))?;
     application.migrates_first(&v3)?;
 
-    // The Deployment is updated and the Job can't be.
+    // The Deployment is updated, but the Job cannot be.
     let refusal = kubectl.apply_refused(&manifests(&v4))?;
     ensure!(refusal.contains("field is immutable"), "{refusal}");
     application.holds(&v4, "is complete, but for version 1.3.0 ")?;
@@ -70,7 +70,7 @@ fn no_new_pod_starts_before_a_job_of_its_version_completes(cluster: &Cluster) ->
     kubectl.apply(&manifests(&v4))?;
     application.migrates_first(&v4)?;
 
-    // Back to a version that has been there: nothing to wait for, although its Job can't be
+    // Change back to an earlier version: its pods need not wait, although its Job cannot be
     // applied.
     let refusal = kubectl.apply_refused(&manifests(&v2))?;
     ensure!(refusal.contains("field is immutable"), "{refusal}");
@@ -86,8 +86,8 @@ fn no_new_pod_starts_before_a_job_of_its_version_completes(cluster: &Cluster) ->
     Ok(())
 }
 
-/// The user's own upgrade: the image is pushed under the same tag, the Job deleted and applied, and
-/// the Deployment restarted.
+/// An upgrade with the same tag: the image is pushed, the Job is deleted and applied, and the
+/// Deployment is restarted.
 fn an_upgrade_under_an_unchanged_tag_waits_for_its_own_migration(cluster: &Cluster) -> Result<()> {
     let application = GatedApplication::new(cluster, "waiter-moving-tag")?;
     let kubectl = application.kubectl();
@@ -108,7 +108,7 @@ fn an_upgrade_under_an_unchanged_tag_waits_for_its_own_migration(cluster: &Clust
     upgrade()?;
     application.migrates_first(image)?;
 
-    // What is recorded of the earlier ones doesn't speak for one that fails.
+    // The entries of earlier migrations do not count if the new one fails.
     upgrade()?;
     application.holds(image, "waiting: Job piefed-db-init is running")?;
     application.fails()?;
@@ -151,7 +151,7 @@ fn a_digest_under_a_constant_tag_decides(cluster: &Cluster) -> Result<()> {
     application.migrates_first(&new)
 }
 
-/// kubelet's back-off between two starts of a container is up to five minutes.
+/// The kubelet's back-off between two starts of a container is up to five minutes.
 fn a_repaired_job_of_the_same_version_opens_without_a_back_off(cluster: &Cluster) -> Result<()> {
     let application = GatedApplication::new(cluster, "waiter-repaired")?;
     let kubectl = application.kubectl();
@@ -159,8 +159,8 @@ fn a_repaired_job_of_the_same_version_opens_without_a_back_off(cluster: &Cluster
     kubectl.apply(&manifests(image))?;
     let pod = application.holds(image, "waiting: Job piefed-db-init is running")?;
     application.fails()?;
-    // It fails once, so that people see it, and stays once its pod's status says that it has been
-    // started again; kubelet may start it a second time before that status is written.
+    // It fails once, so that operators notice it. After the pod's status shows its restart, it
+    // waits until its timeout. The kubelet may restart it twice before that status is written.
     kubectl.wait(
         &format!("pod/{pod}"),
         "jsonpath={.status.initContainerStatuses[0].restartCount}=1",

@@ -43,8 +43,8 @@ impl Right {
     }
 }
 
-/// The Roles and RoleBindings of one namespace. They may not be all: other grants, such as
-/// ClusterRoles, were not read.
+/// The Roles and `RoleBinding`s of one namespace. They may not be all: other grants, such as
+/// `ClusterRole`s, were not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     rules: BTreeMap<String, Vec<PolicyRule>>,

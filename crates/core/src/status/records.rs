@@ -1,4 +1,4 @@
-//! Problems of records, permissions and ServiceAccounts.
+//! Problems of records, permissions and `ServiceAccount`s.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub fn doubtful_rights(snapshot: &Snapshot<'_>) -> Vec<Right> {
     rights.into_iter().collect()
 }
 
-/// The ServiceAccounts of the held workloads that have a waiter.
+/// The `ServiceAccount`s of the held workloads that have a waiter.
 fn waiters(gate: &Gate, namespace: &NamespaceSeen) -> BTreeSet<String> {
     let workloads = namespace.workloads.iter().flatten();
     workloads
@@ -185,7 +185,7 @@ fn is_new(snapshot: &Snapshot<'_>, namespace: &NamespaceSeen) -> bool {
     }
 }
 
-/// The ServiceAccounts and permissions that a namespace's gates lack, in words.
+/// The `ServiceAccount`s and permissions that a namespace's gates lack, in words.
 fn lacking(snapshot: &Snapshot<'_>, name: &str, namespace: &NamespaceSeen) -> Vec<String> {
     let mut lacking = BTreeSet::new();
     for gate in snapshot.gates.iter().filter(|gate| gate.namespace == name) {
@@ -220,7 +220,7 @@ pub(super) fn fix_by_chart(snapshot: &Snapshot<'_>, start: Diagnosis) -> Diagnos
     }
 }
 
-/// Problems of a gate's record, permissions and ServiceAccounts.
+/// Problems of a gate's record, permissions and `ServiceAccount`s.
 pub(super) fn diagnose(view: &View<'_>, troubles: &mut Vec<Diagnosis>) {
     if view.namespace.absent {
         return;

@@ -53,7 +53,7 @@ pub struct NamespaceSeen {
     pub workloads: Option<Vec<WorkloadSeen>>,
     /// Its pods that have not started: those that wait, and those of Jobs.
     pub pods: Option<Vec<PodSeen>>,
-    /// The names of its ServiceAccounts.
+    /// The names of its `ServiceAccount`s.
     pub accounts: Option<BTreeSet<String>>,
     /// The permissions that its Roles grant.
     pub grants: Grants,

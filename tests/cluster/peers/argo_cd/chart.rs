@@ -1,4 +1,4 @@
-//! This program's own chart, installed by Argo CD, as `examples/argo-cd` has it.
+//! This program's own chart, installed by Argo CD as in `examples/argo-cd`.
 
 use std::process::Command;
 use std::time::Duration;
@@ -19,17 +19,18 @@ testkit::tests! {
 }
 
 const NAME: &str = "migration-gate";
-/// A gate that stays, and one that is retired.
+/// A gate that stays, and one that is removed.
 const STAYS: &str = "argo-stays";
 const RETIRES: &str = "argo-retires";
 
-/// The values, as an Application holds them.
+/// The values in an Application.
 fn values(image: &str, gates: &[&str]) -> Result<Value> {
     let (repository, tag) = image.rsplit_once(':').context("a tag")?;
     let gates: Vec<Value> = gates.iter().copied().map(gate).collect();
     let mut values = json!({
         "image": {"repository": repository, "tag": tag}, "gates": gates,
-        // Argo CD renders without a cluster, so the chart can't see whether the account is there.
+        // Argo CD renders without a cluster, so the chart cannot see whether the ServiceAccount
+        // exists.
         "rbac": {"accounts": false},
     });
     if let Some(ungated) = ungated::values() {
@@ -38,7 +39,7 @@ fn values(image: &str, gates: &[&str]) -> Result<Value> {
     Ok(values)
 }
 
-/// A commit with the chart as it is, and the Application that renders it.
+/// A commit with the chart, and the Application that renders it.
 fn install(cluster: &Cluster, values: &Value) -> Result<ArgoApplication> {
     let argo_cd = ArgoCd::of(cluster)?;
     let application = argo_cd.application_with(
@@ -80,7 +81,7 @@ fn the_chart_is_installed_upgraded_and_a_gate_retired(cluster: &Cluster) -> Resu
         application.kubectl().apply(&manifests(V2))?;
         application.migrates_first(V2)?;
     }
-    // What the server writes into the webhook configurations is no one's drift.
+    // The server's writes to the webhook configurations do not count as drift.
     let compared = release.compare("hard")?;
     ensure!(
         compared["status"]["sync"]["status"] == "Synced",
@@ -99,14 +100,14 @@ fn the_chart_is_installed_upgraded_and_a_gate_retired(cluster: &Cluster) -> Resu
     })?;
     ensure!(pods()? == before, "a pod of an application was replaced");
 
-    // A merge would keep what a list had, but not a list.
+    // The list of gates is replaced, not merged.
     upgrade(values(image::MIGRATION_GATE_NEXT, &[STAYS])?)?;
     let server = cluster.kubectl().in_namespace(NAME);
     release.until("to have taken the gate out", |_| {
         let configuration = server.get(&format!("configmap {NAME}"));
         configuration.is_ok_and(|map| !map["data"].to_string().contains(RETIRES))
     })?;
-    // What a pod that restarts still asks for is not pruned.
+    // Objects that a restarting pod still needs are not pruned.
     let kubectl = retires.kubectl();
     for kind in ["roles", "rolebindings"] {
         let left = kubectl.get(&format!("{kind} -l migration-gate.io/gate={RETIRES}"))?;
@@ -119,12 +120,12 @@ fn the_chart_is_installed_upgraded_and_a_gate_retired(cluster: &Cluster) -> Resu
     }
     kubectl.run("delete pods --selector=app=web")?;
     retires.rolled_out()?;
-    // The other still holds.
+    // The other gate still holds its pods.
     stays.kubectl().run(&format!("delete job {JOB}"))?;
     stays.kubectl().apply(&manifests(V3))?;
     stays.migrates_first(V3)?;
 
-    // Without the Application nothing is held any more, and waiters still have their rights.
+    // Without the Application, nothing is held any more, and waiters still have their permissions.
     release.delete()?;
     let webhooks = server.get("mutatingwebhookconfigurations")?;
     ensure!(!webhooks.to_string().contains(STAYS), "{webhooks:#}");
@@ -132,7 +133,7 @@ fn the_chart_is_installed_upgraded_and_a_gate_retired(cluster: &Cluster) -> Resu
     stays.rolled_out()
 }
 
-/// Whether the Application is as it should be, with a server of that image.
+/// Whether the Application is synced and healthy, with a server of this image.
 fn is_well(object: &Value, image: &str) -> bool {
     let status = &object["status"];
     status["sync"]["status"] == "Synced"

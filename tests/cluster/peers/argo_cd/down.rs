@@ -1,4 +1,4 @@
-//! A hook that Argo CD deletes when it has succeeded, while no replica of the server is there to
+//! A hook that Argo CD deletes after its success, while no replica of the server runs that could
 //! record it.
 
 use anyhow::{Result, ensure};
@@ -19,10 +19,10 @@ testkit::tests! {
 
 const DOWN: &str = "argo-down";
 
-/// A Job that is left by a sync that failed is replaced in the next.
+/// Argo CD also replaces a Job that a failed sync has left.
 const POLICY: &str = "BeforeHookCreation,HookSucceeded";
 
-/// The Job gone by itself, as many charts have it.
+/// A Job that is deleted by its TTL, as in many charts.
 fn short_lived(image: &str) -> String {
     let limit = r#""backoffLimit":0"#;
     let gone = format!(r#"{limit},"ttlSecondsAfterFinished":1"#);
@@ -37,8 +37,8 @@ fn what_completes_while_every_replica_is_down_is_said_by_hand(cluster: &Cluster)
     shop.first(POLICY)?;
     let list = || program(cluster, &["record", "list", "-n", DOWN], 0);
 
-    // Argo CD deletes the Job only when the whole sync has succeeded, which needs the webhooks. So
-    // the Job is still there when a replica comes back.
+    // Argo CD deletes the Job only after the whole sync has succeeded, which needs the webhooks. So
+    // the Job still exists when a replica is back.
     let manifests = manifests(V3, POLICY);
     let revision = completes_while_down(&shop, release.kubectl(), &manifests, V3)?;
     until(
@@ -55,14 +55,14 @@ fn what_completes_while_every_replica_is_down_is_said_by_hand(cluster: &Cluster)
     shop.application.rolled_out()?;
     ensure!(!shop.application.pods(V3)?.is_empty(), "no pod of {V3}");
 
-    // A Job that is gone by itself is lost.
+    // The completion of a Job that was deleted by its TTL is lost.
     let revision = completes_while_down(&shop, release.kubectl(), &short_lived(V4), V4)?;
     ensure!(!list()?.contains("1.4.0"), "{}", list()?);
     shop.argo.sync(Some(deployment_alone()))?;
     shop.argo.operation(&revision, "Succeeded")?;
     shop.application.holds(V4, "no record of version 1.4.0")?;
 
-    // Both ways are named: a migration that may run twice, and the word of someone who knows.
+    // Both remedies are printed: to run the migration again, and to record it by hand.
     let words = shop.application.last_words(cluster, V4)?;
     let done = format!("record done 1.4.0 --gate {DOWN}");
     says(&words, &[&format!("argocd app sync {DOWN}"), &done])?;
@@ -73,8 +73,8 @@ fn what_completes_while_every_replica_is_down_is_said_by_hand(cluster: &Cluster)
     Ok(())
 }
 
-/// A full sync whose hook completes while no replica is there; gives its revision, once they are
-/// back. Nothing new comes meanwhile: the API server can't ask what it must ask.
+/// A full sync whose hook completes while no replica runs. Returns its revision when the replicas
+/// are back. No new pod is created meanwhile, because the API server cannot call the webhooks.
 fn completes_while_down(
     shop: &Shop,
     server: &Kubectl,

@@ -1,8 +1,8 @@
 //! Argo CD's repository server, application controller and API server, with a Redis and a Git
 //! repository for each Application.
 //!
-//! A sync is a patch of the Application's `operation`, which the tests make; where the command that
-//! was printed is what matters, Argo CD's own command line asks the API server for it.
+//! A sync is a patch of the Application's `operation` by the test. To run a printed command, tests
+//! use Argo CD's own command line.
 
 use std::fs;
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ use testkit::process::{self, Process};
 use testkit::ungated::SET_UP;
 
 const NAMESPACE: &str = "argocd";
-/// The port of Argo CD's API server; the default is that of Argo Rollouts too.
+/// The port of Argo CD's API server. Argo Rollouts uses the same default.
 const API_PORT: u16 = 8088;
 pub(super) const PATIENCE: Duration = Duration::from_mins(4);
 
@@ -42,7 +42,7 @@ pub(super) struct ArgoCd {
 }
 
 impl ArgoCd {
-    /// That of this cluster; the first caller starts it.
+    /// The Argo CD of this cluster. The first call starts it.
     pub(super) fn of(cluster: &Cluster) -> Result<&'static Self> {
         static ARGO_CD: OnceLock<ArgoCd> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
@@ -69,7 +69,7 @@ impl ArgoCd {
         redis(cluster)?;
 
         let state = sandbox.state("argo-cd")?;
-        // Their namespace is that of the kubeconfig's context.
+        // The processes use the namespace of the kubeconfig's context.
         let kubeconfig = state.join("kubeconfig");
         fs::copy(&kubectl.kubeconfig, &kubeconfig)?;
         let namespaced = kubectl.with_kubeconfig(&kubeconfig);
@@ -80,7 +80,7 @@ impl ArgoCd {
             fs::create_dir_all(state.join(folder))?;
         }
         fs::write(state.join("ssh/ssh_known_hosts"), "")?;
-        // It verifies signatures, of which there are none.
+        // A stand-in for the script that verifies signatures: the commits have none.
         let verify = state.join("bin/git-verify-wrapper.sh");
         fs::write(&verify, "#!/bin/sh\n")?;
         fs::set_permissions(&verify, fs::Permissions::from_mode(0o755))?;
@@ -101,7 +101,7 @@ impl ArgoCd {
                 .env("GOGC", "400")
                 .env("ARGOCD_BINARY_NAME", name)
                 .env("KUBECONFIG", &kubeconfig)
-                // `https://kubernetes.default.svc` is what the kubeconfig names.
+                // `https://kubernetes.default.svc` then stands for the cluster of the kubeconfig.
                 .env("ARGOCD_FAKE_IN_CLUSTER", "true")
                 .env("ARGOCD_GPG_ENABLED", "false")
                 .env("ARGOCD_TLS_DATA_PATH", state.join("tls"))
@@ -159,8 +159,8 @@ impl ArgoCd {
         })
     }
 
-    /// An Application of that name with a repository of its own, which is still empty. Its objects
-    /// go to the namespace of that name. `policy` is its `syncPolicy`.
+    /// An Application with this name and an empty repository of its own. Its objects go to the
+    /// namespace of the same name. `policy` is its `syncPolicy`.
     pub(super) fn application(
         &'static self,
         name: &str,
@@ -170,7 +170,7 @@ impl ArgoCd {
         self.application_with(name, annotations, &json!({"syncPolicy": policy}))
     }
 
-    /// The same with a specification of its own, as far as it goes.
+    /// The same with further fields in its `spec`.
     pub(super) fn application_with(
         &'static self,
         name: &str,
@@ -203,13 +203,12 @@ impl ArgoCd {
     }
 }
 
-/// A folder of its own with the command line of Argo CD, `argocd`, as someone who is logged in has
-/// it.
+/// A folder with Argo CD's command line, `argocd`, which is logged in.
 fn commands(state: &Path, peer: &Path) -> Result<PathBuf> {
     let commands = state.join("commands");
     fs::create_dir_all(&commands)?;
     let program = peer.join("bin/argocd");
-    // What `argocd login` would have stored.
+    // The content of the file that `argocd login` writes.
     let login = format!(
         "export HOME={} ARGOCD_OPTS='--server 127.0.0.1:{API_PORT} --plaintext'\nexec {} \"$@\"",
         commands.display(),
@@ -219,7 +218,7 @@ fn commands(state: &Path, peer: &Path) -> Result<PathBuf> {
     Ok(commands)
 }
 
-/// Everything is allowed.
+/// A project that allows everything.
 fn project() -> Value {
     json!({
         "apiVersion": "argoproj.io/v1alpha1", "kind": "AppProject", "metadata": {"name": "default"},
@@ -230,7 +229,7 @@ fn project() -> Value {
     })
 }
 
-/// Starts it in the node's own network, and waits until it listens.
+/// Starts Redis in the node's network, and waits until it listens.
 fn redis(cluster: &Cluster) -> Result<()> {
     provide(cluster)?;
     let kubectl = cluster.kubectl().in_namespace(NAMESPACE);
@@ -249,7 +248,7 @@ fn git(repository: &Path, arguments: &[&str]) -> Result<String> {
     let mut git = Command::new("git");
     git.arg("-C").arg(repository);
     git.args(["-c", "user.name=test", "-c", "user.email=test@localhost"]);
-    // Nothing of the user's own set-up decides a test.
+    // Ignore the user's own configuration.
     git.envs([
         ("GIT_CONFIG_GLOBAL", "/dev/null"),
         ("GIT_CONFIG_SYSTEM", "/dev/null"),
@@ -258,7 +257,7 @@ fn git(repository: &Path, arguments: &[&str]) -> Result<String> {
     Ok(said.success()?.trim().to_owned())
 }
 
-/// Commits these files; gives the commit's name.
+/// Commits these files. Returns the commit's hash.
 fn commit(repository: &Path, message: &str, files: &[(&str, &str)]) -> Result<String> {
     for (name, text) in files {
         fs::write(repository.join(name), text)?;
@@ -271,8 +270,8 @@ fn commit(repository: &Path, message: &str, files: &[(&str, &str)]) -> Result<St
     git(repository, &["rev-parse", "HEAD"])
 }
 
-/// An Application, with its repository. It is deleted when the test is over, and what it has
-/// applied is not.
+/// An Application with its repository. It is deleted when the test is over, but the objects that it
+/// has applied are not.
 pub(super) struct ArgoApplication {
     argo_cd: &'static ArgoCd,
     pub(super) name: String,
@@ -281,8 +280,8 @@ pub(super) struct ArgoApplication {
 }
 
 impl ArgoApplication {
-    /// Commits manifests, and has Argo CD look at once, as a webhook of the Git server does; gives
-    /// the commit's name.
+    /// Commits manifests, and makes Argo CD look at once, as a webhook of the Git server does.
+    /// Returns the commit's hash.
     pub(super) fn push(&self, manifests: &str) -> Result<String> {
         let revision = commit(
             &self.repository,
@@ -298,12 +297,12 @@ impl ArgoApplication {
         &self.argo_cd.commands
     }
 
-    /// Has Argo CD compare again: `normal`, or `hard`, which makes the manifests again.
+    /// Makes Argo CD compare again: `normal`, or `hard`, which also renders the manifests again.
     pub(super) fn refresh(&self, how: &str) -> Result<()> {
         self.patch(json!({"metadata": {"annotations": {"argocd.argoproj.io/refresh": how}}}))
     }
 
-    /// Has Argo CD compare again, and waits until it has.
+    /// Makes Argo CD compare again, and waits for the result.
     pub(super) fn compare(&self, how: &str) -> Result<Value> {
         self.refresh(how)?;
         self.until("to be compared", |object| {
@@ -311,7 +310,7 @@ impl ArgoApplication {
         })
     }
 
-    /// What `argocd app sync NAME` does; with some resources, what `--resource` adds to it.
+    /// Syncs as `argocd app sync NAME`; with `resources`, as with `--resource`.
     pub(super) fn sync(&self, resources: Option<Value>) -> Result<()> {
         let mut sync = json!({"syncStrategy": {"hook": {}}});
         if let Some(resources) = resources {
@@ -327,7 +326,7 @@ impl ArgoApplication {
         Ok(())
     }
 
-    /// Waits until something holds of the Application, and gives it.
+    /// Waits until `holds` is true for the Application, and returns it.
     pub(super) fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
         let found = await_object(&self.api, &self.name, what, PATIENCE, |object| {
             holds(&json!(object))
@@ -349,7 +348,7 @@ impl ArgoApplication {
         })
     }
 
-    /// Waits until what is applied is what this revision says, and healthy or not.
+    /// Waits until the Application has this revision, this sync status and this health.
     pub(super) fn stands(&self, revision: &str, sync: &str, health: &str) -> Result<Value> {
         self.until(
             &format!("to be {sync} and {health} at {revision}"),
@@ -362,7 +361,7 @@ impl ArgoApplication {
         )
     }
 
-    /// Deletes the Application and what it has applied, as `argocd app delete NAME` does.
+    /// Deletes the Application and its objects, as `argocd app delete NAME` does.
     pub(super) fn delete(&self) -> Result<()> {
         let finalizers = ["resources-finalizer.argocd.argoproj.io"];
         self.patch(json!({"metadata": {"finalizers": finalizers}}))?;
@@ -379,7 +378,7 @@ impl ArgoApplication {
 
 impl Drop for ArgoApplication {
     fn drop(&mut self) {
-        // A failure has no one to go to; the names differ from test to test.
+        // A failure cannot be reported here, and does no harm: the names differ from test to test.
         let _ = block_on(self.api.delete(&self.name, &DeleteParams::default()));
     }
 }

@@ -1,4 +1,4 @@
-//! source-controller and helm-controller, beside the kustomize-controller that all tests have.
+//! source-controller and helm-controller. All tests have kustomize-controller already.
 
 use std::process::Command;
 
@@ -10,13 +10,13 @@ use testkit::assets::peer;
 use testkit::cluster::Cluster;
 use testkit::process::Process;
 
-/// Those of them that a test needs, for as long as it does.
+/// The controllers that a test needs. Dropping this stops them.
 pub(super) struct Controllers {
     _running: Vec<Process>,
 }
 
 impl Controllers {
-    /// Starts both of them; they trust the registry.
+    /// Starts both controllers, which trust the registry.
     pub(super) fn start(cluster: &Cluster, registry: &ImageRegistry) -> Result<Self> {
         let state = cluster.sandbox()?.state("flux")?;
         let storage = state.join("storage");
@@ -42,8 +42,8 @@ impl Controllers {
         })
     }
 
-    /// Starts helm-controller alone, which takes its charts from where kustomize-controller takes
-    /// its manifests.
+    /// Starts only helm-controller. It gets its charts from the same artifacts as
+    /// kustomize-controller its manifests.
     pub(super) fn start_helm(cluster: &Cluster) -> Result<Self> {
         definitions(cluster)?;
         let mut command = command_of(HELM)?;
@@ -54,7 +54,7 @@ impl Controllers {
     }
 }
 
-/// A controller, and where it says that it is ready.
+/// A controller, and the address where it reports that it is ready.
 type Controller = (&'static str, &'static str);
 
 const SOURCE: Controller = ("source-controller", "127.0.0.1:9441");

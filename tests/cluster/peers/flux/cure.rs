@@ -1,4 +1,4 @@
-//! The ways out that are printed where Flux applies the Job, by Flux' own command line.
+//! The remedies that are printed if Flux applies the Job, run with Flux's own command line.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -31,7 +31,7 @@ testkit::tests! {
 const V2: &str = "piefed/piefed:1.2.0";
 const V3: &str = "piefed/piefed:1.3.0";
 
-/// A folder with Flux' command line.
+/// A folder with Flux's command line.
 fn commands() -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     symlink(peer("flux")?.join("bin/flux"), folder.path().join("flux"))?;
@@ -44,7 +44,7 @@ fn the_way_out_of_a_kustomization_leads_out_by_flux_own_command(cluster: &Cluste
     out_of_a_kustomization(cluster, &application, KUSTOMIZATION, folder.path())
 }
 
-/// Helm's release of the application, with this image.
+/// A `HelmRelease` of the application, with this image.
 fn release(image: &str) -> Value {
     json!({
         "apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease",
@@ -52,7 +52,7 @@ fn release(image: &str) -> Value {
         "spec": {
             "interval": "10m", "releaseName": "shop", "targetNamespace": RELEASE,
             "chartRef": {"kind": "ExternalArtifact", "name": RELEASE},
-            // While Flux waits for health, it does nothing else.
+            // While Flux waits for health, it does not reconcile.
             "install": {"disableWait": true}, "upgrade": {"disableWait": true},
             "values": {"image": image},
         },
@@ -79,7 +79,7 @@ fn the_way_out_of_a_release_leads_out_by_flux_own_command(cluster: &Cluster) -> 
     refused(&releases)?;
     application.holds(V3, "is complete, but for version 1.2.0 ")?;
 
-    // What `status` prints asks by kubectl.
+    // The command that `status` prints uses kubectl.
     reader.runs(&reader.status("job-of-another-version")?)?;
     let pod = application.holds(V3, "waiting: Job piefed-db-init is running")?;
     becomes(&releases, RELEASE, "status", "True")?;
@@ -90,20 +90,20 @@ fn the_way_out_of_a_release_leads_out_by_flux_own_command(cluster: &Cluster) -> 
     Ok(())
 }
 
-/// Waits until Helm can't change the Job.
+/// Waits until Helm has failed to change the Job.
 fn refused(releases: &Api<DynamicObject>) -> Result<()> {
     let said = becomes(releases, RELEASE, "reason", "UpgradeFailed")?;
     ensure!(said.contains("field is immutable"), "{said}");
     Ok(())
 }
 
-/// What the test leaves; Flux uninstalls the release.
+/// The objects that the test leaves. Flux uninstalls the release.
 struct LeftRelease<'c>(&'c Cluster);
 
 impl Drop for LeftRelease<'_> {
     fn drop(&mut self) {
         let kubectl = self.0.kubectl().in_namespace("flux-system");
-        // A failure has no one to go to; no other test has one of that name.
+        // A failure cannot be reported here, and does no harm: no other test uses this name.
         let _ = kubectl.run(&format!("delete helmrelease {RELEASE} --timeout=60s"));
         let _ = kubectl.run(&format!("delete externalartifact {RELEASE}"));
     }

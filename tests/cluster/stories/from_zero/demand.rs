@@ -1,5 +1,5 @@
-//! The metric by which Kubernetes' autoscaler goes, as an adapter of a monitoring system serves it:
-//! an API behind the API server, with one value.
+//! The metric for Kubernetes' autoscaler: an aggregated API with one value, as a monitoring
+//! system's adapter serves it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +20,7 @@ use testkit::sandbox::NODE_ADDRESS;
 const GROUP: &str = "external.metrics.k8s.io";
 const VERSION: &str = "v1beta1";
 
-/// The API; it goes when this is dropped.
+/// The API. Dropping this removes it.
 pub(super) struct Demand<'k> {
     kubectl: &'k Kubectl,
     value: Arc<AtomicU32>,
@@ -28,7 +28,7 @@ pub(super) struct Demand<'k> {
 }
 
 impl<'k> Demand<'k> {
-    /// Serves it on the node's address, by a Service in the namespace of this kubectl.
+    /// Serves the API on the node's address, with a Service in the namespace of `kubectl`.
     pub(super) fn serve(cluster: &Cluster, kubectl: &'k Kubectl) -> Result<Self> {
         let state = cluster.sandbox()?.state("demand")?;
         let pair = ClusterAuthority::create(&state)?;
@@ -42,7 +42,7 @@ impl<'k> Demand<'k> {
                 let (acceptor, told) = (acceptor.clone(), Arc::clone(&told));
                 tokio::spawn(async move {
                     if let Ok(connection) = acceptor.accept(connection).await {
-                        // A client that goes away is none of ours.
+                        // Ignore a client that closes its connection.
                         let _ = answer(connection, &told).await;
                     }
                 });
@@ -70,8 +70,8 @@ impl<'k> Demand<'k> {
 
 impl Drop for Demand<'_> {
     fn drop(&mut self) {
-        // An API that no one serves would keep namespaces from being deleted. A failure has no one
-        // to go to.
+        // An aggregated API without a server would block the deletion of namespaces. A failure
+        // cannot be reported here.
         let _ = self
             .kubectl
             .run(&format!("delete apiservice {VERSION}.{GROUP}"));
@@ -79,7 +79,7 @@ impl Drop for Demand<'_> {
     }
 }
 
-/// What tells the API server where it is.
+/// The objects by which the API server finds the API.
 fn registration(namespace: &str, port: u16) -> Value {
     let name = "demand";
     json!({"apiVersion": "v1", "kind": "List", "items": [
