@@ -170,7 +170,7 @@ struct Recorder {
     requirements: Vec<Requirement>,
     /// The entries of the complete Jobs that exist: by requirement, alternative and name.
     entries: BTreeMap<(usize, usize, String), Entry>,
-    /// Completions that the record doesn't show yet.
+    /// Completions that the record does not show yet.
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
     record: Stored,

@@ -219,7 +219,7 @@ mod tests {
                 MovingTags::default()
             };
             prop_assert_eq!(compare(&a, &b, &moving), compare(&b, &a, &moving));
-            // And a thing is of its own version, unless that moves.
+            // An image is of the same version as itself, unless its tag moves.
             let own = if moving.moves(&a) { Moving } else { Same };
             prop_assert_eq!(compare(&a, &a, &moving), own);
         }

@@ -221,9 +221,9 @@ fn each_forbidden_key<'a>(
     }
 }
 
-/// What is wrong with the waiter of a held workload. There are none for an update that does not
-/// change the pod template: it starts no pod. If reserved names prevent the injection, only they
-/// are reported, because they are the cause.
+/// The violations of a held workload's waiter. There are none for an update that does not change
+/// the pod template: it starts no pod. If reserved names prevent the injection, only they are
+/// reported, because they are the cause.
 fn waiter_violations(config: &Config, held: &Held<'_, '_>) -> Vec<Violation> {
     let Some(template) = held.template() else {
         return Vec::new();

@@ -22,7 +22,7 @@ impl Recorder {
             let counts =
                 |entry: &Entry| !record.is_some_and(|record| record.has_forgotten(&entry.uid));
             self.completed.retain(|_, entry| counts(entry));
-            // While a Job is there, it is recorded again if the record loses it.
+            // While a Job exists, it is recorded again if the record loses its entry.
             for entry in self.entries.values().filter(|entry| counts(entry)) {
                 keep_latest(&mut self.completed, entry);
             }

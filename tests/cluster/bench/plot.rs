@@ -39,7 +39,7 @@ pub(super) fn svg(title: &str, x: &str, y: &str, curves: &[&Curve]) -> String {
         HEIGHT - 8.0,
         top - 4.0
     );
-    // Writing to a String can't fail.
+    // Writing to a String cannot fail.
     for value in powers(across) {
         let (x, y) = (at_x(value), HEIGHT - bottom);
         let _ = writeln!(

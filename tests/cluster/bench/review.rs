@@ -162,7 +162,7 @@ fn manifests(count: usize) -> String {
             "other"
         };
         let tag = i % 7;
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "---

@@ -56,7 +56,7 @@ impl Terminal {
         let mut body = String::new();
         for (number, (colour, line)) in self.lines.iter().enumerate() {
             let y = MARGIN + HEIGHT * (number as f64 + 0.75);
-            // Writing to a String can't fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(
                 body,
                 "<text x=\"{MARGIN}\" y=\"{y}\" fill=\"{colour}\" xml:space=\"preserve\">{}</text>",

@@ -45,7 +45,7 @@ pub enum Grade {
 }
 
 impl Grade {
-    /// The word for people and in JSON.
+    /// The word in text and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",

@@ -405,7 +405,7 @@ fn a_mutable_job_that_is_being_deleted_does_not_count() {
         for record in [None, Some(&*image)] {
             waits(wanted, &see(&old, record), &What::Deleting);
         }
-        // Nor does it once it has gone.
+        // The same after it is deleted.
         let mut gone = see(&old, None);
         gone.jobs[0].deleted(job(&old), seconds(1));
         waits(wanted, &gone, &What::Vanished);
@@ -437,7 +437,7 @@ fn what_opens_with_time_is_told_and_can_be_held_back() {
     }
 }
 
-/// Whatever the newer one's state: it is about to be replaced, or was withdrawn.
+/// The state of the newer Job does not matter: it is about to be replaced, or was withdrawn.
 #[test]
 fn a_mutable_job_that_has_gone_does_not_count_after_a_newer_one() {
     let at = |name: &str, second: u32| named(name, &format!("2026-01-01T00:00:0{second}Z"));
