@@ -8,6 +8,8 @@
 mod admission;
 mod crowd;
 mod figures;
+mod gatekeeper;
+mod kyverno;
 mod launch;
 mod page;
 mod plot;

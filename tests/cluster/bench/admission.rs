@@ -1,4 +1,5 @@
-//! The cost of a request with these webhooks, without any, and with the API server's own policies.
+//! The cost of a request with these webhooks, without any, with the API server's own policies, and
+//! with policy engines that have the same patch and the same rule.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
@@ -15,15 +16,19 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use migration_gate_core::gates::Config;
+use migration_gate_core::mutate::mutate;
 use migration_gate_core::prefilter::{Prefilter, mutating, validating};
+use migration_gate_core::request::Request;
 use serde_json::{Value, json};
 use testkit::client::block_on;
+use testkit::poll::{Look, until};
 use testkit::process::Process;
 use testkit::sandbox::Sandbox;
 use testkit::scene::Plane;
 
-use super::figures::{OTHER, OURS, Part, programs};
-use super::{Sample, milliseconds, policies};
+use super::figures::{OTHER, OURS, Part, programs, tool};
+use super::server::resident;
+use super::{Sample, gatekeeper, kyverno, milliseconds, policies};
 
 testkit::tests! {
     standalone: admission;
@@ -58,6 +63,15 @@ pub(super) const KINDS: [(Kind, &str); 4] = [
 pub(super) const NONE: &str = "none";
 /// The API server's own policies.
 pub(super) const POLICIES: &str = "in-tree policies";
+/// Starts a policy engine for the gate's namespace, and waits until it takes effect.
+pub(super) type Start = fn(&Sandbox, &Plane, &Path, &Config) -> Result<Process>;
+pub(super) const ENGINES: [(&str, Start); 2] =
+    [(GATEKEEPER, gatekeeper::serve), (KYVERNO, kyverno::serve)];
+const GATEKEEPER: &str = "Gatekeeper";
+const KYVERNO: &str = "Kyverno";
+
+/// The memory of a webhook's process, when all is measured.
+pub(super) const MEMORY: &str = "memory of the webhook's process";
 
 /// The namespace of a contender, in which no other contender is active.
 fn namespace(who: &str) -> &'static str {
@@ -65,29 +79,38 @@ fn namespace(who: &str) -> &'static str {
         OURS => "gate",
         OTHER => "other",
         POLICIES => "policies",
+        GATEKEEPER => "gatekept",
+        KYVERNO => "kyverned",
         _ => NONE,
     }
 }
 
 fn admission(sandbox: &Sandbox) -> Result<()> {
     let plane = Plane::start(sandbox, "bench-admission", 7)?;
-    let mut contenders = vec![NONE, POLICIES];
-    for who in contenders.iter().copied().chain([OURS, OTHER]) {
-        let name = namespace(who);
-        plane.kubectl.run(&format!("create namespace {name}"))?;
-        plane
-            .kubectl
-            .run(&format!("create serviceaccount default --namespace={name}"))?;
-    }
+    let mut part = Part::default();
     let mut servers = Vec::new();
-    for ((who, program), port) in programs()?.into_iter().zip([18300, 18310]) {
-        servers.push(serve(sandbox, &plane, who, &program, port)?);
-        contenders.push(who);
+    for who in [NONE, POLICIES] {
+        make_namespace(&plane, who)?;
     }
-    policies::install(&plane, &config(namespace(POLICIES)), namespace(POLICIES))?;
+    policies::install(&plane, &config(namespace(POLICIES)))?;
+    for (who, serve) in ENGINES {
+        let Some(program) = tool(&who.to_lowercase()) else {
+            part.note(format!("{who} could not be built here."));
+            continue;
+        };
+        make_namespace(&plane, who)?;
+        let server = serve(sandbox, &plane, &program, &config(namespace(who)))?;
+        servers.push((who, server));
+    }
+    for ((who, program), port) in programs()?.into_iter().zip([18300, 18310]) {
+        make_namespace(&plane, who)?;
+        servers.push((who, serve(sandbox, &plane, who, &program, port)?));
+    }
+    let contenders = [NONE, POLICIES].into_iter();
+    let contenders = contenders.chain(servers.iter().map(|(who, _)| *who));
     let mut calls = Vec::new();
-    for who in &contenders {
-        calls.push((*who, block_on(Calls::prepare(&plane.client, who))?));
+    for who in contenders {
+        calls.push((who, block_on(Calls::prepare(&plane.client, who))?));
     }
     // Without admission, update an object of the same size as with it.
     let injected = calls.last().map(|(_, calls)| json!(calls.stored.spec));
@@ -99,7 +122,6 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
             &Patch::Merge(template),
         ))?;
     }
-    let mut part = Part::default();
     for (callers, requests) in REQUESTS {
         for (kind, name) in KINDS {
             let mut medians = vec![Vec::new(); calls.len()];
@@ -120,15 +142,44 @@ fn admission(sandbox: &Sandbox) -> Result<()> {
                 if *who != NONE {
                     part.add(&format!("{what}: added"), who, "ms", own);
                 }
-                if !matches!(*who, NONE | POLICIES) {
-                    // The policies are second.
-                    let shares: Vec<f64> = own.iter().zip(&added[1]).map(|(a, b)| a / b).collect();
-                    part.add(&format!("{what}: share"), who, "x", &shares);
+                if matches!(*who, OURS | OTHER) {
+                    let of = |others: &[&Vec<f64>]| shares(own, others);
+                    part.add(&format!("{what}: share"), who, "x", &of(&[&added[1]]));
+                    let engines = calls.iter().zip(&added);
+                    let engines: Vec<&Vec<f64>> = engines
+                        .filter(|((who, _), _)| ENGINES.iter().any(|(engine, _)| engine == who))
+                        .map(|(_, added)| added)
+                        .collect();
+                    part.add(
+                        &format!("{what}: of the best engine's"),
+                        who,
+                        "x",
+                        &of(&engines),
+                    );
                 }
             }
         }
     }
+    for (who, server) in &servers {
+        part.add(MEMORY, who, "MB", &[resident(server.pid(), "VmRSS")?]);
+    }
     part.keep("admission")
+}
+
+/// What is added, of the least that any of the others adds in the same round.
+fn shares(own: &[f64], others: &[&Vec<f64>]) -> Vec<f64> {
+    let least = |round: usize| others.iter().map(|other| other[round]).reduce(f64::min);
+    let rounds = own.iter().enumerate();
+    rounds
+        .filter_map(|(round, added)| Some(added / least(round)?))
+        .collect()
+}
+
+fn make_namespace(plane: &Plane, who: &str) -> Result<()> {
+    let name = namespace(who);
+    plane.kubectl.run(&format!("create namespace {name}"))?;
+    let account = format!("create serviceaccount default --namespace={name}");
+    plane.kubectl.run(&account).map(|_| ())
 }
 
 /// A configuration with one gate, in this namespace.
@@ -218,8 +269,59 @@ pub(super) fn selector(namespace: &str) -> Value {
     json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}})
 }
 
+/// Waits until a held Deployment is injected in the gate's namespace, and a forbidden variable
+/// denied.
+pub(super) fn await_effect(plane: &Plane, config: &Config) -> Result<()> {
+    let namespace = &config.gates[0].namespace;
+    until(
+        &format!("a held Deployment to be injected in {namespace}"),
+        Duration::from_mins(1),
+        || match block_on(is_injected(&plane.client, namespace)) {
+            Ok(()) => Look::Done(()),
+            Err(error) => Look::Pending(format!("{error:#}")),
+        },
+    )?;
+    let mut forbidden = deployment(CREATED);
+    forbidden["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{"name": config.forbidden_env.first(), "value": "true"}]);
+    let create = format!("create --dry-run=server --namespace={namespace} -f -");
+    let create: Vec<&str> = create.split(' ').collect();
+    until(
+        &format!("a forbidden variable to be denied in {namespace}"),
+        Duration::from_mins(1),
+        || match plane
+            .kubectl
+            .output(&create, &forbidden.to_string(), Duration::from_secs(30))
+        {
+            Ok(done) if !done.status.success() && done.stderr.contains("denied") => Look::Done(()),
+            Ok(done) => Look::Pending(done.stderr),
+            Err(error) => Look::Failed(error),
+        },
+    )
+}
+
+/// What the rules change in the pod spec of a held Deployment: fields, and their new values.
+pub(super) fn injected(config: &Config) -> Result<Vec<(String, Value)>> {
+    let deployment = deployment(CREATED);
+    let request = Request::create(&deployment, &config.gates[0].namespace).context("an object")?;
+    let mut patched = deployment.clone();
+    json_patch::patch(&mut patched, &mutate(config, &request).patch)?;
+    let before = &deployment["spec"]["template"]["spec"];
+    let after = &patched["spec"]["template"]["spec"];
+    let after = after.as_object().context("a pod spec")?.clone();
+    let mut changed = Vec::new();
+    for (field, value) in after {
+        match before.get(&field) {
+            None => changed.push((field, value)),
+            Some(same) if *same == value => {}
+            Some(_) => bail!("the patch changes {field}, which is not foreseen here: {value}"),
+        }
+    }
+    Ok(changed)
+}
+
 /// Fails unless a held Deployment gets its waiter in this namespace.
-pub(super) async fn is_injected(client: &kube::Client, namespace: &str) -> Result<()> {
+async fn is_injected(client: &kube::Client, namespace: &str) -> Result<()> {
     let api = Api::<Deployment>::namespaced(client.clone(), namespace);
     let created = api
         .create(&dry_run(), &serde_json::from_value(deployment(CREATED))?)
@@ -237,11 +339,11 @@ pub(super) async fn is_injected(client: &kube::Client, namespace: &str) -> Resul
 }
 
 /// The two held Deployments: one is created, the other is stored.
-pub(super) const CREATED: &str = "piefed-web";
+const CREATED: &str = "piefed-web";
 const STORED: &str = "piefed-worker";
 
 /// One of the two Deployments.
-pub(super) fn deployment(name: &str) -> Value {
+fn deployment(name: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": name},

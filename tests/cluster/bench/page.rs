@@ -174,22 +174,42 @@ fn thousands(value: f64) -> String {
 }
 
 fn admission_table(part: &Part) -> String {
-    let mut table = String::from(
-        "| | at a time | no admission | migration-gate adds | in-tree policies add |\n|---|---|---|---|---|\n",
+    let whos = [OURS, admission::POLICIES]
+        .into_iter()
+        .chain(admission::ENGINES.map(|(who, _)| who));
+    let whos: Vec<&str> = whos.collect();
+    let verb = |who| {
+        if who == admission::POLICIES {
+            "add"
+        } else {
+            "adds"
+        }
+    };
+    let columns = whos.iter().map(|who| format!("{who} {}", verb(*who)));
+    let columns: Vec<String> = columns.collect();
+    let mut table = format!(
+        "| | at a time | no admission | {} |\n|---|---|---|{}\n",
+        columns.join(" | "),
+        "---|".repeat(whos.len())
     );
     for (_, name) in admission::KINDS {
         for callers in [1, 8] {
             let what = format!("{name}, {callers} at a time");
+            let none = cell(part, &what, admission::NONE);
             let added = format!("{what}: added");
-            let _ = writeln!(
-                table,
-                "| {name} | {callers} | {} | {} | {} |",
-                cell(part, &what, admission::NONE),
-                cell(part, &added, OURS),
-                cell(part, &added, admission::POLICIES)
-            );
+            let cells: Vec<String> = whos.iter().map(|who| cell(part, &added, who)).collect();
+            let cells = cells.join(" | ");
+            let _ = writeln!(table, "| {name} | {callers} | {none} | {cells} |");
         }
     }
+    let memory = whos.iter().map(|who| cell(part, admission::MEMORY, who));
+    let memory: Vec<String> = memory.collect();
+    let _ = writeln!(
+        table,
+        "| {} | | – | {} |",
+        admission::MEMORY,
+        memory.join(" | ")
+    );
     table
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Provides what `make bench` compares with: gator and kubectl-validate, built from pinned Go modules, and the bare HTTPS
-# server with its load (benches/http). They are kept in the user's cache. Prints the folder that holds the programs, and
+# Provides what `make bench` compares with: gator, Gatekeeper, Kyverno and kubectl-validate, built from pinned Go modules,
+# and the bare HTTPS server with its load (benches/http). They are kept in the user's cache. Prints the folder that holds the programs, and
 # nothing else, on standard output; progress goes to standard error.
 #
 #   tests/cluster/bench/tools.sh               the programs
@@ -9,7 +9,9 @@
 # Go's programs are only compared with, so that one that can't be built is left out, and the page says so.
 set -euo pipefail
 
-gator=v3.23.1
+# gator and the server.
+gatekeeper=v3.23.1
+kyverno=v1.19.1
 kubectl_validate=v0.0.4
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
@@ -23,7 +25,7 @@ die() {
 
 # The folder's name is the hash of all that decides what is in it.
 key=$({
-    echo "$gator $kubectl_validate"
+    echo "$gatekeeper $kyverno $kubectl_validate"
     rustc -vV
     cat "$repository"/benches/http/{Cargo.toml,Cargo.lock,src/*}
 } | sha256sum | cut -c1-16)
@@ -32,16 +34,37 @@ mkdir -p "$kept"
 exec 9>"$kept/lock"
 flock 9 # another run may be building them
 
-go_program() { # NAME MODULE@VERSION
+go_program() { # NAME MODULE@VERSION [PACKAGE]: of PACKAGE in the module's folder, if it is named
     [ -e "$kept/$1" ] && return
     command -v go >/dev/null || { say "no $1: there is no Go to build it with" && return; }
-    say "building $1 (about a minute on two cores, once)"
-    CGO_ENABLED=0 GOBIN=$kept/building go install -trimpath -ldflags '-s -w' "$2" 2>"$kept/$1.log" &&
-        mv "$kept/building/$1" "$kept/$1" || say "no $1: it can't be built; $(tail -n 1 "$kept/$1.log")"
+    say "building $1 (minutes on two cores, once)"
+    if [ $# = 2 ]; then
+        GOBIN=$kept/building go install "${flags[@]}" "$2"
+    else # as `go install` takes no module whose go.mod replaces another
+        local source=$(go env GOMODCACHE)/$2
+        go mod download "$2" && install -m 0644 -D -t "$kept/building/mod" "$source"/go.{mod,sum} &&
+            go -C "$source" build "${flags[@]}" -mod=mod -modfile="$kept/building/mod/go.mod" -o "$kept/building/$1" "$3"
+    fi 2>"$kept/$1.log" && mv "$kept/building/$1" "$kept/$1" ||
+        say "no $1: it can't be built; $(tail -n 1 "$kept/$1.log")"
 }
-go_program gator "github.com/open-policy-agent/gatekeeper/v3/cmd/gator@$gator"
+go_definitions() { # NAME MODULE@VERSION FOLDER...: the module's custom resource definitions, if the program is there
+    [ -e "$kept/$1" ] && [ ! -e "$kept/$1-crds" ] || return 0
+    local source=$(go env GOMODCACHE)/$2
+    rm -rf "$kept/building/crds"
+    install -m 0644 -D -t "$kept/building/crds" $(printf "$source/%s/*.yaml " "${@:3}")
+    mv "$kept/building/crds" "$kept/$1-crds"
+}
+export CGO_ENABLED=0
+flags=(-trimpath -ldflags '-s -w')
+module=github.com/open-policy-agent/gatekeeper/v3@$gatekeeper
+go_program gator "${module/@//cmd/gator@}"
+go_program gatekeeper "$module"
+go_definitions gatekeeper "$module" charts/gatekeeper/crds
+module=github.com/kyverno/kyverno@$kyverno
+go_program kyverno "$module" ./cmd/kyverno
+go_definitions kyverno "$module" config/crds/{kyverno,policies.kyverno.io,policyreport,reports}
 go_program kubectl-validate "sigs.k8s.io/kubectl-validate@$kubectl_validate"
-echo "$gator" >"$kept/gator.version"
+echo "$gatekeeper" >"$kept/gator.version"
 echo "$kubectl_validate" >"$kept/kubectl-validate.version"
 
 if [ ! -e "$kept/http" ]; then
