@@ -123,13 +123,22 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, I
         .map_err(|error| IdentityError::Certificate(error.to_string()))
 }
 
+/// The certificates in a PEM text, without the blocks that cannot be parsed.
+pub(super) fn readable_certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem)
+        .filter_map(Result::ok)
+        .collect()
+}
+
 /// The end of a certificate's validity.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, IdentityError> {
     validity(certificate).map(|(_, not_after)| not_after)
 }
 
 /// The start and the end of a certificate's validity.
-fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), IdentityError> {
+pub(super) fn validity(
+    certificate: &CertificateDer<'_>,
+) -> Result<(Timestamp, Timestamp), IdentityError> {
     let unusable = |error: &dyn fmt::Display| IdentityError::Certificate(error.to_string());
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| unusable(&error))?;
     let time = |seconds| Timestamp::from_second(seconds).map_err(|error| unusable(&error));
