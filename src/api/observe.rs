@@ -63,6 +63,10 @@ pub enum Update<T> {
     Resumed,
     /// The watch doesn't work, and is tried again.
     Failed(WatchError),
+    /// As [`Delta::Cut`].
+    Cut,
+    /// As [`Delta::Restored`].
+    Restored,
 }
 
 /// An event of a collection's objects, or of its watch.
@@ -78,6 +82,11 @@ pub enum Delta<T> {
     Resumed,
     /// As [`Update::Failed`].
     Failed(WatchError),
+    /// The connection of the watch has ended, which is normal. What happens now arrives later, or
+    /// only its result does. [`Self::Restored`] follows, or [`Self::Resumed`] after a failure.
+    Cut,
+    /// After [`Self::Cut`]: there is a watch again. What was missed arrives now.
+    Restored,
 }
 
 /// Why a watch doesn't work.
@@ -178,6 +187,8 @@ pub fn observe<T: Object>(
         Delta::Deleted(object) => Update::Absent(Some(object)),
         Delta::Resumed => Update::Resumed,
         Delta::Failed(error) => Update::Failed(error),
+        Delta::Cut => Update::Cut,
+        Delta::Restored => Update::Restored,
     })
 }
 
@@ -275,6 +286,7 @@ fn deltas<T: Object>(
         gone: false,
         cuts: 0,
         in_trouble: false,
+        is_cut: false,
         next: None,
         backoff: backoff(pacing),
     };
@@ -309,6 +321,8 @@ struct Follower<T> {
     cuts: u32,
     /// Trouble was told, and not yet that it is over.
     in_trouble: bool,
+    /// A cut was told, and not yet that there is a watch again.
+    is_cut: bool,
     /// To be told before anything else happens.
     next: Option<Delta<T>>,
     backoff: ExponentialBackoff,
@@ -446,9 +460,19 @@ impl<T: Object> Follower<T> {
         }
     }
 
-    /// Reports the end of trouble, if any was reported.
+    /// Reports the end of trouble or of a cut, if any was reported.
     fn resumed(&mut self) -> Option<Delta<T>> {
-        std::mem::take(&mut self.in_trouble).then_some(Delta::Resumed)
+        let was_cut = std::mem::take(&mut self.is_cut);
+        if std::mem::take(&mut self.in_trouble) {
+            return Some(Delta::Resumed);
+        }
+        was_cut.then_some(Delta::Restored)
+    }
+
+    /// Reports a cut, once.
+    fn report_cut(&mut self) -> Option<Delta<T>> {
+        let known = std::mem::replace(&mut self.is_cut, true);
+        (!known).then_some(Delta::Cut)
     }
 
     /// The connection of a watch has ended, which is normal. The first one is resumed at once, so
@@ -472,7 +496,7 @@ impl<T: Object> Follower<T> {
         self.cuts = self.cuts.saturating_add(1);
         self.phase = Phase::Resume { version };
         if !hopeless || std::mem::replace(&mut self.in_trouble, true) {
-            return None;
+            return self.report_cut();
         }
         let cuts = self.cuts;
         let message = format!("{cuts} consecutive watches ended as soon as they began");
@@ -483,8 +507,8 @@ impl<T: Object> Follower<T> {
     fn breaks(&mut self, version: String, error: ApiError) -> Option<Delta<T>> {
         if error.code() == Some(410) && !std::mem::replace(&mut self.gone, true) {
             // The version is too old, as happens after a long cut or an outage. A list is all it
-            // takes.
-            return None;
+            // takes. It doesn't show what has come and gone.
+            return self.report_cut();
         }
         if self.keeps_version(&error) {
             self.phase = Phase::Resume { version };

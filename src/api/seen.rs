@@ -13,7 +13,9 @@ pub fn take_in(jobs: &mut Jobs, alternative: usize, delta: Delta<Job>, now: Dura
         Delta::Listed(listed) => jobs.listed(alternative, listed, now),
         Delta::Present(job) => jobs.changed(job, now),
         Delta::Deleted(last) => jobs.deleted(last, now),
-        Delta::Resumed => jobs.watches[alternative].works_again(),
+        Delta::Resumed => jobs.watches[alternative].works_again(now),
+        Delta::Cut => jobs.watches[alternative].loses_connection(),
+        Delta::Restored => jobs.watches[alternative].continues(now),
         Delta::Failed(error) => fails(&mut jobs.watches[alternative], error, now),
     }
 }
@@ -29,7 +31,9 @@ pub fn take_in_record(seen: &mut RecordSeen, update: Update<Record>, now: Durati
             seen.watch.answers(now);
             seen.record = None;
         }
-        Update::Resumed => seen.watch.works_again(),
+        Update::Resumed => seen.watch.works_again(now),
+        Update::Cut => seen.watch.loses_connection(),
+        Update::Restored => seen.watch.continues(now),
         Update::Failed(error) => fails(&mut seen.watch, error, now),
     }
 }

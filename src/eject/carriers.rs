@@ -133,7 +133,7 @@ impl<'g> Carriers<'g> {
                 return Err(error);
             }
             // The watch recovers by itself, for example after the API server restarts.
-            Delta::Failed(_) | Delta::Resumed => {}
+            Delta::Failed(_) | Delta::Resumed | Delta::Cut | Delta::Restored => {}
         }
         Ok(())
     }

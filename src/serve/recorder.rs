@@ -271,6 +271,7 @@ impl Recorder {
                 self.entries.remove(&key);
             }
             Delta::Resumed => self.report_solved("job"),
+            Delta::Cut | Delta::Restored => {}
             Delta::Failed(error) => {
                 let namespace = &self.gate.namespace;
                 let job = &self.requirements[requirement].any_of[alternative];
@@ -329,6 +330,7 @@ impl Recorder {
                 }
                 self.on_record(Stored::Absent);
             }
+            Update::Cut | Update::Restored => {}
             Update::Resumed => {
                 self.report_solved("record");
                 self.lookout.on_record_watch(Ok(()));

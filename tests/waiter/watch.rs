@@ -40,7 +40,13 @@ impl FollowedJob {
         }
     }
 
-    /// The next update, but for the running Job, which is listed again and again.
+    /// The next update of any kind.
+    fn any(&self) -> Update<Job> {
+        self.updates.recv_timeout(PATIENCE).expect("an update")
+    }
+
+    /// The next update, but for the running Job, which is listed again and again, and for cuts of
+    /// the connection.
     fn next(&self) -> Update<Job> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -48,6 +54,7 @@ impl FollowedJob {
             assert!(!left.is_zero(), "there is nothing but the running Job");
             match self.updates.recv_timeout(left).expect("an update") {
                 Update::Present(job) if job.state == JobState::Running => {}
+                Update::Cut | Update::Restored => {}
                 update => return update,
             }
         }
@@ -97,4 +104,28 @@ fn a_watch_that_has_gone_silent_is_begun_anew() {
     for _ in 0..3 {
         api.await_request("watch jobs");
     }
+}
+
+/// A Job may have come and gone in between, so that a waiter has to know.
+#[test]
+fn a_cut_is_told_and_so_is_the_next_watch() {
+    let api = FakeApi::start();
+    api.put(JOB_PATH, job("2", running()));
+    let follower = FollowedJob::start(&api, Pacing::default());
+    api.await_watches(1);
+    assert!(matches!(follower.any(), Update::Present(_)));
+    for _ in 0..2 {
+        api.cut();
+        assert_eq!(follower.any(), Update::Cut);
+        assert_eq!(follower.any(), Update::Restored);
+        api.await_watches(1);
+    }
+    // The server no longer has the version, and a list doesn't show what has come and gone.
+    api.compact(false, |_| {});
+    api.cut();
+    for update in [Update::Cut, Update::Restored, Update::Cut] {
+        assert_eq!(follower.any(), update);
+    }
+    assert!(matches!(follower.any(), Update::Present(_)));
+    assert_eq!(follower.any(), Update::Restored);
 }

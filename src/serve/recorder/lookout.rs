@@ -130,11 +130,13 @@ impl Lookout {
             Delta::Deleted(last) => {
                 self.dependents.remove(&(entry, last.name));
             }
-            Delta::Resumed => self.watches[entry].works_again(),
+            Delta::Resumed => self.watches[entry].works_again(now),
+            Delta::Cut => self.watches[entry].loses_connection(),
+            Delta::Restored => self.watches[entry].continues(now),
             // A kind that is not installed has no workloads.
             Delta::Failed(WatchError::NoSuchKind(_)) => {
                 self.watches[entry].answers(now);
-                self.watches[entry].works_again();
+                self.watches[entry].works_again(now);
                 self.dependents.retain(|(of, _), _| *of != entry);
             }
             Delta::Failed(error) => fails(&mut self.watches[entry], error, now),

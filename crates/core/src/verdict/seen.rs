@@ -39,6 +39,10 @@ pub struct Watch {
     pub answered: Option<Duration>,
     /// Set while it does not work.
     pub trouble: Option<Trouble>,
+    /// Whether its connection has ended and there is no other yet.
+    cut: bool,
+    /// When it last began again after a cut or a problem.
+    restored: Option<Duration>,
 }
 
 impl Watch {
@@ -48,9 +52,28 @@ impl Watch {
         self.answered.get_or_insert(now);
     }
 
-    /// Stores that it works again.
-    pub fn works_again(&mut self) {
+    /// Stores that it works again at `now`.
+    pub fn works_again(&mut self, now: Duration) {
         self.trouble = None;
+        self.continues(now);
+    }
+
+    /// Stores that its connection has ended, which is normal.
+    pub fn loses_connection(&mut self) {
+        self.cut = true;
+    }
+
+    /// Stores that it has a connection again at `now`. The events of the meantime follow, or were
+    /// lost.
+    pub fn continues(&mut self, now: Duration) {
+        self.cut = false;
+        self.restored = Some(now);
+    }
+
+    /// Since when it has passed on every event; `None` if it does not.
+    fn without_gap_since(&self) -> Option<Duration> {
+        let answered = self.answered.filter(|_| !self.cut)?;
+        Some(self.restored.map_or(answered, |at| at.max(answered)))
     }
 
     /// Stores an error at `now`. `answered` says whether the API server has sent it.
@@ -171,10 +194,19 @@ impl Jobs {
 
     /// When it was first known which Jobs exist; `None` while it is not known.
     pub(super) fn known_since(&self) -> Option<Duration> {
-        self.watches
-            .iter()
-            .map(|watch| watch.answered)
-            .try_fold(Duration::ZERO, |latest, at| Some(latest.max(at?)))
+        self.latest(|watch| watch.answered)
+    }
+
+    /// When the last Job was deleted, or later: when the watches last had a gap, in which a Job may
+    /// have come and gone. `None` while a watch is cut or has not answered.
+    pub(super) fn quiet_since(&self) -> Option<Duration> {
+        let known = self.latest(Watch::without_gap_since)?;
+        Some(self.vanished.map_or(known, |vanished| vanished.max(known)))
+    }
+
+    fn latest(&self, at: impl Fn(&Watch) -> Option<Duration>) -> Option<Duration> {
+        let mut times = self.watches.iter().map(at);
+        times.try_fold(Duration::ZERO, |latest, at| Some(latest.max(at?)))
     }
 
     /// Whether all watches have answered and work.

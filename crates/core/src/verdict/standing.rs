@@ -275,12 +275,7 @@ impl<'a> Case<'a> {
         if self.jobs.present.values().any(stands) {
             return None;
         }
-        let known = self.jobs.known_since()?;
-        Some(
-            self.jobs
-                .vanished
-                .map_or(known, |vanished| vanished.max(known)),
-        )
+        self.jobs.quiet_since()
     }
 
     fn record(&self) -> Option<&'a Record> {

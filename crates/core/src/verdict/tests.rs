@@ -397,6 +397,31 @@ fn a_mutable_job_that_is_not_there_at_the_start_may_be_on_its_way() {
     }
 }
 
+/// Without a connection, a Job may come and go unseen.
+#[test]
+fn silence_over_a_cut_connection_opens_nothing() {
+    let settling = What::Settling { vanished: false };
+    let mut seen = see("", Some("init:latest"));
+    opens("web", &seen);
+    let watch = |seen: &mut Seen, change: fn(&mut Watch)| change(&mut seen.jobs[0].watches[0]);
+    watch(&mut seen, Watch::loses_connection);
+    waits("web", &seen, &settling);
+    for (began, opened) in [(58, 63), (59, 64)] {
+        let mut restored = seen.clone();
+        restored.jobs[0].watches[0].continues(seconds(began));
+        waits("web", &restored, &settling);
+        waits_until("web", &restored, opened);
+    }
+    watch(&mut seen, |watch| watch.continues(seconds(55)));
+    opens("web", &seen);
+    watch(&mut seen, |watch| watch.works_again(seconds(58)));
+    waits_until("web", &seen, 63);
+    // An immutable version was recorded, come what may.
+    let mut seen = see("", Some("init:2"));
+    watch(&mut seen, Watch::loses_connection);
+    opens("web:2", &seen);
+}
+
 #[test]
 fn a_mutable_job_that_is_being_deleted_does_not_count() {
     for (wanted, tag) in [("web", "latest"), ("any", "1")] {
