@@ -37,7 +37,7 @@ testkit::tests! {
 }
 
 /// Number of random objects for each kind.
-const CASES: usize = 40;
+const CASES: usize = 25;
 
 /// Of every kind, one gate holds workloads by name, one by pattern, and one by label. Deployments
 /// are also held by the short forms.

@@ -45,12 +45,12 @@ testkit::tests! {
 }
 
 testkit::soaks! {
+    standalone: five_replicas_agree_on_one_ca_in_50_rounds;
     exclusive: of_100_000_calls_only_killed_replicas_lose_some;
 }
 
-const ROUNDS: usize = 50;
 const REPLICAS: u16 = 5;
-const CREATES: usize = 10_000;
+const CREATES: usize = 4_000;
 
 /// Exactly the permissions that `serve` needs, bound to `subject`, and the configurations that call
 /// it.
@@ -93,6 +93,14 @@ fn bundle(
 }
 
 fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
+    five_replicas(sandbox, 8)
+}
+
+fn five_replicas_agree_on_one_ca_in_50_rounds(sandbox: &Sandbox) -> Result<()> {
+    five_replicas(sandbox, 50)
+}
+
+fn five_replicas(sandbox: &Sandbox, rounds: usize) -> Result<()> {
     let control_plane = ControlPlane::start(sandbox, PlaneSettings::bare("five-replicas", 3)?)?;
     let folder = sandbox.state("five-replicas-kubectl")?;
     let kubectl = Kubectl {
@@ -116,7 +124,7 @@ fn five_replicas_at_once_agree_on_one_ca(sandbox: &Sandbox) -> Result<()> {
         Afresh::of(Api::all(client.clone()), "five")?;
     let maps: Api<ConfigMap> = Api::namespaced(client, "five");
     let logs = sandbox.logs("five-replicas")?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         secrets.make()?;
         mutating.make()?;
         validating.make()?;

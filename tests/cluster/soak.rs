@@ -3,12 +3,13 @@
 
 use testkit::suite::Test;
 
-use crate::{chart, monitoring, oldest, orders, pages, serve, session, status, waiter};
+use crate::{chart, monitoring, oldest, orders, pages, serve, session, status, stories, waiter};
 
 /// All soaks, in the order in which they run.
 pub(crate) fn soaks() -> Vec<Test> {
     [
         orders::soaks(),
+        stories::soaks(),
         waiter::soaks(),
         chart::soaks(),
         serve::soaks(),

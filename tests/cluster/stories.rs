@@ -22,6 +22,11 @@ mod upgrade;
 
 use testkit::suite::Test;
 
+/// The long forms of stories.
+pub(crate) fn soaks() -> Vec<Test> {
+    revisions::soaks()
+}
+
 /// All stories.
 pub(crate) fn tests() -> Vec<Test> {
     [

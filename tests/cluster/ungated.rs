@@ -1,5 +1,5 @@
 //! The stories and the tests beside other tools, run without a gate. Each must fail, or it would
-//! prove nothing about the gate. `make soak` runs them with `-- --ungated`.
+//! prove nothing about the gate. `make ungated` runs them.
 
 use testkit::ungated::UngatedTest;
 

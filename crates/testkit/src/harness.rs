@@ -253,7 +253,11 @@ impl TestRun {
         match outcome {
             TestOutcome::Passed => Ok(Completion::Completed),
             TestOutcome::Skipped(reason) if !must_run => Ok(Completion::ignored_with(reason)),
-            TestOutcome::Skipped(error) | TestOutcome::Failed(error) => Err(Failed::from(error)),
+            TestOutcome::Skipped(error) | TestOutcome::Failed(error) => {
+                // All failures are printed at the end. With soaks, that may be an hour later.
+                eprintln!("cluster: {} has failed: {error}", test.name);
+                Err(Failed::from(error))
+            }
         }
     }
 
@@ -289,10 +293,15 @@ impl TestRun {
         let longest: Vec<String> = took
             .iter()
             .rev()
-            .take(10)
+            .take(20)
             .map(|(time, name)| format!("{name} {} s", time.as_secs()))
             .collect();
-        eprintln!("cluster: the longest: {}", longest.join(", "));
+        let together: Duration = took.iter().map(|(time, _)| *time).sum();
+        eprintln!(
+            "cluster: the tests took {} s together; the longest: {}",
+            together.as_secs(),
+            longest.join(", ")
+        );
         for worker in workers {
             if conclusion.has_failed() {
                 eprintln!(

@@ -18,11 +18,12 @@ use testkit::cluster::Cluster;
 use testkit::image::BUSYBOX;
 
 testkit::tests! {
-    shared: a_job_named_per_revision_is_waited_for_through_ten_upgrades;
+    shared: a_job_named_per_revision_is_waited_for_through_three_upgrades;
 }
 
-/// Number of releases: the installation and ten upgrades.
-const RELEASES: usize = 11;
+testkit::soaks! {
+    shared: a_job_named_per_revision_is_waited_for_through_ten_upgrades;
+}
 
 /// The chart's template. The migration takes longer than a second, the resolution of Kubernetes'
 /// times.
@@ -57,7 +58,16 @@ fn write_chart(folder: &Path) -> Result<()> {
     Ok(fs::write(folder.join("Chart.yaml"), description)?)
 }
 
+fn a_job_named_per_revision_is_waited_for_through_three_upgrades(cluster: &Cluster) -> Result<()> {
+    upgrades(cluster, 3)
+}
+
 fn a_job_named_per_revision_is_waited_for_through_ten_upgrades(cluster: &Cluster) -> Result<()> {
+    upgrades(cluster, 10)
+}
+
+/// Installs the chart, and upgrades it so many times.
+fn upgrades(cluster: &Cluster, upgrades: usize) -> Result<()> {
     let stage = Stage::enter(cluster)?;
     let namespace = stage.namespace(REVISIONS)?;
     let chart = tempfile::tempdir()?;
@@ -65,7 +75,7 @@ fn a_job_named_per_revision_is_waited_for_through_ten_upgrades(cluster: &Cluster
     let pods: Api<Pod> = Api::namespaced(cluster.client(), REVISIONS);
     let jobs: Api<Job> = Api::namespaced(cluster.client(), REVISIONS);
     let mut seconds = Vec::new();
-    for revision in 1..=RELEASES {
+    for revision in 1..=upgrades + 1 {
         let image = format!("migration-gate.test/shop:1.{revision}.0");
         cluster.tag(BUSYBOX, &image)?;
         // The usual command. Helm waits for both the Job and the Deployment.
