@@ -11,7 +11,7 @@
 mod lookout;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,10 +174,15 @@ struct Recorder {
     completed: BTreeMap<String, Entry>,
     /// The record as it was last seen.
     record: Stored,
-    /// The API server has refused to create the record: permissions are missing, or the namespace
-    /// is being deleted. Until a write succeeds, only Jobs that exist are recorded: completions of
-    /// a deleted namespace must not count for a new one of the same name.
-    refused: bool,
+    /// Perhaps the namespace was deleted: the record is gone or another one, or the API server has
+    /// refused to create it. Until a write succeeds, only Jobs that exist are recorded: completions
+    /// of a deleted namespace must not count for a new one of the same name.
+    in_doubt: bool,
+    /// The uids of Jobs that are gone, although their deletion may not have been seen yet. They are
+    /// not recorded.
+    gone: BTreeSet<String>,
+    /// The forgotten uids of an immutable record that was deleted, for the new one.
+    forgotten: Vec<String>,
     /// The state of the gate.
     lookout: Lookout,
     /// Set after a failed write.
@@ -204,7 +209,9 @@ impl Recorder {
             entries: BTreeMap::new(),
             completed: BTreeMap::new(),
             record: Stored::Unknown,
-            refused: false,
+            in_doubt: false,
+            gone: BTreeSet::new(),
+            forgotten: Vec::new(),
             pause: None,
             pauses: backoff(Pacing::default()),
             problems: BTreeMap::new(),
@@ -320,12 +327,15 @@ impl Recorder {
             }
             Update::Absent(_) => {
                 // The operator deleted an immutable record, as `report_immutable` advises. Its
-                // entries are written again.
-                if let Stored::Present(record) = &self.record
-                    && record.immutable
-                {
-                    for entry in record.entries.values() {
-                        keep_latest(&mut self.completed, entry);
+                // content is written again.
+                if let Stored::Present(record) = &self.record {
+                    self.in_doubt |= !record.immutable;
+                    self.forgotten.clear();
+                    if record.immutable {
+                        self.forgotten.clone_from(&record.forgotten);
+                        for entry in record.entries.values() {
+                            keep_latest(&mut self.completed, entry);
+                        }
                     }
                 }
                 self.on_record(Stored::Absent);
@@ -344,17 +354,15 @@ impl Recorder {
     }
 
     /// Puts entries back that another replica has overwritten: with an older entry, because it had
-    /// not seen the newer one, or with fewer fields, because it is of an earlier release.
+    /// not seen the newer one, or with fewer fields, because it is of an earlier release. An entry
+    /// without a uid is not put back: if it was forgotten, the record does not show that.
     fn keep_overwritten(&mut self, record: &Record) {
         let Stored::Present(before) = &self.record else {
             return;
         };
         for (key, entry) in &before.entries {
-            if record
-                .entries
-                .get(key)
-                .is_some_and(|now| now.says_less_than(entry))
-            {
+            let now = record.entries.get(key);
+            if !entry.uid.is_empty() && now.is_some_and(|now| now.says_less_than(entry)) {
                 keep_latest(&mut self.completed, entry);
             }
         }
@@ -379,6 +387,9 @@ impl Recorder {
 
     /// Stores a state of the record, and logs new corrupt entries.
     fn remember(&mut self, record: Stored) {
+        if let (Stored::Present(before), Stored::Present(now)) = (&self.record, &record) {
+            self.in_doubt |= before.uid != now.uid;
+        }
         self.lookout.on_record(&record);
         let before = std::mem::replace(&mut self.record, record);
         let before = before.corrupt();

@@ -416,6 +416,32 @@ fn a_completion_that_an_older_one_has_replaced_is_put_back() {
     });
 }
 
+/// An operator may have forgotten it since: nothing tells apart who removed what has no uid.
+#[test]
+fn what_was_recorded_by_hand_is_not_put_back() {
+    let api = FakeApi::start();
+    let write = |entry: Value| {
+        let mut object = record(&[]);
+        object["data"]["1"] = json!(entry.to_string());
+        api.put(RECORD_PATH, object);
+    };
+    write(
+        json!({"image": "by-hand:1", "job": "", "uid": "", "done": "1",
+                 "completed": "2026-01-01T00:02:00Z"}),
+    );
+    let recorder = RecorderThread::start(&api);
+    api.await_watches(2);
+    let older = "2026-01-01T00:01:00Z";
+    write(json!({"image": "init:1", "job": JOB, "uid": "older", "completed": older}));
+    recorder.await_report("the older one", |report| {
+        report.last == Some((older.parse().expect("a time"), None))
+    });
+    api.put(JOB_PATH, job("2", complete()));
+    api.await_object(RECORD_PATH, has(&["1", "2"]));
+    let record = api.get(RECORD_PATH).expect("the record");
+    assert!(recorded_of("1", "older")(&record), "{record:#}");
+}
+
 #[test]
 fn a_record_that_is_deleted_is_begun_anew() {
     let api = FakeApi::start();
@@ -425,6 +451,67 @@ fn a_record_that_is_deleted_is_begun_anew() {
     api.await_watches(2);
     api.delete(RECORD_PATH);
     api.await_object(RECORD_PATH, has(&["1"]));
+}
+
+/// A namespace is deleted and created again while the watch of the Jobs reports nothing. The new
+/// one may have another database.
+#[test]
+fn a_namespace_that_is_created_again_gets_no_completion_of_the_old_one() {
+    let mut api = FakeApi::start();
+    api.put(JOB_PATH, job("1", complete()));
+    let _recorder = RecorderThread::start(&api);
+    api.await_object(RECORD_PATH, has(&["1"]));
+    api.await_watches(2);
+    api.await_request("watch jobs");
+    api.hold("watch", "jobs");
+    api.cut();
+    api.delete(JOB_PATH);
+    api.delete(RECORD_PATH);
+    // Before it creates a record, it asks for the Jobs.
+    api.await_request("list jobs");
+    // Another replica records the first completion of the new namespace.
+    api.put(RECORD_PATH, record(&["2"]));
+    api.heal();
+    api.stop();
+    api.resume();
+    api.await_watches(2);
+    api.put(JOB_PATH, job("3", complete()));
+    api.await_object(RECORD_PATH, |object| object["data"].get("3").is_some());
+    let record = api.get(RECORD_PATH).expect("the record");
+    assert!(has(&["2", "3"])(&record), "{record:#}");
+}
+
+/// The record of the old namespace is replaced before its deletion was seen.
+#[test]
+fn another_record_of_that_name_gets_no_completion_of_a_job_that_is_gone() {
+    let mut api = FakeApi::start();
+    let with_uid = |uid: &str, tag: &str| {
+        let mut object = record(&[tag]);
+        object["metadata"]["uid"] = json!(uid);
+        object
+    };
+    api.put(RECORD_PATH, with_uid("old", "0"));
+    api.put(JOB_PATH, job("1", complete()));
+    let recorder = RecorderThread::start(&api);
+    api.await_object(RECORD_PATH, has(&["0", "1"]));
+    recorder.await_report("a record", |report| report.last.is_some());
+    api.await_watches(2);
+    api.hold("watch", "jobs");
+    api.cut();
+    api.delete(JOB_PATH);
+    let mut other = with_uid("new", "2");
+    other["data"]["0"] = json!("rubbish");
+    api.put(RECORD_PATH, other);
+    // It has seen it.
+    api.await_object(RECORD_PATH, has(&["2"]));
+    api.heal();
+    api.stop();
+    api.resume();
+    api.await_watches(2);
+    api.put(JOB_PATH, job("3", complete()));
+    api.await_object(RECORD_PATH, |object| object["data"].get("3").is_some());
+    let record = api.get(RECORD_PATH).expect("the record");
+    assert!(has(&["2", "3"])(&record), "{record:#}");
 }
 
 #[test]
@@ -479,6 +566,32 @@ fn an_immutable_record_is_left_alone_until_it_is_deleted() {
     api.await_object(RECORD_PATH, has(&["1", "2"]));
     assert_eq!(writes(&api), 1, "{:#?}", api.requests());
     assert_eq!(log.count(told), 1, "{log}");
+}
+
+#[test]
+fn what_an_immutable_record_has_forgotten_stays_forgotten_after_its_deletion() {
+    for versions in [&["1"] as &[&str], &[]] {
+        let api = FakeApi::start();
+        let nothing = BTreeSet::new();
+        let forgotten = BTreeSet::from(["uid-of-2".to_owned()]);
+        let Some(Write::Create(data)) = forget(None, &nothing, &forgotten) else {
+            panic!("nothing to forget");
+        };
+        let mut immutable = record(versions);
+        immutable["immutable"] = json!(true);
+        immutable["data"]["-forgotten"] = json!(data["-forgotten"]);
+        api.put(RECORD_PATH, immutable);
+        api.put(JOB_PATH, job("2", complete()));
+        let _recorder = RecorderThread::start(&api);
+        api.await_watches(2);
+        api.delete(RECORD_PATH);
+        api.await_object(RECORD_PATH, |_| true);
+        let record = api.get(RECORD_PATH).expect("the record");
+        let mut keys = vec!["-forgotten"];
+        keys.extend(versions);
+        assert!(has(&keys)(&record), "{record:#}");
+        assert_eq!(record["data"]["-forgotten"], data["-forgotten"]);
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::version::Wanted;
 pub const HISTORY: usize = 250;
 
 /// The key with the forgotten completions. No version starts with `-`.
-const FORGOTTEN: &str = "-forgotten";
+pub const FORGOTTEN: &str = "-forgotten";
 
 /// The value of that key. Releases up to 0.1 remove keys that are not entries, and may run beside
 /// this one. So the value is an entry, of a version that no pod has.
@@ -37,13 +37,13 @@ struct Tombstones {
 }
 
 impl Tombstones {
-    fn to_value(forgotten: Vec<String>) -> String {
+    fn to_value(forgotten: &[String]) -> String {
         let written = Self {
             image: format!("none:{FORGOTTEN}"),
             job: String::new(),
             uid: String::new(),
             completed: Timestamp::UNIX_EPOCH,
-            forgotten,
+            forgotten: forgotten.to_vec(),
         };
         // Texts and times can always be serialized.
         serde_json::to_string(&written).unwrap_or_default()
@@ -53,6 +53,12 @@ impl Tombstones {
         let written: Self = serde_json::from_str(value).map_err(|error| error.to_string())?;
         Ok(written.forgotten)
     }
+}
+
+/// The key and value for the uids of Jobs whose completion no longer counts. `None` without any.
+pub fn tombstones(forgotten: &[String]) -> Option<(String, String)> {
+    let value = || Tombstones::to_value(forgotten);
+    (!forgotten.is_empty()).then(|| (FORGOTTEN.to_owned(), value()))
 }
 
 /// Maximum number of forgotten completions. They matter while their Jobs exist.
@@ -69,6 +75,8 @@ const LABELS: [(&str, &str); 2] = [
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "RecordWire")]
 pub struct Record {
+    /// Its `metadata.uid`.
+    pub uid: String,
     /// Its `metadata.resourceVersion`. A removal names it, so that it removes only what was seen. A
     /// watch resumes from it.
     pub resource_version: String,
@@ -101,12 +109,14 @@ struct RecordWire {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RecordMeta {
+    uid: String,
     resource_version: String,
 }
 
 impl From<RecordWire> for Record {
     fn from(wire: RecordWire) -> Self {
         let mut record = Self {
+            uid: wire.metadata.uid,
             resource_version: wire.metadata.resource_version,
             immutable: wire.immutable.unwrap_or_default(),
             ..Self::default()
@@ -205,7 +215,7 @@ pub fn forget(
     }
     let surplus = forgotten.len().saturating_sub(MOST_FORGOTTEN);
     forgotten.drain(..surplus);
-    let forgotten = Tombstones::to_value(forgotten);
+    let forgotten = Tombstones::to_value(&forgotten);
     Some(match record {
         Some(record) => Write::Patch(RecordPatch::Forget {
             keys: keys.iter().cloned().collect(),

@@ -71,7 +71,7 @@ impl Lookout {
     }
 
     /// Whether all watches of the gate's Jobs work.
-    pub(super) fn sees_jobs(&self) -> bool {
+    fn sees_jobs(&self) -> bool {
         self.seen.jobs.iter().all(Jobs::works)
     }
 

@@ -1,16 +1,21 @@
 //! The record's writes and their results.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tracing::info;
 
 use super::{GateNews, Recorder, Stored, keep_latest};
-use crate::api::observe::{Pacing, backoff};
-use crate::api::{ApiError, records};
+use crate::api::observe::{Pacing, backoff, list_jobs};
+use crate::api::{ApiError, Objects, records};
 use migration_gate_core::names;
-use migration_gate_core::record::{Entry, HISTORY, RecordPatch, Write, next_write};
+use migration_gate_core::record::{
+    Entry, FORGOTTEN, HISTORY, RecordPatch, Write, next_write, tombstones,
+};
 
 impl Recorder {
     /// Writes until there is nothing to write, or a write fails.
     pub(super) async fn write(&mut self) {
+        let mut knows_jobs = false;
         while self.pause.is_none() {
             let record = match &self.record {
                 Stored::Unknown => return,
@@ -19,23 +24,21 @@ impl Recorder {
             };
             // A forgotten completion may be later than one that still counts, and would replace it
             // in `keep_latest`.
-            let counts =
-                |entry: &Entry| !record.is_some_and(|record| record.has_forgotten(&entry.uid));
+            let counts = |entry: &Entry| {
+                !record.is_some_and(|record| record.has_forgotten(&entry.uid))
+                    && !self.forgotten.contains(&entry.uid)
+                    && !self.gone.contains(&entry.uid)
+            };
             self.completed.retain(|_, entry| counts(entry));
             // While a Job exists, it is recorded again if the record loses its entry.
             for entry in self.entries.values().filter(|entry| counts(entry)) {
                 keep_latest(&mut self.completed, entry);
             }
-            if self.refused {
-                if !self.lookout.sees_jobs() {
-                    // It is not known which Jobs exist, until the watches work again.
-                    return;
-                }
-                let entries = &self.entries;
-                self.completed
-                    .retain(|_, entry| entries.values().any(|there| there.uid == entry.uid));
+            let mut write = next_write(record, &mut self.completed, HISTORY);
+            if record.is_none() {
+                write = with_tombstones(write, &self.forgotten);
             }
-            let Some(write) = next_write(record, &mut self.completed, HISTORY) else {
+            let Some(write) = write else {
                 return;
             };
             if record.is_some_and(|record| record.immutable) {
@@ -43,12 +46,19 @@ impl Recorder {
                 // changed.
                 return self.report_immutable();
             }
+            if self.in_doubt && !knows_jobs {
+                match self.drop_gone().await {
+                    Ok(()) => knows_jobs = true,
+                    Err(error) => self.on_failed_write(&error),
+                }
+                continue;
+            }
             match records::write(&self.records(), &self.gate.name, &write).await {
                 Ok(record) => {
                     if write.shows_in(&record) {
                         self.log(&write);
                         self.report_solved("write");
-                        self.refused = false;
+                        self.in_doubt = false;
                         self.pauses = backoff(Pacing::default());
                     } else {
                         self.on_lost_write();
@@ -57,11 +67,27 @@ impl Recorder {
                 }
                 Err(error) => {
                     let creates = matches!(write, Write::Create(_));
-                    self.refused |= creates && matches!(error.code(), Some(403 | 404));
+                    self.in_doubt |= creates && matches!(error.code(), Some(403 | 404));
                     self.on_failed_write(&error);
                 }
             }
         }
+    }
+
+    /// Asks which Jobs exist, and drops what the others have completed. The watches may be late.
+    async fn drop_gone(&mut self) -> Result<(), ApiError> {
+        let objects = Objects::jobs(&self.client, &self.gate.namespace);
+        let mut there = BTreeSet::new();
+        for source in self.requirements.iter().flat_map(|of| &of.any_of) {
+            let jobs = list_jobs(&objects, source).await?;
+            there.extend(jobs.into_iter().map(|job| job.uid));
+        }
+        self.completed.retain(|_, entry| there.contains(&entry.uid));
+        self.forgotten.retain(|uid| there.contains(uid));
+        let known = self.entries.values().map(|entry| &entry.uid);
+        self.gone
+            .extend(known.filter(|uid| !there.contains(*uid)).cloned());
+        Ok(())
     }
 
     fn report_failed_write(&mut self, cause: &str) {
@@ -111,7 +137,7 @@ impl Recorder {
         let (gate, record) = (&self.gate.name, self.name());
         match write {
             Write::Create(data) | Write::Patch(RecordPatch::Put(data)) => {
-                for version in data.keys() {
+                for version in data.keys().filter(|key| *key != FORGOTTEN) {
                     info!(gate, record, version, "recorded a completion");
                 }
             }
@@ -122,4 +148,17 @@ impl Recorder {
             Write::Patch(RecordPatch::Forget { .. }) => {}
         }
     }
+}
+
+/// Adds what is forgotten to the write that begins a record.
+fn with_tombstones(write: Option<Write>, forgotten: &[String]) -> Option<Write> {
+    let Some(tombstones) = tombstones(forgotten) else {
+        return write;
+    };
+    let mut data = match write {
+        Some(Write::Create(data)) => data,
+        _ => BTreeMap::new(),
+    };
+    data.extend([tombstones]);
+    Some(Write::Create(data))
 }
