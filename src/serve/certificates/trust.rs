@@ -93,6 +93,10 @@ impl Configuration {
                 .collect(),
         }
     }
+
+    fn has_bundle(&self) -> bool {
+        self.webhooks.iter().any(|w| !w.ca_bundle.is_empty())
+    }
 }
 
 /// The server name that the API server verifies for a webhook: `NAME.NAMESPACE.svc`, or the host of
@@ -136,8 +140,11 @@ impl CallersWriter {
         self.0.send_modify(|callers| {
             let caller = callers.entry(name.clone()).or_default();
             *caller = match (&*caller, seen) {
-                (_, Some(seen)) => Caller::Present(seen),
-                (Caller::Present(_) | Caller::Gone, None) => Caller::Gone,
+                (before, Some(seen)) => Caller::Present {
+                    settled: before.is_settled() || seen.has_bundle(),
+                    seen,
+                },
+                (Caller::Present { .. } | Caller::Gone, None) => Caller::Gone,
                 (Caller::Unknown | Caller::Absent, None) => Caller::Absent,
             };
         });
@@ -157,10 +164,25 @@ enum Caller {
     Unknown,
     /// It does not exist, and this replica has never seen it: the installation may be in progress.
     Absent,
-    Present(Configuration),
+    Present {
+        seen: Configuration,
+        /// It has had a `caBundle`, or was deleted. If it has none now, an applier has created it
+        /// again, or replaced it. The webhooks without a bundle count as [`Caller::Gone`].
+        settled: bool,
+    },
     /// It was deleted, so it calls no replica. The replica must stay ready for the other
     /// configuration: the API server calls only ready replicas.
     Gone,
+}
+
+impl Caller {
+    fn is_settled(&self) -> bool {
+        match self {
+            Self::Unknown | Self::Absent => false,
+            Self::Present { settled, .. } => *settled,
+            Self::Gone => true,
+        }
+    }
 }
 
 /// Reasons why the API server would not trust the serving certificate.
@@ -189,7 +211,7 @@ impl Callers {
             .borrow()
             .iter()
             .filter_map(|(name, caller)| match caller {
-                Caller::Present(seen) => Some((name.clone(), seen.clone())),
+                Caller::Present { seen, .. } => Some((name.clone(), seen.clone())),
                 Caller::Unknown | Caller::Absent | Caller::Gone => None,
             })
             .collect()
@@ -217,17 +239,22 @@ impl Callers {
     }
 
     /// Checks that every webhook of the configurations would accept `identity` at `now`. Ignores
-    /// configurations that were deleted; fails for one that was never seen.
+    /// configurations that were deleted, and those that have lost their `caBundle`: no certificate
+    /// would please them, and the other configuration calls only ready replicas. Fails for one that
+    /// was never seen, or has never had a `caBundle`.
     pub fn accept(&self, identity: &Identity, now: Timestamp) -> Result<(), NotTrusted> {
         for (configuration, caller) in self.0.borrow().iter() {
-            let seen = match caller {
-                Caller::Present(seen) => seen,
+            let (seen, settled) = match caller {
+                Caller::Present { seen, settled } => (seen, *settled),
                 Caller::Gone => continue,
                 Caller::Unknown | Caller::Absent => {
                     return Err(NotTrusted::NoConfiguration(configuration.clone()));
                 }
             };
             for webhook in &seen.webhooks {
+                if settled && webhook.ca_bundle.is_empty() {
+                    continue;
+                }
                 verify(identity, &webhook.ca_bundle, &webhook.server_name, now).map_err(
                     |cause| NotTrusted::Webhook {
                         configuration: configuration.clone(),

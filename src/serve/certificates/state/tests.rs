@@ -115,8 +115,12 @@ fn a_configuration_that_is_deleted_is_asked_no_more() {
     callers.see(&name(true), Some(configuration(&bundle)));
     callers.see(&name(true), None);
     does(&mut seen(&served), &callers.callers(), 60, &["serve"]);
-    callers.see(&name(true), Some(configuration(b"garbage")));
+    // It is created again, without a bundle.
     let announce = "announce to MutatingWebhookConfiguration gate";
+    callers.see(&name(true), Some(configuration(b"")));
+    let expect = ["serve", announce];
+    does(&mut seen(&served), &callers.callers(), 60, &expect);
+    callers.see(&name(true), Some(configuration(b"garbage")));
     does(&mut seen(&served), &callers.callers(), 60, &[announce]);
 }
 
