@@ -30,6 +30,10 @@ use super::stop::Stop;
 use super::tls::{Identity, Served};
 use crate::cli::ClusterArgs;
 
+/// How long a configuration that does not exist is awaited after the start. An installation creates
+/// it within seconds. An operator who has deleted it still needs replicas that can be restarted.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// The source of the certificate: `--tls-cert` and `--tls-key`, or `--secret`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Certificate")]
@@ -172,6 +176,7 @@ impl CertificateSource {
                         names: server_name,
                         lifetime,
                         propagation,
+                        patience: PATIENCE,
                     },
                 }
             }
@@ -200,7 +205,7 @@ impl CertificateSource {
             } => {
                 let observe = async {
                     if let Some(client) = client {
-                        watches::observe(client, self.callers, stop.clone()).await;
+                        watches::observe(client, self.callers, PATIENCE, stop.clone()).await;
                     }
                 };
                 let follow = files.follow(interval, served, metrics, stop.clone());

@@ -106,6 +106,34 @@ async fn ready_is_only_who_the_api_server_accepts() {
     until_that("readiness", || replica.why_not_ready().is_empty()).await;
 }
 
+/// An operator has deleted it, as in an emergency, and the replicas are restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_configuration_is_awaited_only_for_a_while() {
+    let mut impatient = settings();
+    impatient.patience = Duration::from_millis(50);
+    let api = cluster();
+    api.delete(VALIDATING);
+    let first = Replica::start(&api, impatient.clone());
+    first.serves(None).await;
+    assert_eq!(first.why_not_ready(), "");
+
+    api.delete(MUTATING);
+    let second = Replica::start(&api, impatient);
+    second.serves(None).await;
+    assert_eq!(second.why_not_ready(), "");
+
+    // They are created again, without a bundle.
+    api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
+    api.put(
+        VALIDATING,
+        configuration("ValidatingWebhookConfiguration", 2),
+    );
+    until("the bundles", || bundle(&api)).await;
+    for replica in [&first, &second] {
+        assert_eq!(replica.why_not_ready(), "");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
     let api = cluster();

@@ -69,6 +69,7 @@ pub fn settings() -> Settings {
         names: vec!["gate.gate.svc".to_owned()],
         lifetime: Duration::from_hours(1),
         propagation: Duration::from_millis(20),
+        patience: Duration::from_mins(1),
     }
 }
 

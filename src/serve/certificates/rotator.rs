@@ -66,6 +66,8 @@ pub struct Settings {
     pub lifetime: Duration,
     /// How long an API server may take to see a changed webhook configuration.
     pub propagation: Duration,
+    /// How long a configuration that does not exist is awaited after the start.
+    pub patience: Duration,
 }
 
 /// Reasons why a write failed.
@@ -116,7 +118,11 @@ pub async fn run(
         &settings.namespace,
         &settings.secret,
     ));
-    events.extend(watches::configurations(&client, &callers));
+    events.extend(watches::configurations(
+        &client,
+        &callers,
+        settings.patience,
+    ));
     let mut rotator = Rotator {
         state: State::new(
             settings.names.clone(),
@@ -151,6 +157,7 @@ pub async fn run(
         match change {
             Some(Change::Secret(secret)) => rotator.state.see_secret(secret.map(|s| content(*s))),
             Some(Change::Configuration(name, seen)) => rotator.writer.see(&name, seen),
+            Some(Change::Waited) => rotator.writer.stop_waiting(),
             None => {}
         }
     }

@@ -126,33 +126,53 @@ pub struct Callers(watch::Receiver<BTreeMap<ConfigurationName, Caller>>);
 /// and what its own writes return in one order, and never overwrites a newer state with an older
 /// one.
 #[derive(Debug)]
-pub struct CallersWriter(watch::Sender<BTreeMap<ConfigurationName, Caller>>);
+pub struct CallersWriter {
+    callers: watch::Sender<BTreeMap<ConfigurationName, Caller>>,
+    /// Whether configurations that do not exist are still awaited.
+    waits: bool,
+}
 
 impl CallersWriter {
     /// A writer for the configurations `names`, none of them seen yet.
     pub fn new(names: impl IntoIterator<Item = ConfigurationName>) -> Self {
         let callers = names.into_iter().map(|name| (name, Caller::Unknown));
-        Self(watch::Sender::new(callers.collect()))
+        Self {
+            callers: watch::Sender::new(callers.collect()),
+            waits: true,
+        }
     }
 
     /// Stores a configuration as it is now; `None` if it does not exist.
     pub fn see(&mut self, name: &ConfigurationName, seen: Option<Configuration>) {
-        self.0.send_modify(|callers| {
+        let waits = self.waits;
+        self.callers.send_modify(|callers| {
             let caller = callers.entry(name.clone()).or_default();
             *caller = match (&*caller, seen) {
                 (before, Some(seen)) => Caller::Present {
                     settled: before.is_settled() || seen.has_bundle(),
                     seen,
                 },
-                (Caller::Present { .. } | Caller::Gone, None) => Caller::Gone,
-                (Caller::Unknown | Caller::Absent, None) => Caller::Absent,
+                (Caller::Unknown | Caller::Absent, None) if waits => Caller::Absent,
+                (_, None) => Caller::Gone,
             };
+        });
+    }
+
+    /// From now on, a configuration that does not exist counts as deleted.
+    pub(super) fn stop_waiting(&mut self) {
+        self.waits = false;
+        self.callers.send_modify(|callers| {
+            for caller in callers.values_mut() {
+                if matches!(caller, Caller::Absent) {
+                    *caller = Caller::Gone;
+                }
+            }
         });
     }
 
     /// The configurations that this writer updates.
     pub fn callers(&self) -> Callers {
-        Callers(self.0.subscribe())
+        Callers(self.callers.subscribe())
     }
 }
 
@@ -163,6 +183,7 @@ enum Caller {
     #[default]
     Unknown,
     /// It does not exist, and this replica has never seen it: the installation may be in progress.
+    /// It is awaited only for a while, because an operator may have deleted it.
     Absent,
     Present {
         seen: Configuration,
@@ -170,8 +191,8 @@ enum Caller {
         /// again, or replaced it. The webhooks without a bundle count as [`Caller::Gone`].
         settled: bool,
     },
-    /// It was deleted, so it calls no replica. The replica must stay ready for the other
-    /// configuration: the API server calls only ready replicas.
+    /// It was deleted, or awaited for too long, so it calls no replica. The replica must stay ready
+    /// for the other configuration: the API server calls only ready replicas.
     Gone,
 }
 

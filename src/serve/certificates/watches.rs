@@ -1,6 +1,9 @@
 //! The watches of the rotator.
 
-use futures::stream::{BoxStream, SelectAll};
+use std::iter;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt, future};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -18,6 +21,8 @@ use crate::serve::stop::Stop;
 pub(super) enum Change {
     Secret(Option<Box<Secret>>),
     Configuration(ConfigurationName, Option<Configuration>),
+    /// Configurations that do not exist have been awaited for long enough.
+    Waited,
 }
 
 macro_rules! object {
@@ -37,8 +42,13 @@ object!(
 );
 
 /// Keeps `callers` up to date, for a certificate from files. It writes nothing.
-pub(super) async fn observe(client: Client, mut callers: CallersWriter, stop: Stop) {
-    let mut events: SelectAll<_> = configurations(&client, &callers.callers()).collect();
+pub(super) async fn observe(
+    client: Client,
+    mut callers: CallersWriter,
+    patience: Duration,
+    stop: Stop,
+) {
+    let mut events: SelectAll<_> = configurations(&client, &callers.callers(), patience).collect();
     loop {
         let change = tokio::select! {
             () = stop.closing() => return,
@@ -46,6 +56,7 @@ pub(super) async fn observe(client: Client, mut callers: CallersWriter, stop: St
         };
         match change {
             Some(Change::Configuration(name, seen)) => callers.see(&name, seen),
+            Some(Change::Waited) => callers.stop_waiting(),
             Some(Change::Secret(_)) => {}
             None => return,
         }
@@ -58,12 +69,14 @@ pub(super) fn secret(client: &Client, namespace: &str, name: &str) -> BoxStream<
     one(secrets, name, |secret| Change::Secret(secret.map(Box::new)))
 }
 
-/// A watch of each configuration.
+/// A watch of each configuration, and [`Change::Waited`] after `patience`.
 pub(super) fn configurations(
     client: &Client,
     callers: &Callers,
+    patience: Duration,
 ) -> impl Iterator<Item = BoxStream<'static, Change>> {
-    callers.names().into_iter().map(move |name| match &name {
+    let end = stream::once(tokio::time::sleep(patience)).map(|()| Change::Waited);
+    let watches = callers.names().into_iter().map(move |name| match &name {
         ConfigurationName::Mutating(wanted) => {
             let objects = Objects::cluster::<MutatingWebhookConfiguration>(client);
             let wanted = wanted.clone();
@@ -78,7 +91,8 @@ pub(super) fn configurations(
                 Change::Configuration(name.clone(), seen.map(Configuration::from))
             })
         }
-    })
+    });
+    watches.chain(iter::once(end.boxed()))
 }
 
 /// A watch of one object by its name, which is all that a Role with `resourceNames` permits.

@@ -125,6 +125,24 @@ fn a_configuration_that_is_deleted_is_asked_no_more() {
 }
 
 #[test]
+fn a_configuration_that_is_missing_is_awaited_no_more_after_a_while() {
+    let served = material(at(0), &[]);
+    let bundle = served.bundle_pem();
+    let mut callers = CallersWriter::new([name(true), name(false)]);
+    callers.see(&name(true), None);
+    callers.see(&name(false), Some(configuration(&bundle)));
+    callers.stop_waiting();
+    does(&mut seen(&served), &callers.callers(), 60, &["serve"]);
+
+    // It was not read before.
+    let mut callers = CallersWriter::new([name(true)]);
+    callers.stop_waiting();
+    does(&mut seen(&served), &callers.callers(), 60, &[]);
+    callers.see(&name(true), None);
+    does(&mut seen(&served), &callers.callers(), 60, &["serve"]);
+}
+
+#[test]
 fn what_is_not_served_yet_is_said_again() {
     let material = material(at(0), &[]);
     let bundle = material.bundle_pem();
