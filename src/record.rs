@@ -10,7 +10,7 @@ mod stored;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use jiff::Timestamp;
 use kube::Client;
 use kube::api::ListParams;
@@ -23,7 +23,9 @@ use crate::cli::{self, ClusterArgs, Exit, InstalledArgs, ScopeArgs};
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::image::Reference;
 use migration_gate_core::job::{Job, JobState};
-use migration_gate_core::record::{Entry, Record, RecordPatch, Recorded, Write, forget};
+use migration_gate_core::record::{
+    Entry, Record, RecordPatch, Recorded, TooManyForgotten, Write, forget,
+};
 
 /// Maximum number of attempts to write a change, if other writers are faster.
 const TRIES: usize = 5;
@@ -133,10 +135,10 @@ async fn done(args: &DoneArgs) -> anyhow::Result<()> {
     }
     args.change
         .write(&cluster.client, gate, |record| {
-            Some(match record {
+            Ok(Some(match record {
                 Some(_) => Write::Patch(RecordPatch::Put(entries.clone())),
                 None => Write::Create(entries.clone()),
-            })
+            }))
         })
         .await
 }
@@ -175,8 +177,8 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
             .map(|(key, _)| key.clone())
             .collect()
     };
-    let jobs: Vec<Job> = completed(&cluster.client, gate).await?;
-    let jobs: Vec<&Job> = jobs
+    let there: Vec<Job> = completed(&cluster.client, gate).await?;
+    let jobs: Vec<&Job> = there
         .iter()
         .filter(|job| {
             let mut contents = job.contents.clone();
@@ -184,7 +186,14 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
             meant(&Recorded::Contents(contents))
         })
         .collect();
+    let uids: BTreeSet<String> = jobs.iter().map(|job| job.uid.clone()).collect();
+    let there: BTreeSet<String> = there.iter().map(|job| job.uid.clone()).collect();
+    let change = |record: Option<&Record>| {
+        forget(record, &keys_of(record), &uids, &there)
+            .map_err(|TooManyForgotten| too_many(gate, &jobs))
+    };
     let record = read(&cluster.client, gate).await?;
+    let write = change(record.as_ref())?;
     let keys = keys_of(record.as_ref());
     for key in &keys {
         say(format_args!("{}: {key}: forgotten", shown(gate)));
@@ -193,8 +202,7 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
         let (namespace, name) = (&gate.namespace, &job.name);
         say(format_args!("Job {namespace}/{name}: no longer counts"));
     }
-    let uids: BTreeSet<String> = jobs.iter().map(|job| job.uid.clone()).collect();
-    if forget(record.as_ref(), &keys, &uids).is_none() {
+    if write.is_none() {
         match &args.version {
             Some(version) => bail!(
                 "no {version} is recorded or completed for gate {}; see `migration-gate record list`",
@@ -204,11 +212,17 @@ async fn forget_version(args: &ForgetArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    args.change
-        .write(&cluster.client, gate, |record| {
-            forget(record, &keys_of(record), &uids)
-        })
-        .await
+    args.change.write(&cluster.client, gate, change).await
+}
+
+/// The error if more Jobs exist than the record can forget.
+fn too_many(gate: &Gate, jobs: &[&Job]) -> anyhow::Error {
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    anyhow!(
+        "too many completed Jobs exist for the record to forget; delete them, and run this again: kubectl delete job {} -n {}",
+        names.join(" "),
+        gate.namespace
+    )
 }
 
 /// The gate's completed Jobs that still exist.
@@ -256,7 +270,7 @@ impl ChangeArgs {
         &self,
         client: &Client,
         gate: &Gate,
-        change: impl Fn(Option<&Record>) -> Option<Write>,
+        change: impl Fn(Option<&Record>) -> anyhow::Result<Option<Write>>,
     ) -> anyhow::Result<()> {
         if !self.yes {
             say("Nothing was changed. Run it again with --yes to make these changes.");
@@ -266,7 +280,7 @@ impl ChangeArgs {
         let mut tries = TRIES;
         loop {
             let record = read(client, gate).await?;
-            let Some(write) = change(record.as_ref()) else {
+            let Some(write) = change(record.as_ref())? else {
                 break;
             };
             let written = records::write(&objects, &gate.name, &write).await;

@@ -15,9 +15,16 @@ struct Shop {
 
 impl Shop {
     fn start() -> Self {
+        Self::start_for("migrate")
+    }
+
+    /// With the Job of this name or pattern.
+    fn start_for(job: &str) -> Self {
         let api = FakeApi::start();
-        let gate = "{name: shop, namespace: shop, job: migrate, deployments: [web], \
-                    serviceAccount: waiter}";
+        let gate = format!(
+            "{{name: shop, namespace: shop, job: {job}, deployments: [web], \
+              serviceAccount: waiter}}"
+        );
         let config = format!("gates: [{gate}]\n");
         std::fs::write(api.folder().join("gates.yaml"), config).expect("a file");
         Self { api }
@@ -52,6 +59,19 @@ impl Shop {
         let data = record["data"].as_object().cloned().unwrap_or_default();
         data.into_iter().map(|(key, _)| key).collect()
     }
+}
+
+/// A completed Job.
+fn completed(name: &str, uid: &str, image: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop", "uid": uid},
+        "spec": {"template": template(image)},
+        "status": {
+            "succeeded": 1,
+            "conditions": [{"type": "Complete", "status": "True"}],
+            "completionTime": "2026-01-02T03:04:05Z",
+        },
+    })
 }
 
 fn template(image: &str) -> Value {
@@ -179,16 +199,8 @@ fn what_is_wanted_is_what_the_pod_templates_say() {
 #[test]
 fn a_completed_job_that_is_still_there_is_forgotten_with_its_version() {
     let shop = Shop::start();
-    let job = json!({
-        "metadata": {"name": "migrate", "namespace": "shop", "uid": "uid-of-the-job"},
-        "spec": {"template": template("shop:2")},
-        "status": {
-            "succeeded": 1,
-            "conditions": [{"type": "Complete", "status": "True"}],
-            "completionTime": "2026-01-02T03:04:05Z",
-        },
-    });
-    shop.api.put(JOB, job);
+    shop.api
+        .put(JOB, completed("migrate", "uid-of-the-job", "shop:2"));
     assert!(
         shop.fails(&["forget", "1", "--yes"])
             .contains("no 1 is recorded")
@@ -203,6 +215,36 @@ fn a_completed_job_that_is_still_there_is_forgotten_with_its_version() {
         record["data"].to_string().contains("uid-of-the-job"),
         "{record}"
     );
+}
+
+/// The uid of a Job that exists keeps it from being recorded again, so none may be left out.
+#[test]
+fn of_more_completed_jobs_than_the_record_can_forget_none_is_forgotten() {
+    let shop = Shop::start_for("migrate-*");
+    let path = |i: usize| format!("{JOB}-{i:03}");
+    let uid = |i: usize| format!("00000000-0000-0000-0000-{i:012}");
+    for i in 0..110 {
+        let (name, image) = (format!("migrate-{i:03}"), format!("shop:{i}"));
+        shop.api.put(&path(i), completed(&name, &uid(i), &image));
+    }
+    let said = shop.fails(&["forget", "--all", "--yes"]);
+    let cure = "kubectl delete job migrate-000 migrate-001 ";
+    assert!(said.contains(cure), "{said}");
+    assert_eq!(shop.keys(), [""; 0]);
+    for i in 90..110 {
+        shop.api.delete(&path(i));
+    }
+    shop.succeeds(&["forget", "--all", "--yes"]);
+    let forgets_all = |number: usize| {
+        let record = shop.api.get(RECORD).expect("a record")["data"].to_string();
+        (0..number).all(|i| record.contains(&uid(i)))
+    };
+    assert!(forgets_all(90));
+    // One more is forgotten by its version.
+    shop.api
+        .put(&path(90), completed("migrate-090", &uid(90), "shop:90"));
+    shop.succeeds(&["forget", "90", "--yes"]);
+    assert!(forgets_all(91));
 }
 
 #[test]

@@ -574,7 +574,7 @@ fn what_an_immutable_record_has_forgotten_stays_forgotten_after_its_deletion() {
         let api = FakeApi::start();
         let nothing = BTreeSet::new();
         let forgotten = BTreeSet::from(["uid-of-2".to_owned()]);
-        let Some(Write::Create(data)) = forget(None, &nothing, &forgotten) else {
+        let Ok(Some(Write::Create(data))) = forget(None, &nothing, &forgotten, &forgotten) else {
             panic!("nothing to forget");
         };
         let mut immutable = record(versions);
@@ -667,8 +667,8 @@ fn of_two_jobs_that_are_there_a_record_that_is_begun_anew_has_the_later_completi
 fn a_completion_that_was_forgotten_hides_none_that_counts() {
     let api = FakeApi::start();
     let nothing = BTreeSet::new();
-    let Some(Write::Create(data)) = forget(None, &nothing, &BTreeSet::from(["b".to_owned()]))
-    else {
+    let forgotten = BTreeSet::from(["b".to_owned()]);
+    let Ok(Some(Write::Create(data))) = forget(None, &nothing, &forgotten, &forgotten) else {
         panic!("nothing to forget");
     };
     api.put(RECORD_PATH, json!({"metadata": {}, "data": data}));

@@ -13,6 +13,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use self::entry::ENTRY_LIMIT;
 pub use self::entry::{Entry, Recorded};
 use super::gates::Requirement;
 use super::image::Relation;
@@ -61,7 +62,7 @@ pub fn tombstones(forgotten: &[String]) -> Option<(String, String)> {
     (!forgotten.is_empty()).then(|| (FORGOTTEN.to_owned(), value()))
 }
 
-/// Maximum number of forgotten completions. They matter while their Jobs exist.
+/// Maximum number of forgotten completions, unless more of their Jobs exist: they matter so long.
 const MOST_FORGOTTEN: usize = 64;
 
 /// Labels of the ConfigMap. One of them excludes it from backups: a restored record would be wrong
@@ -82,7 +83,7 @@ pub struct Record {
     pub resource_version: String,
     /// The completed versions, by key.
     pub entries: BTreeMap<String, Entry>,
-    /// The uids of Jobs whose completion no longer counts, the latest last.
+    /// The uids of Jobs whose completion no longer counts. The first is dropped first.
     pub forgotten: Vec<String>,
     /// The keys whose values cannot be used, each with its reason.
     pub corrupt: BTreeMap<String, String>,
@@ -193,12 +194,14 @@ impl Record {
 /// The write that removes the entries `keys` and forgets the completions of the Jobs `uids`.
 ///
 /// The record keeps the Jobs' uids, so that no replica records an existing complete Job again, and
-/// no waiter opens because of it. `None` if there is nothing to remove or forget.
+/// no waiter opens because of it. `there` are the uids of all complete Jobs that exist, which are
+/// never dropped. `Ok(None)` if there is nothing to remove or forget.
 pub fn forget(
     record: Option<&Record>,
     keys: &BTreeSet<String>,
     uids: &BTreeSet<String>,
-) -> Option<Write> {
+    there: &BTreeSet<String>,
+) -> Result<Option<Write>, TooManyForgotten> {
     let known = |key| record?.entries.get(key);
     let mut forgotten = record
         .map(|record| record.forgotten.clone())
@@ -211,20 +214,31 @@ pub fn forget(
         }
     }
     if keys.is_empty() && forgotten.len() == before {
-        return None;
+        return Ok(None);
     }
+    // Those that exist come last.
+    forgotten.sort_by_key(|uid| there.contains(uid));
+    let gone = forgotten.partition_point(|uid| !there.contains(uid));
     let surplus = forgotten.len().saturating_sub(MOST_FORGOTTEN);
-    forgotten.drain(..surplus);
+    forgotten.drain(..surplus.min(gone));
     let forgotten = Tombstones::to_value(&forgotten);
-    Some(match record {
+    if forgotten.len() > ENTRY_LIMIT {
+        return Err(TooManyForgotten);
+    }
+    Ok(Some(match record {
         Some(record) => Write::Patch(RecordPatch::Forget {
             keys: keys.iter().cloned().collect(),
             forgotten,
             resource_version: record.resource_version.clone(),
         }),
         None => Write::Create([(FORGOTTEN.to_owned(), forgotten)].into()),
-    })
+    }))
 }
+
+/// More Jobs exist whose completions are forgotten than the record can hold: releases up to 0.1
+/// remove a longer value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyForgotten;
 
 /// One write of the record.
 #[derive(Debug, Clone, PartialEq, Eq)]

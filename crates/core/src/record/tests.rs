@@ -321,8 +321,9 @@ fn what_is_written_is_read_by_the_last_release() {
     let done = done("2");
     let image = as_of_0_1(&done.key(), &done.to_value());
     assert_eq!(image.as_deref(), Some("by-hand:2"));
-    let write = forget(None, &BTreeSet::new(), &["u".to_owned()].into());
-    let Some(Write::Create(data)) = write else {
+    let uids = ["u".to_owned()].into();
+    let write = forget(None, &BTreeSet::new(), &uids, &uids);
+    let Ok(Some(Write::Create(data))) = write else {
         panic!("{write:?}");
     };
     for (key, value) in &data {
@@ -489,8 +490,12 @@ fn of_two_that_speak_the_surer_one_does_then_the_later_one() {
 
 #[test]
 fn what_is_forgotten_is_removed_and_stays_so() {
+    type Set = BTreeSet<String>;
     let known = of(&[entry("a:1", 1), entry("a:2", 2)]);
-    let keys = |keys: &[&str]| -> BTreeSet<String> { keys.iter().map(|k| (*k).into()).collect() };
+    let keys = |keys: &[&str]| -> Set { keys.iter().map(|k| (*k).into()).collect() };
+    let forget = |record: Option<&Record>, keys: &Set, uids: &Set| {
+        forget(record, keys, uids, uids).expect("room")
+    };
     assert_eq!(forget(Some(&known), &keys(&[]), &keys(&[])), None);
     assert_eq!(forget(None, &keys(&[]), &keys(&[])), None);
     let write = forget(Some(&known), &keys(&["2"]), &keys(&["other"])).expect("a write");
@@ -538,14 +543,41 @@ fn what_is_forgotten_is_removed_and_stays_so() {
     let record = read(&object);
     assert!(record.has_forgotten("u") && record.corrupt.is_empty());
     assert!(write.shows_in(&record) && !write.shows_in(&Record::default()));
-    // The number of forgotten Jobs is limited: Jobs are deleted, and there may be many.
-    let many: BTreeSet<String> = (0..100).map(|i| format!("v{i:03}")).collect();
-    let Some(Write::Patch(RecordPatch::Forget { forgotten, .. })) =
-        forget(Some(&record), &keys(&[]), &many)
-    else {
-        panic!("no patch");
-    };
-    assert!(!forgotten.contains(r#""u""#) && forgotten.contains("v099"));
+}
+
+/// The record's data after `record forget` of all entries and these Jobs.
+fn all_forgotten(known: &Record, uids: &[&str], there: &[&str]) -> Record {
+    let set = |uids: &[&str]| uids.iter().map(|uid| (*uid).to_owned()).collect();
+    let keys = known.entries.keys().cloned().collect();
+    let write = forget(Some(known), &keys, &set(uids), &set(there));
+    let mut object = json!({"metadata": {"resourceVersion": "7"}, "data": {}});
+    apply(&mut object, &write.expect("room").expect("a write"));
+    sound(read(&object))
+}
+
+/// Only its uid keeps a Job that exists from being recorded again, and from opening a waiter.
+#[test]
+fn a_job_that_exists_stays_forgotten_however_many_are_forgotten() {
+    let entries: Vec<_> = (0..100).map(|i| entry(&format!("a:{i:03}"), i)).collect();
+    let mut known = of(&entries);
+    known.forgotten = vec!["first".into(), "gone".into()];
+    // The Job of `first` was forgotten before.
+    let after = all_forgotten(&known, &["u0"], &["u0", "first"]);
+    assert!(after.has_forgotten("u0") && after.has_forgotten("first"));
+    // The number of those whose Jobs are gone is limited.
+    assert_eq!(after.forgotten.len(), 64);
+    assert!(!after.has_forgotten("gone"));
+    let many: Vec<String> = (0..90).map(|i| format!("{i:036}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let after = all_forgotten(&known, &many, &many);
+    assert_eq!(after.forgotten, many);
+}
+
+#[test]
+fn more_jobs_that_exist_than_the_record_can_hold_are_not_forgotten() {
+    let many: BTreeSet<String> = (0..110).map(|i| format!("{i:036}")).collect();
+    let none = BTreeSet::new();
+    assert_eq!(forget(None, &none, &many, &many), Err(TooManyForgotten));
 }
 
 #[test]

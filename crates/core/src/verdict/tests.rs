@@ -826,8 +826,8 @@ fn of_alternatives_one_is_enough_and_all_must_be_known() {
 fn what_was_forgotten_opens_nothing() {
     let forgotten = |uid: &str| -> Record {
         let uids = [uid.to_owned()].into();
-        match crate::record::forget(None, &std::collections::BTreeSet::new(), &uids) {
-            Some(crate::record::Write::Create(data)) => {
+        match crate::record::forget(None, &std::collections::BTreeSet::new(), &uids, &uids) {
+            Ok(Some(crate::record::Write::Create(data))) => {
                 serde_json::from_value(json!({"data": data})).expect("a record")
             }
             write => panic!("{write:?}"),

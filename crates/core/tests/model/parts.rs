@@ -469,7 +469,7 @@ impl Parts {
         let keys: BTreeSet<String> = record
             .map(|record| record.entries.keys().cloned().collect())
             .unwrap_or_default();
-        match forget(record, &keys, &uids) {
+        match forget(record, &keys, &uids, &uids).unwrap() {
             Some(write) => self.written(map, &write).unwrap(),
             None => map,
         }
