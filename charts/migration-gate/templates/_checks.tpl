@@ -43,6 +43,13 @@
 {{- include "migration-gate.checkServer" . -}}
 {{- end -}}
 
+{{- define "migration-gate.checkLength" -}}
+{{- $length := index . 1 | len -}}
+{{- if gt $length 100000 -}}
+{{- fail (printf "gates: the webhooks' condition %s has %d characters, and the API server takes at most 100000; use fewer gates, or select workloads by one label or pattern instead of naming each" (index . 0) $length) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "migration-gate.checkResources" -}}
 {{- $path := index . 0 -}}
 {{- $resources := index . 1 | default dict -}}

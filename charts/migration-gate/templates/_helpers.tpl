@@ -274,18 +274,9 @@ request.namespace == {{ toRawJson .namespace }} && ({{ join " || " $ways }})
      program's prefilter writes the same. */}}
 {{- define "migration-gate.hasArguments" -}}
 {{- $root := . -}}
-{{- $before := list -}}
-{{- $ways := list -}}
-{{- range $gate := .Values.gates -}}
-{{- $held := include "migration-gate.heldBy" . -}}
-{{- $all := list (printf "w.args == %s" (include "migration-gate.waiterArguments" (dict "gate" . "root" $root))) $held -}}
-{{- range $before -}}
-{{- if eq .namespace $gate.namespace }}{{ $all = append $all (printf "!(%s)" .held) }}{{ end -}}
-{{- end -}}
-{{- $before = append $before (dict "namespace" .namespace "held" $held) -}}
-{{- $ways = append $ways (join " && " $all) -}}
-{{- end -}}
-{{ join " || " $ways }}
+{{- range .Values.gates -}}
+{{ include "migration-gate.heldBy" . }} ? w.args == {{ include "migration-gate.waiterArguments" (dict "gate" . "root" $root) }} : {{ end -}}
+false
 {{- end -}}
 
 {{/* A waiter's arguments as a CEL list: what stands in front of the version, the version, what follows it. */}}
@@ -346,7 +337,8 @@ request.kind.kind == {{ toRawJson .kind }} && ({{ join " || " $ways }})
 {{- end -}}
 {{- end -}}
 
-{{/* The matchConditions of a webhook, with this release's gates and variables. */}}
+{{/* The matchConditions of a webhook, with this release's gates and variables. The program's prefilter fills them in the
+     same way, and says why the arguments come last and are left out of a long expression. */}}
 {{- define "migration-gate.matchConditions" -}}
 {{- $namespaces := list -}}
 {{- range .root.Values.gates }}{{ $namespaces = append $namespaces .namespace }}{{ end -}}
@@ -355,8 +347,12 @@ request.kind.kind == {{ toRawJson .kind }} && ({{ join " || " $ways }})
 {{- $image := include "migration-gate.waiterImage" .root | toRawJson -}}
 {{- $env := toRawJson .root.Values.forbiddenEnv -}}
 {{- range .conditions }}
+{{- $expression := .expression | replace "{=GATE_NAMESPACES=}" (toRawJson $namespaces) | replace "{=HELD=}" $held | replace "{=WAITER_IMAGE=}" $image | replace "{=FORBIDDEN_ENV=}" $env -}}
+{{- $whole := replace "{=HAS_ARGUMENTS=}" $arguments $expression -}}
+{{- if gt (len $whole) 90000 }}{{ $whole = replace "{=HAS_ARGUMENTS=}" "false" $expression }}{{ end -}}
+{{- include "migration-gate.checkLength" (list .name $whole) }}
 - name: {{ .name }}
-  expression: {{ .expression | replace "GATE_NAMESPACES" (toRawJson $namespaces) | replace "HELD" $held | replace "HAS_ARGUMENTS" $arguments | replace "WAITER_IMAGE" $image | replace "FORBIDDEN_ENV" $env | toRawJson }}
+  expression: {{ toRawJson $whole }}
 {{- end -}}
 {{- end -}}
 

@@ -5,6 +5,9 @@
 //! does not depend on this server. The chart puts its own gates and variables in place of the
 //! marks, such as [`FORBIDDEN_ENV`], [`HELD`] and [`GATE_NAMESPACES`].
 //!
+//! A mark has a `=`, which no name, label, image or variable has, so that no value is taken for a
+//! mark. Only a waiter's arguments may have one; they are put in last.
+//!
 //! See Kubernetes' "Dynamic Admission Control", section "Matching requests: matchConditions".
 
 use serde_json::{Value, json};
@@ -17,15 +20,15 @@ use crate::gates::{
 };
 
 /// Stands for the CEL list of forbidden variables.
-pub const FORBIDDEN_ENV: &str = "FORBIDDEN_ENV";
+pub const FORBIDDEN_ENV: &str = "{=FORBIDDEN_ENV=}";
 /// Stands for the CEL condition that a gate holds the object.
-pub const HELD: &str = "HELD";
+pub const HELD: &str = "{=HELD=}";
 /// Stands for the CEL condition that the waiter `w` of the template `t` has its gate's arguments.
-pub const HAS_ARGUMENTS: &str = "HAS_ARGUMENTS";
+pub const HAS_ARGUMENTS: &str = "{=HAS_ARGUMENTS=}";
 /// Stands for the CEL string of the waiter's image.
-pub const WAITER_IMAGE: &str = "WAITER_IMAGE";
+pub const WAITER_IMAGE: &str = "{=WAITER_IMAGE=}";
 /// Stands for the CEL list of the gates' namespaces.
-pub const GATE_NAMESPACES: &str = "GATE_NAMESPACES";
+pub const GATE_NAMESPACES: &str = "{=GATE_NAMESPACES=}";
 
 const NOT_BEING_DELETED: &str = "!has(object.metadata.deletionTimestamp)";
 
@@ -33,6 +36,12 @@ const NOT_BEING_DELETED: &str = "!has(object.metadata.deletionTimestamp)";
 /// larger template could exceed the API server's cost budget for conditions, and the request would
 /// fail.
 const MOST_CONTAINERS: usize = 16;
+
+/// Maximum length of an expression that compares the waiter's arguments; of a longer one, that part
+/// is `false`, so that a correct waiter costs a call. The API server refuses an expression of more
+/// than 100,000 characters, and one with more than 250 conditionals in each other. Of the shortest
+/// gates, 220 fit into this length.
+const MOST_CHARACTERS: usize = 90_000;
 
 /// One webhook of a configuration, without `clientConfig` and `failurePolicy`.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,19 +130,28 @@ impl Prefilter {
     /// Replaces all marks by the values of a configuration.
     #[must_use]
     pub fn of(mut self, config: &Config) -> Self {
-        let namespaces: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
         for condition in self.match_conditions.as_array_mut().into_iter().flatten() {
             if let Some(Value::String(expression)) = condition.get_mut("expression") {
-                *expression = expression
-                    .replace(GATE_NAMESPACES, &json!(namespaces).to_string())
-                    .replace(HELD, &held(&config.gates))
-                    .replace(HAS_ARGUMENTS, &has_arguments(&config.gates, &config.waiter))
-                    .replace(WAITER_IMAGE, &json!(config.waiter.image).to_string())
-                    .replace(FORBIDDEN_ENV, &json!(config.forbidden_env).to_string());
+                *expression = filled(expression, config);
             }
         }
         self
     }
+}
+
+/// An expression with values in place of all marks.
+fn filled(expression: &str, config: &Config) -> String {
+    let namespaces: Vec<&str> = config.gates.iter().map(|g| g.namespace.as_str()).collect();
+    let expression = expression
+        .replace(GATE_NAMESPACES, &json!(namespaces).to_string())
+        .replace(HELD, &held(&config.gates))
+        .replace(WAITER_IMAGE, &json!(config.waiter.image).to_string())
+        .replace(FORBIDDEN_ENV, &json!(config.forbidden_env).to_string());
+    let whole = expression.replace(HAS_ARGUMENTS, &has_arguments(&config.gates, &config.waiter));
+    if whole.len() > MOST_CHARACTERS {
+        return expression.replace(HAS_ARGUMENTS, "false");
+    }
+    whole
 }
 
 /// The condition that one of these gates holds the object.
@@ -158,24 +176,13 @@ fn held_by(gate: &Gate) -> String {
 /// The condition that the waiter `w` of the template `t` has the arguments of the gate that holds
 /// the object. If several gates hold it, the first counts.
 pub fn has_arguments(gates: &[Gate], waiter: &WaiterConfig) -> String {
-    let ways: Vec<String> = gates
-        .iter()
-        .enumerate()
-        .map(|(index, gate)| {
-            let mut all = vec![
-                format!("w.args == {}", arguments(gate, waiter)),
-                held_by(gate),
-            ];
-            let before = gates[..index].iter();
-            all.extend(
-                before
-                    .filter(|other| other.namespace == gate.namespace)
-                    .map(|other| format!("!({})", held_by(other))),
-            );
-            all.join(" && ")
-        })
-        .collect();
-    ways.join(" || ")
+    gates.iter().rev().fold("false".to_owned(), |others, gate| {
+        format!(
+            "{} ? w.args == {} : {others}",
+            held_by(gate),
+            arguments(gate, waiter)
+        )
+    })
 }
 
 /// The waiter's arguments for the template `t`, as a CEL list. They are wrong for a template that

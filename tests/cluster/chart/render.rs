@@ -19,6 +19,7 @@ testkit::tests! {
     helm:
         the_webhooks_are_the_programs_own,
         the_program_reads_the_configuration_as_the_values_say_it,
+        conditions_that_the_api_server_would_refuse_are_refused,
         the_defaults_are_as_they_were,
         the_examples_for_cert_manager_fit,
         helm_has_nothing_to_remark;
@@ -96,7 +97,25 @@ pub(super) fn matrix() -> Vec<Value> {
         json!({"gates": [gate("a", "one", json!({"deployments": ["web"], "version": {"annotation": "commit"}}))]}),
         json!({"forbiddenEnv": ["PIEFED_INIT_CONTAINER", "MIGRATE", "with.dots", "a-b", "<a&'b>\"\\c"], "mode": "warn"}),
         json!({"forbiddenEnv": []}),
+        // Values that are written like the marks in the chart's conditions.
+        json!({"gates": [gate("a", "one", json!({"selector": {
+            "matchLabels": {"FORBIDDEN_ENV": "WAITER_IMAGE", "HELD": "HAS_ARGUMENTS"},
+        }}))], "forbiddenEnv": ["HAS_ARGUMENTS", "HELD", "GATE_NAMESPACES"]}),
+        // With the waiter's arguments compared, and without.
+        many(40, &gate),
+        many(200, &gate),
     ]
+}
+
+/// As many gates in one namespace, each with a selector.
+fn many(count: usize, gate: &impl Fn(&str, &str, Value) -> Value) -> Value {
+    let gates = (0..count).map(|index| {
+        let name = format!("service-{index}");
+        let labels =
+            json!({"app.kubernetes.io/instance": name, "app.kubernetes.io/part-of": "shop"});
+        gate(&name, "one", json!({"selector": {"matchLabels": labels}}))
+    });
+    json!({"gates": gates.collect::<Vec<_>>()})
 }
 
 /// All gates in `docs/gates.md`, as values.
@@ -166,6 +185,25 @@ fn the_webhooks_are_the_programs_own(helm: &Path) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn conditions_that_the_api_server_would_refuse_are_refused(helm: &Path) -> Result<()> {
+    let names: Vec<String> = (0..500)
+        .map(|index| format!("{index:0>60}.{index:0>60}.{index:0>60}.{index:0>60}"))
+        .collect();
+    let gate = json!({
+        "name": "a", "namespace": "one", "job": "migrate", "serviceAccount": "waits",
+        "deployments": names,
+    });
+    let refusal = template(helm, &json!({"gates": [gate]}))
+        .err()
+        .context("more than 100,000 characters")?;
+    let refusal = format!("{refusal:#}");
+    ensure!(
+        refusal.contains("the API server takes at most 100000"),
+        "{refusal}"
+    );
     Ok(())
 }
 

@@ -113,6 +113,67 @@ fn every_kind_that_can_be_held_is_asked_for_when_its_template_changes() {
     }
 }
 
+/// cel-go refuses an expression of more than 100,000 characters, or with more than 250 conditionals
+/// in each other. Only what spares a call is left out.
+#[test]
+fn conditions_of_many_gates_are_within_the_limits_of_the_api_server() {
+    let most = |count: usize, held: &dyn Fn(String) -> Value| {
+        let gates: Vec<Value> = (0..count)
+            .map(|index| {
+                let mut gate = json!({
+                    "name": format!("g{index}"), "namespace": "n", "job": "j",
+                    "serviceAccount": "s", "freshness": "any",
+                });
+                let held = held(format!("w{index}"));
+                gate.as_object_mut()
+                    .unwrap()
+                    .extend(held.as_object().unwrap().clone());
+                gate
+            })
+            .collect();
+        let config: Config = serde_json::from_value(json!({"gates": gates})).unwrap();
+        assert_eq!(config.problems(), []);
+        let condition = validating()[0].clone().of(&config).match_conditions;
+        let condition = condition[0]["expression"].as_str().unwrap().to_owned();
+        assert!(condition.len() <= 100_000, "{}", condition.len());
+        let conditionals = condition.matches(" ? ").count();
+        assert!(conditionals < 230, "{conditionals}");
+        conditionals
+    };
+    let named = |name: String| json!({"deployments": [name]});
+    let selected = |name: String| json!({"selector": {"matchLabels": {"app": name}}});
+    for count in [40, 160] {
+        assert_eq!(most(count, &named), count);
+        assert_eq!(most(count, &selected), count);
+    }
+    for count in (160..300).step_by(9) {
+        most(count, &named);
+    }
+    assert_eq!(most(300, &named), 0);
+    assert_eq!(most(300, &selected), 0);
+}
+
+/// A label may be written like one of the marks.
+#[test]
+fn a_value_is_not_taken_for_a_mark() {
+    let config: Config = serde_json::from_value(json!({
+        "gates": [{
+            "name": "g", "namespace": "n", "job": "j", "serviceAccount": "s",
+            "selector": {"matchLabels": {"FORBIDDEN_ENV": "WAITER_IMAGE", "HELD": "HAS_ARGUMENTS"}},
+        }],
+        "forbiddenEnv": ["HAS_ARGUMENTS", "HELD"],
+    }))
+    .unwrap();
+    assert_eq!(config.problems(), []);
+    for prefilter in mutating().into_iter().chain([validating().remove(0)]) {
+        let condition = prefilter.of(&config).match_conditions.to_string();
+        assert!(
+            condition.contains(json!(held(&config.gates)).to_string().trim_matches('"')),
+            "{condition}"
+        );
+    }
+}
+
 const GENERATED: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../charts/migration-gate/files/webhooks.json"
