@@ -78,8 +78,9 @@ fn config(namespace: &str) -> Result<Config> {
             ("movingTags", json!(["v[0-9]", "main"])), ("timeout", json!("1h30m")),
         ]),
         gate("existing", &[
-            ("workloads", every("name", &json!("*-free"))), ("freshness", json!("any")),
+            ("workloads", every("name", &json!("old-*"))), ("freshness", json!("any")),
         ]),
+        gate("generated", &[("workloads", every("name", &json!("generated-*")))]),
         gate("labelled", &[
             ("workloads", every("selector", &labels)), ("version", json!({"label": "app"})),
         ]),

@@ -319,6 +319,7 @@ false
 
 {{- define "migration-gate.heldOfKind" -}}
 {{- $name := "object.metadata.?name.orValue(\"\")" -}}
+{{- $likely := "object.metadata.?name.orValue(object.metadata.?generateName.orValue(\"\") + \"xxxxx\")" -}}
 {{- $names := list -}}
 {{- $ways := list -}}
 {{- range .workloads -}}
@@ -326,7 +327,7 @@ false
 {{- else if .selector -}}
 {{- $ways = append $ways (include "migration-gate.selected" .selector) -}}
 {{- else if contains "*" .name -}}
-{{- $ways = append $ways (printf "%s.matches(%s)" $name (include "migration-gate.regex" .name | toRawJson)) -}}
+{{- $ways = append $ways (printf "%s.matches(%s)" $likely (include "migration-gate.regex" .name | toRawJson)) -}}
 {{- else -}}
 {{- $names = append $names .name -}}
 {{- end -}}

@@ -36,10 +36,11 @@ pub fn holding<'c>(
 ) -> impl Iterator<Item = (&'c Gate, HeldKind)> {
     let kind = HeldKind::of(request.group, request.kind)
         .filter(|_| request.subresource.is_empty() && !request.is_being_deleted());
+    let name = request.likely_name();
     config.gates.iter().filter_map(move |gate| {
         let kind = kind?;
         let held = gate.namespace == request.namespace
-            && gate.holds(kind, request.name(), |key| request.label(key));
+            && gate.holds(kind, name.as_deref(), |key| request.label(key));
         held.then_some((gate, kind))
     })
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::injection::{WaiterArguments, waiter_arguments};
 use super::names::{TOKEN_VOLUME, WAITER_CONTAINER};
 use super::podspec::{CONTAINER_LISTS, DEFAULT_CONTAINER, POD_KINDS, PodKind};
+use super::request::GENERATED_END;
 use crate::gates::{
     Config, Freshness, Gate, HeldKind, LabelOperator, LabelSelector, WaiterConfig, Which,
 };
@@ -233,7 +234,11 @@ fn of_kind(gate: &Gate, kind: HeldKind) -> String {
             Which::Labels(labels) => ways.push(selector(labels)),
             Which::Name(name) => match name.literal() {
                 Some(name) => names.push(name),
-                None => ways.push(format!("{NAME}.matches({})", json!(name.regex()))),
+                None => ways.push(format!(
+                    "{}.matches({})",
+                    likely_name(),
+                    json!(name.regex())
+                )),
             },
         }
     }
@@ -246,6 +251,14 @@ fn of_kind(gate: &Gate, kind: HeldKind) -> String {
 
 /// The object's name, which may not be generated yet.
 const NAME: &str = "object.metadata.?name.orValue(\"\")";
+
+/// The object's name, or one that the API server could generate.
+fn likely_name() -> String {
+    format!(
+        "object.metadata.?name.orValue(object.metadata.?generateName.orValue(\"\") + {})",
+        json!(GENERATED_END)
+    )
+}
 
 fn selector(selector: &LabelSelector) -> String {
     let labels = selector

@@ -1,6 +1,12 @@
 //! The input of the rules: one operation on one object.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
+
+/// Stands for the end of a name that the API server has yet to generate. It does that after it has
+/// called the mutating webhooks, and before the validating ones.
+pub const GENERATED_END: &str = "xxxxx";
 
 /// An admission request's operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +56,15 @@ impl<'a> Request<'a> {
     /// The object's name, if it has one yet.
     pub fn name(&self) -> Option<&'a str> {
         metadata(self.object, "name")
+    }
+
+    /// The object's name, or one that the API server could generate.
+    pub fn likely_name(&self) -> Option<Cow<'a, str>> {
+        let generated = || {
+            let start = metadata(self.object, "generateName")?;
+            Some(Cow::Owned(format!("{start}{GENERATED_END}")))
+        };
+        self.name().map(Cow::Borrowed).or_else(generated)
     }
 
     /// A label's value.

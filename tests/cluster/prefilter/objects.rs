@@ -72,6 +72,9 @@ pub(super) fn objects(
         "by-any-p.ttern-1",
         "by-a-pattern",
         "another",
+        "generated-",
+        "unheld",
+        "unheld-",
     ]);
     (
         containers("init", 0),
@@ -118,6 +121,10 @@ pub(super) fn object(
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": FORBIDDEN},
         },
     });
+    if name.ends_with('-') {
+        object["metadata"]["name"] = Value::Null;
+        object["metadata"]["generateName"] = json!(name);
+    }
     if let Some(owner) = owner {
         object["metadata"]["ownerReferences"] = json!([owner]);
     }

@@ -360,6 +360,20 @@ fn nothing_but_a_held_deployment_is_touched() {
     untouched(leaving);
 }
 
+/// The mutating webhook is called before the API server generates the name.
+#[test]
+fn a_name_that_is_yet_to_be_generated_is_held_by_its_pattern() {
+    let config = every_kind(json!({}));
+    for kind in HeldKind::ALL {
+        for (start, outcome) in [("web-", Outcome::Injected), ("other-", Outcome::Untouched)] {
+            let mut object = workload(kind, json!({"containers": [{"name": "c", "image": "i:1"}]}));
+            object["metadata"] = json!({"generateName": start, "namespace": "shop"});
+            let (_, decision) = mutated(&config, &object, None);
+            assert_eq!(decision.outcome, outcome, "{object}");
+        }
+    }
+}
+
 #[test]
 fn a_gate_holds_by_label_too() {
     let mut config = Config::default();
