@@ -30,10 +30,11 @@ trap 'rm -rf "$work"' EXIT
 blobs=$work/blobs/sha256
 mkdir -p "$blobs"
 
+# A blocking factor of 1 leaves out the zeros with which tar would fill a tape's block of 10 KiB.
 pack() { # FOLDER FILE [OPTION...] NAME...: a tar whose bytes depend on its contents and their modes alone
     local folder=$1 file=$2
     shift 2
-    tar --create --file "$file" --directory "$folder" --format=ustar --sort=name --mtime=@0 \
+    tar --create --file "$file" --directory "$folder" --format=ustar --blocking-factor=1 --sort=name --mtime=@0 \
         --owner=0 --group=0 --numeric-owner "$@"
 }
 digest() { sha256sum "$1" | cut -d' ' -f1; }
