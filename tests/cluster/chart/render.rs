@@ -103,7 +103,7 @@ pub(super) fn matrix() -> Vec<Value> {
         }}))], "forbiddenEnv": ["HAS_ARGUMENTS", "HELD", "GATE_NAMESPACES"]}),
         // With the waiter's arguments compared, and without.
         many(40, &gate),
-        many(200, &gate),
+        many(100, &gate),
     ]
 }
 
