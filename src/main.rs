@@ -46,13 +46,13 @@ enum WaiterCommand {
     Wait(Box<wait::WaitArgs>),
 }
 
-/// The definitions, under the name that the program was called by: kubectl runs
+/// The command's definition, under the name by which the program was called: kubectl runs
 /// `kubectl-migration_gate` for `kubectl migration-gate`.
 fn definitions(command: clap::Command) -> clap::Command {
     command.bin_name(program())
 }
 
-/// How this program is called.
+/// The name by which the program was called, for its help and messages.
 fn program() -> &'static str {
     let program = std::env::args_os().next().unwrap_or_default();
     let plugin = Path::new(&program)
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads the command line, or ends with what is wrong with it.
+/// Parses the command line. Prints the help or an error, and exits, if there is nothing to run.
 fn parse<C: Parser>() -> C {
     definitions(C::command())
         .try_get_matches()

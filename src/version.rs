@@ -1,4 +1,5 @@
-//! The subcommand `version`: of this program, of the installed release, and of the API server.
+//! The subcommand `version`: the versions of this program, the installed release and the API
+//! server.
 
 use std::process::ExitCode;
 
@@ -12,7 +13,7 @@ use crate::api::{ApiError, Objects};
 use crate::cli::say::say;
 use crate::cli::{self, ClusterArgs, Exit};
 
-/// The server's Deployment, as the chart labels it.
+/// The label that the chart gives the server's Deployment.
 const SERVER: &str = "app.kubernetes.io/name=migration-gate";
 
 /// Print the versions of this program, the installed release and the cluster
@@ -25,8 +26,8 @@ pub struct VersionArgs {
     cluster: ClusterArgs,
 }
 
-/// Runs `migration-gate version` and answers with its exit code: 1 where the cluster can't be
-/// asked.
+/// Runs `migration-gate version` and returns its exit code: 1 if the API server's version cannot be
+/// read.
 pub fn main(args: &VersionArgs) -> ExitCode {
     say(format_args!("migration-gate {}", env!("CARGO_PKG_VERSION")));
     if args.client {

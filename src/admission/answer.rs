@@ -1,4 +1,4 @@
-//! Writing an answer.
+//! Writes the response to a review.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,15 +12,15 @@ use super::warnings::within_limits;
 use crate::cli::chain;
 use migration_gate_core::decision::{Decision, Rule, Violation};
 
-/// About how many bytes an answer with a patch has.
+/// The approximate size of a response with a patch, in bytes.
 const USUAL: usize = 4 * 1024;
 
 /// The content of a response.
 #[derive(Debug)]
 pub enum Answer {
-    /// The rules have spoken.
+    /// The rules have decided.
     Decided(Decision),
-    /// Nothing was asked that the rules speak of, such as a deletion.
+    /// No rule applies to the request, such as a deletion. It is allowed.
     Skipped,
     /// The review could be read but not decided. The object is refused.
     Failed(ReviewError),
@@ -37,7 +37,7 @@ pub enum ReviewError {
     Object {
         /// `object` or `oldObject`.
         field: &'static str,
-        /// Its problem.
+        /// The error of reading it.
         cause: String,
     },
     /// A bug in migration-gate.
@@ -109,7 +109,7 @@ struct StatusCause<'a> {
     field: String,
 }
 
-/// The answer to `request`, as JSON.
+/// The response to `request`: an AdmissionReview as JSON.
 pub fn answer(request: &AdmissionRequest<'_>, answer: &Answer) -> Vec<u8> {
     let mut response = AdmissionResponse {
         uid: &request.uid,
@@ -136,7 +136,7 @@ pub fn answer(request: &AdmissionRequest<'_>, answer: &Answer) -> Vec<u8> {
         kind: KIND,
         response,
     };
-    // Strings, numbers and lists: there is nothing in it that JSON can't hold.
+    // This cannot fail: JSON can hold every value of the review.
     json(&review).unwrap_or_default()
 }
 
@@ -164,7 +164,7 @@ fn decided<'a>(
     }
 }
 
-/// A value as JSON, with room for the usual answer from the start.
+/// A value as JSON. The buffer starts with room for the usual response.
 fn json(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(USUAL);
     serde_json::to_writer(&mut text, value)?;

@@ -10,23 +10,24 @@ use super::object::{self, ObjectValue};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_core::text::shorten;
 
-/// The only version of the API that is spoken here.
+/// The only version of the admission API that the webhooks support.
 pub const API_VERSION: &str = "admission.k8s.io/v1";
 
-/// The kind of both the question and the answer.
+/// The kind of both the request and the response.
 pub const KIND: &str = "AdmissionReview";
 
-/// The `request` of a review, borrowed from its body but for the objects.
+/// The `request` of a review. Everything but its objects is borrowed from the body.
 pub type AdmissionRequest<'a> = RequestWith<'a, ObjectResult>;
 
-/// An object, or why it cannot be read: such a review still has a uid to be answered with.
+/// An object, or the reason why it cannot be read. A review with such an object still has a uid, so
+/// it gets a response.
 pub type ObjectResult = Result<Value, serde_json::Error>;
 
-/// The `request` of a review, with its objects as `O`.
+/// The `request` of a review, with objects of type `O`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
 pub struct RequestWith<'a, O> {
-    /// Names this call; the answer repeats it.
+    /// Identifies this call; the response repeats it.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
     /// The object's kind, after conversion to the version in the webhook's rules.
@@ -34,9 +35,9 @@ pub struct RequestWith<'a, O> {
     pub kind: GroupVersionKind<'a>,
     /// The subresource that is being written, such as `ephemeralcontainers`.
     pub sub_resource: Option<Cow<'a, str>>,
-    /// The object's name. Absent while the API server has yet to make one from `generateName`.
+    /// The object's name. Absent if the API server has yet to make one from `generateName`.
     pub name: Option<Cow<'a, str>>,
-    /// The object's namespace. Absent for what has none.
+    /// The object's namespace. Absent for cluster-scoped objects.
     pub namespace: Option<Cow<'a, str>>,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(borrow)]
@@ -44,7 +45,7 @@ pub struct RequestWith<'a, O> {
     /// The user who sends the request.
     #[serde(borrow, default)]
     pub user_info: UserInfo<'a>,
-    /// Whether nothing will be stored.
+    /// Whether the request is a dry run: nothing is stored.
     pub dry_run: Option<bool>,
     object: Option<O>,
     old_object: Option<O>,
@@ -82,17 +83,17 @@ pub struct GroupVersionKind<'a> {
 /// The part of `authentication/v1.UserInfo` that is logged.
 #[derive(Debug, Default, Deserialize)]
 pub struct UserInfo<'a> {
-    /// Unique among active users.
+    /// Identifies the user among all active users.
     pub username: Option<Cow<'a, str>>,
 }
 
-/// Why a body is no review. Shown to the caller, so it says what was expected.
+/// Why a body is not a review. The caller gets the message, so it names what was expected.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Not JSON, or JSON of another shape.
+    /// The body is not JSON, or it is JSON of another shape.
     #[error("expected an AdmissionReview of admission.k8s.io/v1 as JSON: {0}")]
     Malformed(String),
-    /// JSON that says it is something else.
+    /// The body names another `kind` or `apiVersion`.
     #[error(
         "expected kind AdmissionReview of apiVersion admission.k8s.io/v1, got kind {kind} of apiVersion {api_version}; set admissionReviewVersions: [v1] in the webhook configuration"
     )]
@@ -102,17 +103,17 @@ pub enum DecodeError {
         /// The `apiVersion`, quoted, or `none`.
         api_version: String,
     },
-    /// A review without a question, such as another webhook's answer.
+    /// The review has no request, such as another webhook's response.
     #[error("expected an AdmissionReview with a request, got one without")]
     NoRequest,
-    /// The answer could not be matched with its question.
+    /// The uid is empty, so the API server could not match the response with its request.
     #[error("expected an AdmissionReview whose request.uid is set, got an empty one")]
     NoUid,
 }
 
 impl From<serde_json::Error> for DecodeError {
-    /// Limits the quoted part of the body: serde's error holds the whole text that stands where an
-    /// object should be.
+    /// Limits the quoted part of the body: if a text takes the place of an object, serde's error
+    /// quotes all of it.
     fn from(error: serde_json::Error) -> Self {
         const LONGEST: usize = 256;
         let text = error.to_string();
@@ -138,7 +139,7 @@ struct Usual<'a> {
     request: RequestWith<'a, ObjectValue>,
 }
 
-/// Any other body, as far as can be told what it is.
+/// Any other body: only the fields that show what it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header<'a> {
@@ -157,7 +158,7 @@ pub fn decode(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
     usual(body).map_or_else(|| any(body), Ok)
 }
 
-/// A review in which all is as it should be.
+/// The review, if the body is well-formed.
 fn usual(body: &[u8]) -> Option<AdmissionRequest<'_>> {
     let review: Usual<'_> = serde_json::from_slice(body).ok()?;
     let is_review = review.kind == KIND && review.api_version == API_VERSION;
@@ -166,7 +167,8 @@ fn usual(body: &[u8]) -> Option<AdmissionRequest<'_>> {
 }
 
 fn any(body: &[u8]) -> Result<AdmissionRequest<'_>, DecodeError> {
-    // In two steps: a body of another kind gets that error, even if its content is malformed.
+    // The header is read first, so that a body of another kind gets that error even if its content
+    // is malformed.
     let header: Header<'_> = serde_json::from_slice(body)?;
     if !is(header.kind, KIND) || !is(header.api_version, API_VERSION) {
         return Err(DecodeError::Unsupported {
@@ -188,14 +190,14 @@ fn is(value: Option<&RawValue>, expected: &str) -> bool {
         .is_some_and(|value| value == expected)
 }
 
-/// A value as it came, cut where a caller would only be shown its own flood.
+/// A value as it was sent, shortened because the caller gets it back.
 fn shown(value: Option<&RawValue>) -> String {
     const LONGEST: usize = 64;
     value.map_or_else(|| "none".to_owned(), |value| shorten(value.get(), LONGEST))
 }
 
 impl AdmissionRequest<'_> {
-    /// The operation, if it is one that brings an object.
+    /// The operation; `None` unless it is `CREATE` or `UPDATE`. The others bring no object.
     pub fn operation(&self) -> Option<Operation> {
         match &*self.operation {
             "CREATE" => Some(Operation::Create),
@@ -204,29 +206,29 @@ impl AdmissionRequest<'_> {
         }
     }
 
-    /// The namespace, empty for what has none.
+    /// The namespace; empty for cluster-scoped objects.
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or_default()
     }
 
-    /// The subresource, empty for the object itself.
+    /// The subresource; empty for the object itself.
     pub fn sub_resource(&self) -> &str {
         self.sub_resource.as_deref().unwrap_or_default()
     }
 
-    /// The object as it would be stored, without `metadata.managedFields` and `status`. `None`
-    /// where there is none.
+    /// The object as it would be stored, without `metadata.managedFields` and `status`. `None` if
+    /// the review has none; an error if it cannot be read.
     pub fn object(&self) -> Option<Result<&Value, &serde_json::Error>> {
         self.object.as_ref().map(Result::as_ref)
     }
 
-    /// The object as it is stored, without `metadata.managedFields` and `status`. `None` where
-    /// there is none.
+    /// The object as it is stored, without `metadata.managedFields` and `status`. `None` if the
+    /// review has none; an error if it cannot be read.
     pub fn old_object(&self) -> Option<Result<&Value, &serde_json::Error>> {
         self.old_object.as_ref().map(Result::as_ref)
     }
 
-    /// The question as the rules understand it.
+    /// The request in the form that the rules take. Only an update has an old object.
     pub fn as_core<'v>(
         &'v self,
         operation: Operation,

@@ -1,4 +1,4 @@
-//! Reading an object of a review into values.
+//! Reads an object of a review into JSON values, within a limit of memory.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,16 +10,16 @@ use serde_json::{Map, Value};
 
 /// Maximum memory of one object as values, in bytes.
 ///
-/// As values, `[0,0,…]` and `{"":0}` take seventy times the memory that they take as text. What
-/// etcd stores, 1.5 MiB at most, has room for thirty thousand containers, variables and the like,
-/// far more than any working object has. This limit allows that many.
+/// As values, `[0,0,…]` and `{"":0}` take seventy times the memory that they take as text. An
+/// object in etcd is at most 1.5 MiB long. That is enough for thirty thousand containers or
+/// variables, far more than any working object has, and this limit allows as many.
 const MOST_MEMORY: usize = 24 * 1024 * 1024;
 
 /// The memory of one value, in bytes.
 const VALUE: usize = size_of::<Value>();
 
-/// An object without `metadata.managedFields` and `status`, which no rule looks at and which can be
-/// most of it. One that would take more than 24 MiB isn't read.
+/// An object without `metadata.managedFields` and `status`: no rule reads them, and they can be
+/// most of the object. An object that would take more than 24 MiB is an error.
 #[derive(Debug)]
 pub(super) struct ObjectValue(pub(super) Value);
 
@@ -29,7 +29,7 @@ impl<'de> Deserialize<'de> for ObjectValue {
     }
 }
 
-/// Reads an object of at most so many values.
+/// Reads an object that takes the memory of at most `values` values.
 fn within<'de, D: Deserializer<'de>>(values: usize, deserializer: D) -> Result<Value, D::Error> {
     let left = Cell::new(values);
     let part = ObjectPart::Whole;
@@ -45,7 +45,7 @@ enum ObjectPart {
 }
 
 impl ObjectPart {
-    /// What is behind a key, unless no rule looks at it.
+    /// The part under a key; `None` if no rule reads it.
     fn at(self, key: &str) -> Option<Self> {
         match (self, key) {
             (Self::Whole, "metadata") => Some(Self::Metadata),
@@ -59,7 +59,7 @@ impl ObjectPart {
 #[derive(Clone, Copy)]
 struct PartReader<'l> {
     part: ObjectPart,
-    /// How many more values the object may have.
+    /// The number of values for which memory is left.
     left: &'l Cell<usize>,
 }
 
@@ -68,7 +68,7 @@ impl PartReader<'_> {
         Self { part, ..self }
     }
 
-    /// Takes the memory of so many values.
+    /// Takes the memory of this many values, or fails if too little is left.
     fn take<E: de::Error>(self, values: usize) -> Result<(), E> {
         let left = self.left.get().checked_sub(values).ok_or_else(|| {
             E::custom(format_args!(
@@ -81,9 +81,10 @@ impl PartReader<'_> {
     }
 }
 
-/// An empty list or map begins with room for a few.
+/// The cost of a list or a map, in values: even an empty one has room for a few members.
 const EMPTY: usize = 4;
-/// A key is text of its own, in a place that is larger than a value.
+/// The cost of a map's member, in values: the key is a string of its own, and its slot is larger
+/// than a value.
 const MEMBER: usize = 3;
 
 impl<'de> DeserializeSeed<'de> for PartReader<'_> {
@@ -151,7 +152,7 @@ impl<'de> Visitor<'de> for PartReader<'_> {
     }
 }
 
-/// Reads an object that is kept as text so far.
+/// Reads an object from its JSON text.
 pub(super) fn read(raw: &RawValue) -> Result<Value, serde_json::Error> {
     serde_json::from_str(raw.get()).map(|ObjectValue(value)| value)
 }

@@ -1,24 +1,24 @@
 //! Warnings within Kubernetes' limits.
 //!
-//! The API server turns each into a `Warning` header. It silently drops one with a control
-//! character, cuts those over 256 characters once there are more than 4096 in all, and ignores what
-//! comes after those.
+//! The API server turns each warning into a `Warning` header, and silently drops a warning that has
+//! a control character. Once the warnings have more than 4096 characters in total, it cuts each to
+//! 256 characters and ignores those after the limit.
 
 use migration_gate_core::text::truncate;
 
-/// The longest that one warning may be, in bytes, which is never fewer characters.
+/// Maximum size of one warning, in bytes. It never has more characters than bytes.
 const LONGEST: usize = 256;
 
-/// The most that the warnings of one answer may amount to, in bytes.
+/// Maximum total size of the warnings in one response, in bytes.
 const MOST: usize = 4096;
 
-/// Set aside for the line that says how many warnings had no room.
+/// Room for the line that counts the omitted warnings, in bytes.
 const REST: usize = 48;
 
-/// The warnings as they go over the wire: each within the limits, long ones continued in the next,
-/// and where there is no room for all, a last one that says how many are missing.
+/// The warnings as they are sent, each within the limits. A long one continues in the next. If
+/// there is no room for all, the last one counts those that are missing.
 ///
-/// `unlisted` is how many there are besides `warnings`.
+/// `unlisted` is the number of warnings that exist besides `warnings`.
 pub(super) fn within_limits(warnings: &[String], unlisted: usize) -> Vec<String> {
     let mut out = Vec::new();
     let mut room = MOST - REST;
@@ -39,7 +39,7 @@ pub(super) fn within_limits(warnings: &[String], unlisted: usize) -> Vec<String>
     out
 }
 
-/// A text in pieces of at most [`LONGEST`] bytes, broken at spaces where there are any.
+/// A text in pieces of at most [`LONGEST`] bytes, broken at spaces if possible.
 fn pieces(text: &str) -> Vec<String> {
     const MARK: char = '…';
     let mut rest = text.trim();

@@ -16,19 +16,19 @@ use tower::ServiceBuilder;
 
 use super::error::{Cause, ConnectError};
 
-/// How long a connection may take to come about.
+/// How long establishing a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A vanished peer is noticed after this time plus three probes.
+/// Idle time before the first keep-alive probe. Three unanswered probes end the connection.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// In a pod, but without the files of a service account.
+    /// In a pod, the files of its service account are missing.
     #[error("cannot read the pod's service account")]
     InCluster(#[source] Cause),
-    /// Outside of a pod, and no kubeconfig that could be used.
+    /// No kubeconfig is usable.
     #[error("cannot use the kubeconfig")]
     Kubeconfig(#[source] Cause),
     /// The configuration names certificates or credentials that don't work.
@@ -50,21 +50,21 @@ impl From<KubeconfigError> for ClusterError {
     }
 }
 
-/// Which cluster to talk to, where that isn't left to the environment.
+/// The user's choice of a cluster. Empty if the environment decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// The kubeconfig, instead of those of the environment.
+    /// The kubeconfig file, instead of those that the environment names.
     pub kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context, instead of the current one.
     pub context: Option<String>,
 }
 
-/// A cluster to talk to.
+/// A cluster, and a client for it.
 #[derive(Clone)]
 pub struct ClusterAccess {
     /// The client.
     pub client: Client,
-    /// The kubeconfig's context; none in a pod.
+    /// The kubeconfig's context; `None` for a pod's own cluster.
     pub context: Option<String>,
     /// The API server's address.
     pub server: String,
@@ -79,8 +79,9 @@ impl fmt::Display for ClusterAccess {
     }
 }
 
-/// Sets up a connection to a cluster. As with kubectl: the selected kubeconfig, else those of
-/// `KUBECONFIG` if it is set, the pod's service account in a pod, and `~/.kube/config` otherwise.
+/// Sets up a client for a cluster, which is chosen as kubectl chooses it: by the selected
+/// kubeconfig, else by those in `KUBECONFIG`, else by the pod's service account, else by
+/// `~/.kube/config`.
 pub async fn connect(selection: &Selection) -> Result<ClusterAccess, ClusterError> {
     let variable = std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty());
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
@@ -125,7 +126,7 @@ pub fn client(config: Config) -> Result<Client, ClusterError> {
 
 fn build(config: Config) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
-        // Says what it can't do, or does it.
+        // kube's own client supports proxies, and its error names those that it does not.
         return Client::try_from(config);
     }
     let server = address(&config);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper_util::client::legacy;
 use tower::BoxError;
 
-/// The text of a library's error, with its causes and with what to do about it.
+/// The message of a library's error, with its causes and the next step.
 ///
 /// kube and hyper put some causes into their messages and leave others to `source()`. So their
 /// errors become one message here, and the rest of the program keeps the rule that a message does
@@ -17,7 +17,7 @@ use tower::BoxError;
 pub struct Cause(String);
 
 impl Cause {
-    /// Of a library's error.
+    /// The cause that a library's error describes.
     pub(super) fn of(error: &dyn Error) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -32,23 +32,23 @@ impl Cause {
         Self(text)
     }
 
-    /// In our own words.
+    /// A cause in this program's own words.
     pub(super) fn text(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    /// Behind a message.
+    /// Puts a message before the cause.
     pub(super) fn after(self, message: &str) -> Self {
         Self(format!("{message}: {self}"))
     }
 
-    /// With what to do about it.
+    /// Adds the next step.
     pub(super) fn then(self, advice: &str) -> Self {
         Self(format!("{self}; {advice}"))
     }
 }
 
-/// There is no connection to the API server.
+/// A connection to the API server that could not be made.
 #[derive(Debug)]
 pub(super) struct ConnectError {
     server: String,
@@ -76,7 +76,7 @@ impl fmt::Display for ConnectError {
 
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        // The client's own message says no more.
+        // The client's own message adds nothing.
         self.error.source()
     }
 }
@@ -92,7 +92,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// Without an answer.
+    /// An error without a response.
     pub(super) fn unanswered(message: impl Into<String>) -> Self {
         Self {
             code: None,
@@ -102,32 +102,32 @@ impl ApiError {
         }
     }
 
-    /// The answer took too long.
+    /// No response arrived within `limit`.
     pub(super) fn late(limit: Duration) -> Self {
         Self::unanswered(format!("no answer within {}s", limit.as_secs_f32()))
     }
 
-    /// The request can't even be sent.
+    /// The request could not be built.
     pub(super) fn request(error: impl Error) -> Self {
         Self::unanswered(Cause::of(&error).to_string())
     }
 
-    /// The HTTP status of the answer, if there was one.
+    /// The HTTP status of the response; `None` without a response.
     pub fn code(&self) -> Option<u16> {
         self.code
     }
 
-    /// The server doesn't know the caller, or doesn't let it do that: 401 or 403.
+    /// Whether the server did not authenticate the caller or denied the request: 401 or 403.
     pub fn is_denied(&self) -> bool {
         matches!(self.code, Some(401 | 403))
     }
 
-    /// How long the server asks to be left alone.
+    /// The pause that the server asks for; zero if it asks for none.
     pub(super) fn retry_after(&self) -> Duration {
         self.retry_after
     }
 
-    /// There was a connection, and it ended before an answer came.
+    /// Whether an existing connection ended before a response arrived.
     pub(super) fn is_dropped(&self) -> bool {
         self.dropped
     }

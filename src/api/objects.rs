@@ -23,16 +23,16 @@ use serde_json::Value;
 
 use super::error::ApiError;
 
-/// The name of the writer in `managedFields`.
+/// The field manager of this program's writes, in `metadata.managedFields`.
 pub const FIELD_MANAGER: &str = "migration-gate";
 
 /// How long the API server may take to answer one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many objects are asked for at once.
+/// Maximum number of objects in one page of a list.
 pub(crate) const PAGE: u32 = 250;
 
-/// All characters but RFC 3986's unreserved ones are encoded in a query's value.
+/// Encodes all characters in a query's value but RFC 3986's unreserved ones (section 2.3).
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -41,7 +41,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
 
 /// The objects of one kind, in one namespace or in the whole cluster.
 ///
-/// The kind says where they are; how much of an object is decoded is up to each call.
+/// Each call chooses a type to decode objects into, and so how much of them it keeps.
 #[derive(Clone)]
 pub struct Objects {
     client: Client,
@@ -49,14 +49,14 @@ pub struct Objects {
     namespace: Option<String>,
 }
 
-/// The kind of a workload, as the client names kinds.
+/// A workload's kind as the client's [`ApiResource`].
 pub fn workload(kind: &PodKind) -> ApiResource {
     let name = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
     ApiResource::from_gvk_with_plural(&name, kind.resource)
 }
 
 impl Objects {
-    /// Those of a kind that lives in namespaces.
+    /// The objects of a namespaced kind in one namespace.
     pub fn namespaced<K>(client: &Client, namespace: &str) -> Self
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -74,7 +74,7 @@ impl Objects {
         Self::namespaced::<ConfigMap>(client, namespace)
     }
 
-    /// Those of a kind that lives outside of namespaces.
+    /// The objects of a cluster-scoped kind.
     pub fn cluster<K>(client: &Client) -> Self
     where
         K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
@@ -82,7 +82,7 @@ impl Objects {
         Self::of(client, ApiResource::erase::<K>(&()), None)
     }
 
-    /// Those of a kind that is known at run time; without a namespace, those of the whole cluster.
+    /// The objects of a kind that is known at run time; without a namespace, in the whole cluster.
     pub fn of(client: &Client, kind: ApiResource, namespace: Option<&str>) -> Self {
         Self {
             client: client.clone(),
@@ -96,7 +96,7 @@ impl Objects {
         &self.kind
     }
 
-    /// Their namespace; none if they are those of the whole cluster.
+    /// Their namespace; `None` for the whole cluster.
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
@@ -106,13 +106,14 @@ impl Objects {
         DynamicObject::url_path(&self.kind, self.namespace.as_deref())
     }
 
-    /// All that the parameters select, page by page.
+    /// Lists all objects that the parameters select, page by page.
     pub async fn list<T: DeserializeOwned>(&self, params: &ListParams) -> Result<Vec<T>, ApiError> {
         let (objects, _) = self.list_at(params).await?;
         Ok(objects)
     }
 
-    /// As [`list`](Self::list), with the version of the collection, from which a watch goes on.
+    /// As [`list`](Self::list), with the collection's `resourceVersion`, from which a watch can
+    /// start.
     pub(super) async fn list_at<T: DeserializeOwned>(
         &self,
         params: &ListParams,
@@ -129,7 +130,7 @@ impl Objects {
         }
     }
 
-    /// One page of those that the parameters select.
+    /// Lists one page of the objects that the parameters select.
     pub async fn page<T: DeserializeOwned>(
         &self,
         params: &ListParams,
@@ -137,7 +138,7 @@ impl Objects {
         self.request(self.to().list(params)).await
     }
 
-    /// The object of that name, if there is one.
+    /// The object of that name; `None` if the response is 404.
     pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
         match self
             .request(self.to().get(name, &GetParams::default()))
@@ -149,7 +150,7 @@ impl Objects {
         }
     }
 
-    /// Creates an object, and answers with it as it is stored.
+    /// Creates an object and returns it as stored.
     pub async fn create<T: DeserializeOwned>(
         &self,
         object: &impl Serialize,
@@ -158,7 +159,7 @@ impl Objects {
             .await
     }
 
-    /// Changes an object, and answers with it as it is stored.
+    /// Patches an object and returns it as stored.
     pub async fn patch<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -168,7 +169,7 @@ impl Objects {
             .await
     }
 
-    /// Deletes an object; one that isn't there is deleted already.
+    /// Deletes an object. It is no error if there is no such object.
     pub async fn delete(&self, name: &str) -> Result<(), ApiError> {
         let request = self.to().delete(name, &DeleteParams::default());
         match self.request::<Value>(request).await {
@@ -193,14 +194,15 @@ impl Objects {
             .await
     }
 
-    /// The log of a pod, which may be as long as it likes; the deadline is that of its beginning.
+    /// Opens the log of a pod. [`TIMEOUT`] applies until the response starts, not to reading the
+    /// log.
     pub async fn log(&self, pod: &str, params: &LogParams) -> Result<impl AsyncBufRead, ApiError> {
         let request = self.to().logs(pod, params).map_err(ApiError::request)?;
         within(TIMEOUT, self.client.request_stream(request)).await
     }
 
-    /// What happens to the selected objects, after a version of the collection, until the server
-    /// ends the watch after `lasting`, in whole seconds.
+    /// Watches the selected objects from a `resourceVersion` on. The server ends the watch after
+    /// `lasting`, cut to whole seconds.
     pub(super) async fn watch<T>(
         &self,
         selection: &Selectors,
@@ -210,7 +212,7 @@ impl Objects {
     where
         T: Clone + DeserializeOwned + Send + 'static,
     {
-        // By hand, as kube refuses a watch of five minutes or more.
+        // Built by hand, because kube refuses a watch of five minutes or more.
         let uri = format!(
             "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}{}&resourceVersion={}",
             self.path(),
@@ -237,7 +239,8 @@ impl Objects {
         within(TIMEOUT, self.client.request(request)).await
     }
 
-    /// With what kube's own methods drop: the warnings, and the object of a refusal.
+    /// Sends a request and keeps what kube's own methods drop: the warnings, and the body of a
+    /// refusal.
     async fn answer(
         &self,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
@@ -264,7 +267,7 @@ impl Objects {
     }
 }
 
-/// Which objects of a collection are meant.
+/// Selects objects of a collection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Selectors {
     /// The field selector, if there is one.
@@ -282,7 +285,7 @@ impl Selectors {
         }
     }
 
-    /// Those with such labels.
+    /// The objects whose labels match.
     pub(super) fn labelled(selector: &LabelSelector) -> Self {
         Self {
             fields: None,
@@ -290,7 +293,7 @@ impl Selectors {
         }
     }
 
-    /// The same for a list.
+    /// The selectors as parameters of a list.
     pub(super) fn params(&self) -> ListParams {
         ListParams {
             field_selector: self.fields.clone(),
@@ -299,7 +302,7 @@ impl Selectors {
         }
     }
 
-    /// The same as parameters of a query, each with its `&`.
+    /// The selectors as query parameters, each with a leading `&`.
     fn query(&self) -> String {
         let parameter = |(name, value): (&str, &Option<String>)| {
             let value = utf8_percent_encode(value.as_deref()?, QUERY);
@@ -315,20 +318,20 @@ impl Selectors {
     }
 }
 
-/// The answer to a dry run, as the server gave it.
+/// The server's response to a dry run.
 pub struct DryRun {
     /// The HTTP status.
     pub code: u16,
-    /// The object as it would be stored, or a `Status`.
+    /// The object as it would be stored, or a `Status`. Null if the body is not JSON.
     pub body: Value,
-    /// The warnings, as they stand in the header.
+    /// The values of the `Warning` headers, undecoded.
     pub warnings: Vec<String>,
 }
 
-/// Some of the objects of a collection.
+/// One page of a list.
 #[derive(Debug, Deserialize)]
 pub struct Page<T> {
-    /// Of the collection.
+    /// The list's metadata.
     #[serde(default)]
     pub metadata: PageMeta,
     /// The objects, without `apiVersion` and `kind`.
@@ -339,7 +342,7 @@ pub struct Page<T> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PageMeta {
-    /// The version of the collection, from which a watch goes on.
+    /// The collection's `resourceVersion`, from which a watch can start.
     pub resource_version: String,
     #[serde(rename = "continue")]
     next: String,

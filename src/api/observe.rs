@@ -29,7 +29,7 @@ use migration_gate_core::record::Record;
 
 /// An object that can be followed.
 pub trait Object: Clone + DeserializeOwned + Send + 'static {
-    /// Its `metadata.resourceVersion`, from which a watch goes on.
+    /// Its `metadata.resourceVersion`, from which a watch can resume.
     fn resource_version(&self) -> &str;
 }
 
@@ -54,14 +54,14 @@ impl Object for GatedWorkload {
 /// An event of one object, or of its watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update<T> {
-    /// It is there, and looks like this.
+    /// The object exists, in this state.
     Present(T),
-    /// It isn't there. With its last state, if it has just been deleted.
+    /// The object does not exist. With its last state, if it was just deleted.
     Absent(Option<T>),
-    /// After a failure: there is a watch again, and nothing was missed. A list that succeeds is not
-    /// yet the end of the failure, because a watch may need rights that a list doesn't.
+    /// The watch works again after a failure, and nothing was missed. A successful list does not
+    /// end a failure, because a watch may need rights that a list does not.
     Resumed,
-    /// The watch doesn't work, and is tried again.
+    /// The watch has failed, and is tried again.
     Failed(WatchError),
     /// As [`Delta::Cut`].
     Cut,
@@ -72,20 +72,20 @@ pub enum Update<T> {
 /// An event of a collection's objects, or of its watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta<T> {
-    /// These are there, and no others.
+    /// All objects that exist.
     Listed(Vec<T>),
-    /// One is there, and looks like this.
+    /// An object exists, in this state.
     Present(T),
-    /// One was deleted. Its last state.
+    /// An object was deleted. With its last state.
     Deleted(T),
     /// As [`Update::Resumed`].
     Resumed,
     /// As [`Update::Failed`].
     Failed(WatchError),
-    /// The connection of the watch has ended, which is normal. What happens now arrives later, or
-    /// only its result does. [`Self::Restored`] follows, or [`Self::Resumed`] after a failure.
+    /// The connection of the watch has ended, which is normal. Changes arrive later from now on, or
+    /// only their result does. [`Self::Restored`] follows, or [`Self::Resumed`] after a failure.
     Cut,
-    /// After [`Self::Cut`]: there is a watch again. What was missed arrives now.
+    /// The watch works again after [`Self::Cut`]. The missed changes follow.
     Restored,
 }
 
@@ -95,13 +95,14 @@ pub enum WatchError {
     /// 401 or 403, with the server's message.
     #[error("{0}")]
     Denied(String),
-    /// 404: the server doesn't know the kind, with its message.
+    /// 404: the server does not know the kind. With the server's message.
     #[error("{0}")]
     NoSuchKind(String),
-    /// Any other answer that isn't a watch, with the server's message.
+    /// Any other error from the server, with its message. Also watches that end as soon as they
+    /// begin.
     #[error("{0}")]
     Failing(String),
-    /// No answer, with the causes down to the last.
+    /// No response. With the error and all its causes.
     #[error("{0}")]
     Unreachable(String),
 }
@@ -118,17 +119,17 @@ impl From<ApiError> for WatchError {
     }
 }
 
-/// How patient a watch is.
+/// The timing of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pacing {
-    /// The first pause after a failure. Doubles, with jitter.
+    /// The first pause after a failure. Each further one doubles, with jitter.
     pub shortest: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// Time after which the server ends a watch, and it is started again. Whole seconds.
+    /// The time after which the server ends a watch, which then starts again. In whole seconds.
     pub watch: Duration,
-    /// A watch that has been silent for this long is dead: an API server sends a bookmark about
-    /// every minute.
+    /// The time without an event after which a watch counts as dead. An API server sends a bookmark
+    /// about every minute.
     pub idle: Duration,
 }
 
@@ -144,7 +145,8 @@ impl Default for Pacing {
 }
 
 impl Pacing {
-    /// For what isn't urgent, and may be refused for ever: a kind that isn't installed.
+    /// For watches that are not urgent and may fail for ever, such as those of a kind that is not
+    /// installed.
     pub fn slow() -> Self {
         Self {
             longest: Duration::from_secs(30),
@@ -153,23 +155,23 @@ impl Pacing {
     }
 }
 
-/// A watch that the server refuses this often starts over with a list.
+/// After this many refusals in a row, a watch starts over with a list.
 const RESUME_ATTEMPTS: u32 = 3;
 
-/// The longest pause after a watch that was ended, not refused.
+/// The longest pause after a watch that ended without an error.
 const CUT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Number of consecutive short-lived watches to accept before reporting trouble and backing off. A
 /// restarting load balancer cuts a few.
 const CUTS_TOLERATED: u32 = 24;
 
-/// The server may ask for a pause; a longer one is not believed.
+/// The longest pause that a server's `retryAfterSeconds` can demand.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Watches the object of that name, for ever. Starts with a list; passes on each state of the
 /// object that the server sends, in order.
 ///
-/// The name goes into a field selector, which is what lets a Role narrow `list` and `watch` by
+/// The name goes into a field selector, so that a Role can restrict `list` and `watch` by
 /// `resourceNames`.
 pub fn observe<T: Object>(
     objects: Objects,
@@ -178,7 +180,7 @@ pub fn observe<T: Object>(
 ) -> impl Stream<Item = Update<T>> + Send + use<T> {
     let deltas = deltas(objects, Selectors::named(name), pacing);
     deltas.map(|delta| match delta {
-        // The selector leaves one at most.
+        // The selector matches at most one object.
         Delta::Listed(objects) => match objects.into_iter().next() {
             Some(object) => Update::Present(object),
             None => Update::Absent(None),
@@ -192,8 +194,8 @@ pub fn observe<T: Object>(
     })
 }
 
-/// Follows all objects of a collection, for ever. Starts with a list; so does what comes after a
-/// cut that the server can't bridge.
+/// Follows all objects of a collection, for ever. Starts with a list, and lists again after a cut
+/// that the server cannot bridge.
 pub fn observe_all<T: Object>(
     objects: Objects,
     pacing: Pacing,
@@ -201,10 +203,10 @@ pub fn observe_all<T: Object>(
     deltas(objects, Selectors::default(), pacing)
 }
 
-/// Follows the Jobs that a gate looks for in one way, for ever, as [`observe_all`] does.
+/// Follows the Jobs that match one of a gate's sources, for ever, as [`observe_all`] does.
 ///
 /// An exact name goes into a field selector, as in [`observe`]. A pattern needs all Jobs of the
-/// namespace, since the API server knows none.
+/// namespace, because the API server does not know patterns.
 pub fn observe_jobs(
     objects: Objects,
     source: &JobSource,
@@ -216,8 +218,8 @@ pub fn observe_jobs(
     only(deltas(objects, selection, pacing), meant)
 }
 
-/// Follows the workloads that an entry of a gate means, for ever, as [`observe_jobs`] follows Jobs.
-/// `objects` must be those of its kind.
+/// Follows the workloads that match an entry of a gate, for ever, as [`observe_jobs`] follows Jobs.
+/// `objects` must be of the entry's kind.
 pub fn observe_workloads(
     objects: Objects,
     entry: &Workload,
@@ -237,7 +239,7 @@ pub fn observe_workloads(
     only(deltas(objects, selection, pacing), meant)
 }
 
-/// Leaves out what isn't meant.
+/// Drops the objects that do not match.
 fn only<T: Object>(
     deltas: impl Stream<Item = Delta<T>> + Send,
     meant: impl Fn(&T) -> bool + Send,
@@ -256,7 +258,7 @@ fn only<T: Object>(
     })
 }
 
-/// The Jobs that a gate looks for in one way, as they are now.
+/// Lists the Jobs that match one of a gate's sources.
 pub async fn list_jobs(objects: &Objects, source: &JobSource) -> Result<Vec<Job>, ApiError> {
     let mut jobs: Vec<Job> = objects.list(&selection(source).params()).await?;
     jobs.retain(|job| job.is_of(source));
@@ -311,19 +313,19 @@ struct Follower<T> {
     selection: Selectors,
     pacing: Pacing,
     phase: Phase<T>,
-    /// Before the next request.
+    /// The pause before the next request.
     pause: Option<Duration>,
-    /// In a row, until a watch has shown that it works.
+    /// Consecutive failures. A watch that works resets them.
     failures: u32,
-    /// The server has said that the version is gone, and no watch has worked since.
+    /// Whether the server has reported that the version is gone, and no watch has worked since.
     gone: bool,
-    /// Watches in a row that ended soon, and without an event.
+    /// Consecutive watches that ended early and without an event.
     cuts: u32,
-    /// Trouble was told, and not yet that it is over.
+    /// Whether a failure was reported, and not yet its end.
     in_trouble: bool,
-    /// A cut was told, and not yet that there is a watch again.
+    /// Whether a cut was reported, and not yet its end.
     is_cut: bool,
-    /// To be told before anything else happens.
+    /// The event to report before anything else happens.
     next: Option<Delta<T>>,
     backoff: ExponentialBackoff,
 }
@@ -386,7 +388,7 @@ impl<T: Object> Follower<T> {
                     events,
                     since: Instant::now(),
                 };
-                // One after so many that came to nothing has to show first that it lasts.
+                // After many watches that ended at once, a new one must last before it counts.
                 (self.cuts < CUTS_TOLERATED)
                     .then(|| self.resumed())
                     .flatten()
@@ -475,9 +477,9 @@ impl<T: Object> Follower<T> {
         (!known).then_some(Delta::Cut)
     }
 
-    /// The connection of a watch has ended, which is normal. The first one is resumed at once, so
-    /// that no event is missed. If every watch ends as soon as it begins, short pauses follow.
-    /// After too many of these, the pauses become longer.
+    /// Handles the end of a watch's connection, which is normal. The watch resumes at once, so that
+    /// no event is missed. If watches keep ending as soon as they begin, short pauses follow, and
+    /// later longer ones.
     fn cut(&mut self, version: String, since: Instant) -> Option<Delta<T>> {
         if since.elapsed() >= CUT_PAUSE {
             self.works();
@@ -503,11 +505,11 @@ impl<T: Object> Follower<T> {
         Some(Delta::Failed(WatchError::Failing(message)))
     }
 
-    /// The server says that something is wrong with the watch.
+    /// Handles an error event of a watch.
     fn breaks(&mut self, version: String, error: ApiError) -> Option<Delta<T>> {
         if error.code() == Some(410) && !std::mem::replace(&mut self.gone, true) {
-            // The version is too old, as happens after a long cut or an outage. A list is all it
-            // takes. It doesn't show what has come and gone.
+            // The version is too old, as happens after a long cut or an outage. A list is enough to
+            // go on. It does not show objects that came and went, so this is reported as a cut.
             return self.report_cut();
         }
         if self.keeps_version(&error) {
@@ -522,7 +524,8 @@ impl<T: Object> Follower<T> {
     fn keeps_version(&self, error: &ApiError) -> bool {
         match error.code() {
             Some(410) => false,
-            // 504 is also the answer to a version that is too large: etcd came back from a backup.
+            // 504 is not among them: it is also the response to a version that is too large, after
+            // etcd was restored from a backup.
             None | Some(429 | 500..=503) => true,
             Some(_) => self.failures < RESUME_ATTEMPTS,
         }

@@ -8,8 +8,7 @@ use super::objects::Objects;
 use migration_gate_core::names;
 use migration_gate_core::record::{self, Record, Write};
 
-/// Writes to the record of a gate, which is among these `ConfigMap`s. Answers with the record as
-/// it is stored.
+/// Writes to the record of a gate, one of these `ConfigMap`s, and returns the record as stored.
 pub async fn write(config_maps: &Objects, gate: &str, write: &Write) -> Result<Record, ApiError> {
     let name = names::record(gate);
     match write {

@@ -7,7 +7,8 @@ use migration_gate_core::job::Job;
 use migration_gate_core::record::Record;
 use migration_gate_core::verdict::{Jobs, RecordSeen, TroubleKind, Watch};
 
-/// Stores an event of the Jobs of one of a requirement's alternatives, at `now`.
+/// Stores an event of a requirement's Jobs, at the time `now`. `alternative` is the index of the
+/// source that reports it.
 pub fn take_in(jobs: &mut Jobs, alternative: usize, delta: Delta<Job>, now: Duration) {
     match delta {
         Delta::Listed(listed) => jobs.listed(alternative, listed, now),
@@ -20,7 +21,7 @@ pub fn take_in(jobs: &mut Jobs, alternative: usize, delta: Delta<Job>, now: Dura
     }
 }
 
-/// Takes in what has happened to the record, at `now`.
+/// Stores an event of the record, at the time `now`.
 pub fn take_in_record(seen: &mut RecordSeen, update: Update<Record>, now: Duration) {
     match update {
         Update::Present(record) => {
@@ -38,7 +39,7 @@ pub fn take_in_record(seen: &mut RecordSeen, update: Update<Record>, now: Durati
     }
 }
 
-/// Takes in why a watch doesn't work, at `now`.
+/// Stores a watch's error, at the time `now`.
 pub fn fails(watch: &mut Watch, error: WatchError, now: Duration) {
     let (kind, message, answered) = match error {
         WatchError::Denied(message) => (TroubleKind::Denied, message, true),

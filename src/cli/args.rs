@@ -19,7 +19,7 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// Reads the configuration, or answers with the built-in one.
+    /// Reads the configuration file, or returns the built-in configuration if none is named.
     pub fn load(&self) -> Result<Config, ConfigError> {
         self.config
             .as_deref()
@@ -36,8 +36,8 @@ pub struct InstalledArgs {
 }
 
 impl InstalledArgs {
-    /// Connects to the cluster, and reads the configuration or takes that of the release that is
-    /// installed there. Where none is, it is the built-in one.
+    /// Connects to the cluster, and returns the configuration: that of the named file, else that of
+    /// the installed release, else the built-in one. An error if several releases are installed.
     pub async fn connect(&self, cluster: &ClusterArgs) -> anyhow::Result<(ClusterAccess, Config)> {
         let given = self.config.as_deref().map(config::load).transpose()?;
         let cluster = cluster.connect().await?;
@@ -117,7 +117,7 @@ impl ScopeArgs {
         self.namespace.as_deref()
     }
 
-    /// The gates that are meant.
+    /// The gates of the named namespace, or all. An error if that namespace has none.
     pub fn gates<'c>(&self, config: &'c Config) -> anyhow::Result<Vec<&'c Gate>> {
         let Some(namespace) = &self.namespace else {
             return Ok(config.gates.iter().collect());

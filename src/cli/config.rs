@@ -24,20 +24,20 @@ pub enum ConfigError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// It says something that can't be, at these places.
+    /// The configuration is invalid, at these places.
     #[error("{}", lines(origin, problems))]
     Invalid {
-        /// The file.
+        /// The name of the text, such as a path.
         origin: String,
         /// The problems, in the order of the lines; at least one.
         problems: Vec<Mistake>,
     },
 }
 
-/// One thing that is wrong with a configuration.
+/// One mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where.
+    /// Its place.
     pub at: Position,
     /// The key, such as `gates[0].timeout`; empty for the file as a whole.
     pub key: String,
@@ -90,7 +90,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
 /// The document that holds the configuration.
 struct Source {
     document: Document,
-    /// Where it is in the document: nowhere deeper, unless it is a `HelmRelease`.
+    /// Its path in the document: empty, unless the document is a `HelmRelease`.
     at: Vec<Step>,
 }
 
@@ -192,7 +192,7 @@ impl Reader<'_> {
             key: field.to_string(),
             message: match close_match(&message) {
                 Some(meant) => format!("{message}; did you mean `{meant}`?"),
-                // As YAML 1.1 has it, `n` and `on` are booleans, and Kubernetes reads YAML so.
+                // Kubernetes reads YAML 1.1, in which `n` and `on` are booleans.
                 None if message.ends_with("expected a string") && !found.is_null() => {
                     format!("{message}; put it in quotes")
                 }
@@ -201,7 +201,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The place of a key; where it is missing, of what it is missing from.
+    /// The place of a value: its key's if it is a collection, and its parent's if it is missing.
     fn place(&self, source: &Source, steps: &[Step]) -> Position {
         let found = source.find(steps);
         let span = match found.value {
@@ -224,14 +224,14 @@ fn field(path: &KeyPath) -> FieldPath {
         })
 }
 
-/// What was meant, if an error of serde about an unknown word lists something much like it.
+/// The word that was probably meant, if serde's error about an unknown word lists a similar one.
 fn close_match(message: &str) -> Option<&str> {
     if !message.starts_with("unknown ") {
         return None;
     }
     let mut words = message.split('`').skip(1).step_by(2);
     let given = words.next()?;
-    // As clap decides it.
+    // clap's own measure and threshold.
     let likeness = |word: &str| strsim::jaro(given, word);
     let likely = words.filter(|word| likeness(word) > 0.7);
     likely.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-/// How a subcommand ends. 2 is also how clap ends at a command line that it refuses.
+/// The exit code of a subcommand. clap also exits with 2 if it refuses the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done, and nothing was found wrong.
+    /// The work is done, and no problem was found.
     Success = 0,
-    /// The work failed, or something was found wrong.
+    /// The work failed, or a problem was found.
     Failure = 1,
-    /// The arguments or the input can't be worked with.
+    /// The arguments or the input cannot be used.
     BadInput = 2,
     /// `wait`: the Job has failed.
     JobFailed = 3,
@@ -17,9 +17,9 @@ pub enum Exit {
     TimedOut = 4,
     /// `wait`: the waiter may not watch the Job.
     NotPermitted = 5,
-    /// `wait`: SIGINT. By convention of shells, death by that signal.
+    /// `wait`: stopped by SIGINT. Shells use this code for a process that the signal has killed.
     Interrupted = 130,
-    /// `wait`: SIGTERM, likewise.
+    /// `wait`: stopped by SIGTERM, likewise.
     Terminated = 143,
 }
 

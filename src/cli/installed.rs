@@ -18,15 +18,15 @@ use migration_gate_core::gates::Config;
 /// The label that the chart gives its objects.
 pub(crate) const CHART_LABEL: &str = "app.kubernetes.io/name=migration-gate";
 
-/// The place where the documentation installs the chart, for callers who may not list all
-/// namespaces.
+/// Namespace and name of the ConfigMap if the chart is installed as documented, for users who may
+/// not list all namespaces.
 const USUAL: (&str, &str) = ("migration-gate", "migration-gate");
 
 /// The key of the ConfigMap that holds the configuration.
 const KEY: &str = "config.yaml";
 
-/// The ConfigMap of each release, as JSON. An error if they can't be listed, nor the one be read
-/// that the documentation's commands install.
+/// The ConfigMap of each release, as JSON. If the user may not list them, only the one of an
+/// installation as documented. An error if that cannot be read either.
 pub(crate) async fn releases(client: &Client) -> Result<Vec<Value>, ApiError> {
     let kind = ApiResource::erase::<ConfigMap>(&());
     let params = ListParams::default().labels(CHART_LABEL);
@@ -67,7 +67,7 @@ pub(crate) async fn webhooks(client: &Client) -> anyhow::Result<Vec<MutatingWebh
         .context("cannot list mutatingwebhookconfigurations")
 }
 
-/// The configuration of the release that has these webhooks: the chart keeps it under the name of
+/// The configuration of the release to which these webhooks belong. Its ConfigMap has the name of
 /// their Service.
 pub(crate) async fn configuration_of(
     client: &Client,

@@ -1,7 +1,8 @@
 //! Kubeconfigs, found and merged as kubectl does.
 //!
-//! They are read as manifests are, by the rules of `sigs.k8s.io/yaml` that kubectl's follow, with
-//! the place of a mistake. kube's own reader brings a second YAML deserializer, 5 % of the binary.
+//! They are read with the program's own YAML reader, which follows `sigs.k8s.io/yaml` as kubectl
+//! does, and whose errors have a place. kube's reader would add a second YAML deserializer, 5 % of
+//! the binary.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,10 +18,10 @@ use crate::api::error::Cause;
 
 const NEXT: &str = "set KUBECONFIG to a file that kubectl accepts, or name one with --kubeconfig";
 
-/// The kubeconfig: of the file that was named, else of the files in `KUBECONFIG`, else of
-/// `~/.kube/config`.
+/// Reads the named file, else the files in `KUBECONFIG`, else `~/.kube/config`.
 ///
-/// Missing files are ignored, and the first file's value wins.
+/// Missing files are ignored unless all are missing. If several files set a value, the first one
+/// wins.
 pub(super) fn read(
     named: Option<&Path>,
     variable: Option<OsString>,
@@ -62,7 +63,7 @@ pub(super) fn read(
     }
 }
 
-/// Reads the text of one file. Of several documents, the first one counts where they differ.
+/// Reads the text of one file. If several documents set a value, the first one wins.
 fn parse(text: &str, file: &Path) -> Result<Kubeconfig, Cause> {
     let mut merged = Kubeconfig::default();
     for document in yaml::documents(text) {
@@ -86,8 +87,8 @@ fn parse(text: &str, file: &Path) -> Result<Kubeconfig, Cause> {
     Ok(merged)
 }
 
-/// Relative paths are relative to the file that has them. A program without a separator is looked
-/// up in `PATH`.
+/// Resolves relative paths against the kubeconfig's folder. A program's name without a separator is
+/// left to be looked up in `PATH`.
 fn resolve(kubeconfig: &mut Kubeconfig, folder: &Path) {
     let absolute = |path: &mut Option<String>| {
         if let Some(path) = path.as_mut().filter(|path| !path.is_empty()) {
@@ -114,7 +115,7 @@ fn resolve(kubeconfig: &mut Kubeconfig, folder: &Path) {
     }
 }
 
-/// Why a kubeconfig can't be used, in one line, and what to do.
+/// The reason why a kubeconfig cannot be used, and the next step, in one line.
 pub(super) fn cause(error: &KubeconfigError) -> Cause {
     let cause = match error {
         KubeconfigError::LoadContext(context) => {

@@ -1,12 +1,13 @@
-//! The chart's values as a configuration: `gates` and what goes with it have one syntax in both.
+//! Reads the chart's values as a configuration: `gates` and the keys beside it have the same syntax
+//! in both.
 //!
-//! This does what the chart's `migration-gate.config` template does, so that a review by the values
-//! injects what the installed release injects.
+//! This does what the chart's `migration-gate.config` template does, so that a review with the
+//! values injects what the installed release injects.
 
 use migration_gate_core::gates::Resources;
 use serde_json::{Map, Value, json};
 
-/// The chart's own values: settings of the server and of what is installed beside it.
+/// The values that only the chart uses: settings of the server and of the objects beside it.
 pub const CHART_ONLY: [&str; 34] = [
     "affinity",
     "certificates",
@@ -44,8 +45,8 @@ pub const CHART_ONLY: [&str; 34] = [
     "webhooks",
 ];
 
-/// Takes out what is the chart's alone, and fills in what the chart fills in. A configuration that
-/// is not a file of values stays as it is.
+/// Removes the values that only the chart uses, and fills in the chart's defaults. Leaves a
+/// configuration that is not a values file as it is.
 pub(super) fn to_configuration(value: &mut Value, of_release: bool) {
     let Some(values) = value.as_object_mut() else {
         return;
@@ -61,7 +62,7 @@ pub(super) fn to_configuration(value: &mut Value, of_release: bool) {
     for key in CHART_ONLY {
         values.shift_remove(key);
     }
-    // A key without a value is as one that isn't there (Helm).
+    // Helm treats a key without a value as missing.
     values.retain(|_, value| !value.is_null());
     if !values.contains_key("gates") {
         values.insert("gates".to_owned(), built_in());
@@ -79,7 +80,7 @@ fn is_values(values: &Map<String, Value>) -> bool {
     of_chart || CHART_ONLY.iter().any(|key| values.contains_key(*key))
 }
 
-/// The gate of the chart's own values.
+/// The gates in the chart's default values.
 fn built_in() -> Value {
     json!([{
         "name": "piefed",
@@ -90,7 +91,8 @@ fn built_in() -> Value {
     }])
 }
 
-/// The waiter's image is the server's, but for what it says of its own.
+/// Fills in the waiter's image: the server's, except for the parts that the waiter's own value
+/// sets.
 fn fill_image(waiter: &mut Map<String, Value>, image: &Value, registry: Option<&str>) {
     let own = waiter.get("image").cloned().unwrap_or_default();
     if own.as_str().is_none_or(str::is_empty) {
@@ -132,8 +134,8 @@ fn names_registry(repository: &str) -> bool {
     host.is_some_and(|host| host == "localhost" || host.contains(['.', ':']))
 }
 
-/// Helm merges maps, so what isn't said of the resources is as in the chart's own values, and
-/// `null` takes a default out.
+/// Fills in the waiter's resources. Helm merges maps, so a missing quantity has the chart's
+/// default, and `null` removes a default.
 fn fill_resources(waiter: &mut Map<String, Value>) {
     let given = waiter.shift_remove("resources").unwrap_or_default();
     let defaults = Resources::default();
