@@ -137,7 +137,7 @@ impl Color {
     }
 }
 
-/// Runs `migration-gate review` and answers with its exit code.
+/// Runs `migration-gate review` and returns its exit code.
 pub fn main(args: ReviewArgs) -> ExitCode {
     cli::finish(run(args), Exit::BadInput)
 }
@@ -164,7 +164,7 @@ fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
         gather(&paths, &kustomize, &helm, namespace.as_deref())
     };
     let retention = match output {
-        // It prints all of every object.
+        // This format prints whole objects.
         Format::Yaml => Retention::All,
         _ => Retention::Needed {
             config: &config,
@@ -193,7 +193,8 @@ fn run(args: ReviewArgs) -> anyhow::Result<Exit> {
     }
 }
 
-/// Objects in files, and rendered ones.
+/// Gathers the texts of files and those that kustomize and Helm render, with what could not be
+/// read.
 fn gather(
     paths: &[PathBuf],
     kustomize: &[PathBuf],

@@ -40,7 +40,7 @@ macro_rules! codes {
                 match self { $(Self::$name => $code),* }
             }
 
-            /// The code that is written like this.
+            /// The code with this name.
             pub fn find(code: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|known| known.as_str() == code)
             }
@@ -159,9 +159,9 @@ codes! {
 /// Why something could not be reviewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadCode {
-    /// A document is no YAML or JSON.
+    /// A document is neither YAML nor JSON.
     Syntax,
-    /// A document is YAML, and no Kubernetes object.
+    /// A document is YAML but not a Kubernetes object.
     NotAnObject,
     /// A path can't be read.
     Unreadable,
@@ -272,7 +272,7 @@ mod tests {
                 .split_once(&format!("\n### {name}\n"))
                 .unwrap_or_else(|| panic!("docs/review.md has no section {name}"));
             let section = section.split("\n##").next().unwrap();
-            // The injection puts the waiter in; it takes another webhook to take it out.
+            // The injection adds the waiter; only another webhook can remove it.
             let shown =
                 section.contains(&format!("title={name}::")) || *code == Code::WaiterMissing;
             assert!(shown, "no example in docs/review.md shows {name}");

@@ -1,8 +1,8 @@
 //! Unified diffs.
 //!
-//! `similar` compares two texts. Where the edits are known already, nothing has to be searched for,
-//! so [`FileDiff::of_edits`] takes time in proportion to the file, which may be 256 MiB long;
-//! `similar` has no printer for differences that it hasn't found itself.
+//! `similar` compares two texts. If the edits are known already, no search is needed, so
+//! [`FileDiff::of_edits`] takes time in proportion to the file, which may be 256 MiB long.
+//! `similar` cannot print differences that it has not found itself.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ pub struct FileDiff<'a> {
 }
 
 impl FileDiff<'_> {
-    /// The diff, known from the edits that made it.
+    /// The diff, made from the edits that lead from the old text to the new one.
     pub fn of_edits(&self, edits: &[Edit]) -> String {
         let old: Vec<&str> = self.old.split_inclusive('\n').collect();
         let new: Vec<&str> = self.new.split_inclusive('\n').collect();
@@ -40,7 +40,7 @@ impl FileDiff<'_> {
             });
             now += edit.lines.start - at;
             at = edit.lines.start;
-            // Of what takes the place of something else, some may have stayed.
+            // A replacement may keep some of the lines that it replaces.
             let (gone, come) = (&old[edit.lines.clone()], &new[now..now + edit.new.len()]);
             ops.extend(
                 compared(gone, come)
@@ -59,7 +59,7 @@ impl FileDiff<'_> {
         self.print(&old, &new, ops)
     }
 
-    /// The diff of two texts of which nothing more is known.
+    /// The diff, found by comparing the two texts.
     pub fn of_texts(&self) -> String {
         let old: Vec<&str> = self.old.split_inclusive('\n').collect();
         let new: Vec<&str> = self.new.split_inclusive('\n').collect();
@@ -74,7 +74,7 @@ impl FileDiff<'_> {
                 continue;
             };
             let range = |start: usize, end: usize| match end - start {
-                // As diff(1): an empty range is said to follow the line before it.
+                // As in diff(1), an empty range has the number of the line before it.
                 0 => format!("{start},0"),
                 1 => format!("{}", start + 1),
                 length => format!("{},{length}", start + 1),
@@ -98,8 +98,8 @@ impl FileDiff<'_> {
     }
 }
 
-/// What `similar::capture_diff_slices` does with Myers' algorithm. That takes the algorithm as a
-/// value, so the binary would hold all five of them, which is 3 % of it.
+/// Does what `similar::capture_diff_slices` does with Myers' algorithm. That function takes the
+/// algorithm as a value, so the binary would hold all five of them, which is 3 % of it.
 fn compared(old: &[&str], new: &[&str]) -> Vec<DiffOp> {
     let mut found = Compact::new(Replace::new(Capture::new()), old, new);
     match myers::diff(&mut found, old, 0..old.len(), new, 0..new.len()) {

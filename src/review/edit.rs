@@ -1,14 +1,14 @@
 //! A patch, as edits of the lines that its author wrote.
 //!
-//! A diff of the file itself can be read, reviewed and even applied where a diff of two renderings
-//! can't: line numbers, comments and notation are the author's. Block YAML is edited in whole
-//! lines. Other notations (JSON, flow collections, aliases) aren't edited at all.
+//! Unlike a diff of two renderings, a diff of the file itself can be read, reviewed and even
+//! applied: line numbers, comments and notation are the author's. Block YAML is edited in whole
+//! lines. Other notations (JSON, flow collections, aliases) are not edited at all.
 //!
-//! [`rewrite`](super::rewrite) reads the edited text again and compares, so an edit is never shown
-//! that isn't exactly the patch. The crate `yamlpatch` makes such edits too. It parses with
-//! tree-sitter, a second reading of YAML that may differ from the one that the rules judged, and it
-//! leaves the comparison to its caller; so the edits here are made from the places that
-//! [`migration_gate_yaml`] noted.
+//! [`rewrite`](super::rewrite) reads the edited text again and compares, so an edit is shown only
+//! if it is exactly the patch. The crate `yamlpatch` makes such edits too. But it parses with
+//! tree-sitter, which may read YAML differently from the reader that the rules depend on, and it
+//! leaves the comparison to its caller. So the edits here are made from the places that
+//! [`migration_gate_yaml`] notes.
 
 use std::ops::Range;
 
@@ -22,14 +22,14 @@ use migration_gate_yaml::{Child, Document, Lines, Node, Style};
 /// Lines that take the place of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    /// The lines that go, counted from 0; empty for an insertion before that line.
+    /// The lines to remove, counted from 0. An empty range inserts before its line.
     pub lines: Range<usize>,
-    /// The lines that come, without their line ends.
+    /// The lines to insert, without their line ends.
     pub new: Vec<String>,
 }
 
-/// The edits that make `patch` of the object at `at`, in the order of their lines.
-/// `None` if the text isn't of the kind that can be edited.
+/// The edits that apply `patch` to the object at `at`, in the order of their lines. `None` if the
+/// text has a notation that is not edited.
 pub fn edits(
     text: &str,
     lines: &Lines<'_>,
@@ -50,8 +50,8 @@ pub fn edits(
     Some(edits)
 }
 
-/// Edits of a text as those of the part that starts with its line `first`, counted from 0.
-/// `None` if one of them stands before it.
+/// Turns edits of a text into edits of its part that starts at line `first`, counted from 0. `None`
+/// if one of them is before that part.
 pub fn moved_up(mut edits: Vec<Edit>, first: usize) -> Option<Vec<Edit>> {
     for edit in &mut edits {
         edit.lines = edit.lines.start.checked_sub(first)?..edit.lines.end - first;
@@ -130,7 +130,7 @@ struct Editor<'a> {
     document: &'a Document,
 }
 
-/// What a pointer's parent is, and the pointer's last step.
+/// The parent of the value that a JSON pointer names, and the pointer's last step.
 struct Slot<'d> {
     node: &'d Node,
     value: &'d Value,
@@ -167,7 +167,8 @@ impl Editor<'_> {
         }
     }
 
-    /// Follows a pointer to its parent, through blocks alone: elsewhere there are no lines to edit.
+    /// Follows a JSON pointer to its parent. `None` if the way leaves block YAML, where lines can
+    /// be edited.
     fn slot(&self, at: &[Step], tokens: &[String]) -> Option<Slot<'_>> {
         let (last, way) = tokens.split_last()?;
         let mut node = &self.document.node;
@@ -253,7 +254,7 @@ impl Editor<'_> {
             .then_some((position.line - 1, indent))
     }
 
-    /// The line and column, from 0, of what nothing but spaces precedes.
+    /// The line and column of an offset, from 0. `None` unless only spaces precede it on its line.
     fn first_on_line(&self, offset: usize) -> Option<(usize, usize)> {
         let position = self.lines.position(offset);
         let start = self.lines.range(position.line, position.line).start;

@@ -53,14 +53,15 @@ pub fn review<'l>(config: &Config, loaded: &'l [Loaded], namespace: Option<&'l s
 #[derive(Debug)]
 pub struct Assessor<'c> {
     config: &'c Config,
-    /// The same, but that everything is refused that may be.
+    /// The same configuration in the mode `enforce`.
     enforced: Config,
 }
 
 impl<'c> Assessor<'c> {
-    /// By the rules of a configuration.
+    /// Asks the rules of a configuration.
     pub fn new(config: &'c Config) -> Self {
-        // Violations are found as such, with their fields, and become warnings if the mode says so.
+        // In the mode `enforce` the rules find violations with their fields. They become warnings
+        // later if the configuration's own mode says so.
         let mut enforced = config.clone();
         enforced.mode = Mode::Enforce;
         for gate in &mut enforced.gates {
@@ -79,7 +80,7 @@ impl<'c> Assessor<'c> {
         admit(mode, &self.enforced, index, manifest)
     }
 
-    /// Whether the rules hold, change or refuse an object, or warn of it.
+    /// Whether the rules hold, change or refuse an object, or warn about it.
     pub fn has_findings(&self, manifest: Manifest<'_>) -> bool {
         let (object, findings) = self.admit(0, manifest);
         let untouched = object.outcome == Decision::default().outcome && object.patched.is_none();
@@ -96,14 +97,15 @@ fn admit<'l>(
 ) -> (Reviewed<'l>, Vec<Finding>) {
     let undeleted = undeleted(&manifest);
     let object = undeleted.as_ref().unwrap_or(manifest.request.object);
-    // Of what a cluster has stored, the next change of the pod template is of interest.
+    // For an object that a cluster has stored, the review shows the next change of its pod
+    // template.
     let stored = |old: &Value| std::ptr::eq(old, manifest.request.object);
     let request = Request {
         object,
         old: manifest.request.old.filter(|old| !stored(old)),
         ..manifest.request
     };
-    // What is merged into another object gets its waiter there.
+    // A fragment gets no waiter: the object that it is merged into gets one.
     let mut mutation = if manifest.fragment {
         Decision::default()
     } else {
@@ -133,7 +135,7 @@ fn admit<'l>(
             violation.message,
         )
     });
-    // The lint for these sees the other manifests too.
+    // A lint reports these instead, because it sees the other manifests too.
     let warnings = mutation.warnings.into_iter();
     let warnings = warnings.filter(|warning| warning.notice != Notice::PrefixedSource);
     let warnings = warnings.map(|warning| {
@@ -145,7 +147,7 @@ fn admit<'l>(
         Some(_) => apply(&manifest.request, &mutation.patch),
         None => after,
     };
-    // What is refused is never stored, so it isn't shown as if it were.
+    // A refused object is never stored, so it is not shown as if it were.
     let stored = outcome != Outcome::Denied;
     let object = Reviewed {
         manifest,
@@ -172,7 +174,8 @@ fn violations(
     };
     let refused = !mutation.violations.is_empty();
     let mut violations = std::mem::take(&mut mutation.violations);
-    // Paths in the object as its author wrote it, so before the injection moves init containers.
+    // Fields are paths in the object as its author wrote it, before the injection moves init
+    // containers.
     let others: Vec<Violation> = found(request, false)
         .filter(|v| !is_taken_out(request.object, v) && !violations.contains(v))
         .collect();
@@ -187,8 +190,8 @@ fn violations(
     violations
 }
 
-/// A manifest as the API server takes it: without the time of a deletion, which only the API
-/// server sets. `None` where there is nothing to ignore.
+/// The object without `metadata.deletionTimestamp`, which only the API server sets. `None` if the
+/// object stays as it is.
 fn undeleted(manifest: &Manifest<'_>) -> Option<Value> {
     let request = &manifest.request;
     if !manifest.written || !request.is_being_deleted() {
@@ -200,7 +203,8 @@ fn undeleted(manifest: &Manifest<'_>) -> Option<Value> {
     Some(object)
 }
 
-/// Whether a patch takes the forbidden thing out of the object that it is merged into.
+/// Whether a strategic merge patch deletes the forbidden field from the object that it is merged
+/// into.
 fn is_taken_out(object: &Value, violation: &Violation) -> bool {
     let at = object.pointer(violation.field.pointer().as_str());
     at.is_some_and(|at| at.get("$patch").is_some_and(|how| how == "delete"))
@@ -211,7 +215,7 @@ fn apply(request: &Request<'_>, patch: &[PatchOperation]) -> Option<Value> {
         return None;
     }
     let mut object = request.object.clone();
-    // The rules make patches of the object as it is, so this fails on none of them.
+    // This cannot fail: the rules make patches for the object as it is.
     json_patch::patch(&mut object, patch).ok()?;
     Some(object)
 }

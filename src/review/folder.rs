@@ -1,4 +1,4 @@
-//! Files of a folder that are read as YAML and are no manifests: patches, templates, values.
+//! Finds the files of a folder that are YAML but not manifests: patches, templates, values.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use migration_gate_yaml as yaml;
 /// Maximum total size of the input, in bytes.
 pub const MAX_INPUT: u64 = 256 << 20;
 
-/// Something beside manifests that is passed over, and that the report names.
+/// A file or document that is not a manifest. It is skipped, and the report names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// A part of an object, which kustomize merges into the whole.
@@ -57,7 +57,7 @@ struct Kustomization {
     patches: HashSet<PathBuf>,
 }
 
-/// The kustomizations and charts of the folders that were looked into.
+/// The kustomizations and charts of the folders that were read.
 #[derive(Debug, Default)]
 pub(super) struct Folders {
     kustomizations: HashMap<PathBuf, Kustomization>,
@@ -65,12 +65,12 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    /// The namespace that the nearest kustomization gives, from the file's folder up to `root`.
+    /// The namespace of the nearest kustomization, from the file's folder up to `root`.
     pub(super) fn namespace(&mut self, folder: &Path, root: &Path) -> Option<String> {
         up_to(folder, root).find_map(|folder| self.kustomization(folder).namespace.clone())
     }
 
-    /// The files that a folder's kustomization takes for patches; they may lie elsewhere.
+    /// The files that a folder's kustomization uses as patches. They may be in other folders.
     pub(super) fn patches(&mut self, folder: &Path) -> &HashSet<PathBuf> {
         &self.kustomization(folder).patches
     }
@@ -140,7 +140,7 @@ fn kustomization(folder: &Path) -> Option<Kustomization> {
     })
 }
 
-/// The files in a kustomization's three lists of patches. Entries may also be patches themselves.
+/// The files in a kustomization's three lists of patches. Entries may also be inline patches.
 fn patch_files(kustomization: &Value) -> impl Iterator<Item = &str> {
     let lists = ["patches", "patchesStrategicMerge", "patchesJson6902"];
     let entries = lists
@@ -150,7 +150,7 @@ fn patch_files(kustomization: &Value) -> impl Iterator<Item = &str> {
     entries.filter_map(|entry| entry.as_str().or_else(|| entry.get("path")?.as_str()))
 }
 
-/// A path without `.` and `..`, so that two ways to one file are equal.
+/// A path without `.` and `..`, so that two paths to one file are equal.
 pub(super) fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {

@@ -23,15 +23,16 @@ pub struct SourceText {
     pub text: String,
     /// The namespace of objects that name none, from the kustomization beside the file.
     pub namespace: Option<String>,
-    /// Whether a cluster has this already, so that what comes next is an update.
+    /// Whether the object is stored in a cluster already, so that its next change is an update.
     pub stored: bool,
-    /// Whether it was found in a folder, and so may hold no manifests.
+    /// Whether the text was found in a folder, and so may hold no manifests.
     pub found: bool,
-    /// The kind of a file that has no manifests.
+    /// The kind of the file, if it holds no manifests.
     pub part: Option<Part>,
-    /// The file that the text was rendered from. `name` is that file's.
+    /// The file from which the text was rendered. `name` is its path.
     pub origin: Option<Origin>,
-    /// A namespace that stands in for one that was not chosen.
+    /// The namespace that was rendered because none was chosen. An object in it counts as naming
+    /// none.
     pub unsaid: Option<&'static str>,
 }
 
@@ -44,7 +45,7 @@ impl SourceText {
     }
 }
 
-/// Something that was to be reviewed and couldn't be read.
+/// An input that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {message}")]
 pub struct Unreadable {
@@ -54,8 +55,8 @@ pub struct Unreadable {
     pub message: String,
 }
 
-/// Reads what the paths name, `-` being standard input. Folders are read with all that is below
-/// them, in the order of their names: `*.yaml`, `*.yml` and `*.json`, but nothing hidden.
+/// Reads files and folders; `-` is standard input. Folders are read with all folders below them, in
+/// the order of names: `*.yaml`, `*.yml` and `*.json`, but no hidden files.
 pub fn gather(paths: &[PathBuf], stdin: impl Read) -> (Vec<SourceText>, Vec<Unreadable>) {
     let mut gatherer = Gatherer {
         left: MAX_INPUT,
@@ -86,7 +87,7 @@ struct Gatherer {
     sources: Vec<SourceText>,
     unreadable: Vec<Unreadable>,
     folders: Folders,
-    /// The files that kustomizations take for patches.
+    /// The files that kustomizations use as patches.
     patches: HashSet<PathBuf>,
 }
 

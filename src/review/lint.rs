@@ -1,8 +1,8 @@
 //! Problems that admission allows and that appear later.
 //!
-//! A lint sees the reviewed objects alone. What is not among them may well be in the cluster, so
-//! lints only warn, and say what to check. A lint is a function in one of the two lists here, and a
-//! row in the table of [`codes`](super::codes).
+//! A lint sees only the reviewed objects. Others may well be in the cluster, so lints only warn,
+//! and say what to check. A lint is a function in one of the two lists here, and a row in the table
+//! of [`codes`](super::codes).
 
 mod deadlock;
 mod entrypoint;
@@ -56,7 +56,7 @@ const OF_OBJECTS: [fn(&World<'_>) -> Vec<Finding>; 4] = [
     release::not_rendered,
 ];
 
-/// Kinds that lints look for in any namespace, by group and kind. Of an empty kind, all of the
+/// Groups and kinds that lints look for in any namespace. An empty kind stands for all kinds of the
 /// group.
 const LOOKED_FOR: [(&str, &str); 8] = [
     ("", "ConfigMap"),
@@ -69,8 +69,7 @@ const LOOKED_FOR: [(&str, &str); 8] = [
     ("helm.cattle.io", "HelmChart"),
 ];
 
-/// Whether some lint may have something to say about an object, or look for it. Of the others, the
-/// name is enough.
+/// Whether a lint may report an object, or look for it. If not, the object's name is enough.
 pub fn looks_at(config: &Config, manifest: &Manifest<'_>) -> bool {
     let request = &manifest.request;
     let mut gates = config.gates.iter();
@@ -85,7 +84,7 @@ pub fn looks_at(config: &Config, manifest: &Manifest<'_>) -> bool {
         })
 }
 
-/// The reviewed objects, to be found by name.
+/// The reviewed objects, indexed by name.
 pub struct World<'w> {
     config: &'w Config,
     objects: &'w [Reviewed<'w>],
@@ -103,7 +102,7 @@ struct Gated<'w> {
 }
 
 impl<'w> World<'w> {
-    /// These objects.
+    /// Indexes the objects.
     pub fn new(config: &'w Config, objects: &'w [Reviewed<'w>]) -> Self {
         let by_name = objects
             .iter()
@@ -146,7 +145,7 @@ impl<'w> World<'w> {
             && held.is_some_and(|gated| rbac::is_granted(&gated, index))
     }
 
-    /// The objects, without those that are only parts of one.
+    /// All objects but the fragments.
     fn all(&self) -> impl Iterator<Item = (usize, &'w Reviewed<'w>)> + 'w {
         let all = self.objects.iter().enumerate();
         all.filter(|(_, object)| !object.manifest.fragment)
@@ -300,7 +299,7 @@ fn texts(container: &Value) -> impl Iterator<Item = (FieldPath, &str)> {
     strings("command").chain(strings("args")).chain(variables)
 }
 
-/// A path below another.
+/// The path of `child` within `parent`.
 fn below(parent: &FieldPath, child: &FieldPath) -> FieldPath {
     child
         .steps()
@@ -311,7 +310,7 @@ fn below(parent: &FieldPath, child: &FieldPath) -> FieldPath {
         })
 }
 
-/// An object's labels match a plain `matchLabels`-like map, which is not empty.
+/// Whether labels match a map such as `matchLabels`. An empty map matches nothing.
 fn selects(selector: &Value, labels: Option<&Value>) -> bool {
     let Some(selector) = selector.as_object().filter(|map| !map.is_empty()) else {
         return false;

@@ -1,4 +1,4 @@
-//! The objects of a cluster, as sources: to know the rules' decisions before they are
+//! Reads the objects of a cluster as sources, to show the rules' decisions before the rules are
 //! installed.
 
 use anyhow::Context as _;
@@ -18,11 +18,10 @@ use migration_gate_core::eject::is_controlled;
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::podspec::{POD_KINDS, PodKind};
 
-/// Every object of the cluster that a rule or a warning is about, each as a source of its own, and
-/// what could not be listed.
+/// Every object of the cluster that a rule or a warning can concern, each as a source of its own,
+/// and the kinds that could not be listed.
 ///
-/// Objects that a controller owns are omitted: their owner is reviewed. Secrets
-/// are not read.
+/// Objects that a controller owns are omitted: their owner is reviewed. Secrets are not read.
 pub fn fetch(
     cluster: &ClusterArgs,
     config: &Config,
@@ -38,7 +37,8 @@ pub fn fetch(
         };
         let held: Vec<_> = config.gates.iter().flat_map(Gate::kinds).collect();
         let is_held = |kind: &PodKind| held.iter().any(|held| held.pod_kind() == kind);
-        // A user who may read all built-in kinds may not read those that an operator adds.
+        // A user who may read all built-in kinds may lack the right to read those that an operator
+        // adds.
         for kind in POD_KINDS
             .iter()
             .filter(|kind| !kind.is_custom() || is_held(kind))
@@ -79,7 +79,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Fails where the server doesn't answer. What it refuses is unreadable, and the rest goes on.
+    /// Lists a kind. Fails if the server does not answer. A refused list is noted as unreadable,
+    /// and the review continues.
     async fn list(&mut self, resource: ApiResource, namespace: Option<&str>) -> anyhow::Result<()> {
         let objects = Objects::of(&self.client, resource, namespace);
         let mut params = ListParams::default().limit(PAGE);
@@ -115,9 +116,9 @@ impl Fetcher {
         }
     }
 
-    /// Whether there was room for the object.
+    /// Adds an object as a source. False if it exceeds the maximum size of the input.
     fn object(&mut self, stored: Map<String, Value>, resource: &ApiResource) -> bool {
-        // A list leaves out what is the same for all of it.
+        // The items of a list lack `apiVersion` and `kind`.
         let mut object = json!({"apiVersion": resource.api_version, "kind": resource.kind});
         if let Value::Object(object) = &mut object {
             object.extend(stored);

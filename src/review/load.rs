@@ -1,4 +1,4 @@
-//! From texts to their documents: on all processors, and with no more left of each document than a
+//! Reads texts into documents, on all processors, and keeps only as much of each document as a
 //! rule, a lint or the report needs.
 
 use std::mem;
@@ -22,18 +22,17 @@ use migration_gate_yaml::{Document, Node, SyntaxError, documents_of, parts};
 /// How many parts of texts a thread takes at a time. Fewer are not worth a thread.
 const BATCH: usize = 64;
 
-/// The members that are left of an object that nothing but the report's list needs, and those of
-/// its metadata.
+/// The members to keep of an object that only the report's list needs, and those of its metadata.
 const LEFT: [&str; 3] = ["apiVersion", "kind", "metadata"];
 const LEFT_OF_METADATA: [&str; 3] = ["name", "generateName", "namespace"];
 
-/// Which documents keep everything.
+/// Which documents are kept whole.
 #[derive(Debug, Clone, Copy)]
 pub enum Retention<'c> {
     /// All.
     All,
-    /// Those that this configuration's rules or the lints may have something to say about.
-    /// `namespace` is for objects that name none.
+    /// Those that this configuration's rules or the lints may need. `namespace` is for objects that
+    /// name none.
     Needed {
         /// The configuration.
         config: &'c Config,
@@ -45,7 +44,7 @@ pub enum Retention<'c> {
 /// The documents of a part of a text, and whether each was trimmed.
 type Read = Vec<(Result<Document, SyntaxError>, bool)>;
 
-/// Reads the documents of all sources. Of a template there are none.
+/// Reads the documents of all sources. A template has none.
 pub fn load(sources: Vec<SourceText>, retention: Retention<'_>) -> Vec<Loaded> {
     let tasks: Vec<(usize, Range<usize>)> = sources
         .iter()
@@ -96,8 +95,8 @@ fn whole(mut source: SourceText, mut read: Read) -> Loaded {
     }
 }
 
-/// Does something with each task, on all processors, and gives the results in the tasks' order.
-/// `done` counts.
+/// Runs `work` on each task, on all processors, and returns the results in the tasks' order. `done`
+/// counts the finished tasks.
 fn in_order<T: Sync, R: Send>(
     tasks: &[T],
     done: &AtomicUsize,
@@ -134,7 +133,7 @@ fn in_order<T: Sync, R: Send>(
     results.into_iter().flat_map(|(_, batch)| batch).collect()
 }
 
-/// Reads documents and drops what nothing needs.
+/// Reads documents and drops the parts that nothing needs.
 struct Trimmer<'c> {
     /// The rules that decide; `None` if everything is kept.
     assessor: Option<Assessor<'c>>,
@@ -169,12 +168,13 @@ impl<'c> Trimmer<'c> {
             .collect()
     }
 
-    /// Whether a rule or a lint may have something to say about a document, or look for it.
+    /// Whether a rule or a lint may report a document's object, or look for it.
     fn needs(&self, source: &SourceText, document: &Document) -> bool {
         let Some(assessor) = &self.assessor else {
             return true;
         };
-        // What is in a cluster, or isn't one object, is rare here or small.
+        // Documents of a cluster are kept, and so are those that are not one object: they are rare
+        // or small.
         let manifest = only_object(source, document, self.namespace);
         manifest.is_none_or(|manifest| {
             !manifest.written
@@ -192,7 +192,7 @@ fn compact(node: &mut Node) {
     }
 }
 
-/// A document with the name of its object alone.
+/// A document reduced to the name of its object.
 fn trimmed(mut document: Document) -> Document {
     retain(&mut document.value, &mut document.node, &LEFT);
     let index = document.value.as_object().and_then(|members| {
@@ -206,7 +206,7 @@ fn trimmed(mut document: Document) -> Document {
     document
 }
 
-/// Drops the members of a mapping but for these.
+/// Drops all members of a mapping but these.
 fn retain(value: &mut Value, node: &mut Node, left: &[&str]) {
     let Value::Object(members) = value else {
         return;

@@ -9,8 +9,7 @@ use migration_gate_core::podspec::{list, pod_kind};
 use migration_gate_core::request::{Operation, Request};
 use migration_gate_yaml::{Document, Span, SyntaxError};
 
-/// The namespace of an object that names none, where nothing else does: the one that `kubectl`
-/// would take.
+/// The namespace of an object if nothing names one: the default of `kubectl`.
 pub const FALLBACK_NAMESPACE: &str = "default";
 
 /// A source with its documents. [`load`](super::load) reads them.
@@ -20,8 +19,8 @@ pub struct Loaded {
     pub source: SourceText,
     /// The readable documents, and the errors of the others.
     pub documents: Vec<Result<Document, SyntaxError>>,
-    /// For each document, whether no more is left of it than the name of its one object, because no
-    /// rule and no lint needs the rest.
+    /// For each document, whether only the name of its one object is left, because no rule and no
+    /// lint needs the rest.
     pub trimmed: Vec<bool>,
 }
 
@@ -32,18 +31,18 @@ pub struct Manifest<'l> {
     pub source: usize,
     /// The index of its document there.
     pub document: usize,
-    /// Where it is in the document: nowhere deeper, unless it is in a list or an AdmissionReview.
+    /// Its path in the document: empty, unless it is in a list or an AdmissionReview.
     pub at: Vec<Step>,
     /// The request that the API server would send about it.
     pub request: Request<'l>,
     /// The version of its API group.
     pub version: &'l str,
-    /// Whether the object, a kustomization or the command line says which namespace it is in.
+    /// Whether the object, a kustomization or the command line names its namespace.
     pub namespace_known: bool,
     /// Whether it is a file of the user's: it is neither in a cluster nor in a captured
     /// AdmissionReview.
     pub written: bool,
-    /// Whether it is but a part of an object, which another tool merges into the whole.
+    /// Whether it is only a part of an object, which another tool merges into the whole.
     pub fragment: bool,
 }
 
@@ -58,7 +57,7 @@ pub struct NotAnObject {
     pub message: String,
 }
 
-/// A document, or a whole file, that is passed over on purpose.
+/// A document, or a whole file, that is skipped on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// The index of its source.
@@ -69,14 +68,14 @@ pub struct Skipped {
     pub part: Part,
 }
 
-/// All that is in some sources.
+/// The contents of sources.
 #[derive(Debug, Default)]
 pub struct SourceContents<'l> {
     /// The objects, in order.
     pub manifests: Vec<Manifest<'l>>,
-    /// A document that should be an object.
+    /// The documents that should be objects and are not.
     pub problems: Vec<NotAnObject>,
-    /// A document that is not an object, and need not be one.
+    /// The documents that are not objects, and need not be.
     pub skipped: Vec<Skipped>,
 }
 
@@ -105,7 +104,8 @@ pub fn contents<'l>(loaded: &'l [Loaded], namespace: Option<&'l str>) -> SourceC
     collector.contents
 }
 
-/// The one object that a document is, unless there is more or less to say of it.
+/// The object that a document consists of. `None` if the document holds anything else, such as a
+/// list.
 pub fn only_object<'l>(
     source: &'l SourceText,
     parsed: &'l Document,
@@ -137,7 +137,7 @@ struct Collector<'l> {
     namespace: Option<&'l str>,
 }
 
-/// The place of the collector.
+/// The document that is being read.
 #[derive(Clone, Copy)]
 struct Cursor<'l> {
     source: &'l SourceText,
@@ -173,7 +173,8 @@ impl<'l> Collector<'l> {
         self.contents.skipped.push(Skipped { source, span, part });
     }
 
-    /// An object, or a list of them. `kind` is what the list says its items are.
+    /// Collects an object or a list of objects. `of` is the version and the kind of a typed list's
+    /// items.
     fn object(
         &mut self,
         place: Cursor<'l>,
@@ -224,7 +225,7 @@ impl<'l> Collector<'l> {
                 subresource: "",
                 namespace,
                 object,
-                // The next apply of what is there already, unchanged.
+                // The object is applied again, unchanged.
                 old: place.source.stored.then_some(object),
             },
             version: version(api_version),
@@ -243,7 +244,7 @@ impl<'l> Collector<'l> {
         }
     }
 
-    /// A captured AdmissionReview is reviewed as what it was: a create or an update.
+    /// A captured AdmissionReview is reviewed as the request that it was: a create or an update.
     fn review(&mut self, place: Cursor<'l>) {
         let review = &place.parsed.value;
         let problem = |message: &str| NotAnObject {
@@ -266,7 +267,7 @@ impl<'l> Collector<'l> {
         let operation = match text(request, "operation") {
             Some("CREATE") => Operation::Create,
             Some("UPDATE") => Operation::Update,
-            // Nothing is injected into or refused in what goes away or is connected to.
+            // The rules skip deletions and connections.
             Some("DELETE" | "CONNECT") => return,
             _ => {
                 self.contents.problems.push(problem(
@@ -344,14 +345,14 @@ fn passed_over(source: &SourceText, value: &Value) -> Option<Part> {
     (source.found && unnamed).then_some(Part::Values)
 }
 
-/// Whether an object that would have to hold a pod spec is but a part of one: it lacks what the API
-/// server requires of it, or tells kustomize how to merge it.
+/// Whether an object of a kind with a pod spec is only a part of one: it lacks fields that the API
+/// server requires, or has a directive for merging it.
 fn is_fragment(api_version: &str, kind: &str, object: &Value) -> bool {
-    // Few fields of a Pod can be patched, so files hold no patches of one.
+    // Most fields of a Pod are immutable, so files hold no patches of Pods.
     let Some(kind) = pod_kind(group(api_version), kind).filter(|kind| kind.kind != "Pod") else {
         return false;
     };
-    // A Rollout's pods may come from elsewhere.
+    // A Rollout may take its pod template from another object.
     if kind.kind == "Rollout" && object.pointer("/spec/workloadRef").is_some() {
         return has_directive(object);
     }

@@ -1,7 +1,7 @@
-//! From a line that Helm or kustomize has rendered to the line that it was rendered from.
+//! Finds the line from which Helm or kustomize has rendered a line.
 //!
-//! Neither says it. A line of a template is found again by its text, a field of a manifest by its
-//! path. Where that leads nowhere, or to several lines, the line is not known.
+//! Neither program names it. A line of a template is found by its text, a field of a manifest by
+//! its path. If that leads to no line, or to several, the line is unknown.
 
 mod by_path;
 mod by_text;
@@ -13,7 +13,7 @@ use migration_gate_yaml::Position;
 /// The file from which a source was rendered.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A template of a chart, by its text; empty where it cannot be read.
+    /// A template of a chart, with its text; empty if the file cannot be read.
     Template(String),
     /// A manifest that a kustomization lists.
     Manifest {
@@ -22,7 +22,7 @@ pub enum Origin {
         /// Where the object is in it.
         part: Range<usize>,
     },
-    /// A kustomization that makes the object, or takes it from elsewhere.
+    /// A kustomization that generates the object, or loads it from elsewhere.
     Kustomization,
 }
 
@@ -36,7 +36,8 @@ impl Origin {
         }
     }
 
-    /// The stretch of a line without its indentation; the file's start where the line is not known.
+    /// The start and end of a line without its indentation; the file's start if the line is
+    /// unknown.
     pub fn columns(&self, line: Option<usize>) -> (Position, Position) {
         let at = |line, column| Position { line, column };
         let text = match self {

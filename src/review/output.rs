@@ -32,25 +32,25 @@ pub enum Format {
     Github,
 }
 
-/// Where a report goes and how.
+/// The writers of a report, and their colours.
 #[derive(Debug)]
 pub struct Sinks<O, E> {
     /// The report itself.
     pub out: O,
-    /// Findings, where `out` has no place for them.
+    /// Findings, if the format has no place for them in `out`.
     pub err: E,
-    /// How findings look in `out`.
+    /// The colours of findings in `out`.
     pub out_paint: Paint,
-    /// How findings look in `err`.
+    /// The colours of findings in `err`.
     pub err_paint: Paint,
 }
 
-/// Whether what people read has colours.
+/// Whether text for people has colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paint {
-    /// It has none.
+    /// Without colours.
     Plain,
-    /// In ANSI escape codes.
+    /// With ANSI escape codes.
     Coloured,
 }
 
@@ -85,12 +85,12 @@ pub fn write<O: Write, E: Write>(
     }
 }
 
-/// Where findings are, in lines and columns. Lines are counted once a source, and only where there
-/// is a finding.
+/// The places of findings, in lines and columns. The lines of a source are counted once, and only
+/// if it has a finding.
 struct Places<'r> {
     report: &'r Report<'r>,
     lines: Vec<Option<Lines<'r>>>,
-    /// Of rendered sources, the lines that their lines come from.
+    /// For each rendered source, the file's line of each of its lines.
     origins: Vec<Option<Vec<Option<usize>>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Programs that render manifests, as children with a deadline and bounded output.
+//! Runs programs that render manifests, with a deadline and bounded output.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 /// How long a program may take. A chart may have to be downloaded.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// Interval of the checks whether a program that has closed its outputs has ended.
+/// How often to check whether a program that has closed its outputs has exited.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The most that is kept of a program's standard error, in bytes.
+/// Maximum size of the part of standard error that is kept, in bytes.
 const MAX_ERRORS: usize = 64 << 10;
 
-/// The last lines of standard error that are shown.
+/// Maximum number of lines of standard error that are shown, the last ones.
 const SHOWN: usize = 12;
 
-/// Why a program has printed nothing to review.
+/// Why a program's output cannot be reviewed.
 #[derive(Debug)]
 pub(super) enum NoOutput {
     /// There is no such program in `PATH`.
     NotFound,
-    /// Anything else, in words.
+    /// Any other failure, in words.
     Failed(String),
 }
 
-/// A program's standard output, which may not be longer than `limit` bytes.
+/// Runs a program and returns its standard output. More than `limit` bytes are an error.
 pub(super) fn output(
     program: &str,
     arguments: &[impl AsRef<OsStr>],
@@ -80,7 +80,7 @@ fn output_within(
             thread::sleep(PAUSE);
         }
     }
-    // It may have ended by itself meanwhile.
+    // The program may have ended by itself meanwhile.
     let _ = child.kill();
     let _ = child.wait();
     match (out, status) {
@@ -104,20 +104,21 @@ fn output_within(
 fn read(read: impl FnOnce() -> Vec<u8> + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        // The caller has stopped waiting, once the deadline has passed.
+        // This fails if the caller has stopped waiting at the deadline.
         let _ = sender.send(read());
     });
     receiver
 }
 
-/// At most `limit` bytes. What was read before an error is all that there is.
+/// Reads at most `limit` bytes. An error ends the input.
 fn first(from: impl Read, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = from.take(limit).read_to_end(&mut bytes);
     bytes
 }
 
-/// The last `limit` bytes at least. All is read, or the program would wait for a reader.
+/// Keeps at least the last `limit` bytes. Reads everything, because the program would block
+/// otherwise.
 fn last(mut from: impl Read, limit: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
@@ -130,7 +131,7 @@ fn last(mut from: impl Read, limit: usize) -> Vec<u8> {
     bytes
 }
 
-/// The last lines of what a program has to say.
+/// The last lines of a program's standard error.
 fn tail(errors: &[u8]) -> String {
     let text = String::from_utf8_lossy(errors);
     let lines: Vec<&str> = text

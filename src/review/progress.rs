@@ -11,8 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the line changes.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Does `work`, which counts what is done of `all`. If that takes long and standard error is a
-/// terminal, a line there shows the count meanwhile.
+/// Runs `work`, which counts in `done` how many of `all` documents are read. If that takes long and
+/// standard error is a terminal, a line there shows the count meanwhile.
 pub(super) fn shown<R>(done: &AtomicUsize, all: usize, work: impl FnOnce() -> R) -> R {
     let errors = io::stderr();
     if !errors.is_terminal() {
@@ -21,11 +21,11 @@ pub(super) fn shown<R>(done: &AtomicUsize, all: usize, work: impl FnOnce() -> R)
     thread::scope(|scope| {
         let (working, over) = mpsc::channel::<()>();
         scope.spawn(move || {
-            // Without a terminal that takes the line, the review goes on.
+            // If the terminal does not take the line, the review continues.
             let _ = show(&over, PATIENCE, done, all, &mut errors.lock());
         });
         let result = work();
-        // It ends the line, too, if the work panics.
+        // A panic of the work drops it, too, which ends the line.
         drop(working);
         result
     })
@@ -48,7 +48,7 @@ fn show(
         (pause, shown) = (PAUSE, true);
     }
     if shown {
-        // To the line's start, and nothing on it.
+        // Clears the line.
         write!(out, "\r\x1b[K")?;
         out.flush()?;
     }

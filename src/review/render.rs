@@ -4,9 +4,8 @@ use serde_json::Value;
 
 /// A value as block YAML, two spaces a level, with a line feed at the end.
 ///
-/// What YAML 1.1 or 1.2 would take for anything but text is quoted. `None` if the value nests
-/// deeper than the serialiser goes, which is deeper than
-/// [`MAX_DEPTH`](migration_gate_yaml::MAX_DEPTH).
+/// Text that YAML 1.1 or 1.2 would read as anything else is quoted. `None` if the value nests too
+/// deep for the serialiser, whose limit is above [`MAX_DEPTH`](migration_gate_yaml::MAX_DEPTH).
 pub fn yaml(value: &Value) -> Option<String> {
     let options = serde_saphyr::ser_options! {
         indent_step: 2,

@@ -13,7 +13,8 @@ use super::origin::Origin;
 use super::program::{self, NoOutput};
 use migration_gate_yaml as yaml;
 
-/// The namespace that a chart is rendered for where none is chosen. What names it, names none.
+/// The namespace that Helm renders if none is chosen. An object that names it counts as naming
+/// none.
 const NO_NAMESPACE: &str = "default";
 
 /// A chart and how it is to be rendered. The options are those of `helm template`.
@@ -44,7 +45,7 @@ pub struct HelmArgs {
 }
 
 impl HelmArgs {
-    /// The chart's output for a namespace; nothing without a chart.
+    /// Renders the chart for a namespace. Empty without a chart.
     pub fn render(&self, namespace: Option<&str>) -> Result<Vec<SourceText>, Unreadable> {
         let Some(chart) = &self.helm else {
             return Ok(Vec::new());
@@ -57,7 +58,7 @@ impl HelmArgs {
         for value in &self.set {
             arguments.extend(["--set".into(), value.into()]);
         }
-        // A name is no option, whatever it begins with.
+        // After `--`, a name that begins with a dash is not an option.
         arguments.extend(["--".into(), self.release.clone().into(), chart.into()]);
         let text = match program::output("helm", &arguments, MAX_INPUT) {
             Ok(text) => decoded(text),
@@ -70,7 +71,7 @@ impl HelmArgs {
     }
 }
 
-/// What kustomize renders from a folder, with kubectl or with its own program.
+/// Renders a folder with `kubectl kustomize`, or with `kustomize` if there is no kubectl.
 pub fn kustomize(folder: &Path) -> Result<Vec<SourceText>, Unreadable> {
     let text = match program::output(
         "kubectl",
@@ -114,8 +115,8 @@ fn decoded(bytes: Vec<u8>) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "what is rendered is not UTF-8".to_owned())
 }
 
-/// The documents of a rendered text, each with the `---` in front of it. A block scalar is
-/// indented, so that no line of one is taken for a mark.
+/// The documents of a rendered text, each with the `---` in front of it. The lines of a block
+/// scalar are indented, so none of them is mistaken for a `---`.
 fn split(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
@@ -133,7 +134,7 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-/// Helm's output by the templates that it names. What one template renders may be several
+/// Splits Helm's output by the templates that its comments name. A template may render several
 /// documents.
 fn of_templates(chart: &Path, text: &str, unsaid: Option<&'static str>) -> Vec<SourceText> {
     let mut sources: Vec<SourceText> = Vec::new();
@@ -176,7 +177,7 @@ fn of_template(
     }
 }
 
-/// A file that only tells places, so that it may be missing.
+/// The text of a file that is only needed for places. Empty if it cannot be read.
 fn read(file: &Path) -> String {
     let size = fs::metadata(file).map_or(0, |metadata| metadata.len());
     if size > MAX_INPUT {
@@ -197,11 +198,11 @@ struct BaseObject {
     kind: String,
     name: String,
     file: usize,
-    /// Its place in there.
+    /// The object's place in its file.
     part: Range<usize>,
 }
 
-/// How many folders of kustomizations are looked into.
+/// Maximum number of kustomizations' folders that are read.
 const MAX_FOLDERS: usize = 1000;
 
 impl Bases {
@@ -249,7 +250,8 @@ impl Bases {
         self.files.push((path, text));
     }
 
-    /// The name and the file of a rendered document. A prefix or suffix may be in its name.
+    /// The name and the file of a rendered document. kustomize may have added a prefix or a suffix
+    /// to the object's name.
     fn origin(&self, rendered: &str) -> (String, Origin) {
         let document = yaml::documents(rendered).flatten().next();
         let text = |pointer: &str| {

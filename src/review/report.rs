@@ -115,17 +115,17 @@ impl Report<'_> {
         let Ok(document) = &self.loaded[manifest.source].documents[manifest.document] else {
             return Span::default();
         };
-        // An object as a whole is known by its name.
+        // A finding about a whole object points at the object's name.
         let name = || FieldPath::from_iter(["metadata", "name"]);
         let whole = finding.field.steps().is_empty();
         let steps = manifest.steps(&if whole { name() } else { finding.field.clone() });
         let found = document.find(&steps);
         if found.steps < steps.len() {
-            // The field isn't there: point at what it is missing from.
+            // The field is missing, so point at its parent.
             return found.key.unwrap_or(found.node.span);
         }
         match found.value {
-            // A container or a variable is known by its name.
+            // Point at the name of a container or a variable.
             Value::Object(members) if members.contains_key("name") => {
                 let mut name = steps;
                 name.push(Step::Key("name".to_owned()));
@@ -171,7 +171,8 @@ impl Report<'_> {
     }
 
     /// Drops the warnings of these codes, and those that their own objects ignore by the annotation
-    /// [`IGNORE`]. A refusal can't be ignored: the API server won't.
+    /// [`IGNORE`]. A refusal cannot be ignored: the API server would refuse the object all the
+    /// same.
     pub fn ignore(&mut self, codes: &[Code]) {
         let before = self.findings.len();
         let objects = &self.objects;

@@ -1,7 +1,7 @@
 //! The manifests after the patch: their own text, edited, or a rendering if that is not possible.
 //!
-//! Edited text is read again, and shown only if it says exactly the value that the API server would
-//! store. That check is the reason to keep edits of our own; see [`edit`](super::edit).
+//! Edited text is read again, and shown only if its value is exactly what the API server would
+//! store. This check is why the edits are made here; see [`edit`](super::edit).
 
 use serde_json::Value;
 
@@ -20,7 +20,8 @@ pub struct Rewrite {
     /// The source's text with every edit made; `None` if there is none.
     pub text: Option<String>,
     edits: Vec<Edit>,
-    /// Indices of changed objects that are shown as renderings, for want of lines to edit.
+    /// Indices of changed objects that are shown as renderings, because their lines cannot be
+    /// edited.
     pub rendered: Vec<usize>,
 }
 
@@ -54,8 +55,8 @@ fn document_of(report: &Report<'_>, object: usize) -> usize {
     report.objects[object].manifest.document
 }
 
-/// The edits of one document, whose changed objects these are. `None` unless what is read from the
-/// edited text is what the API server would store.
+/// The edits that patch the changed `objects` of one document. `None` unless the edited text reads
+/// as the value that the API server would store.
 fn edits_of(
     report: &Report<'_>,
     loaded: &Loaded,
@@ -90,7 +91,7 @@ fn edits_of(
     (value == expected(report, source, index)).then_some(edits)
 }
 
-/// The text of a document after its objects are patched.
+/// The value of a document after its objects are patched.
 fn expected(report: &Report<'_>, source: usize, document: usize) -> Value {
     let Ok(original) = &report.loaded[source].documents[document] else {
         return Value::Null;
@@ -143,8 +144,7 @@ fn rendered_diff(name: &str, object: &Reviewed<'_>) -> Option<String> {
     Some(diff.of_texts())
 }
 
-/// A source's name behind `a/` and `b/`, as git has it: no root, nothing before the working
-/// directory.
+/// A source's name after `a/` and `b/`, as git prints it: without a leading `./` or `/`.
 fn label(source: &SourceText) -> String {
     if source.name == STDIN {
         return "stdin".to_owned();
@@ -187,8 +187,9 @@ pub fn yaml(report: &Report<'_>, source: usize) -> String {
     out
 }
 
-/// Whether a document is printed as it is written: unless an object in it was rendered, an item in
-/// it is no object, or it is an AdmissionReview, of which only the object is a manifest.
+/// Whether a document is printed as it is written. It is not if one of its objects was rendered, if
+/// an item in it is not an object, or if it is an AdmissionReview, of which only the object is a
+/// manifest.
 fn document_is_text(
     rewrite: &Rewrite,
     report: &Report<'_>,
@@ -210,8 +211,8 @@ fn document_is_text(
     !rendered && !captured && !bad
 }
 
-/// Whether another document can follow: a line break is part of a block scalar that ends with its
-/// file, and a document that lacks one would say something else with it (YAML 1.2, section
+/// Whether a line break can be added, so that another document can follow. A block scalar at the
+/// end of a file may lack a line break, and would get another value with one (YAML 1.2, section
 /// 8.1.1.2).
 fn bears_a_line_break(text: &str, document: &Document) -> bool {
     let text = &text[document.span.range()];
@@ -223,7 +224,7 @@ fn push_document(out: &mut String, text: &str, document: &Document) {
     let mut text = text[document.span.range()]
         .trim_start_matches('\u{feff}')
         .to_owned();
-    // `kubectl` would take it for a part of the first key.
+    // `kubectl` would read it as a part of the first key.
     if let Some(mark) = inner_mark(&text) {
         text.replace_range(mark, "");
     }

@@ -17,8 +17,8 @@ const WAVE: &str = "argocd.argoproj.io/sync-wave";
 /// Services that lead to a held Deployment, with the Deployment.
 type Services<'w> = HashMap<&'w str, &'w str>;
 
-/// The Job's containers name a held Deployment: by a Service that leads to it, or in a command
-/// that waits for it.
+/// Finds Jobs whose containers name a held Deployment, by a Service that leads to it or in a
+/// command that waits for it.
 pub(super) fn needs(gated: &Gated<'_>) -> Vec<Finding> {
     let services = services(gated);
     let mut findings = Vec::new();
@@ -84,7 +84,7 @@ fn services<'w>(gated: &Gated<'w>) -> Services<'w> {
 
 fn mentioned<'w>(gated: &Gated<'w>, services: &Services<'w>, text: &str) -> Option<Dependency<'w>> {
     words(text).find_map(|word| {
-        // A Service's name is a DNS label, so what follows the first dot isn't of it.
+        // A Service's name is a DNS label, so it ends at the first dot.
         let label = word.split('.').next().unwrap_or(word);
         if let Some((service, deployment)) = services.get_key_value(label)
             && is_host(word, service, &gated.gate.namespace)
@@ -94,7 +94,7 @@ fn mentioned<'w>(gated: &Gated<'w>, services: &Services<'w>, text: &str) -> Opti
                 deployment,
             });
         }
-        // As `kubectl wait` and `kubectl rollout status` name it.
+        // `kubectl wait` and `kubectl rollout status` name objects in this way.
         let (kind, name) = word.split_once('/')?;
         if !matches!(
             kind,
@@ -166,7 +166,7 @@ fn config_maps<'w>(gated: &Gated<'w>, container: &'w Value) -> Vec<(FieldPath, &
     values
 }
 
-/// The applier creates the Job only once the Deployments are ready, and they never are.
+/// Finds Jobs that the applier creates only once the Deployments are ready, which never happens.
 pub(super) fn order(gated: &Gated<'_>) -> Vec<Finding> {
     gated
         .all_jobs()
@@ -212,8 +212,8 @@ fn late_hook(gated: &Gated<'_>, job: usize) -> Option<Finding> {
 const PHASES: [&str; 3] = ["PreSync", "Sync", "PostSync"];
 const HOOK: &str = "argocd.argoproj.io/hook";
 
-/// When Argo CD applies an object: the phase, and the wave in there. `None` for hooks of other
-/// occasions, and for those of Helm: of a release's hooks, Helm waits for Jobs and Pods alone.
+/// When Argo CD applies an object: its phase, and its wave in that phase. `None` for hooks of other
+/// phases, and for Helm's: of a release's hooks, Helm waits only for Jobs and Pods.
 fn turn(gated: &Gated<'_>, index: usize) -> Option<(usize, i64)> {
     let phase = match (
         annotation(gated, index, HOOK),

@@ -8,8 +8,8 @@ use crate::review::report::Finding;
 use migration_gate_core::podspec::list;
 use migration_gate_core::request::Request;
 
-/// `envFrom` takes every key of a ConfigMap or Secret, behind a prefix if it has one. A key without
-/// a prefix in a gate's namespace is refused already; the rest is let through, as admission sees
+/// `envFrom` takes every key of a ConfigMap or Secret, with a prefix if it has one. A key without a
+/// prefix in a gate's namespace is refused already. The rest is let through, because admission sees
 /// one object at a time.
 pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -51,8 +51,8 @@ fn brought(
     })
 }
 
-/// The forbidden variable that a source which isn't among the manifests would bring, if it had the
-/// rest of the name as a key. Such a prefix is deliberate.
+/// The forbidden variable that a source outside of the manifests would set, if one of its keys is
+/// the rest of the variable's name. Such a prefix is deliberate.
 fn by_prefix(world: &World<'_>, container: &Value, prefix: &str) -> Option<String> {
     let (forbidden, key) = world.config.completes(prefix)?;
     Some(format!(

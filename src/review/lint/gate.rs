@@ -11,7 +11,7 @@ use migration_gate_core::held::WorkloadRef;
 use migration_gate_core::injection::{is_ours, waiter_of};
 use migration_gate_core::podspec::{list, pod_kind};
 
-/// A gate that takes a completed Job of any version.
+/// A gate that accepts a completed Job of any version.
 pub(super) fn freshness_any(gated: &Gated<'_>) -> Vec<Finding> {
     let gate = gated.gate;
     let first = gated.workloads.first();
@@ -25,7 +25,7 @@ pub(super) fn freshness_any(gated: &Gated<'_>) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
-/// A waiter in an object that no gate holds: nothing keeps its arguments right any more.
+/// A waiter in an object that no gate holds: nothing keeps its arguments up to date.
 pub(super) fn stale_waiter(world: &World<'_>) -> Vec<Finding> {
     let unheld = world
         .all()
@@ -47,8 +47,8 @@ pub(super) fn stale_waiter(world: &World<'_>) -> Vec<Finding> {
     stale.collect()
 }
 
-/// A held Rollout whose pods come from a Deployment that is there and that no gate holds. Of one
-/// that isn't there, admission's own warning speaks.
+/// A held Rollout whose pods come from a reviewed Deployment that no gate holds. If the Deployment
+/// is not among the manifests, admission warns by itself.
 pub(super) fn workload_ref(gated: &Gated<'_>) -> Vec<Finding> {
     let rollouts = gated.workloads.iter().filter_map(|index| {
         let request = gated.world.request(*index);
@@ -58,7 +58,7 @@ pub(super) fn workload_ref(gated: &Gated<'_>) -> Vec<Finding> {
                 .world
                 .find("apps", reference.kind, request.namespace, reference.name)?;
         let held = gated.world.objects[deployment].gate.is_some();
-        // Where no gate may hold it, it has been said already.
+        // If no gate may hold it, admission has warned already.
         (!held && reference.may_be_held(gated.world.config, request.namespace)).then(|| {
             let field = FieldPath::from_iter(["spec", "workloadRef"]);
             Finding::new(*index, Code::WorkloadRef, field, reference.not_held())

@@ -15,7 +15,7 @@ use migration_gate_core::version::{Containers, Contents, Wanted};
 
 pub(super) fn no_job(gated: &Gated<'_>) -> Vec<Finding> {
     let gate = gated.gate;
-    // A Job that is reviewed alone says nothing of the gate's others.
+    // A Job that is reviewed alone does not show whether the gate's other Jobs exist.
     let Some(workload) = gated.workloads.first() else {
         return Vec::new();
     };
@@ -53,7 +53,7 @@ pub(super) fn mutable_tag(gated: &Gated<'_>) -> Vec<Finding> {
         let Wanted::Images { images, moving, .. } = &wanted else {
             continue;
         };
-        // The version of a sidecar that no Job has is not compared.
+        // The version of a sidecar whose image no Job has is not compared.
         let compared = |image: &&str| *image == images.default || gated.has_repository(image);
         for image in images
             .all()
@@ -97,7 +97,7 @@ pub(super) fn version_mismatch(gated: &Gated<'_>) -> Vec<Finding> {
 /// A Job's pod template is immutable, so a new version needs a new Job. How it gets one depends on
 /// the applier.
 pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
-    // One that has a new name with each release is replaced by the next.
+    // A Job that has a new name in each release is replaced by the next one.
     let stays = gated
         .jobs
         .iter()
@@ -116,7 +116,7 @@ pub(super) fn not_replaceable(gated: &Gated<'_>) -> Vec<Finding> {
     findings.collect()
 }
 
-/// The way to make the applier replace the Job: for the known applier, or for any.
+/// How to make the applier replace the Job: for the known applier, or for any.
 fn how_to_replace(job: &Value) -> &'static str {
     match Applier::of(&job["metadata"]) {
         Applier::ArgoCd { .. } => {
@@ -135,7 +135,7 @@ fn how_to_replace(job: &Value) -> &'static str {
     }
 }
 
-/// Whether the Job says to Flux, Argo CD or Helm that it is to be replaced.
+/// Whether the Job's annotations make Flux, Argo CD or Helm replace it.
 fn is_replaced(job: &Value) -> bool {
     let says =
         |key: &str| metadata(job, "annotations", key).or_else(|| metadata(job, "labels", key));
@@ -149,7 +149,7 @@ fn is_replaced(job: &Value) -> bool {
     flux || argo || says("helm.sh/hook").is_some()
 }
 
-/// Whether a Flux Kustomization beside the Job replaces what it can't change.
+/// Whether a Flux Kustomization beside the Job replaces objects that it cannot change.
 fn is_forced(gated: &Gated<'_>) -> bool {
     gated.world.all().any(|(_, object)| {
         let request = &object.manifest.request;
@@ -204,7 +204,7 @@ fn runs(request: &Request<'_>, image: &str) -> bool {
 }
 
 impl Gated<'_> {
-    /// The workloads with what they need, where a version is compared at all.
+    /// The workloads with the versions that they want, unless the gate accepts any version.
     fn wanted(&self) -> impl Iterator<Item = (usize, Wanted)> + '_ {
         let compares = self.gate.freshness != Freshness::Any;
         let workloads = self.workloads.iter().filter(move |_| compares);
@@ -216,7 +216,7 @@ impl Gated<'_> {
         })
     }
 
-    /// The versions of a workload and of its Jobs in words, if none of these is of its version.
+    /// The versions of a workload and of its Jobs in words, if no Job has the workload's version.
     fn other_version(&self, wanted: &Wanted, jobs: &[usize]) -> Option<(String, String)> {
         let mut other = None;
         for job in jobs {

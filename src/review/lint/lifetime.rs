@@ -1,4 +1,4 @@
-//! The lifetime of a gate's Job: only one phase of a release, or only a moment.
+//! Jobs of a gate that exist only in one phase of a release, or only for a moment.
 
 use serde_json::Value;
 
@@ -10,8 +10,7 @@ use migration_gate_core::field::FieldPath;
 const HELM: &str = "helm.sh/hook";
 const ARGO: &str = "argocd.argoproj.io/hook";
 
-/// Jobs are hooks, and in some phase that starts pods none runs of those that one of the gate's
-/// requirements takes.
+/// Finds requirements whose Jobs are all hooks, and together miss a phase that starts pods.
 pub(super) fn hook_phase(gated: &Gated<'_>) -> Vec<Finding> {
     let requirements = gated.jobs.iter();
     requirements
@@ -59,7 +58,7 @@ fn of_requirement(gated: &Gated<'_>, jobs: &[usize]) -> Vec<Finding> {
 struct Phases {
     install: bool,
     upgrade: bool,
-    /// The annotation that says so.
+    /// The annotation that names the phases.
     by: Option<&'static str>,
 }
 
@@ -69,7 +68,7 @@ impl Phases {
             let hooks = metadata(job, "annotations", key)?.split(',');
             Some(hooks.map(str::trim).collect::<Vec<_>>())
         };
-        // Argo CD takes Helm's hooks for its own, unless it has its own.
+        // Argo CD runs Helm's hooks, unless the object has hooks of Argo CD's own.
         if let Some(hooks) = hooks(ARGO) {
             let syncs = ["PreSync", "Sync", "PostSync"];
             let synced = hooks.iter().any(|hook| syncs.contains(hook));
@@ -96,7 +95,7 @@ impl Phases {
     }
 }
 
-/// A Job that is deleted in the moment in which it ends.
+/// A Job that is deleted as soon as it ends.
 pub(super) fn deleted_at_once(gated: &Gated<'_>) -> Vec<Finding> {
     const FIELD: &str = "ttlSecondsAfterFinished";
     let gone = gated.all_jobs().filter(|job| {

@@ -9,7 +9,7 @@ use migration_gate_core::mutate::mutate;
 use migration_gate_core::request::Request;
 use migration_gate_core::validate::validate;
 
-/// An object that a rule would be about in the namespace of a gate.
+/// An object that a rule would concern in a gate's namespace.
 pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
     let unheld = world
         .all()
@@ -28,7 +28,7 @@ pub(super) fn lint(world: &World<'_>) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Whether the object would be held by the gate, or refused, in the gate's namespace alone.
+/// Whether the gate's namespace would change the object's treatment: it would be held, or refused.
 fn concerns(world: &World<'_>, gate: &Gate, request: &Request<'_>) -> bool {
     let there = Request {
         namespace: &gate.namespace,

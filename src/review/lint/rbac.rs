@@ -1,4 +1,4 @@
-//! Whether the account of a held pod may read what the waiter asks for.
+//! Whether the account of a held pod has the rights that the waiter needs.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use migration_gate_core::podspec::{list, pod_kind};
 struct Permission<'g> {
     group: &'static str,
     resource: &'static str,
-    /// The one object that it asks for, where that is known beforehand.
+    /// The name of the object, if it is known beforehand.
     name: Option<&'g str>,
     verbs: &'static [&'static str],
     /// The consequence for a waiter that lacks it.
@@ -25,7 +25,8 @@ struct Permission<'g> {
 
 const WATCH: &[&str] = &["get", "list", "watch"];
 
-/// The waiter's rights. The worst to lack come first: its consequence is the one that is printed.
+/// The waiter's rights, the most important first: only the consequence of the first missing right
+/// is printed.
 fn permissions<'g>(requirements: &'g [Requirement], record: &'g str) -> Vec<Permission<'g>> {
     let permission = |group, resource, name, verbs, without| Permission {
         group,
@@ -36,7 +37,7 @@ fn permissions<'g>(requirements: &'g [Requirement], record: &'g str) -> Vec<Perm
     };
     let logs = "a failed Job's logs are not shown";
     let without_jobs = "the waiter exits with code 5 after 30s";
-    // To see Jobs by a pattern or by labels, one must be allowed to see all.
+    // To read Jobs by a pattern or by labels, an account needs the right to read all of them.
     let sources = requirements
         .iter()
         .flat_map(|requirement| &requirement.any_of);
@@ -168,7 +169,7 @@ impl<'w> Granted<'w> {
         Some(Self(rules))
     }
 
-    /// What is missing of what is needed, as `kubectl auth can-i` would say it.
+    /// The missing part of a right, in the words of `kubectl auth can-i`.
     fn missing(&self, needed: &Permission<'_>) -> Option<String> {
         let missing: Vec<&str> = needed
             .verbs

@@ -12,9 +12,9 @@ use migration_gate_core::gates::Gate;
 struct Installer {
     group: &'static str,
     kind: &'static str,
-    /// Where it says into which namespace, if that isn't its own.
+    /// The field with the target namespace, if that is not the object's own namespace.
     target: &'static str,
-    /// How what it renders is reviewed.
+    /// How to review the manifests that it renders.
     rendered: &'static str,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn not_rendered(world: &World<'_>) -> Vec<Finding> {
     releases.collect()
 }
 
-/// Whether a gate's Job is there, and nothing that the gate holds.
+/// Whether a gate's Job is among the manifests, and none of its workloads is.
 fn waits_alone(world: &World<'_>, gate: &Gate) -> bool {
     world
         .gated(gate)

@@ -8,10 +8,10 @@ use crate::review::report::Finding;
 use migration_gate_core::field::FieldPath;
 use migration_gate_core::request::Request;
 
-/// The `progressDeadlineSeconds` of a Deployment or Rollout that says nothing (apps/v1).
+/// The default of `progressDeadlineSeconds` in a Deployment (apps/v1) or a Rollout, in seconds.
 const PROGRESS_DEADLINE: u64 = 600;
 
-/// The Deployment is called failed before the gate's waiters give up.
+/// Finds Deployments that count as failed before the gate's waiters give up.
 pub(super) fn progress_deadline(gated: &Gated<'_>) -> Vec<Finding> {
     let timeout = gated.gate.timeout.as_secs();
     let called_failed = held(gated, &["Deployment", "Rollout"]).filter_map(|(index, request)| {
@@ -29,8 +29,8 @@ pub(super) fn progress_deadline(gated: &Gated<'_>) -> Vec<Finding> {
     called_failed.collect()
 }
 
-/// The roll-out stops old pods before new ones are ready, so while these wait nothing serves, or
-/// less than before.
+/// Finds roll-outs that stop old pods before new ones are ready. While the new ones wait, nothing
+/// serves, or less than before.
 pub(super) fn recreate(gated: &Gated<'_>) -> Vec<Finding> {
     let deployments = held(gated, &["Deployment"]).filter_map(|(index, request)| {
         let (field, how) = stops_early(request.object)?;
@@ -72,7 +72,7 @@ fn stops_early(deployment: &Value) -> Option<(FieldPath, String)> {
     })
 }
 
-/// The held workloads of these kinds: of the others, each has rules of its own.
+/// The held workloads of these kinds. The other kinds have other rules.
 fn held<'w>(
     gated: &Gated<'w>,
     kinds: &'static [&'static str],

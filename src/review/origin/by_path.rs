@@ -35,7 +35,8 @@ struct Walk<'w> {
 }
 
 impl Walk<'_> {
-    /// Looks at a field and at those below it, by its path in each of the documents.
+    /// Notes the lines of a field, and of the fields below it. The arguments are its paths in the
+    /// two documents.
     fn fields(&mut self, ours: &mut Vec<Step>, theirs: &mut Vec<Step>) {
         let (from, to) = (self.rendered.1.find(ours), self.file.1.find(theirs));
         if to.steps < theirs.len() {
@@ -70,7 +71,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The keys stand in these lines, and so do values that hold nothing with a place of its own.
+    /// Notes the lines of the keys, and of the values unless they are collections.
     fn note(&mut self, from: &Found<'_>, to: &Found<'_>) {
         let deeper = |value: &Value| value.is_object() || value.is_array();
         let values =

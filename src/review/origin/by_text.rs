@@ -1,12 +1,12 @@
 //! Lines of a template, found by their text: literally, or by the parts around its actions
-//! (`image: {{ .Values.image }}`). Of several, the lines before and after decide.
+//! (`image: {{ .Values.image }}`). If several match, the lines before and after decide.
 
 use std::collections::HashMap;
 
-/// The fewest letters and digits outside of actions by which a line is found.
+/// Minimum number of letters and digits outside of actions that identify a line.
 const FEWEST: usize = 3;
 
-/// What stands for an action of a template.
+/// Stands for an action of a template.
 const ACTION: char = '\u{0}';
 
 /// For each rendered line, the line of the template, both counted from 1.
@@ -34,7 +34,7 @@ fn only(lines: &[usize]) -> Option<usize> {
     }
 }
 
-/// Forgets lines that come out of order: what an included template says may also stand elsewhere.
+/// Forgets lines that are out of order: an included template may contain the same text.
 fn keep_order(found: &mut [Option<usize>]) {
     let mut last = 0;
     let known: Vec<(usize, usize)> = found
@@ -71,7 +71,7 @@ fn between(found: &mut [Option<usize>], candidates: &[Vec<usize>]) {
     }
 }
 
-/// The lines of a template, to be found by their text.
+/// The lines of a template, indexed by their text.
 #[derive(Default)]
 struct Template<'t> {
     literal: HashMap<&'t str, Vec<usize>>,
@@ -108,7 +108,7 @@ impl<'t> Template<'t> {
     }
 }
 
-/// A template with a mark in place of each action, and all its line breaks.
+/// A template with [`ACTION`] in place of each action. Keeps all line breaks.
 fn without_actions(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
@@ -205,10 +205,10 @@ spec:
     #[test]
     fn what_may_be_several_lines_is_none() {
         assert_eq!(lines("a: one\na: one\n", "a: one\n"), [None]);
-        // Neighbours tell which.
+        // The neighbouring lines decide.
         let text = "first: 1\nname: a\nsecond: 2\nname: a\n";
         assert_eq!(lines(text, text), [1, 2, 3, 4].map(Some));
-        // A line that is all action may be any.
+        // A line that consists of actions alone matches any line, and so identifies none.
         assert_eq!(lines("{{ a }}: {{ b }}\n", "name: x\n"), [None]);
         assert_eq!(lines("", "name: x\n"), [None]);
     }

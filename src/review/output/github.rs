@@ -1,7 +1,6 @@
 //! Workflow commands: GitHub shows them beside the lines of a pull request.
 //!
-//! The syntax is one line a command with two rules of escaping, for which no crate is worth its
-//! place.
+//! The syntax is one line per command with two rules of escaping, which is not worth a crate.
 
 use std::io::{self, Write};
 
@@ -74,7 +73,7 @@ fn command(
     write!(out, "::{severity} ")?;
     if let Some(Stretch { file, start, end }) = place {
         write!(out, "file={},line={},", property(file), start.line)?;
-        // Columns count only where the stretch doesn't leave its line.
+        // GitHub ignores columns unless the start and the end are on the same line.
         if start.line == end.line {
             write!(out, "col={},endColumn={},", start.column, end.column)?;
         }
@@ -82,7 +81,7 @@ fn command(
     writeln!(out, "title={}::{}", property(title), data(message))
 }
 
-/// Text after the `::`, so that nothing in a manifest can end the command or start another.
+/// Escapes text after the `::`, so that nothing in a manifest can end the command or start another.
 fn data(text: &str) -> String {
     text.replace('%', "%25")
         .replace('\r', "%0D")

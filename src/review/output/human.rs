@@ -19,7 +19,8 @@ use crate::review::rewrite;
 use migration_gate_core::text::printable;
 use migration_gate_yaml::{Lines, Span};
 
-/// The longest line that is shown, in characters; of longer ones, the part around the place.
+/// Maximum length of a shown line, in characters. Of a longer one, the part around the place is
+/// shown.
 const MAX_LINE: usize = 160;
 
 /// Diffs, then findings.
@@ -107,7 +108,7 @@ impl<W: Write> Printer<'_, W> {
         Ok(())
     }
 
-    /// A diff with colours where findings have them.
+    /// Writes a diff, in colours if findings have them.
     fn diff(&mut self, diff: &str) -> io::Result<()> {
         for line in diff.lines() {
             let style = match (self.paint, line.as_bytes()) {
@@ -156,7 +157,7 @@ impl<W: Write> Printer<'_, W> {
         let report = self.report;
         let source = &report.loaded[index].source;
         let at = lines.position(span.start());
-        // Of what was rendered, its own line is shown, and the place of the file's.
+        // For a rendered source, the rendered line is shown, with its place in the file.
         let (name, number) = match (&source.origin, self.places.line(index, at.line)) {
             (None, _) => (clean(&source.name), at.line),
             (Some(_), Some(line)) => (clean(&source.name), line),
@@ -177,8 +178,9 @@ impl<W: Write> Printer<'_, W> {
             .line_start(number)
             .path(name.as_str())
             .annotation(AnnotationKind::Primary.span(mark).label(label));
-        // annotate-snippets (0.12.17) counts columns in the text that it is given, which may be but
-        // a part of the line. An `Origin` of its own would say the column, but print a line more.
+        // annotate-snippets (0.12.17) counts columns in the text that it gets, which may be only a
+        // part of the line. An `Origin` of its own would print the right column, but on one more
+        // line.
         let printed = self.render(title.element(snippet));
         let counted = format!("{name}:{number}:{}", before.chars().count() + 1);
         let meant = format!("{name}:{number}:{}", at.column);
@@ -194,8 +196,8 @@ impl<W: Write> Printer<'_, W> {
     }
 }
 
-/// The part of a line that is shown: all, or of a line of minified JSON, say, what is around the
-/// place.
+/// The part of a line that is shown: all of it, or the surroundings of the place if the line is
+/// long, such as minified JSON.
 fn window(line: &str, start: usize) -> Range<usize> {
     if line.chars().count() <= MAX_LINE {
         return 0..line.len();

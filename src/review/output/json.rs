@@ -1,4 +1,5 @@
-//! For programs, in the form that `docs/review.md` describes and that stays within a version.
+//! The report for programs, in the form that `docs/review.md` describes. It is stable within a
+//! version.
 //!
 //! The document has types of its own, so that a change of the report's types can't change it.
 
@@ -13,7 +14,7 @@ use crate::review::manifest::Manifest;
 use crate::review::report::Report;
 use crate::review::rewrite;
 
-/// Names this form of the document. Fields may be added; a change of another kind makes it `v2`.
+/// The name of this form of the document. Fields may be added; any other change makes it `v2`.
 const SCHEMA: &str = "migration-gate.review/v1";
 
 #[derive(Serialize)]

@@ -1,5 +1,5 @@
-//! JUnit XML: a suite a file, a case an object. Violations fail a case, its output has the
-//! warnings.
+//! JUnit XML: one suite per file, one case per object. Violations fail a case; warnings are in its
+//! output.
 //!
 //! The four elements are written by hand, which is shorter than the model of `quick-junit` and its
 //! XML writer; the escaping is tested.

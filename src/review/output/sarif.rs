@@ -43,7 +43,7 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
                 "level": finding.level.as_str(),
                 "message": {"text": format!("{about}: {}", finding.message)},
                 "locations": [location],
-                // The place by name, so that a finding is known again when lines have moved.
+                // A place by name, so that a finding is recognized after its lines have moved.
                 "partialFingerprints": {
                     "objectField/v1": format!("{manifest}#{field}"),
                 },
@@ -128,7 +128,7 @@ fn notification(level: &str, code: &str, message: &str, location: &Value) -> Val
     })
 }
 
-/// The characters that RFC 3986 has encoded in a path.
+/// The characters to encode in a path (RFC 3986, section 3.3).
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
