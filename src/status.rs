@@ -1,7 +1,7 @@
 //! The subcommand `status`: the state of the gates, what is wrong, and the commands that fix it.
 //!
-//! `reading` fetches with few requests what `migration_gate_core::status` judges, `human`,
-//! `changes` and `json` print it.
+//! `reading` fetches the objects with few requests, `migration_gate_core::status` judges them, and
+//! `human`, `changes` and `json` print the result.
 
 mod changes;
 mod closer;
@@ -29,7 +29,7 @@ use crate::cli::{self, ClusterArgs, Exit, ScopeArgs, config};
 use migration_gate_core::gates::{Config, Gate, parse_duration};
 use migration_gate_core::status::{Flags, Installation, chosen, overview};
 
-/// Between two looks of `--watch`.
+/// The pause between two reports of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Show the state of the gates, what is wrong, and the commands that fix it
@@ -68,7 +68,8 @@ enum ReportForm {
     Json,
 }
 
-/// Runs `migration-gate status`, called by this name, and answers with its exit code.
+/// Runs `migration-gate status` and returns its exit code. `program` is the name that it was called
+/// by.
 pub fn main(args: &StatusArgs, program: &str) -> ExitCode {
     let ended = cli::block_on(run(args, program));
     cli::finish(ended, Exit::BadInput)
@@ -92,7 +93,7 @@ async fn run(args: &StatusArgs, program: &str) -> anyhow::Result<Exit> {
                 return Ok(Exit::Failure);
             }
             Some(Ok(report)) => report,
-            // With --watch, keep looking.
+            // With --watch, keep trying.
             Some(Err(error)) if has_looked => {
                 eprintln!("error: {error:#}; looking again");
                 tokio::time::sleep(INTERVAL.min(left.unwrap_or(INTERVAL))).await;
@@ -137,7 +138,7 @@ async fn look(
     Ok(Box::pin(report(cluster, &config, gates, release, unread, flags)).await)
 }
 
-/// The options that commands must have, as given to this one.
+/// The options that printed commands need, as this command got them.
 fn flags(args: &StatusArgs, program: &str) -> Flags {
     let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
     Flags {
@@ -148,7 +149,7 @@ fn flags(args: &StatusArgs, program: &str) -> Flags {
     }
 }
 
-/// The gates that are asked about.
+/// The gates to report. An error if the named one does not exist.
 fn meant<'c>(args: &StatusArgs, config: &'c Config) -> anyhow::Result<Vec<&'c Gate>> {
     args.scope.gates(config)?;
     let gates = chosen(&config.gates, args.gate.as_deref(), args.scope.namespace());
@@ -192,7 +193,7 @@ async fn report(
 struct StatusPrinter {
     form: ReportForm,
     watch: bool,
-    /// Whether a single gate was asked for, and so all about it is shown.
+    /// Whether a single gate was asked for, which is shown in full.
     detailed: bool,
     cluster: ClusterAccess,
     screen: Screen,

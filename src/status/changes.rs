@@ -13,7 +13,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// The lines that are new, and those that were taken back.
+    /// The new lines, and the problems that are fixed.
     pub(super) fn lines(&mut self, report: &StatusReport) -> Vec<String> {
         let now: Vec<String> = lines(report);
         let mut changed: Vec<String> = Vec::new();
@@ -29,7 +29,7 @@ impl Changes {
         changed
     }
 
-    /// Whether anything of it has changed.
+    /// Whether the report has changed.
     pub(super) fn any(&mut self, report: &StatusReport) -> bool {
         !self.lines(report).is_empty()
     }
@@ -37,7 +37,7 @@ impl Changes {
 
 const TROUBLES: &str = "trouble: ";
 
-/// All that there is to say, without what changes with the time alone.
+/// All lines of a report, without values that change with the time alone.
 fn lines(report: &StatusReport) -> Vec<String> {
     let overview = &report.overview;
     let gates = overview.gates.iter().flat_map(gate);

@@ -27,13 +27,13 @@ use migration_gate_core::status::{
     doubtful_rights,
 };
 
-/// How many Jobs are looked at more closely, and how many workloads' revisions.
+/// Maximum number of Jobs to look at more closely, and of workloads whose revisions are read.
 const MOST: usize = 20;
 
-/// How many rights are asked about at a time.
+/// Maximum number of concurrent requests about rights.
 const AT_ONCE: usize = 16;
 
-/// How long a pod's volumes may take, in seconds.
+/// Time that mounting a pod's volumes may take, in seconds.
 const MOUNTING: i64 = 10;
 
 /// Messages of the kubelet and the attacher about a pod that they cannot prepare.
@@ -44,13 +44,13 @@ const UNPREPARED: [&str; 4] = [
     "FailedCreatePodSandBox",
 ];
 
-/// How much of a log is shown.
+/// Maximum number of lines of a log that are shown.
 const LOG_LINES: i64 = 5;
 
-/// How much of it is read.
+/// Maximum size of a log that is read, in bytes.
 const LOG_BYTES: usize = 4096;
 
-/// Unread objects.
+/// The objects that could not be read.
 type Gaps = RefCell<BTreeSet<Unread>>;
 
 fn gap(gaps: &Gaps, what: &str, why: &impl ToString) {
@@ -60,7 +60,7 @@ fn gap(gaps: &Gaps, what: &str, why: &impl ToString) {
     });
 }
 
-/// Completes a snapshot. Gives what could not be read, which stays unknown.
+/// Completes a snapshot. Returns what could not be read; it stays unknown in the snapshot.
 pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) -> Vec<Unread> {
     let gaps = Gaps::default();
     let (answers, runs, answer, told, unmounted) = futures::join!(
@@ -94,8 +94,7 @@ pub(super) async fn look(client: &Client, snapshot: &mut Snapshot<'_>) -> Vec<Un
     gaps.into_inner().into_iter().collect()
 }
 
-/// Asks about the rights that no Role was seen to give. Where that isn't permitted, there are no
-/// answers.
+/// Asks about the rights that no known Role gives. Empty if the user may not ask.
 async fn rights(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap<Right, bool> {
     let reviews = Objects::cluster::<SubjectAccessReview>(client);
     let reviews = &reviews;
@@ -113,7 +112,7 @@ async fn rights(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeM
         }
     };
     let mut doubtful = doubtful_rights(snapshot).into_iter();
-    // Who may not ask once may not ask at all.
+    // If the first question is not permitted, none is.
     let Some(first) = doubtful.next() else {
         return BTreeMap::new();
     };
@@ -145,7 +144,7 @@ fn review(right: &Right) -> Value {
     })
 }
 
-/// The versions that run of each Deployment that is being rolled out, by its uid.
+/// The running versions of each Deployment in a roll-out, by its uid.
 async fn running(
     client: &Client,
     snapshot: &Snapshot<'_>,
@@ -235,7 +234,7 @@ async fn webhooks(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> Opti
         if message.contains(".migration-gate.io\"") {
             return Some(Calling::Failed(message.to_owned()));
         }
-        // Another's, which says nothing about these.
+        // Another webhook has failed, which says nothing about the gate's.
         gap(gaps, WHAT, &quoted(message));
         return None;
     }
@@ -251,7 +250,7 @@ async fn webhooks(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> Opti
             )),
         });
     }
-    // Refused, which only they can do if they say so.
+    // The denial is in their name, so they were called.
     if message.contains(".migration-gate.io\" denied") {
         return Some(Calling::Good);
     }
@@ -267,8 +266,8 @@ struct JobTold {
     crash: Option<String>,
 }
 
-/// The end of each log of a failed or repeatedly failing Job, and the Events of each Job without a
-/// pod, by their uids.
+/// The end of the log of each failed or repeatedly failing Job, and the Events of each Job without
+/// a pod, by the Jobs' uids.
 async fn jobs(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap<String, JobTold> {
     let jobs = snapshot
         .namespaces
@@ -283,7 +282,7 @@ async fn jobs(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap
         is_unclear && is_asked_for(snapshot, seen)
     };
     let mut unclear: Vec<&JobSeen> = jobs.filter(is_unclear).collect();
-    // Those of today are more likely to be waited for than those of long ago.
+    // Pods are more likely to wait for recent Jobs than for old ones.
     unclear.sort_by_key(|seen| std::cmp::Reverse(seen.job.created));
     let looks = unclear.into_iter().take(MOST).map(|seen| async move {
         let told = match seen.job.state {
@@ -301,8 +300,8 @@ async fn jobs(client: &Client, snapshot: &Snapshot<'_>, gaps: &Gaps) -> BTreeMap
         .await
 }
 
-/// What is said of volumes that can't be mounted and of networks that can't be set up, by the uids
-/// of the pods that wait for them.
+/// The messages about volumes that cannot be mounted and networks that cannot be set up, by the
+/// uids of the pods that wait for them.
 async fn unprepared(
     client: &Client,
     snapshot: &Snapshot<'_>,
@@ -370,7 +369,7 @@ async fn refusal(client: &Client, seen: &JobSeen, gaps: &Gaps) -> Option<String>
     Some(text(&of_job["message"]).to_owned())
 }
 
-/// The end of the log of the Job's last pod, and how its container ended if it is started again.
+/// The end of the log of the Job's last pod, and how its container ended if it is restarting.
 async fn said(client: &Client, seen: &JobSeen, gaps: &Gaps) -> JobTold {
     let JobSeen { namespace, job, .. } = seen;
     match pod_of(client, seen).await {
@@ -418,7 +417,7 @@ async fn pod_of(client: &Client, seen: &JobSeen) -> Result<Option<Value>, ApiErr
     Ok(found.into_iter().max_by_key(created))
 }
 
-/// The end of its log: where it is to be started again, of its last run.
+/// The end of the log of a pod's failed container.
 async fn log(client: &Client, namespace: &str, pod: &Value) -> Result<Vec<String>, ApiError> {
     let Some(container) = failed_container(pod) else {
         return Ok(Vec::new());
@@ -431,7 +430,7 @@ async fn log(client: &Client, namespace: &str, pod: &Value) -> Result<Vec<String
     let pods = Objects::namespaced::<Pod>(client, namespace);
     let log = pods.log(text(&pod["metadata"]["name"]), &params).await?;
     let mut bytes = Vec::new();
-    // What was read by then is better than nothing.
+    // A part of the log is better than nothing.
     let _ = log.take(LOG_BYTES as u64).read_to_end(&mut bytes).await;
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().map(quoted).collect())
@@ -444,7 +443,7 @@ fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
         .flat_map(|field| list(&pod["status"], field))
 }
 
-/// How a container ended whose next start is put off.
+/// How a container ended that is in `CrashLoopBackOff`.
 fn crash(pod: &Value) -> Option<String> {
     let crashing = |c: &&Value| c["state"]["waiting"]["reason"] == "CrashLoopBackOff";
     let container = statuses(pod).find(crashing)?;
@@ -459,7 +458,7 @@ fn crash(pod: &Value) -> Option<String> {
     ))
 }
 
-/// The first container that ended badly, else the first.
+/// The name of the first container that failed, else of the first one.
 fn failed_container(pod: &Value) -> Option<&str> {
     let bad = |c: &&Value| {
         let ended = [&c["state"]["terminated"], &c["lastState"]["terminated"]];

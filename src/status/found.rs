@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::api::ApiError;
 use migration_gate_core::status::{Diagnosis, Overview};
 
-/// The findings of one look.
+/// The findings, and what could not be read.
 pub(super) struct StatusReport {
     pub(super) overview: Overview,
     pub(super) unread: Vec<Unread>,
@@ -16,7 +16,7 @@ pub(super) struct StatusReport {
 /// Something that could not be read, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Unread {
-    /// What.
+    /// Its name, for people.
     pub(super) what: String,
     /// The API server's error.
     pub(super) why: String,
@@ -31,7 +31,7 @@ impl Unread {
     }
 }
 
-/// A text, empty where there is none.
+/// The text of a value; empty if it is not a string.
 pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }

@@ -9,10 +9,10 @@ use migration_gate_core::status::{
 };
 use migration_gate_core::text::printable;
 
-/// How many gates are shown with all about them, without being asked for one by one.
+/// Maximum number of gates that are shown in full without being asked for by name.
 const FEW: usize = 5;
 
-/// How many waiting pods of a gate are shown.
+/// Maximum number of a gate's waiting pods that are shown.
 const MOST_PODS: usize = 10;
 
 /// A cell of a table.
@@ -356,7 +356,7 @@ impl Sheet<'_> {
     }
 }
 
-/// A word in parts of so many characters at most.
+/// A word in pieces of at most `most` characters.
 fn pieces(word: &str, most: usize) -> Vec<String> {
     let characters: Vec<char> = word.chars().collect();
     if characters.len() <= most {
@@ -366,7 +366,7 @@ fn pieces(word: &str, most: usize) -> Vec<String> {
     parts.map(|part| part.iter().collect()).collect()
 }
 
-/// A text of so many characters at most.
+/// A text cut to at most `width` characters.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();

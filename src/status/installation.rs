@@ -20,7 +20,8 @@ use migration_gate_core::gates::Config;
 use migration_gate_core::podspec::list;
 use migration_gate_core::status::{Certificate, CertificateMaker, Installation, Server, Webhooks};
 
-/// The configuration, which is `own` if that is given, and the release.
+/// The configuration, which is `own` if that is given, and the installed release, with what could
+/// not be read.
 pub(super) async fn find(
     client: &Client,
     own: Option<Config>,
@@ -51,7 +52,7 @@ pub(super) async fn find(
     let config_map = match found.as_slice() {
         [] => return Ok((config, None, Vec::new())),
         [one] => one,
-        // The configuration says nothing of which it is meant to be.
+        // Nothing in a configuration names its release.
         several => {
             let unread = Unread {
                 what: "the release of these gates".to_owned(),
@@ -149,7 +150,7 @@ fn webhooks(configuration: &Value) -> Webhooks {
     }
 }
 
-/// The Secret of the serving certificate, and who makes that.
+/// The Secret of the serving certificate, and who issues that.
 fn secret(deployment: &Value, by_cert_manager: bool) -> Option<(String, CertificateMaker)> {
     let pod = &deployment["spec"]["template"]["spec"];
     let mut args = list(&pod["containers"][0], "args").iter();

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::found::StatusReport;
 use crate::api::client::ClusterAccess;
 
-/// Raised when a field goes away or changes its meaning.
+/// The version of the document. It is raised if a field goes away or changes its meaning.
 const VERSION: u32 = 1;
 
-/// The whole report. Its fields are told in `docs/status.md`.
+/// The whole report. `docs/status.md` describes its fields.
 pub(super) fn value(report: &StatusReport, cluster: &ClusterAccess) -> Value {
     let mut whole = json!({
         "version": VERSION,

@@ -1,5 +1,5 @@
-//! Reads all that a report needs: lists, page by page and in parallel, with each object reduced at
-//! once.
+//! Reads everything that a report needs: lists, page by page and in parallel. Each object is
+//! reduced at once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,13 +26,13 @@ use migration_gate_core::status::{
     Flags, Installation, JobSeen, Lean, NamespaceSeen, Reduction, Snapshot,
 };
 
-/// From how many namespaces on lists are of the whole cluster.
+/// For more namespaces than this, lists are of the whole cluster.
 const MANY_NAMESPACES: usize = 8;
 
-/// From how many gates on their records are listed.
+/// For more gates than this, their records are listed.
 const MANY_GATES: usize = 16;
 
-/// How many requests of one sort are under way at a time.
+/// Maximum number of concurrent requests of one sort.
 const AT_ONCE: usize = 16;
 
 /// The label of the records.
@@ -59,7 +59,7 @@ impl<'c> Reading<'c> {
         }
     }
 
-    /// Unread objects.
+    /// The objects that could not be read.
     pub(super) fn unread(&self) -> Vec<Unread> {
         let unread = self.unread.borrow();
         let unread = unread.iter().map(|(what, why)| Unread {
@@ -105,8 +105,8 @@ impl<'c> Reading<'c> {
         }
     }
 
-    /// Lists a kind, and gives each object with its namespace to `take`. Answers with the
-    /// namespaces in which that could be done.
+    /// Lists a kind, and passes each object to `take` with what is known of its namespace. Returns
+    /// the namespaces that could be listed.
     async fn each<'n>(
         &self,
         kind: ApiResource,
@@ -215,7 +215,7 @@ impl<'c> Reading<'c> {
             let read = self
                 .each(resource, names, &ListParams::default(), &take, into)
                 .await;
-            // What no gate of a namespace holds is worth reading, but can be done without.
+            // A kind that no gate of a namespace holds is useful, but not necessary.
             let needed = |name: &&str| {
                 let mut gates = self.config.gates.iter();
                 gates.any(|gate| gate.namespace == **name && gate.kinds().contains(&kind))
@@ -241,7 +241,7 @@ impl<'c> Reading<'c> {
                 .get_or_insert_default()
                 .extend(self.reduction.pod(object));
         };
-        // What has started waits for nothing.
+        // A pod that has started does not wait.
         let params = ListParams::default().fields("status.phase=Pending");
         let kind = ApiResource::erase::<Pod>(&());
         let read = self.each(kind, names, &params, &take, into).await;
@@ -298,7 +298,7 @@ impl<'c> Reading<'c> {
             };
             let params = ListParams::default().labels(RECORDS);
             let all = Objects::of(&self.client, config_map, None);
-            // Those that it doesn't show are read one by one: an older release labelled none.
+            // Records that the list lacks are read one by one: an older release did not label them.
             if each_of(&all, &params, &store).await.is_ok() {
                 let mut found = found.take();
                 wanted.retain(|gate| {
@@ -335,8 +335,8 @@ fn store_record(into: &Into, gate: &Gate, record: Option<Record>) {
     }
 }
 
-/// Gives each object of a collection to `take`, page by page. A kind that the cluster doesn't know
-/// has none.
+/// Passes each object of a collection to `take`, page by page. A kind that the cluster does not
+/// know has no objects.
 pub(super) async fn each_of(
     objects: &Objects,
     params: &ListParams,
@@ -353,7 +353,7 @@ pub(super) async fn each_of(
         }
         match page.metadata.next() {
             None => return Ok(()),
-            // It would never end.
+            // A token that repeats would never end.
             next if next == params.continue_token => return Ok(()),
             next => params.continue_token = next,
         }

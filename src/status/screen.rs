@@ -2,10 +2,10 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-/// How wide lines may be where nothing else is known.
+/// Width of lines if nothing else is known, in columns.
 const WIDTH: usize = 80;
 
-/// How standard output is written to.
+/// The properties of standard output.
 pub(super) struct Screen {
     terminal: bool,
     coloured: bool,
@@ -57,12 +57,12 @@ impl Screen {
         self.terminal
     }
 
-    /// How wide sentences may be.
+    /// Maximum width of sentences, in columns.
     pub(super) fn width(&self) -> usize {
         self.width
     }
 
-    /// How wide tables may be. What programs read is not cut.
+    /// Maximum width of tables, in columns. Tables for programs are not cut.
     pub(super) fn table_width(&self) -> usize {
         if self.terminal {
             self.width
@@ -86,7 +86,8 @@ impl Screen {
         }
     }
 
-    /// Shows lines in the place of those before. The last time all of them, however many.
+    /// Replaces the lines on the screen. The last time, all lines are shown, however many there
+    /// are.
     ///
     /// Lines that do not fit are omitted: a screen that scrolls would no longer start at its top.
     pub(super) fn redraw(&self, lines: &[String], is_last: bool) {
@@ -104,7 +105,7 @@ impl Screen {
             fits
         };
         let shown: Vec<&String> = lines.iter().take_while(|line| fits(line)).collect();
-        // In one piece, on terminals that know of that.
+        // Terminals that support synchronized output (mode 2026) show it in one piece.
         let mut text = "\x1b[?2026h\x1b[H\x1b[J".to_owned();
         for line in &shown {
             text.push_str(line);
@@ -121,7 +122,7 @@ impl Screen {
     }
 }
 
-/// How many columns a line takes, without what colours it.
+/// The width of a line, in columns, without its colour codes.
 fn length(line: &str) -> usize {
     let mut parts = line.split("\x1b[");
     let first = parts.next().map_or(0, |part| part.chars().count());
@@ -142,7 +143,8 @@ mod tests {
         screen.height = 10;
         let long = screen.paint(&"x".repeat(100), Tone::Bad);
         let short = "y".to_owned();
-        // Three rows and one: with the line that tells of the rest, and the cursor's, ten.
+        // Two lines of three rows and two of one row, the line that counts the rest, and the
+        // cursor's row: ten.
         let lines = [&long, &long, &short, &short, &short].map(Clone::clone);
         let frame = screen.frame(&lines, false);
         assert_eq!(frame.matches('x').count(), 200, "{frame}");
