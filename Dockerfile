@@ -9,7 +9,7 @@ ARG BUILDARCH
 ARG TARGETARCH
 WORKDIR /src
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# One dependency has C and assembler in it, so another processor needs a C compiler too.
+# One dependency contains C and assembler, so building for another processor needs a C compiler.
 RUN case $TARGETARCH in \
         amd64) machine=x86_64 ;; \
         arm64) machine=aarch64 ;; \

@@ -1,10 +1,10 @@
-# What a contributor and CI run. Each target does all of its own set-up, on a fresh Debian machine too.
+# Targets for contributors and CI. Each does all of its own set-up, even on a fresh Debian machine.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-# The steps share two cores and one build folder; side by side they would only get in each other's way, but for one that
-# is named below.
+# The steps share two cores and one build folder, so they run one after the other, except for the build of the release
+# binary in `test`.
 .NOTPARALLEL:
 
 cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migration-gate
@@ -12,7 +12,7 @@ cargo_deny_version := 0.20.2
 cargo_deny := $(cache)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
 cargo_fuzz_version := 0.13.2
 cargo_fuzz := $(cache)/tools/cargo-fuzz-$(cargo_fuzz_version)/bin/cargo-fuzz
-# For each fuzz target.
+# Seconds for each fuzz target.
 FUZZ_SECONDS ?= 60
 comma := ,
 cyclonedx_version := 0.5.9
@@ -55,7 +55,7 @@ attacks: packages ## Hostile clients against the released binary, in a memory cg
 	$(call say,attacks on the released binary (half a minute; ATTACK_SECONDS lengthens each))
 	ATTACKED=$$(build/binary.sh) cargo test --locked --test attacks -- --include-ignored --nocapture
 
-# The tests build what they need by themselves, where they can run at all; where they can't, they say so.
+# The tests build what they need. Where they cannot run, they print why.
 .PHONY: test-cluster
 test-cluster: packages ## The tests on a real node (builds and boots it), or on the cluster of KUBECONFIG
 	$(call say,tests on a cluster (the first run builds control planes$(comma) a node and an application: some 25 minutes; then 12))
@@ -66,7 +66,7 @@ test-peers: packages ## The tests beside Argo CD, Argo Rollouts, cert-manager an
 	$(call say,tests beside other tools (each is built once: some 9 minutes on two cores))
 	cargo test --locked --test cluster -- --peers $(PEERS)
 
-# Each test has to fail then; UNGATED selects some by a part of their names.
+# Each test must fail then. UNGATED selects tests by a part of their names.
 .PHONY: ungated
 ungated: packages ## The stories and the tests beside other tools with the gate taken away, where each has to fail
 	$(call say,tests without the gate (builds what make test-peers builds; then some 15 minutes))
@@ -103,8 +103,8 @@ $(cargo_fuzz):
 	$(call say,building cargo-fuzz $(cargo_fuzz_version) (about a minute on two cores$(comma) once))
 	$(cargo_install) cargo-fuzz@$(cargo_fuzz_version)
 
-# BENCHES measures the parts whose names have this in them; the others' figures stay as they are. COMPARE measures the
-# program of another commit beside this one, and keeps no figures.
+# BENCHES selects parts by a part of their names; the figures of the other parts stay. COMPARE also measures the program
+# of another commit, and keeps no figures.
 .PHONY: bench
 bench: packages ## Figures, which it writes to docs/performance.md (some 30 minutes); BENCHES=part, COMPARE=commit
 	$(call say,what is compared with: gator$(comma) kubectl-validate$(comma) a bare server (minutes at first))
@@ -154,14 +154,14 @@ ifeq ($(KUBECONFIG),)
 	@tests/cluster/apps/build.sh >/dev/null
 endif
 
-# Rust needs a linker, and a C compiler for one dependency. Where they are, nothing is installed.
+# Rust needs a linker, and a C compiler for one dependency. If there is one, nothing is installed.
 .PHONY: packages
 packages:
 	@command -v cc >/dev/null || { \
 		echo "==> installing Debian packages: gcc libc6-dev (under a minute)"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev >/dev/null; }
 
-# Podman builds and runs what the pages have a container engine build and run.
+# Podman builds and runs the images in the pages' commands.
 .PHONY: container-engine
 container-engine:
 	@command -v podman >/dev/null || { \

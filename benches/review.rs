@@ -1,4 +1,4 @@
-//! How many manifests a second are reviewed, next to how many are parsed and no more.
+//! Measures how many manifests a second are reviewed, and how many are only parsed.
 //!
 //! `cargo bench --bench review`. Nothing is asserted: the figures are for people.
 
@@ -9,7 +9,7 @@ use migration_gate::review::{render, review_text};
 use migration_gate_core::gates::Config;
 use migration_gate_yaml::documents;
 
-/// How often the examples are repeated, and how often the fastest run is looked for.
+/// How often the examples are repeated, and the number of runs, of which the fastest counts.
 const COPIES: usize = 500;
 const RUNS: usize = 5;
 

@@ -47,7 +47,7 @@ done
 
 mkdir -p "$folder"
 name=migration-gate-$version-$system-$architecture.tar.gz
-# The same content gives the same bytes, where tar can do it.
+# With GNU tar, the same content gives the same bytes.
 same=()
 if tar --version | grep -q GNU; then
     same=(--format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX)

@@ -15,16 +15,16 @@ case $host in
     ;;
 esac
 
-# The image holds no libc, so the binary must bring its own; relocations packed, it starts with fewer pages. Naming the
-# target keeps the flags from the build scripts and procedural macros, which can't be linked so.
+# The image holds no libc, so the binary contains its own. With packed relocations it starts with fewer pages. Naming
+# the target keeps these flags from build scripts and procedural macros, which cannot be linked with them.
 target=${CARGO_TARGET_DIR:-target}
 flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 flags="${RUSTFLAGS-} $flags"
-# Messages of panics name source files. Where these lie on this machine must not change the binary, nor be in it.
+# Panic messages name source files. The paths of this machine must not be in the binary, nor change it.
 remap="--remap-path-prefix=$PWD=/migration-gate"$'\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 
-# To link takes minutes, and cargo would do it again for each fresh clone, whose path and times are new. What was linked
-# from the same sources by the same compiler is the same.
+# Linking takes minutes, and cargo would link again for each fresh clone, whose path and times are new. The same sources
+# and the same compiler give the same binary, so it is kept.
 kept=$target/released
 mkdir -p "$kept"
 exec 9>"$kept/lock"
@@ -38,8 +38,8 @@ key=$({
 if [ "$(cat "$kept/key" 2>/dev/null)" != "$key" ]; then
     rm -f "$kept/key"
     encoded=$(echo $flags | tr ' ' '\037')
-    # What a waiter never runs stays out of its memory. Cargo sees the linker script's name alone, so a flag tells its
-    # content: a name with a path of this machine would change the binary's bytes.
+    # The linker script keeps code that a waiter never runs out of its memory. Cargo sees only the script's name, so a
+    # flag carries its digest. A name with a path of this machine would change the binary's bytes.
     CARGO_ENCODED_RUSTFLAGS=$encoded$'\x1f'$remap cargo rustc --release --locked --package migration-gate \
         --bin migration-gate --target "$host" -- -C link-arg=-Wl,-T,build/seldom.ld \
         --cfg "seldom_$(sha256sum build/seldom.ld | cut -c-16)" >&2

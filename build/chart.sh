@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Packs the chart as it is released: it names the image that was published with it, by its digest, and the repository
-# that both come from.
+# Packs the chart for a release: with the digest of the image that is published with it, and the repository of both.
 #
 #   build/chart.sh FOLDER REGISTRY REPOSITORY DIGEST SOURCE
 #
@@ -26,7 +25,7 @@ version=$(sed -n 's/^version: //p' "$chart/Chart.yaml")
 sed -i "s|https://raw.githubusercontent.com/$placeholder/main|$source/raw/main|; s|https://github.com/$placeholder|$source|" \
     "$chart/Chart.yaml" "$chart/README.md" "$chart/values.yaml"
 sed -i "s|image: $placeholder:.*|image: $registry/$repository:$version@$digest|" "$chart/Chart.yaml"
-# What `--set image.tag` replaces, and `image.repository` doesn't.
+# `--set image.tag` replaces the digest, and `--set image.repository` keeps it.
 echo "  migration-gate.io/image-digest: $digest" >>"$chart/Chart.yaml"
 sed -i "/^image:/,/^[a-z]*:\$/ { s|^  registry: .*|  registry: $registry|; s|^  repository: .*|  repository: $repository| }" "$chart/values.yaml"
 if grep -q "$placeholder" "$chart/Chart.yaml" "$chart/values.yaml" && [ "$repository" != "$placeholder" ]; then

@@ -3,7 +3,7 @@
 #
 #   build/krew.sh VERSION SOURCE CHECKSUMS >migration-gate.yaml
 #
-# SOURCE is the address of the repository that has the release, CHECKSUMS what sha256sum says of its archives.
+# SOURCE is the address of the repository that has the release, CHECKSUMS the output of sha256sum for its archives.
 set -euo pipefail
 
 [ $# -eq 3 ] || {

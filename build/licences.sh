@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the licence texts of every crate that is linked into the program: most of their licences ask
-# that the text goes with the binary. Each text stands once, below the crates that have it.
+# Writes the licence texts of every crate that is linked into the program: most licences require the text beside the
+# binary. Each text is written once, below the crates that have it.
 #
 #   build/licences.sh [TARGET]      default: for the machine's own processor
 set -euo pipefail
@@ -30,7 +30,7 @@ while read -r name version licence; do
         found=yes
         # Its text is the file LICENSE.
         case ${file##*/} in *[Aa][Pp][Aa][Cc][Hh][Ee]*) continue ;; esac
-        # Line ends and blanks at them are no difference.
+        # Line ends and trailing blanks do not make a text different.
         sed 's/[[:space:]]*$//' "$file" >"$work/text"
         sum=$(cksum <"$work/text" | tr -d ' ')
         [ -e "$work/$sum.text" ] || mv "$work/text" "$work/$sum.text"

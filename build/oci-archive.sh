@@ -66,7 +66,7 @@ while [ $# -gt 0 ]; do
         fi
         layer=${layers[$folder]}
         diffs+=("\"sha256:$layer\"")
-        # Podman builds upon no image whose history lacks a layer.
+        # Podman refuses to build on an image whose history lacks a layer.
         history+=("{\"created\":\"$created\",\"created_by\":\"build/oci-archive.sh\"}")
         descriptors+=("{\"mediaType\":\"$oci.layer.v1.tar\",\"digest\":\"sha256:$layer\",\"size\":$(size "$blobs/$layer")}")
         paths+=("\"blobs/sha256/$layer\"")

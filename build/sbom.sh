@@ -24,7 +24,7 @@ cp -r Cargo.toml Cargo.lock README.md crates src "$work"
     --no-build-deps --target "$target" >&2
 made=$work/migration-gate_bin.cdx.json
 
-# Cargo's own word on what is linked, against what the file lists.
+# Compares the crates that the file lists with those that cargo links.
 cargo tree --locked --package migration-gate --target "$target" --edges normal,no-proc-macro --prefix none --format '{p}' |
     sed -n 's/^\([^ ]*\) v\([^ ]*\).*/pkg:cargo\/\1@\2/p' | sort -u >"$work/linked"
 missing=$(while read -r crate; do

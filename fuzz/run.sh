@@ -11,7 +11,7 @@ command -v cargo-fuzz >/dev/null || {
     echo "fuzz/run.sh: this takes cargo-fuzz; run 'make fuzz', or 'cargo install cargo-fuzz'" >&2
     exit 1
 }
-# Instrumentation takes unstable flags. Where there is no nightly toolchain, the stable one is told to take them.
+# Instrumentation needs unstable flags. Without a nightly toolchain, the stable one is told to accept them.
 cargo=(cargo)
 if cargo +nightly --version >/dev/null 2>&1; then
     cargo+=(+nightly)
@@ -23,7 +23,7 @@ fi
 for target in frames review yaml manifests patterns record versions; do
     echo "==> fuzzing $target for $seconds s"
     mkdir -p "fuzz/corpus/$target"
-    # Larger inputs than these find nothing that smaller ones don't, and take longer to find it.
+    # Larger inputs find nothing more than these, and take longer.
     "${cargo[@]}" fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
         -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -print_funcs=0
 done

@@ -37,7 +37,7 @@ pub async fn serve(address: &str, certificate: &str, key: &str) -> Outcome {
         socket.set_nodelay(true)?;
         let (acceptor, router) = (acceptor.clone(), router.clone());
         tokio::spawn(async move {
-            // A client that goes away is no concern of a benchmark's.
+            // A client that leaves during the handshake is ignored.
             if let Ok(stream) = acceptor.accept(socket).await {
                 let service = TowerToHyperService::new(router);
                 let _ = Builder::new(TokioExecutor::new())

@@ -1,4 +1,4 @@
-//! The load: the same request over and over, so many at a time, for a while.
+//! The load: sends the same request again and again, on a number of streams, for a time.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::Outcome;
 /// `load ADDRESS AUTHORITY BODY h1|h2 CONNECTIONS STREAMS MILLISECONDS`
 pub struct Plan {
     address: String,
-    /// The certificate that the server's is signed by.
+    /// The path of the CA certificate that has signed the server's.
     authority: String,
     body: Bytes,
     http2: bool,
     connections: usize,
-    /// Requests at a time on each connection; one with HTTP/1.1.
+    /// Concurrent requests on each connection; one with HTTP/1.1.
     streams: usize,
     duration: Duration,
 }
@@ -58,7 +58,7 @@ impl Plan {
     }
 }
 
-/// What one caller has seen.
+/// The results of one caller.
 #[derive(Default)]
 struct Seen {
     latencies: Vec<Duration>,
@@ -66,7 +66,7 @@ struct Seen {
     refused: usize,
 }
 
-/// Runs the load and prints what came of it: `answered` and `refused` requests, `seconds`, and the
+/// Runs the load and prints the results: `answered` and `refused` requests, `seconds`, and the
 /// latencies' `p50`, `p99` in milliseconds.
 #[tokio::main(flavor = "current_thread")]
 pub async fn run(plan: Plan) -> Outcome {

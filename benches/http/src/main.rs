@@ -1,4 +1,4 @@
-//! What `make bench` compares `migration-gate serve` with, and what loads both.
+//! The server that `make bench` compares with `migration-gate serve`, and the load for both.
 //!
 //! - `bare ADDRESS CERTIFICATE KEY` serves HTTPS with the same libraries, and does the least that a
 //!   webhook can do: it parses the review's JSON and answers with its uid.

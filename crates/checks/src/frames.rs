@@ -1,4 +1,4 @@
-//! What holds for any bytes that come on a connection of HTTP/2 (RFC 9113).
+//! Properties of any bytes on an HTTP/2 connection (RFC 9113).
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -17,13 +17,13 @@ use tokio::time::timeout;
 
 use crate::review::limits;
 
-/// What every client sends first, and settings as they are by default.
+/// The client's preface, and settings that keep the defaults.
 const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// More than the server may say to a client that asks for little and goes.
+/// Maximum size of the server's responses to a client that asks for little and leaves, in bytes.
 const MOST: usize = 1 << 20;
 
-/// How many turns the server's tasks have before the client closes its side.
+/// How often the server's tasks may run before the client closes its side.
 const TURNS: usize = 64;
 
 struct FrameServer {
@@ -32,8 +32,8 @@ struct FrameServer {
     limits: Arc<ClientLimits>,
 }
 
-/// Checks the bytes of one connection, from the first frame after the client's settings on. When
-/// they are all sent, the client sends no more. Gives what it was answered.
+/// Checks the bytes of one connection, which follow the client's settings. The client closes its
+/// side after them. Returns the server's bytes.
 ///
 /// # Panics
 ///
@@ -63,9 +63,9 @@ pub fn check(bytes: &[u8]) -> Vec<u8> {
         ));
         let (mut reader, mut writer) = split(client);
         let sends = async {
-            // A server that has had enough closes, which is its right.
+            // This fails if the server closes the connection early, which it may.
             let _ = writer.write_all(&[BEGINNING, bytes].concat()).await;
-            // An answer that is under way when the client goes is of no use to it.
+            // A response that is under way when the client leaves would be lost.
             for _ in 0..TURNS {
                 yield_now().await;
             }

@@ -1,8 +1,9 @@
-//! What holds for every input, whatever is in it. The fuzz targets check it for inputs that they
-//! make up, `tests/fuzz_seeds.rs` for those that fuzzing has found, and the review's properties for
-//! generated manifests.
+//! Properties of every input, whatever is in it. The fuzz targets check them for inputs that they
+//! generate, `tests/fuzz_seeds.rs` for inputs that fuzzing has found, and the review's properties
+//! for generated manifests.
 //!
-//! A crate of its own, as a fuzz target builds all that it depends on with instrumentation.
+//! This is a crate of its own because a fuzz target builds all its dependencies with
+//! instrumentation.
 
 #![allow(clippy::unwrap_used, reason = "a check fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! What holds for any text that is reviewed offline.
+//! Properties of any text that is reviewed offline.
 
 use std::sync::LazyLock;
 
@@ -16,18 +16,18 @@ use migration_gate_core::gates::Config;
 use migration_gate_yaml::documents;
 use serde_json::Value;
 
-/// What is shown for a text: whether objects change, and whether their lines are edited.
+/// How the changes of a text are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
     /// Nothing changes.
     Nothing,
     /// Lines of the text.
     Edited,
-    /// A rendering, of one object at least.
+    /// A rendering of at least one object.
     Rendered,
 }
 
-/// Checks one text, whatever is in it, and answers with what is shown for it.
+/// Checks one text, and returns how its changes are shown.
 ///
 /// # Panics
 ///
@@ -55,7 +55,7 @@ pub fn check(bytes: &[u8]) -> Shown {
     check_diff(&report)
 }
 
-/// Gates of every option, which hold workloads of every kind.
+/// Gates with every option, which hold workloads of every kind.
 static EVERY_OPTION: LazyLock<Config> =
     LazyLock::new(|| parse(GATES, "gates").expect("a configuration"));
 
@@ -68,8 +68,7 @@ gates:
 rbac: {gates: false}
 ";
 
-/// A report in each of its forms, without colours: what goes to standard output, and to standard
-/// error.
+/// A report in each format, without colours: the texts for standard output and standard error.
 ///
 /// # Panics
 ///
@@ -88,7 +87,7 @@ pub fn in_every_form(report: &Report<'_>) -> impl Iterator<Item = (Format, [Stri
     })
 }
 
-/// The form with everything in it but the manifests' own text.
+/// The report in the format that has everything but the manifests' own text.
 fn as_json(report: &Report<'_>) -> String {
     let mut sinks = Sinks {
         out: Vec::new(),
@@ -109,7 +108,7 @@ fn check_forms(report: &Report<'_>) {
     }
 }
 
-/// Without what no rule and no lint needs, a text makes the same report.
+/// A text gives the same report without the parts that no rule and no lint needs.
 ///
 /// # Panics
 ///
@@ -122,7 +121,7 @@ pub fn check_trimming(config: &Config, whole: &Report<'_>) {
     assert_eq!(as_json(whole), as_json(&trimmed));
 }
 
-/// As if the text were rendered from itself, each line is found in the text or not at all.
+/// If a text is rendered from itself, each line leads to a line of the text or to none.
 fn check_origins(text: &str) {
     let whole = Origin::Template(text.to_owned());
     let part = Origin::Manifest {
@@ -157,7 +156,7 @@ fn check_spans(report: &Report<'_>) {
     }
 }
 
-/// What is printed as YAML is what would be stored, in the same order.
+/// The printed YAML has the values that would be stored, in the same order.
 fn check_manifests(report: &Report<'_>) {
     let wanted: Vec<&Value> = report
         .objects
@@ -211,7 +210,7 @@ fn check_diff(report: &Report<'_>) -> Shown {
     }
 }
 
-/// What `patch` makes of a text and a unified diff, without any fuzz.
+/// A text with a unified diff applied as `patch` does, without any fuzz.
 fn patched(text: &str, diff: &str) -> String {
     let mut old = text.split_inclusive('\n');
     let mut at = 0;

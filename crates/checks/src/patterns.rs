@@ -1,9 +1,10 @@
-//! What holds for any text that is read as a pattern, a Job's place in a gate, or a label selector.
+//! Properties of any text that is read as a pattern, a Job's place in a gate, or a label selector.
 
 use migration_gate_core::gates::{LabelSelector, Requirement};
 use migration_gate_core::glob::Glob;
 
-/// Longer texts show nothing that shorter ones don't, and the slow way takes its time.
+/// Maximum length of a pattern or text, in characters. Longer ones show nothing new, and the slow
+/// matcher takes long for them.
 const LONGEST: usize = 48;
 
 /// Checks the lines of a text: the first two as patterns, the others as what they may match.
@@ -63,7 +64,7 @@ fn check_pattern(pattern: &Glob, lines: &[&str]) {
     }
 }
 
-/// The same, told letter by letter from what is written.
+/// The slow matcher, which reads a pattern character by character.
 fn matches(pattern: &[char], text: &[char]) -> bool {
     // For each beginning of the text, whether the pattern so far matches it.
     let mut so_far = vec![false; text.len() + 1];

@@ -1,11 +1,12 @@
-//! What holds for any ConfigMap that stands in the record's place.
+//! Properties of any ConfigMap in the record's place.
 
 use std::collections::BTreeMap;
 
 use migration_gate_core::record::{HISTORY, Record, RecordPatch, Write, next_write};
 use serde_json::{Map, Value, json};
 
-/// Checks a JSON object of texts as the data, or else the text itself as an entry under some keys.
+/// Checks the record's data if the text is a JSON object of strings, else an entry with this text,
+/// under several keys.
 ///
 /// # Panics
 ///
@@ -29,11 +30,12 @@ pub fn check(bytes: &[u8]) {
         assert!(good != bad, "{key}: {first:?}");
     }
     for (key, entry) in &first.entries {
-        // What is written is what was read, and stands where it is looked for.
+        // An entry reads as it was written, under the key that it was written to.
         let written = json!({"data": {key: entry.to_value()}});
         assert_eq!(read(&written).entries.get(key), Some(entry), "{written}");
     }
-    // A writer cleans up, keeps what is good as far as there is room, and then rests.
+    // A writer removes corrupt entries, keeps as many good ones as there is room for, and then
+    // writes nothing more.
     let mut rests = false;
     for _ in 0..3 {
         let record = read(&map);
@@ -54,7 +56,7 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-/// As the API server would send it.
+/// The record as the API server would send it, without null values.
 fn read(map: &Value) -> Record {
     let mut map = map.clone();
     for field in ["data", "binaryData"] {

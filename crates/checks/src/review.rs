@@ -1,4 +1,4 @@
-//! What holds for any body that is sent to the webhooks.
+//! Properties of any body that is sent to the webhooks.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -18,7 +18,7 @@ struct Arguments {
     limits: ClientLimits,
 }
 
-/// What a client may cost where nothing else is said.
+/// The default limits of a client.
 pub(crate) fn limits() -> ClientLimits {
     Arguments::parse_from(["serve"]).limits
 }
@@ -62,7 +62,7 @@ pub fn check(body: &[u8]) {
     let mut object = request.object().unwrap().unwrap().clone();
     json_patch::patch(&mut object, &patch).expect("the patch fits the object");
 
-    // Reinvocation has nothing to add, and validation nothing to miss.
+    // A second call adds nothing, and validation does not miss the waiter.
     let mut again: Value = serde_json::from_slice(body).unwrap();
     again["request"]["object"] = object;
     let again = serde_json::to_vec(&again).unwrap();

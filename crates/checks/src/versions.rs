@@ -1,4 +1,4 @@
-//! What holds for any images that are compared, and for any pod templates.
+//! Properties of any images that are compared, and of any pod templates.
 
 use migration_gate_core::gates::{Config, Gate};
 use migration_gate_core::glob::Glob;
@@ -71,7 +71,8 @@ fn check_workloads(pod: &[&str], job: &[&str], listed: Vec<Glob>) {
         if let Some(word) = wanted.word() {
             assert!(wanted.is_called(word), "{word} {pod}");
         }
-        // A Job of one container, whose image is the pod's only one, is of its version.
+        // If a Job and a pod have one container each, of the same image, the Job is of the pod's
+        // version.
         if Containers::of(&pod).all.len() == 1 {
             let same = Contents::of(&Value::Null, &pod);
             assert!(wanted.relation(&same) != Relation::Different, "{pod}");

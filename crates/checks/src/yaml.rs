@@ -1,10 +1,10 @@
-//! What holds for any text that is read as manifests or as the configuration.
+//! Properties of any text that is read as manifests or as the configuration.
 
 use migration_gate::cli::config;
 use migration_gate_core::gates::Config;
 use migration_gate_yaml as yaml;
 
-/// Checks one text. That nothing panics, hangs or grows without bound is most of it.
+/// Checks one text: above all, that nothing panics, hangs or grows without bound.
 ///
 /// # Panics
 ///

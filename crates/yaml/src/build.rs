@@ -1,4 +1,4 @@
-//! From the parser's events to values with their places.
+//! Builds values and their places from the parser's events.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::scalar;
 use super::{ALIAS_BUDGET, Child, Document, MAX_DEPTH, Node, Span, Style, SyntaxError, inner_mark};
 
-/// The approximate memory of a copied value besides its text.
+/// Approximate memory of a copied value besides its text, in bytes.
 const NODE_COST: usize = 64;
 
 /// The documents in one part of the text.
@@ -42,7 +42,7 @@ pub(super) fn documents(
 
 fn options() -> granit_parser::Options {
     let mut options = granit_parser::options! {
-        // As libyaml, of which Go's parser is a port.
+        // libyaml, of which Go's parser is a port, does this.
         block_scalar_eof_without_line_feed: true,
     };
     options.set_emit_comments(false);
@@ -58,7 +58,7 @@ struct Builder<'t> {
     copied: usize,
     /// The start of the event that was read last.
     position: usize,
-    /// An event that was read to see what it is.
+    /// An event that was read ahead.
     ahead: Option<Next<'t>>,
 }
 
@@ -66,7 +66,7 @@ struct Builder<'t> {
 struct Built {
     value: Value,
     node: Node,
-    /// Of collections in collections; 0 for a scalar.
+    /// The levels of collections in it; 0 for a scalar.
     height: usize,
     cost: usize,
 }
@@ -97,8 +97,9 @@ impl<'t> Builder<'t> {
             // An explicit end, `...`, has a length.
             Event::DocumentEnd if end.end() > end.start() => Span::new(part.start, end.end()),
             _ => {
-                // What comes after it without a separator is part of it, and so is what is wrong
-                // there. The parser may see one where `kubectl` doesn't: before a NUL.
+                // Text that follows without a separator is part of the document, and so are the
+                // errors in it. The parser may see a separator where `kubectl` does not: before a
+                // NUL.
                 let next = self.next()?;
                 let end = match &next {
                     (Event::DocumentStart(..), span) => span.start(),
@@ -292,7 +293,7 @@ impl Collection {
         self.end = child.node.span.end();
     }
 
-    /// A block collection has no end of its own: it ends where the last thing in it does.
+    /// A block collection has no end of its own: it ends with its last element.
     fn finish(self, value: Value, end: Span) -> Built {
         let end = if self.style == Style::Flow {
             end.end()
@@ -318,7 +319,7 @@ struct Members {
     map: Map<String, Value>,
     /// In the map's order.
     children: Vec<Child>,
-    /// The index of each key, which `serde_json` keeps to itself. Only merged members can be
+    /// The index of each key, which `serde_json` does not expose. Only merged members can be
     /// replaced, so only a merge needs it.
     places: Option<HashMap<String, usize>>,
 }
@@ -330,7 +331,7 @@ impl Members {
             node: member.node,
         };
         if self.map.contains_key(&key) {
-            // As in Go, what a merge brought gives way to what follows.
+            // As in Go, a later member replaces one from a merge key.
             match self.places.as_ref().and_then(|places| places.get(&key)) {
                 Some(&index) if self.children[index].key.is_none() => {
                     self.children[index] = child;
@@ -352,8 +353,8 @@ impl Members {
         Ok(())
     }
 
-    /// Takes in a merge key's value: a mapping, or a sequence of them of which the first one counts
-    /// most. As in Go, it also overrides what stands before it.
+    /// Adds the members of a merge key's value: a mapping, or a sequence of mappings, of which the
+    /// first one takes precedence. As in Go, they also replace members before the merge key.
     fn merge(&mut self, merged: Built, span: Span) -> Result<(), SyntaxError> {
         let wrong = || error("a merge key takes a mapping or a list of mappings", span);
         let sources = match merged.value {
@@ -423,7 +424,7 @@ fn plain_or_tagged(
     }
 }
 
-/// JSON's keys are strings; Kubernetes turns the others that it can into one.
+/// A key as a string, as in JSON. As in Kubernetes, booleans and numbers are converted.
 fn key_text(key: Value) -> Result<String, String> {
     match key {
         Value::String(text) => Ok(text),

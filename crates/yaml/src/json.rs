@@ -1,4 +1,4 @@
-//! JSON values that follow each other: `kubectl get -o json | jq -c '.items[]'` prints such texts.
+//! Consecutive JSON values: `kubectl get -o json | jq -c '.items[]'` prints such texts.
 
 use std::ops::Range;
 
@@ -6,9 +6,9 @@ use serde::de::IgnoredAny;
 
 use super::MARK;
 
-/// The values at a text's start, each with the space after it. Empty unless the text is to be read
-/// otherwise than as one YAML stream: where there are several values, or something follows the one
-/// that is neither a comment nor a document of its own.
+/// The JSON values at a text's start, each with the space after it. Empty if the text reads as one
+/// YAML stream: if there is no such value, or a single one that only a comment or a `---` may
+/// follow.
 pub(super) fn values(text: &str) -> Vec<Range<usize>> {
     let begin = text.len() - text.trim_start_matches(MARK).len();
     if !text[begin..].trim_start().starts_with('{') {

@@ -2,16 +2,15 @@
 //!
 //! `kubectl` and Flux turn a manifest into JSON with `sigs.k8s.io/yaml`, whose scalars follow YAML
 //! 1.1 as Go's yaml.v2 understands it: `on`, `yes` and `y` are booleans, `0755` and `0o755` are
-//! octal, `1_000` is a thousand. What is read here is what they would send, with one exception: a
-//! key that occurs twice in a mapping is an error here, as it is for kustomize, where `kubectl`
-//! keeps the last one in silence. JSON is read as the YAML that it is, and JSON values that follow
-//! each other are documents of their own.
+//! octal, `1_000` is a thousand. This crate reads what they would send, with one exception: a key
+//! that occurs twice in a mapping is an error, as in kustomize, while `kubectl` silently keeps the
+//! last one. JSON is read as YAML, and consecutive JSON values are documents of their own.
 //!
 //! No published crate does this: those that keep places (`serde-saphyr`, `marked-yaml`) read YAML
 //! 1.2, or fill types that are known beforehand. The parser below is `granit-parser`'s.
 //!
-//! Nothing here panics, and memory is bounded by the text: nesting ends at [`MAX_DEPTH`], and what
-//! aliases copy at [`ALIAS_BUDGET`].
+//! Nothing here panics, and memory is bounded by the text: [`MAX_DEPTH`] limits nesting, and
+//! [`ALIAS_BUDGET`] limits the copies by aliases.
 
 mod build;
 mod json;
@@ -29,7 +28,7 @@ pub const MAX_DEPTH: usize = 128;
 /// Maximum size of the copies by anchors and aliases in one document, in bytes.
 pub const ALIAS_BUDGET: usize = 16 << 20;
 
-/// The longest text that is read, in bytes. Spans are 32 bits wide.
+/// Maximum length of a text, in bytes: spans are 32 bits wide.
 pub const MAX_TEXT: usize = u32::MAX as usize;
 
 /// A place in the text, in bytes.
@@ -40,7 +39,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// The span of these bytes.
+    /// The span from the byte at `start` to the one before `end`.
     pub fn new(start: usize, end: usize) -> Self {
         // The text is at most MAX_TEXT long, so nothing is cut off.
         let narrow = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
@@ -60,7 +59,7 @@ impl Span {
         self.end as usize
     }
 
-    /// Both, to slice the text with.
+    /// The bytes from start to end, to slice the text with.
     pub fn range(self) -> Range<usize> {
         self.start()..self.end()
     }
@@ -75,19 +74,19 @@ pub enum Style {
     Block,
     /// A collection in brackets or braces, as in JSON.
     Flow,
-    /// `*alias`: what it stands for is written elsewhere.
+    /// An alias, `*name`: its value is written elsewhere.
     Alias,
 }
 
 /// The place of a value, and of its parts.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// The value's text; of an alias, that of the alias itself. A null that is not written is
-    /// empty.
+    /// The place of the value's text; for an alias, of the alias itself. Empty for a null that is
+    /// not written.
     pub span: Span,
     /// Its style.
     pub style: Style,
-    /// The members or elements, in the order of the value's.
+    /// The members or elements, in the value's order.
     pub children: Vec<Child>,
 }
 
@@ -114,7 +113,7 @@ pub struct Document {
 /// The result of following a path.
 #[derive(Debug, Clone, Copy)]
 pub struct Found<'d> {
-    /// The key under which it stands.
+    /// The value's key, if it has one.
     pub key: Option<Span>,
     /// The value's place.
     pub node: &'d Node,
@@ -125,7 +124,8 @@ pub struct Found<'d> {
 }
 
 impl Document {
-    /// The value that the steps lead to, or the last one on the way there that exists.
+    /// Follows the steps to a value. If it does not exist, finds the last existing value on the
+    /// way.
     pub fn find(&self, steps: &[Step]) -> Found<'_> {
         let mut found = Found {
             key: None,
@@ -171,18 +171,18 @@ pub struct SyntaxError {
     pub offset: usize,
 }
 
-/// The documents of a text, in order. One that can't be read doesn't keep the others from being
-/// read: documents are told apart by their `---` lines, and at a text's start by the JSON values
-/// that follow each other there, as `kubectl` does.
+/// The documents of a text, in order. An error in one does not affect the others. As in `kubectl`,
+/// `---` lines separate documents, and consecutive JSON values at the text's start are documents of
+/// their own.
 ///
 /// A document without a value (comments alone) is left out.
 pub fn documents(text: &str) -> impl Iterator<Item = Result<Document, SyntaxError>> + '_ {
     parts(text).flat_map(move |part| documents_of(text, part))
 }
 
-/// The parts of a text, in order. Each can be read by itself, by [`documents_of`].
+/// The parts of a text, in order. [`documents_of`] reads each by itself.
 pub fn parts(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
-    // One that is too long is a single part, whose one document is the error.
+    // A text that is too long is a single part, whose one document is the error.
     let readable = if text.len() > MAX_TEXT { "" } else { text };
     let json = json::values(readable);
     let start = json.last().map_or(0, |value| value.end);
@@ -210,11 +210,11 @@ pub fn documents_of(
     error.into_iter().chain(documents.into_iter().flatten())
 }
 
-/// The place of a byte order mark that stands behind a document's `---` or comments, and nothing
-/// else: `text` starts with the document.
+/// The place of a byte order mark that only `---` and comments precede. `text` starts with a
+/// document.
 ///
-/// A template that was saved with a mark has it there once it is rendered, and so has a file that
-/// was appended to another. It is skipped, where `kubectl` reads it as a part of the first key.
+/// A template or a file that was saved with a mark has it there after it is rendered, or appended
+/// to another file. The mark is skipped here, while `kubectl` reads it as a part of the first key.
 pub fn inner_mark(text: &str) -> Option<Range<usize>> {
     let mut lines = text.split_inclusive('\n');
     let mut start = lines.next().filter(|line| is_bare(line))?.len();
@@ -230,8 +230,8 @@ pub fn inner_mark(text: &str) -> Option<Range<usize>> {
     None
 }
 
-/// Whether a line is blank, a comment or a bare separator, and YAML could hold it: no other code
-/// looks at it once it is passed over.
+/// Whether a line is blank, a comment or a bare separator. Its characters must be valid in YAML,
+/// because no other code checks a skipped line.
 fn is_bare(line: &str) -> bool {
     let is_allowed = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\u{85}');
     if !line.chars().all(is_allowed) {
@@ -272,7 +272,7 @@ impl Iterator for Chunks<'_> {
     }
 }
 
-/// The start of the first line after `from`'s own that is a document separator.
+/// The start of the first separator line after the line of `from`.
 fn next_separator(text: &str, from: usize) -> Option<usize> {
     text[from..]
         .match_indices("\n---")
@@ -286,7 +286,7 @@ fn next_separator(text: &str, from: usize) -> Option<usize> {
         .map(|(start, _)| start)
 }
 
-/// Whether there are directives and nothing else that counts.
+/// Whether a text has directives, and otherwise only comments and blank lines.
 fn is_prefix(text: &str) -> bool {
     let mut directives = false;
     for line in text.lines() {
@@ -325,7 +325,7 @@ impl<'t> Lines<'t> {
         Self { text, starts }
     }
 
-    /// The line and column of a byte. What is past the end is at the end.
+    /// The line and column of a byte. An offset past the end counts as the end.
     pub fn position(&self, offset: usize) -> Position {
         let offset = self.text.floor_char_boundary(offset);
         let line = self.starts.partition_point(|start| *start <= offset);

@@ -26,7 +26,7 @@ pub(super) fn resolve(text: &str) -> Result<Value, String> {
     })
 }
 
-/// The text that a `!!binary` scalar encodes. What is no UTF-8 is replaced, as Go does it in JSON.
+/// The text that a `!!binary` scalar encodes. Invalid UTF-8 is replaced, as in Go's JSON.
 pub(super) fn binary(text: &str) -> Result<String, String> {
     let text = text.replace(['\r', '\n'], "");
     let bytes = base64::engine::general_purpose::STANDARD.decode(text);
@@ -34,7 +34,7 @@ pub(super) fn binary(text: &str) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The number that a plain scalar is, if it is one.
+/// The number in a plain scalar; `None` if it is not a number.
 pub(super) fn number(text: &str) -> Option<Number> {
     match text.bytes().next()? {
         b'0'..=b'9' | b'+' | b'-' | b'.' => {
@@ -51,7 +51,7 @@ pub(super) fn number(text: &str) -> Option<Number> {
     }
 }
 
-/// As Go's `ParseInt` and `ParseUint` with base 0: the prefix tells the base.
+/// As Go's `ParseInt` and `ParseUint` with base 0: the prefix determines the base.
 fn integer(text: &str) -> Option<Number> {
     let (negative, signed, digits) = match text.as_bytes().first()? {
         b'-' => (true, true, &text[1..]),

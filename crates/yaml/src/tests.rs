@@ -22,13 +22,13 @@ fn refused(text: &str, says: &str) {
     assert!(error.message.contains(says), "{error}");
 }
 
-/// What a scalar is in a list.
+/// Checks the value of a scalar in a list.
 #[track_caller]
 fn scalar(text: &str, expect: &Value) {
     assert_eq!(&one(&format!("- {text}"))[0], expect, "{text}");
 }
 
-/// What `sigs.k8s.io/yaml` v1.6.0 answers for the same text.
+/// The expected values are those of `sigs.k8s.io/yaml` v1.6.0.
 #[test]
 fn a_plain_scalar_means_what_kubernetes_takes_it_for() {
     for text in "y Y yes Yes YES true True TRUE on On ON".split(' ') {
@@ -299,8 +299,8 @@ proptest! {
     }
 }
 
-/// What `kubectl` 1.36 reads of the same text, but for its second JSON value in a YAML document,
-/// which it drops in silence.
+/// The expected documents are those of `kubectl` 1.36, except that it silently drops a second JSON
+/// value in a YAML document.
 #[test]
 fn json_values_that_follow_each_other_are_documents() {
     let check = |text: &str, expect: &[Value]| {
@@ -325,7 +325,7 @@ fn json_values_that_follow_each_other_are_documents() {
         "{\"a\": 1}\n{\"a\": 1}\n---\nb: ['{']\n",
         &[one.clone(), one, two],
     );
-    // One that is broken ends the JSON, and the rest is no YAML.
+    // A broken value ends the JSON, and the rest is not YAML.
     let broken: Vec<_> = documents("{\"a\": 1}{\"b\": [}{\"a\": 1}").collect();
     assert!(broken[0].is_ok() && broken[1].is_err() && broken.len() == 2);
     assert!(read("---\n{\"a\": 1}\n{\"a\": 2}").is_err());
