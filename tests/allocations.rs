@@ -29,7 +29,8 @@ fn body(name: &str) -> Vec<u8> {
     review.to_string().into_bytes()
 }
 
-/// The allocations from a body to its answer, once the first review has made what all share.
+/// The allocations from a body to its response, after a first review has set up what all reviews
+/// share.
 fn allocations(name: &str, patched: bool) -> u64 {
     let config = Config::default();
     let body = body(name);
@@ -46,7 +47,7 @@ fn allocations(name: &str, patched: bool) -> u64 {
     counted.count_total
 }
 
-/// One that rises has a reason, or is a slip. One that falls is written here.
+/// A count that rises needs a reason. A count that falls is updated here.
 #[test]
 fn a_review_of_the_example_allocates_as_often_as_it_did() {
     assert_eq!(allocations("piefed-web", true), 396);

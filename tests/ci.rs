@@ -1,5 +1,5 @@
-//! What makes a review one line in CI, run as the CI would: a GitHub action, a GitLab template and
-//! hooks of pre-commit. In place of Docker stands a script that hands out the program.
+//! The GitHub action, the GitLab template and the pre-commit hooks, which make a review one line,
+//! run as CI runs them. A script that hands out the program takes the place of Docker.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -33,7 +33,7 @@ struct Runner {
 }
 
 impl Runner {
-    /// The repository has these folders of the examples.
+    /// A runner whose repository has these folders of the examples.
     fn new(examples: &[&str]) -> Self {
         let runner = Self {
             folder: TempDir::new().unwrap(),
@@ -66,7 +66,7 @@ impl Runner {
         self.folder.path().join(name)
     }
 
-    /// Runs a script in the checked-out repository. The exit code, and what it prints.
+    /// Runs a script in the checked-out repository. Returns its exit code and its output.
     fn run(&self, shell: &[&str], script: &str, env: &BTreeMap<String, String>) -> (i32, String) {
         let added = fs::read_to_string(self.path("github-path")).unwrap_or_default();
         let system = std::env::var("PATH").unwrap_or_default();
@@ -90,7 +90,7 @@ impl Runner {
         (output.status.code().unwrap(), text)
     }
 
-    /// The steps of the action with these inputs, until one fails.
+    /// Runs the steps of the action with these inputs, until one fails.
     fn action(&self, inputs: &[(&str, &str)]) -> (i32, String) {
         let action = parsed("action.yml");
         assert_eq!(action["runs"]["using"], "composite");
@@ -132,7 +132,7 @@ fn the_action_of_github() {
         text.contains(" injections, no violations, no warnings"),
         "{text}"
     );
-    // Warnings fail it, unless it says otherwise.
+    // Warnings fail the action by default.
     let job = "piefed/job-db-init.yaml\ncodes/mutable-tag.yaml\n";
     let warned = [("paths", "codes/no-job.yaml")];
     let (code, text) = runner.action(&warned);
@@ -166,7 +166,7 @@ fn the_action_of_github() {
     );
 }
 
-/// What is rendered, by a stand-in for kubectl and Helm that prints its arguments as a comment.
+/// Rendered input, by a stand-in for kubectl and Helm that prints its arguments as a comment.
 #[test]
 fn the_action_renders() {
     let runner = Runner::new(&[]);

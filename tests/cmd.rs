@@ -1,5 +1,5 @@
 //! Whole runs of the command line, as people see them. `TRYCMD=overwrite cargo test --test cmd`
-//! takes over what changed.
+//! updates the expected output.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -53,8 +53,8 @@ fn printed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// A kind of error, brought about: the configuration if it has one, the kubeconfig, and the words
-/// of its last cause.
+/// A provoked error: the configuration if it has one, the kubeconfig, and the text of the error's
+/// last cause.
 struct Provoked<'a> {
     config: Option<&'a Path>,
     kubeconfig: Option<&'a Path>,
@@ -112,7 +112,7 @@ fn check(subcommands: &[&str], trouble: &Provoked<'_>) {
         for line in errors.lines().map_while(Result::ok) {
             printed += &line;
             printed.push('\n');
-            // A server goes on without a cluster.
+            // `serve` keeps running without a cluster.
             if *subcommand == SERVE && line.contains(trouble.cause) {
                 process.kill().expect("the end of the server");
             }
@@ -321,7 +321,7 @@ fn the_documentation_has_no_command_that_is_refused() {
     for path in pages {
         let page = std::fs::read_to_string(&path).expect("a page");
         for arguments in documented(&page) {
-            // These don't end, try for long, or write where the reader's shell says.
+            // These do not end, retry for long, or write to a folder of the reader's.
             let first = arguments.first().map(String::as_str);
             if matches!(first, None | Some("serve" | "wait" | "check" | "man")) {
                 continue;

@@ -45,8 +45,8 @@ fn what_is_left_out_is_as_in_the_built_in_gate() {
     assert_eq!(parse(text, "f").expect("valid"), Config::default());
 }
 
-/// Compares with the file of that test in `tests/config/`: texts, and behind each the errors that
-/// it gets, by `!` and without the file's name. `GENERATE=1 cargo test --test config` writes the
+/// Compares with the test's file in `tests/config/`: configurations, each followed by its errors,
+/// which begin with `!` and lack the file's name. `GENERATE=1 cargo test --test config` writes the
 /// errors.
 fn check(test: &str) {
     let path = format!("{}/tests/config/{test}.txt", env!("CARGO_MANIFEST_DIR"));
@@ -67,7 +67,7 @@ fn check(test: &str) {
     assert_eq!(found, std::fs::read_to_string(&path).expect(&path));
 }
 
-/// One that can't be read whole is not taken for what could be read of it.
+/// A text that cannot be read completely is an error, not a shorter configuration.
 #[test]
 fn what_is_no_configuration_at_all() {
     check("what_is_no_configuration_at_all");
@@ -108,7 +108,7 @@ fn the_values_of_the_chart_are_a_configuration() {
         parse(&values(), "values.yaml").expect("valid"),
         Config::default()
     );
-    // What is left out is as in the chart's own values, and maps are merged as Helm merges them.
+    // Missing values are as in the chart's own values, and maps are merged as Helm merges them.
     let some = "replicas: 3\nimage: {repository: mirror/gate, tag: v1, pullPolicy: Always}\nwaiter: {image: '', resources: {requests: {cpu: 200m}, limits: null}}\n";
     let config = parse(some, "values.yaml").expect("valid");
     assert_eq!(config.gates, Config::default().gates);
@@ -138,7 +138,8 @@ fn the_values_of_the_chart_are_a_configuration() {
     );
 }
 
-/// Those in `examples/values`, for one platform each, and what else there is.
+/// The files in `examples/values`, for one platform each, and the other configurations in
+/// `examples`.
 #[test]
 fn the_examples_of_values_are_configurations() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");

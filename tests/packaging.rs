@@ -36,7 +36,7 @@ fn instructions<'d>(dockerfile: &'d str, kind: &str) -> Vec<Vec<&'d str>> {
         .collect()
 }
 
-/// What became known of a dependency since the last commit keeps a release back.
+/// A new advisory about a dependency stops a release.
 #[test]
 fn nothing_is_released_without_a_look_at_the_advisories() {
     let release = read(".github/workflows/release.yaml");
@@ -52,7 +52,8 @@ fn nothing_is_released_without_a_look_at_the_advisories() {
     assert!(read("Makefile").contains("--locked check advisories"));
 }
 
-/// Of all packages, cargo would link what any of them asks of a dependency, those of the tests too.
+/// With all packages selected, cargo would also enable the features that the other packages, such
+/// as the tests', ask for in a dependency.
 #[test]
 fn the_release_is_built_of_its_own_package_alone() {
     for (file, command) in [
@@ -116,7 +117,7 @@ fn actions_and_base_images_are_pinned() {
     );
 }
 
-/// The package is read where the repository isn't: on Artifact Hub, or unpacked.
+/// The package is read without the repository: on Artifact Hub, or unpacked.
 #[test]
 fn the_chart_stands_alone() {
     let chart = "charts/migration-gate";
@@ -133,7 +134,7 @@ fn the_chart_stands_alone() {
                 "{file}: {link}"
             );
         }
-        // What they name in the repository exists there.
+        // The files of the repository that they link to exist.
         let root = "https://github.com/migration-gate/migration-gate/blob/main/";
         let mut count = 0;
         for rest in text.split(root).skip(1) {
@@ -197,7 +198,7 @@ fn krews_manifest_is_filled_in() {
         !manifest.contains("VERSION") && !manifest.contains("SOURCE"),
         "{manifest}"
     );
-    // An archive that is missing is no release.
+    // A release without one of its archives is refused.
     let refused = run(&all[..2].concat());
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
@@ -233,7 +234,7 @@ fn the_examples_image_is_built_and_pushed() {
         "build --build-arg STOCK=stock.example/piefed:1.2.0 --file Containerfile --tag registry.example/piefed:1.2.0 .\n\
          push registry.example/piefed:1.2.0\n"
     );
-    // What the image holds is what the manifests run.
+    // The image holds the scripts that the manifests run.
     let copied = read("examples/piefed/image/Containerfile");
     assert!(copied.contains("COPY --chmod=0755 entrypoint-*.sh await-services.py /app/k8s/"));
     let mut run = 0;
@@ -305,8 +306,8 @@ fn cargo_accepts_what_the_dockerfile_copies() {
             copy(&repository().join(source), &to);
         }
     }
-    // Of cargo's quick commands, the one that wants the whole manifest as a build does.
-    // `--offline`, since every crate is here already, for this very test.
+    // The only quick cargo command that needs the whole manifest, as a build does. `--offline`
+    // works because every crate was downloaded for this very test.
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .args(["fetch", "--locked", "--offline", "--target", &host()])
@@ -343,7 +344,7 @@ fn the_script_makes_certificates_that_verify() {
     let names = certificate.subject_alternative_name().unwrap().unwrap();
     assert_eq!(names.value.general_names.len(), 3, "{names:?}");
 
-    // What openssl has to say about a failure is said.
+    // openssl's own error is printed.
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let refused = Command::new(&script).arg(&file).output().unwrap();

@@ -18,7 +18,7 @@ impl Shop {
         Self::start_for("migrate")
     }
 
-    /// With the Job of this name or pattern.
+    /// A shop whose gate waits for the Job of this name or pattern.
     fn start_for(job: &str) -> Self {
         let api = FakeApi::start();
         let gate = format!(
@@ -121,7 +121,7 @@ fn a_version_is_recorded_by_hand_and_forgotten() {
     assert!(shop.succeeds(&["list"]).contains("nothing"));
 }
 
-/// As the waiter's last words have it: a gate's name, and no file.
+/// The waiter's message names a gate, and no file.
 #[test]
 fn without_a_file_the_gates_are_those_of_the_installed_release() {
     let shop = Shop::start();
@@ -136,7 +136,7 @@ fn without_a_file_the_gates_are_those_of_the_installed_release() {
     let said = String::from_utf8_lossy(&none.stderr);
     assert!(said.contains("no gate of that name, only piefed"), "{said}");
 
-    // A release is its ConfigMap, also without its webhooks.
+    // A ConfigMap alone makes a release, even without webhooks.
     let config = std::fs::read_to_string(shop.api.folder().join("gates.yaml")).expect("a file");
     let release = |name: &str| {
         let labels = json!({"app.kubernetes.io/name": "migration-gate"});
@@ -173,7 +173,7 @@ fn a_tag_that_moves_is_not_recorded_by_hand() {
     assert_eq!(shop.keys(), [""; 0]);
 }
 
-/// Which is what `status` and the waiter's last words ask for where no one word says it.
+/// `status` and the waiter's message suggest `--wanted` if one word cannot name the version.
 #[test]
 fn what_is_wanted_is_what_the_pod_templates_say() {
     let shop = Shop::start();

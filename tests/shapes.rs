@@ -25,7 +25,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The page's gates: those of a shape under its name.
+/// The page's gates: those of each shape, by its name, and the others.
 fn page() -> (BTreeMap<String, Config>, Vec<Config>) {
     let page = fs::read_to_string(repository().join("docs/gates.md")).unwrap();
     let (mut shapes, mut others) = (BTreeMap::new(), Vec::new());
@@ -72,11 +72,11 @@ fn template(object: &Value) -> Option<&Value> {
     pod_kind(request.group, request.kind)?.template(object)
 }
 
-/// The arguments of the waiter that is put in, but for the version. It comes first, and nothing is
-/// left to be warned of.
+/// The arguments of the injected waiter, but for the version. Checks that the waiter comes first,
+/// and that there is no warning.
 fn waiter(config: &Config, request: &Request<'_>, kind: HeldKind) -> Vec<String> {
     let decision = mutate(config, request);
-    // Accounts are listed, and it is known which container counts.
+    // The gate lists the accounts, and knows the container whose version counts.
     assert_eq!(decision.warnings, [], "{:#}", request.object);
     let mut mutated = request.object.clone();
     json_patch::patch(&mut mutated, &decision.patch).unwrap();

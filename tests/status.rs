@@ -292,7 +292,8 @@ fn a_migration_that_is_started_again_and_again_is_told_with_its_log() {
     }
 }
 
-/// An author of manifests writes to the terminal of an administrator, and moves nothing there.
+/// Text that the author of a manifest wrote reaches an administrator's terminal, and must not
+/// control it.
 #[test]
 fn what_others_have_written_moves_no_cursor() {
     let shops = Shops::well(1);
@@ -346,7 +347,7 @@ fn what_may_not_be_read_is_said_and_not_fatal() {
     let text = shops.run(&[], 0);
     assert!(text.contains("Not read: pods in shop0: "), "{text}");
 
-    // Without its ConfigMap no one knows the gates, but who names them.
+    // Without its ConfigMap, the gates are known only from --config.
     shops.api.deny("list", "configmaps");
     shops.api.deny("get", "configmaps");
     let error = shops.run(&[], 2);
@@ -419,7 +420,7 @@ fn watching_prints_what_changes_until_every_gate_is_open() {
     let told = seen.iter().filter(|line| line.contains("gate shop0: open"));
     assert_eq!(told.count(), 1, "{seen:#?}");
 
-    // A gate that stays closed ends the watch with the time.
+    // If a gate stays closed, the watch ends with the timeout.
     shops.hold(0, 1);
     let text = shops.run(&["--watch", "--timeout=1s", "--output=json"], 1);
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -505,7 +506,7 @@ fn watching_on_a_terminal_redraws_it_in_place() {
     }
 }
 
-/// A line without what colours it.
+/// A line without its colour codes.
 fn plain(line: &str) -> String {
     let mut parts = line.trim_end().split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -614,7 +615,7 @@ fn the_documentation_tells_every_field_of_the_json() {
     shops.job(0, failed());
     shops.api.deny("list", "serviceaccounts");
     let mut report = shops.json(&[], 1);
-    // With a record, which a gate that holds someone may have too.
+    // Adds a record, which a gate that holds pods may have, too.
     report["gates"][0]["record"] = json!({"versions": 1, "last": "2", "completed": "…"});
     let mut found = BTreeSet::new();
     places(&report, "", &mut found);

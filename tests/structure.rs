@@ -1,12 +1,12 @@
-//! What ARCHITECTURE.md says of crates and modules, kept: the core has no runtime, client or file,
-//! within `src` no import runs upwards or in a circle, and a type's name means one thing.
+//! Checks what ARCHITECTURE.md says about crates and modules: the core has no runtime, client or
+//! file, within `src` no import runs upwards or in a circle, and a type's name means one thing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// All that the core is made of, but for what its derive macros are made of.
+/// All dependencies of the core, but for those of its derive macros.
 const CORE: &[&str] = &[
     "equivalent",
     "foldhash",
@@ -26,7 +26,7 @@ const CORE: &[&str] = &[
     "zmij",
 ];
 
-/// The modules of `src`, from the foot up. Each may import those of the floors below it.
+/// The modules of `src`, from the bottom up. Each may import those of the floors below it.
 const FLOORS: &[&[&str]] = &[
     &["api"],
     &["cli"],
@@ -77,7 +77,7 @@ fn no_module_imports_upwards() {
     }
 }
 
-/// What lies within `src/x/y.rs` is looked at as a part of it.
+/// Modules within `src/x/y.rs` count as a part of it.
 #[test]
 fn no_modules_import_each_other_in_a_circle() {
     let mut imported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -158,14 +158,14 @@ fn top(module: &str) -> &str {
     module.split("::").next().unwrap_or(module)
 }
 
-/// Who imports whom, by the first two names of their paths, such as `serve::tls`.
+/// Which module imports which, by the first two names of their paths, such as `serve::tls`.
 fn imports() -> BTreeSet<(String, String)> {
     let modules = modules();
     let mut imports = BTreeSet::new();
     for (module, text) in &modules {
         let inside = module.len() > 1;
         if inside && modules.contains_key(&module[..module.len() - 1]) {
-            // Declared there, and so known there by its name.
+            // The parent declares the module, and so knows its name.
             imports.insert((room(&module[..module.len() - 1]), room(module)));
         }
         for path in paths(text) {
@@ -241,8 +241,8 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// Reads a path such as `a::b`, or with groups as after `use`: `a::{b, c::{d, e}}`. Answers with
-/// the text behind it.
+/// Reads a path such as `a::b`, or with groups as after `use`: `a::{b, c::{d, e}}`. Returns the
+/// text after it.
 fn tree<'t>(text: &'t str, prefix: &[String], paths: &mut Vec<Vec<String>>) -> &'t str {
     let mut path = prefix.to_vec();
     let mut text = text.trim_start();

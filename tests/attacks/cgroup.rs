@@ -1,4 +1,4 @@
-//! A memory cgroup of the chart's limit, as a container of it has.
+//! A memory cgroup with the chart's limit, as a container has one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ impl Cgroup {
     ///
     /// # Panics
     ///
-    /// In CI, where a test that can't run is a hole that would stay unseen.
+    /// In CI, where a test that cannot run must not go unnoticed.
     pub fn create() -> Result<Self, String> {
         let made = Self::try_create().map_err(|error| {
             format!("no memory cgroup can be made here, so the process's own peak counts: {error}")
@@ -57,13 +57,13 @@ impl Cgroup {
         Ok(this)
     }
 
-    /// The file that takes the numbers of processes that are to be in it.
+    /// The file that takes the ids of the processes that join the cgroup.
     pub fn processes(&self) -> PathBuf {
         self.folder.join("cgroup.procs")
     }
 
-    /// The peak memory of its processes, in bytes, with what the kernel has
-    /// had on their account.
+    /// The peak memory of its processes, in bytes, with the kernel's memory that is charged to
+    /// them.
     pub fn peak(&self) -> u64 {
         self.read(self.peak).unwrap().trim().parse().unwrap()
     }

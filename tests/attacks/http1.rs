@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::Siege;
 use crate::support::{pod_review, post};
 
-/// All of them.
+/// The malformed requests.
 fn malformed() -> Vec<String> {
     let body = String::from_utf8(pod_review("smuggled")).unwrap();
     let length = body.len();
@@ -59,7 +59,7 @@ fn malformed() -> Vec<String> {
     ]
 }
 
-/// One malformed request, and what is answered within a while.
+/// Sends a malformed request, and returns the response that arrives within `patience`.
 async fn send(siege: &Siege, request: &str, patience: Duration) -> std::io::Result<String> {
     let mut stream = siege.tls("http/1.1").await?;
     // It may be refused before all of it is sent.
@@ -70,7 +70,7 @@ async fn send(siege: &Siege, request: &str, patience: Duration) -> std::io::Resu
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Each of them on a connection of its own.
+/// Sends each malformed request on a connection of its own.
 pub async fn flood(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut all = JoinSet::new();
     for request in malformed() {
@@ -81,7 +81,7 @@ pub async fn flood(siege: Arc<Siege>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whatever is wrong with a request, it costs its client the connection or gets an error.
+/// Every malformed request gets an error, or its connection is closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_get_no_review() {
     let siege = Siege::begin().await;

@@ -1,5 +1,4 @@
-//! Clients of HTTP/2 that mean harm: frames without end, streams without end, and answers that are
-//! never taken.
+//! Hostile HTTP/2 clients: endless frames, endless streams, and responses that are never read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `POST /validate`, HPACK.
+/// The header block of `POST /validate`, in HPACK (RFC 7541).
 fn head() -> Vec<u8> {
     let mut head = vec![0x83, 0x87];
     for (name, value) in [(1, "localhost"), (4, "/validate")] {
@@ -37,13 +36,14 @@ fn head() -> Vec<u8> {
     head
 }
 
-/// Small fields once, and then as references of one byte each, in streams that never end.
+/// Sends small fields once, and then references to them of one byte each, in streams that never
+/// end.
 pub async fn header_bomb(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut stream = siege.tls("h2").await?;
     stream.write_all(PREFACE).await?;
     let mut first = head();
     for i in 0..100_u8 {
-        // A literal with a new name, to be remembered.
+        // A literal with a new name, to be added to the table (RFC 7541, section 6.2.1).
         first.extend([0x40, 3, b'x', b'a' + i / 26, b'a' + i % 26, 0]);
     }
     stream
@@ -59,7 +59,7 @@ pub async fn header_bomb(siege: Arc<Siege>) -> std::io::Result<()> {
     stream.read_to_end(&mut Vec::new()).await.map(|_| ())
 }
 
-/// Answers for which there is no HTTP/2 window.
+/// Asks for responses, and leaves no HTTP/2 window for them.
 pub async fn no_window(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut client = siege.http2(0).await.map_err(std::io::Error::other)?;
     let mut calls = JoinSet::new();
@@ -74,7 +74,7 @@ pub async fn no_window(siege: Arc<Siege>) -> std::io::Result<()> {
     std::future::pending().await
 }
 
-/// Answers that have all the window there is, on a socket that is never read.
+/// Asks for responses with the largest window, on a socket that is never read.
 pub async fn never_read(siege: Arc<Siege>) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4096)?;
@@ -107,11 +107,11 @@ const UNKNOWN: u8 = 0x2a;
 const ACK: u8 = 1;
 const PADDED: u8 = 8;
 
-/// One step of a flood, for the stream of that number. What breaks the protocol ends the
-/// connection, and the attacker comes again.
+/// One step of a flood, for the stream with this number. If it breaks the protocol, the server
+/// closes the connection, and the attacker connects again.
 type Flood = fn(u32) -> Vec<u8>;
 
-/// A stream that is begun.
+/// The frame that begins a stream.
 fn begun(id: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, id, &head())
 }
@@ -155,7 +155,7 @@ const FLOODS: [(&str, Flood); 22] = [
     ("WINDOW_UPDATE", |_| {
         frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])
     }),
-    // The server takes the streams back itself: CVE-2025-8671.
+    // The server itself resets the streams: CVE-2025-8671.
     ("a window that overflows", |id| {
         [
             begun(id),
@@ -180,7 +180,7 @@ const FLOODS: [(&str, Flood); 22] = [
     }),
 ];
 
-/// How long an attacker rests before it comes again.
+/// Pause before an attacker connects again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// All floods, each on a connection of its own, which is opened again when the server ends it.
@@ -207,18 +207,18 @@ async fn flood(mut stream: TlsStream<TcpStream>, step: Flood) -> std::io::Result
     let mut id = 1;
     loop {
         let mut steps = Vec::new();
-        // Few of those that are large.
+        // Small steps are sent many at a time, large ones one by one.
         while steps.len() < 4096 {
             steps.extend(step(id));
             id += 2;
         }
         stream.write_all(&steps).await?;
-        // The honest client runs beside it.
+        // Lets the honest client run.
         yield_now().await;
     }
 }
 
-/// As many streams as there may be, and nothing on them.
+/// Opens as many streams as possible, and sends nothing on them.
 pub async fn mute_streams(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut stream = siege.tls("h2").await?;
     stream.write_all(PREFACE).await?;
@@ -228,7 +228,7 @@ pub async fn mute_streams(siege: Arc<Siege>) -> std::io::Result<()> {
     stream.read_to_end(&mut Vec::new()).await.map(|_| ())
 }
 
-/// Bodies that are sent as fast as windows allow, and whose end never comes.
+/// Sends bodies as fast as windows allow, and never ends them.
 pub async fn endless_bodies(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut stream = siege.tls("h2").await?;
     stream.write_all(PREFACE).await?;

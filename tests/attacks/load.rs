@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout};
 use crate::support::{PATIENCE, pod_review, post, read};
 use crate::{MOST_MEMORY, Siege, large, released};
 
-/// The API server's default for a webhook call. A program that isn't optimized, on a busy machine,
-/// has longer.
+/// The API server's default timeout of a webhook call. Longer for a program that is not optimized,
+/// which may run on a busy machine.
 fn deadline() -> Duration {
     if released().is_some() {
         Duration::from_secs(10)

@@ -47,7 +47,7 @@ use crate::support::{Authority, handshake, loud, pod_review, post, read, review}
 /// Half of the chart's memory limit, in KiB.
 const MOST_MEMORY: u64 = 128 * 1024;
 
-/// What the chart gives a webhook; more for a program that isn't optimized, on a busy machine.
+/// The chart's timeout of a webhook. Longer for a program that is not optimized, on a busy machine.
 fn call() -> Duration {
     Duration::from_secs(if released().is_some() { 5 } else { 20 })
 }
@@ -57,14 +57,14 @@ fn released() -> Option<PathBuf> {
     std::env::var_os("ATTACKED").map(PathBuf::from)
 }
 
-/// How long each attack lasts, if `ATTACK_SECONDS` doesn't say it.
+/// How long each attack lasts by default.
 const ATTACK: Duration = Duration::from_millis(600);
 
-/// How many calls of the honest client an attack lasts at least.
+/// Minimum number of the honest client's calls during an attack.
 const CALLS: usize = 5;
 
-/// How long an attacker rests before it comes again: the handshakes of its own would otherwise be
-/// most of what a machine of few processors does.
+/// Pause before an attacker connects again. Otherwise its own handshakes would take most of the
+/// time of a machine with few processors.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A server with its attackers.
@@ -72,7 +72,7 @@ struct Siege {
     serve: Serve,
     authority: Authority,
     _folder: tempfile::TempDir,
-    // The last to be dropped: it can't be removed while a process is in it.
+    // Dropped last: a cgroup cannot be removed while a process is in it.
     cgroup: Option<Cgroup>,
 }
 
@@ -86,7 +86,8 @@ impl Siege {
             .inspect_err(|obstacle| eprintln!("{obstacle}"))
             .ok();
         let program = released().unwrap_or_else(|| env!("CARGO_BIN_EXE_migration-gate").into());
-        // From its first page on, as in a container.
+        // The program joins the cgroup before it starts, as in a container, so that its first page
+        // counts.
         let enter = cgroup
             .as_ref()
             .map(|it| it.processes().display().to_string());
@@ -108,13 +109,13 @@ impl Siege {
         })
     }
 
-    /// The most memory that the program has had, in KiB.
+    /// The peak memory of the program, in KiB, with the kernel's memory that is charged to it.
     fn peak(&self) -> u64 {
         let own = self.own_peak();
         self.cgroup.as_ref().map_or(own, |it| it.peak() / 1024)
     }
 
-    /// The same without what the kernel has on its account.
+    /// The peak memory of the program alone, in KiB.
     fn own_peak(&self) -> u64 {
         let id = self.serve.child.id().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -149,7 +150,7 @@ impl Siege {
     }
 }
 
-/// A client like an API server. Answers how many calls it made, and which failed.
+/// A client like an API server. Returns how many calls it made, and which failed.
 fn honest(siege: &Arc<Siege>, stop: &Arc<AtomicBool>) -> JoinHandle<(usize, Vec<String>)> {
     let (siege, stop) = (Arc::clone(siege), Arc::clone(stop));
     tokio::spawn(async move {
@@ -183,7 +184,7 @@ fn honest(siege: &Arc<Siege>, stop: &Arc<AtomicBool>) -> JoinHandle<(usize, Vec<
     })
 }
 
-/// A review of about so many bytes that is allowed.
+/// An allowed review of about this many bytes.
 fn large(bytes: usize) -> Vec<u8> {
     review(json!({
         "uid": "large",
@@ -196,7 +197,7 @@ fn large(bytes: usize) -> Vec<u8> {
     }))
 }
 
-/// The same over HTTP/1, one request after the other.
+/// Sends reviews over HTTP/1, one after the other, and reads no response.
 async fn pipeline(siege: Arc<Siege>) -> std::io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4096)?;
@@ -212,7 +213,7 @@ async fn pipeline(siege: Arc<Siege>) -> std::io::Result<()> {
     }
 }
 
-/// A head that is as long as may be, and never ends.
+/// Sends a head of the maximum length, and never ends it.
 async fn long_head(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut stream = siege.tls("http/1.1").await?;
     let head = format!("POST /validate HTTP/1.1\r\nx: {}", "x".repeat(7 * 1024));
@@ -221,13 +222,13 @@ async fn long_head(siege: Arc<Siege>) -> std::io::Result<()> {
     stream.read_to_end(&mut Vec::new()).await.map(|_| ())
 }
 
-/// A connection on which nothing ever comes.
+/// Opens a connection, and never sends anything.
 async fn mute(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut stream = TcpSocket::new_v4()?.connect(siege.serve.webhooks).await?;
     stream.read_to_end(&mut Vec::new()).await.map(|_| ())
 }
 
-/// A body just fast enough.
+/// Sends a body just fast enough.
 async fn slow_body(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut stream = siege.tls("http/1.1").await?;
     let head = "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: 7000000\r\n\r\n";
@@ -239,7 +240,7 @@ async fn slow_body(siege: Arc<Siege>) -> std::io::Result<()> {
     }
 }
 
-/// Large reviews, one after the other.
+/// Sends large reviews, one after the other.
 async fn large_reviews(siege: Arc<Siege>) -> std::io::Result<()> {
     let mut client = siege.http2(1 << 20).await.map_err(std::io::Error::other)?;
     loop {
@@ -249,7 +250,7 @@ async fn large_reviews(siege: Arc<Siege>) -> std::io::Result<()> {
     }
 }
 
-/// Runs so many of an attacker, each again when the server ends it.
+/// Runs this many copies of an attacker, each again when the server closes its connection.
 fn attack<F>(
     siege: &Arc<Siege>,
     count: usize,
@@ -270,8 +271,8 @@ where
     (0..count).map(one).collect()
 }
 
-/// An unoptimised server gives a processor to what costs the released one little, and the honest
-/// client of the same machine then lacks it.
+/// An unoptimised server spends a whole processor on attacks that cost the released one little, and
+/// the honest client on the same machine then lacks it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it needs the released binary: `make attacks`, which `make test` runs"]
 async fn no_attacker_exhausts_the_server_or_keeps_an_honest_client_out() {

@@ -1,4 +1,4 @@
-//! Diffs are of the author's own text, and what they lead to is what the API server would store.
+//! Diffs edit the author's own text, and their result is what the API server would store.
 
 use migration_gate::review::engine::review;
 use migration_gate::review::{render, rewrite};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{DEPLOYMENT, loaded};
 use checks::manifests::{self, Shown};
 
-/// What holds for any text, as the fuzz target has it.
+/// Checks the properties that the fuzz target checks.
 fn check(text: &str) -> Shown {
     manifests::check(text.as_bytes())
 }
@@ -58,7 +58,7 @@ fn what_has_no_lines_of_its_own_is_rendered() {
     );
     let flow = "      initContainers: [{name: a, image: b}]\n";
     check(&format!("{DEPLOYMENT}{flow}"));
-    // What follows `|+` belongs to the text, so no line can be put after it.
+    // Line breaks after `|+` belong to the text, so no line can be added there.
     let kept = "        args:\n        - |+\n          text\n\n";
     check(&format!("{DEPLOYMENT}{kept}"));
     let alias = DEPLOYMENT
@@ -114,7 +114,7 @@ fn many_objects_in_one_source() {
 }
 
 proptest! {
-    /// Whatever text a manifest holds, what is printed for it says the same.
+    /// A printed value reads as the same value, whatever text it holds.
     #[test]
     fn a_rendering_says_what_it_renders(value in values()) {
         let text = render::yaml(&value).expect("shallow");
@@ -122,7 +122,7 @@ proptest! {
         prop_assert_eq!(read, vec![value], "{}", text);
     }
 
-    /// Whatever else a held Deployment says, and however it is written.
+    /// For any other content of a held Deployment, in any notation.
     #[test]
     fn what_is_shown_is_what_is_stored(
         extra in prop::collection::btree_map("[a-z]{1,3}|on|y", values(), 0..4),
@@ -151,8 +151,7 @@ proptest! {
             3 => serde_json::to_string_pretty(&object).expect("JSON"),
             _ => block.trim_end().to_owned(),
         };
-        // A text with CRLF in a block scalar is another text, so it is only seen not to break
-        // anything.
+        // CRLF in a block scalar makes another text, so this only checks that nothing breaks.
         check(&text);
     }
 
@@ -177,7 +176,7 @@ proptest! {
 }
 
 fn values() -> impl Strategy<Value = Value> {
-    // What reads as something else without quotes.
+    // Texts that read as something else without quotes.
     let words = r##"["y", "no", "on", "~", "null", "true", "0755", "0o7", "1e3", "1_000", ".5", "-",
         "- a", "a: b", "#c", "a #c", "'", "\"", "|", ">", "*a", "&a", "!a", "%a", "@a",
         "`a`", "{", "[", "<<", "=", "---", "...", "? a", ": a", " a", "a ", "a\nb", "a\n",

@@ -20,8 +20,8 @@ spec:
         image: piefed/piefed:1.2.0
 ";
 
-/// What a review of a path in a folder of these files says of each file: the objects in it, those
-/// that are injected, and what was passed over or could not be reviewed.
+/// The review's result for each file, of a path in a folder with these files: the file's objects,
+/// those that are injected, and what was skipped or could not be reviewed.
 fn check(files: &[(&str, &str)], path: &str, expect: &[&str]) {
     let folder = folder(files);
     let (sources, _) = gather(&[folder.path().join(path)], std::io::empty());
@@ -79,7 +79,7 @@ fn a_part_of_an_object_is_no_object() {
         &format!("{WEB}      $setElementOrder/containers: [{{name: web}}]\n"),
         patch,
     );
-    // What a patch brings is refused all the same, but not what it takes out.
+    // A forbidden variable that a patch adds is refused; one that it deletes is not.
     let patch = WEB.replace("        image: piefed/piefed:1.2.0\n", "");
     check(
         &format!("{patch}        env: [{{name: PIEFED_INIT_CONTAINER, value: x}}]\n"),
@@ -89,7 +89,7 @@ fn a_part_of_an_object_is_no_object() {
         &format!("{patch}        env: [{{name: PIEFED_INIT_CONTAINER, $patch: delete}}]\n"),
         &["a.yaml: Deployment untouched", "a.yaml: patch"],
     );
-    // Nor does it stand in for the object that it is merged into.
+    // A patch does not stand in for the object that it is merged into.
     let config = Config::default();
     assert_eq!(
         found(&config, &format!("{WEB}---\n{patch}")),

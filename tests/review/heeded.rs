@@ -200,13 +200,13 @@ fn each_code_is_shown_and_ends() {
             !left.contains(*code),
             "{code} doesn't end: {left:?}\n{manifests}"
         );
-        // And what is done about it brings nothing new.
+        // The remedy causes no new findings.
         let new: Vec<_> = left.difference(&shown).collect();
         assert!(new.is_empty(), "{code}: {new:?}\n{manifests}");
     }
 }
 
-/// Every format of the report has a code that can be looked up.
+/// Every format of the report names the code.
 #[test]
 fn each_code_is_named_in_every_form() {
     for (code, _) in REMEDIES

@@ -17,8 +17,8 @@ pub(super) fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// What is read of a path in the folder: names relative to it, with the namespaces that objects go
-/// to.
+/// The files that are read for a path in the folder: their names relative to it, with the
+/// namespaces of their objects.
 fn read(folder: &Path, path: &str) -> Vec<String> {
     let (sources, unreadable) = gather(&[folder.join(path)], std::io::empty());
     let relative = |name: &str| {
@@ -57,7 +57,7 @@ fn a_folder_is_read_with_all_below_it_in_the_order_of_names() {
         read(folder.path(), ""),
         ["a.yaml", "b.yml", "c/d.yaml", "c/e.JSON"]
     );
-    // A file that is named is read, whatever it is called.
+    // A file that is named is read, whatever its extension.
     assert_eq!(read(folder.path(), "README.md"), ["README.md"]);
 }
 
@@ -93,7 +93,7 @@ fn the_nearest_kustomization_says_where_objects_go() {
         read(folder.path(), "app/inner/a.yaml"),
         ["app/inner/a.yaml -> inner"]
     );
-    // Of a file that is named alone, only its own folder counts.
+    // For a file that is named alone, only its own folder counts.
     assert_eq!(read(folder.path(), "app/base/a.yaml"), ["app/base/a.yaml"]);
 }
 

@@ -1,7 +1,7 @@
 //! The same objects as `kubectl` reads, text by text.
 //!
-//! `tests/review/kubectl.json` holds its answers. `KUBECTL=path cargo test --test review
-//! as_kubectl` asks a `kubectl` again and writes them; those that are there are of version 1.36.3.
+//! `tests/review/kubectl.json` holds its answers, which are those of version 1.36.3.
+//! `KUBECTL=path cargo test --test review as_kubectl` asks a `kubectl` again and writes them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,7 +15,7 @@ use super::loaded;
 
 const ANSWERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/review/kubectl.json");
 
-/// What `kubectl` makes of a text: the objects that it read before it gave up, if it did.
+/// `kubectl`'s answer for a text: the objects that it has read, and whether it refused the rest.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct KubectlAnswer {
     objects: Vec<Value>,
@@ -46,7 +46,7 @@ fn compact(name: &str) -> String {
     )
 }
 
-/// What texts are put together from. In a whole one, `POD` stands for the beginning of a Pod.
+/// The parts of the texts. In a whole text, `POD` stands for the beginning of a Pod.
 #[derive(Deserialize)]
 struct Texts {
     scalars: Vec<String>,
@@ -89,7 +89,7 @@ fn cases() -> BTreeMap<String, Expect> {
             .collect(),
         Same,
     );
-    // What separates documents of YAML, of JSON, and of both.
+    // The separators of YAML documents, of JSON values, and of both.
     for separator in &texts.separators {
         for (first, second) in [
             (yaml("a"), yaml("b")),
@@ -125,7 +125,7 @@ fn cases() -> BTreeMap<String, Expect> {
     cases
 }
 
-/// What review makes of it.
+/// Review's answer for a text.
 fn ours(text: &str) -> KubectlAnswer {
     let loaded = loaded(text);
     let contents = contents(&loaded, None);

@@ -73,7 +73,7 @@ fn an_object_can_ignore_a_warning() {
     check("job-suspended", &["job-not-replaceable"]);
     check("job-suspended, job-not-replaceable", &[]);
     check("job-suspende", &["job-not-replaceable", "job-suspended"]);
-    // Only its own, and no refusal.
+    // An object ignores only its own warnings, and no refusal.
     let web = WEB.replace(
         "  name: piefed-web",
         "  name: piefed-web\n  annotations: {migration-gate.io/ignore: 'forbidden-env job-suspended'}",
@@ -100,7 +100,7 @@ fn findings_stand_in_the_order_of_their_lines() {
     );
 }
 
-/// Of several Jobs, one alone is in the file.
+/// Only one of several Jobs is in the file.
 #[test]
 fn a_job_says_nothing_of_the_others() {
     let gate = "gates: [{name: piefed, namespace: piefed-application, jobs: [{name: piefed-db-init}, {name: other}], deployments: [piefed-web], serviceAccount: s}]\n";
@@ -125,7 +125,7 @@ fn versions() {
     assert!(codes_with(&config, &[JOB]).is_empty());
 }
 
-/// Of objects that are read in a cluster, who applies them is seen.
+/// Objects that are read from a cluster show who applies them.
 #[test]
 fn a_job_that_its_applier_cannot_replace_names_that_one() {
     for (mark, way) in [
@@ -177,7 +177,7 @@ fn rights_that_are_missing() {
         "    spec:\n      serviceAccountName: own\n      containers",
     );
     let rbac = RBAC.replace("piefed-init-checker", "own");
-    // With an account of its own that has every right, what the warning asks for is done.
+    // An account of its own that has every right is what the warning asks for.
     check(&[JOB, &web, &rbac], &[]);
     check(&[JOB, &web], &["account-kept", "missing-rbac"]);
     changes_of(&[JOB, &web, &rbac], "rights_that_are_missing");
@@ -190,7 +190,7 @@ fn the_account_of_the_gate_needs_no_rights_of_its_own() {
     changes("the_account_of_the_gate_needs_no_rights_of_its_own");
 }
 
-/// Unless the same file says that it does not.
+/// The configuration may say that the chart gives no rights.
 #[test]
 fn without_the_chart_s_rights_every_account_needs_its_own() {
     let mut config = Config::default();
@@ -246,7 +246,7 @@ fn a_rollout_that_refers_to_a_deployment() {
     );
     check(&by_name, &[JOB, rollout], &[]);
     check(&by_name, &[JOB, rollout, WEB], &[]);
-    // Whether labels hold it is known only where it can be seen.
+    // Whether a gate's labels match the Deployment is known only if it is among the manifests.
     check(&by_label, &[JOB, rollout], &[]);
     check(
         &by_label,
@@ -284,7 +284,7 @@ fn a_job_that_needs_what_waits_for_it() {
         check(&[&job, WEB, RBAC, service, config_map], &["deadlock"]);
         check(&[&job, WEB, RBAC, config_map], &[]);
     }
-    // A Service that leads elsewhere is no one's concern.
+    // A Service that leads elsewhere gets no warning.
     let elsewhere = service.replace("{app: web}", "{app: redis}");
     let job = JOB.replace("[flask, db, upgrade]", "[curl, web]");
     check(&[&job, WEB, RBAC, &elsewhere], &[]);
@@ -367,7 +367,8 @@ fn a_variable_that_arrives_by_env_from() {
     );
     check(&[&pod("{secretRef: {name: m}}"), map], &[]);
     check(&[&pod("{configMapRef: {name: absent}}"), map], &[]);
-    // One that isn't there may bring it, where the prefix is the beginning of its name.
+    // A missing source may bring the variable, if its prefix is the beginning of the variable's
+    // name.
     let prefixed = |prefix: &str| {
         pod(&format!(
             "{{prefix: {prefix}, configMapRef: {{name: absent}}}}"

@@ -1,4 +1,5 @@
-//! Warnings of Jobs that come too seldom and of roll-outs that don't go well with waiting.
+//! Warnings about Jobs that are created too seldom, and about roll-outs that do not work well with
+//! waiting.
 
 use migration_gate::cli::config::parse;
 

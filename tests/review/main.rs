@@ -1,4 +1,4 @@
-//! The offline review as a library: what it finds, and that what it shows is what would be stored.
+//! The offline review as a library: its findings, and that it shows what would be stored.
 
 mod edits;
 mod folders;
@@ -31,7 +31,7 @@ fn loaded(text: &str) -> [Loaded; 1] {
     })]
 }
 
-/// What a review of one text finds, by `code line:column`.
+/// The findings in a text, as `code line:column`.
 fn found(config: &Config, text: &str) -> Vec<String> {
     let loaded = loaded(text);
     let report = review(config, &loaded, None);

@@ -35,7 +35,7 @@ fn every_object_is_found() {
         &format!("{{apiVersion: v1, kind: List, items: [{pod}, {pod}]}}"),
         &["v1 Pod ns/a", "v1 Pod ns/a"],
     );
-    // Items of a typed list are of its kind, said or not.
+    // Items of a typed list have its item kind, even if they do not name it.
     check(
         "{apiVersion: apps/v1, kind: DeploymentList, items: [{metadata: {name: a, namespace: ns}}]}",
         &["apps/v1 Deployment ns/a"],
@@ -197,8 +197,8 @@ fn a_reserved_name_is_the_only_thing_told_of_the_waiter() {
     assert!(!codes.contains(&"waiter-missing 1".to_owned()), "{codes:?}");
 }
 
-/// What a cluster has already is reviewed as on the next change of its pod template, for nothing
-/// else is asked about: the waiter of another release is replaced then.
+/// A stored object is reviewed as if its pod template changed, because the webhooks get no other
+/// changes. The waiter of another release is then replaced.
 #[test]
 fn what_is_stored_is_reviewed_as_changed_next() {
     use migration_gate::review::rewrite;
@@ -220,12 +220,12 @@ fn what_is_stored_is_reviewed_as_changed_next() {
     }
 }
 
-/// The API server sets the field, and takes it from no one.
+/// Only the API server sets `deletionTimestamp`.
 #[test]
 fn a_deletion_that_is_written_down_is_ignored() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}\nspec: {containers: [{name: a, image: b, env: [{name: PIEFED_INIT_CONTAINER}]}]}\n";
     assert_eq!(super::found(&Config::default(), text), ["forbidden-env 4"]);
-    // A cluster's own answer, and a call that it made, mean it.
+    // In an object from a cluster, and in a captured review, it counts.
     let stored = [Loaded::new(SourceText {
         text: text.to_owned(),
         stored: true,

@@ -73,7 +73,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 #[test]
 fn a_manifest_cannot_speak_to_the_terminal_or_to_github() {
     let name = "a\n::stop-commands::x\r\u{1b}[31m\u{202e}%0A,:";
-    // A text with a raw C1 control is no YAML, and its line is shown all the same.
+    // A text with a raw C1 control character is not YAML, but its line is shown.
     let text = format!("{}\n---\n{}", refused(name), refused("\u{9b}31m"));
     let shown = review_text(&Config::default(), &text);
     assert!(

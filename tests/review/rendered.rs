@@ -138,12 +138,12 @@ fn a_kustomization_s_object_is_found_in_the_file_that_it_lists() {
     );
     assert_eq!(scene.called(), "kubectl kustomize -- overlays/prod\n");
     let (_, text) = scene.said(&["-k", "overlays/prod"]);
-    // What kustomize has made of it is shown, at its place in the file.
+    // The line that kustomize has printed is shown, with its place in the file.
     assert!(text.contains("--> base/web.yaml:14:"), "{text}");
     assert!(text.contains("image: piefed/piefed:latest"), "{text}");
     assert!(text.contains("--- a/base/web.yaml (as rendered)"), "{text}");
 
-    // What it doesn't list is its own.
+    // An object that no listed file holds counts as the kustomization's own.
     scene.file("base/web.yaml", "");
     let (_, text) = scene.said(&["-k", "overlays/prod", "-o", "github"]);
     assert!(
@@ -151,7 +151,7 @@ fn a_kustomization_s_object_is_found_in_the_file_that_it_lists() {
         "{text}"
     );
 
-    // Without kubectl, kustomize's own program does it.
+    // Without kubectl, the program `kustomize` is used.
     let scene = Scene::new();
     scene.program("kustomize", &print);
     let (code, text) = scene.said(&["-k", "deploy"]);
@@ -202,14 +202,14 @@ fn a_chart_s_object_is_found_in_its_template() {
         text.contains("::warning file=charts/app/templates/web.yaml,line=12,col=9,endColumn=35,title=mutable-tag::"),
         "{text}"
     );
-    // A template that isn't there is known by its name alone.
+    // Of a missing template, only the name is known.
     assert!(
         text.contains("::warning file=piefed/charts/worker/templates/web.yaml,line=1,col=1,endColumn=1,title=mutable-tag::"),
         "{text}"
     );
 }
 
-/// Where none is chosen, the namespace that Helm would take says nothing.
+/// If no namespace is chosen, Helm's default does not count as one.
 #[test]
 fn a_chart_without_a_namespace_is_told() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! `--strict` has nothing to say of what the documentation recommends.
+//! `--strict` accepts everything that the documentation recommends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a strict review fails on.
+/// The findings that fail a strict review.
 fn complaints(config: &Config, loaded: &[Loaded], namespace: Option<&str>) -> Vec<String> {
     let report = review(config, loaded, namespace);
     assert!(report.injections() > 0, "{}", report.summary());
@@ -79,7 +79,7 @@ fn the_shapes_of_charts() {
         let loaded = load(text.clone());
         let namespace = config.gates[0].namespace.clone();
         let complaints = complaints(&config, &loaded, Some(&namespace));
-        // The page says so of hooks that come last. Whether it matters depends on Helm's options.
+        // The page warns about hooks that come last. Whether it matters depends on Helm's options.
         let last = ["many-workloads", "post-hook", "post-hook-two-workloads"].contains(&name);
         let rest = complaints
             .iter()

@@ -86,7 +86,7 @@ fn what_nothing_needs_is_reduced_to_its_name() {
     }
 }
 
-/// With others' objects before, between and after what is reviewed, so that many are trimmed.
+/// Other objects are before, between and after the reviewed ones, so that many are trimmed.
 #[test]
 fn the_report_is_the_same() {
     let others = [

@@ -1,4 +1,4 @@
-//! Bodies: how large they may be, how slow, and how many at the same time.
+//! Bodies: their maximum size, their minimum speed, and how many the server reads at the same time.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,7 +27,7 @@ type Answered = hyper::Result<Response<Incoming>>;
 
 const NEVER: Duration = Duration::from_hours(1);
 
-/// An UPDATE of exactly so many bytes.
+/// An UPDATE of exactly this many bytes.
 fn update(bytes: usize) -> Vec<u8> {
     let object = |padding: usize| {
         json!({
@@ -55,7 +55,7 @@ fn head(length: usize) -> String {
     )
 }
 
-/// A connection on which so much of a body was announced, and this was sent.
+/// A connection that has announced a body of this length, and has sent this part of it.
 async fn begun(server: &Running, announced: usize, sent: &[u8]) -> TlsStream<TcpStream> {
     let mut stream = server.tls(&["http/1.1"]).await;
     stream.write_all(head(announced).as_bytes()).await.unwrap();
@@ -71,7 +71,7 @@ fn endless(sent: &'static [u8]) -> Request<BoxBody<Bytes, Infallible>> {
     post(Bytes::new()).map(|_| StreamBody::new(body).boxed())
 }
 
-/// Reads until the server closes the connection, whose last answer has that status.
+/// Reads until the server closes the connection, and checks the status of its last response.
 async fn ended(stream: &mut (impl AsyncRead + Unpin), status: &str) -> String {
     let answer = String::from_utf8(closed(stream).await).unwrap();
     let expect = format!("HTTP/1.1 {status}");
@@ -79,7 +79,7 @@ async fn ended(stream: &mut (impl AsyncRead + Unpin), status: &str) -> String {
     answer
 }
 
-/// A server that cuts a request after one time, and a slow body after the other.
+/// A server with these timeouts: `request` for a request, and `grace` for a slow body.
 async fn patient(request: Duration, grace: Duration) -> Running {
     let change = |limits: &mut ClientLimits| {
         limits.request_timeout = request;
@@ -98,7 +98,7 @@ async fn streams(server: &Running) -> http2::SendRequest<BoxBody<Bytes, Infallib
     client
 }
 
-/// Waits until so many reviews are being read or decided.
+/// Waits until this many reviews are being read or decided.
 async fn in_flight(server: &Running, count: usize) {
     let line = format!("migration_gate_reviews_in_flight {count}\n");
     let wait = async {
@@ -163,7 +163,7 @@ async fn a_body_too_large_gets_413() {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
 
-    // Announced, and not sent until it is asked for: it never is.
+    // The client waits for `100 Continue`, which never comes.
     let mut stream = server.tls(&["http/1.1"]).await;
     let asking = head(100_000).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
     stream.write_all(asking.as_bytes()).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_body_too_large_gets_413_however_slow_it_is() {
 async fn a_flood_without_end_is_cut() {
     let server = Running::start(limits(|limits| {
         limits.max_body = 64 * 1024;
-        // It isn't for its time that it is cut.
+        // The request is not cut for its duration.
         limits.request_timeout = NEVER;
     }))
     .await;
@@ -233,7 +233,7 @@ async fn a_dripping_body_is_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn announced_and_dripping_bodies_keep_nobody_out() {
-    // They stay as long as the test.
+    // The dripping bodies last for the whole test.
     let server = patient(NEVER, NEVER).await;
     let most = usize::try_from(default_limits().max_body).unwrap();
     let mut dripping = Vec::new();
@@ -261,7 +261,7 @@ async fn announced_and_dripping_bodies_keep_nobody_out() {
     in_flight(&server, 64).await;
 }
 
-/// As large as a body may be, and a large part of it.
+/// The maximum size of a body, and a large part of it, in bytes.
 const ALL: usize = 512 * 1024;
 const MOST: usize = 500 * 1024;
 
@@ -272,7 +272,7 @@ fn narrow(limits: &mut ClientLimits) {
     limits.body_grace = NEVER;
 }
 
-/// A server with these limits, and a body that is begun and leaves no room for another such one.
+/// A server with these limits, and an unfinished body that leaves no room for another of its size.
 async fn filled(change: impl FnOnce(&mut ClientLimits)) -> (Running, TlsStream<TcpStream>) {
     let server = Running::start(limits(change)).await;
     let first = begun(&server, ALL, &vec![b' '; MOST]).await;
@@ -280,7 +280,7 @@ async fn filled(change: impl FnOnce(&mut ClientLimits)) -> (Running, TlsStream<T
     (server, first)
 }
 
-/// Sends so many reviews that wait for room.
+/// Sends this many reviews, which wait for room.
 async fn wait_for_room(client: &mut SendRequest, count: usize) -> JoinSet<Answered> {
     let mut waiting = JoinSet::new();
     for _ in 0..count {
@@ -292,7 +292,7 @@ async fn wait_for_room(client: &mut SendRequest, count: usize) -> JoinSet<Answer
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
-    // With seconds between what must be in order.
+    // Steps whose order matters are seconds apart.
     let time = SHORT * 25;
     let (server, first) = filled(|limits| {
         narrow(limits);
@@ -300,7 +300,7 @@ async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
     })
     .await;
     tokio::time::sleep(time / 2).await;
-    // Two of them are more than there is room for.
+    // There is no room for two of them.
     let mut client = server.http1().await;
     client.ready().await.unwrap();
     let second = tokio::spawn(client.send_request(post(update(ALL))));
@@ -320,10 +320,10 @@ async fn what_bodies_hold_is_bounded_and_small_ones_get_through() {
     assert_eq!(status, StatusCode::OK);
 }
 
-/// As long as no one else needs its room.
+/// A slow body may go on only while no other needs its room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_body_makes_room_for_others() {
-    // Fast enough by itself: what was sent has earned it two minutes.
+    // Fast enough by itself: the bytes that were sent allow it two minutes.
     let (server, mut slow) = filled(|limits| {
         narrow(limits);
         limits.body_grace = SHORT * 2;
@@ -352,7 +352,7 @@ async fn bodies_that_wait_hold_up_no_small_one() {
     assert!(waiting.try_join_next().is_none());
 }
 
-/// For longer than a second, which is all that they had once.
+/// The reviews wait for longer than a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn reviews_wait_for_their_turn_and_are_not_refused() {
     let (server, first) = filled(narrow).await;

@@ -78,7 +78,7 @@ async fn ready_is_only_who_the_api_server_accepts() {
     replica.serves(None).await;
     assert_eq!(replica.why_not_ready(), "");
 
-    // Someone puts another bundle there, and this server may not fix it.
+    // Another writer puts its own bundle there, and this server may not fix it.
     api.deny("patch", VALIDATING);
     let mut foreign = configuration("ValidatingWebhookConfiguration", 2);
     let other = Authority::new();
@@ -92,12 +92,12 @@ async fn ready_is_only_who_the_api_server_accepts() {
     api.heal();
     until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
-    // An applier that leaves the bundle out takes it away only for a moment.
+    // An applier that omits the bundle removes it only for a moment.
     api.put(MUTATING, configuration("MutatingWebhookConfiguration", 1));
     until("the bundle's return", || bundle(&api)).await;
     until_that("readiness", || replica.why_not_ready().is_empty()).await;
 
-    // A deleted one calls no replica; the other one counts.
+    // A deleted configuration calls no replica, so only the other one counts.
     api.delete(MUTATING);
     api.deny("patch", VALIDATING);
     api.put(VALIDATING, foreign);
@@ -158,7 +158,7 @@ async fn a_secret_that_is_lost_or_spoilt_is_made_anew() {
         assert_eq!(replica.why_not_ready(), "");
         previous = next;
     }
-    // The CAs of what was served before are trusted on: other replicas may still serve it.
+    // The CAs of earlier certificates stay trusted, because other replicas may still serve those.
     assert!(bundle(&api).unwrap().len() > 2);
 }
 
@@ -174,7 +174,7 @@ fn extend_bundle(api: &FakeApi, path: &str, certificate: &[u8]) {
     api.put(path, object);
 }
 
-/// Who may not write one thing still does the rest, and serves what is trusted.
+/// A replica that may not write one object still does the rest, and serves a trusted certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_refused_holds_up_nothing_else() {
     let api = cluster();
@@ -199,7 +199,7 @@ async fn a_write_that_is_refused_holds_up_nothing_else() {
     api.heal();
     until_that("the other", || size(MUTATING) == 1).await;
 
-    // So it is when the Secret is due, and may not be written.
+    // The same holds if the Secret is due for renewal and may not be written.
     drop(second);
     api.deny("patch", SECRET);
     let mut late = settings();
@@ -208,13 +208,14 @@ async fn a_write_that_is_refused_holds_up_nothing_else() {
     assert_eq!(third.serves(None).await.chain(), identity.chain());
 }
 
-/// One that starts just then has never seen the Secret, and others still serve what was in it.
+/// A replica that starts just then has never seen the Secret, and others still serve its
+/// certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_lost_while_a_replica_starts_costs_nobody_the_trust() {
     let api = cluster();
     let first = Replica::start(&api, settings());
     let served = first.serves(None).await;
-    // From here on it learns of nothing, and serves what it has.
+    // From here on this replica gets no events, and serves the certificate that it has.
     drop(first);
     api.delete(SECRET);
     let second = Replica::start(&api, settings());
@@ -276,7 +277,7 @@ async fn a_quarrel_over_the_bundle_is_no_busy_loop() {
     let replica = Replica::start(&api, settings());
     replica.serves(None).await;
     let before = api.count("patch", MUTATING, 200);
-    // Takes the bundle away as often as it is put back.
+    // Removes the bundle as often as it is restored.
     let mut changes = api.changes();
     let quarrel = async {
         loop {
@@ -290,7 +291,7 @@ async fn a_quarrel_over_the_bundle_is_no_busy_loop() {
     let _ = timeout(Duration::from_secs(2), quarrel).await;
     let writes = api.count("patch", MUTATING, 200) - before;
     assert!((1..50).contains(&writes), "{writes} writes");
-    // When the other gives up, all is well again.
+    // When the other writer gives up, the bundle stays.
     until("the bundle", || bundle(&api)).await;
 }
 
@@ -320,7 +321,7 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
                 for ago in [Duration::ZERO, lag] {
                     let verdict = callers(&api, Instant::now().checked_sub(ago).unwrap())
                         .accept(&identity, Timestamp::now());
-                    // Unless it was replaced just now, it must do.
+                    // It must be accepted, unless it was replaced just now.
                     let still = replica.served.get().unwrap();
                     assert!(
                         verdict.is_ok() || still.chain() != identity.chain(),
@@ -347,7 +348,7 @@ async fn whatever_is_served_is_accepted_by_an_api_server_that_lags() {
     assert_eq!(api.count("create", SECRETS, 201), 1);
 }
 
-/// The configurations as an API server sees them that has learnt of all changes until then.
+/// The configurations as seen by an API server that knows all changes until then.
 fn callers(api: &FakeApi, at: Instant) -> Callers {
     let mutating = ConfigurationName::Mutating("gate".to_owned());
     let validating = ConfigurationName::Validating("gate".to_owned());

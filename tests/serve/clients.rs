@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use crate::program::{Serve, line, migration_gate, write};
 use crate::support::{Authority, PATIENCE, pod_review, post, read};
 
-/// The server and what it is to be known by.
+/// A server, the CA of its certificate, and the file of its clients' CAs.
 struct Guarded {
     serve: Serve,
     authority: Authority,
@@ -71,7 +71,7 @@ impl Guarded {
         config
     }
 
-    /// Whether a review is answered, by the way of both versions of TLS and of HTTP.
+    /// Whether a review is answered, over both versions of TLS and of HTTP.
     async fn answers(&self, pair: Option<(String, String)>) -> bool {
         let mut answered = Vec::new();
         for version in [&TLS12, &TLS13] {
@@ -134,7 +134,7 @@ async fn only_clients_with_a_certificate_of_the_authority_are_answered() {
     let expired = clients.issue_until(rcgen::date_time_ymd(2001, 1, 1));
     assert!(!server.answers(Some(expired)).await);
     assert!(server.answers(Some(clients.issue())).await);
-    // The probes come without.
+    // Probes need no certificate.
     assert_eq!(server.serve.get("/livez").await.0, StatusCode::OK);
     assert_eq!(server.serve.get("/readyz").await.0, StatusCode::OK);
 }
@@ -156,7 +156,8 @@ async fn a_client_may_be_asked_for_its_name() {
     );
 }
 
-/// As a ConfigMap's volume changes: without a restart, and without an open connection lost.
+/// The file changes as in a ConfigMap's volume: without a restart, and without closing a
+/// connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_authority_is_for_new_connections() {
     let (old, new) = (Authority::new(), Authority::new());
@@ -173,7 +174,7 @@ async fn a_new_authority_is_for_new_connections() {
     let asked = open.send_request(post(pod_review("1"))).await.unwrap();
     assert_eq!(read(asked).await.0, StatusCode::OK);
 
-    // Both, for as long as it takes to give every API server a certificate of the new one.
+    // Both are trusted while every API server gets a certificate of the new one.
     change(&mut server, &(old.pem() + &new.pem())).await;
     assert!(server.answers(Some(old.issue())).await);
     assert!(server.answers(Some(new.issue())).await);
@@ -183,7 +184,7 @@ async fn a_new_authority_is_for_new_connections() {
     let asked = open.send_request(post(pod_review("2"))).await.unwrap();
     assert_eq!(read(asked).await.0, StatusCode::OK);
 
-    // What can't be used changes nothing, and is said.
+    // A file that cannot be used changes nothing, and is logged.
     fs::write(&server.clients, "garbage").unwrap();
     let failed = "cannot reload the client CAs; the previous ones stay in use";
     let failed = line(&mut server.serve.log, failed).await;

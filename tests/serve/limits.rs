@@ -1,4 +1,5 @@
-//! What a client may cost. Each test abuses one limit, and sees the server serve others meanwhile.
+//! The limits of a client. Each test exceeds one, and checks that the server serves others
+//! meanwhile.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::support::{
     post, read, send1,
 };
 
-/// Sends a byte at a time until the server doesn't want any more.
+/// Sends one byte at a time until the server closes the connection.
 async fn drip(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &str) {
     let (mut from, mut to) = tokio::io::split(stream);
     let sending = async {
@@ -58,7 +59,7 @@ async fn a_kept_connection_outlives_the_time_for_a_head() {
         let (status, answer) = send1(&mut client, pod_review(uid)).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(answer["response"]["uid"], uid);
-        // Idle for longer than a head may take is what an API server is most of the time.
+        // An API server's connection is idle most of the time, for longer than a head may take.
         tokio::time::sleep(SHORT * 3).await;
     }
     assert!(!client.is_closed());
@@ -68,7 +69,7 @@ async fn a_kept_connection_outlives_the_time_for_a_head() {
 async fn an_idle_connection_is_closed() {
     let server = Running::start(limits(|limits| {
         limits.idle_timeout = SHORT;
-        // So long is waited for the other side to close as well.
+        // The server waits this long for the other side to close as well.
         limits.handshake_timeout = SHORT * 5;
     }))
     .await;
@@ -140,7 +141,7 @@ async fn a_head_too_large_gets_431() {
     assert!(response.is_err() || response.unwrap().status().is_client_error());
     assert!(server.answers().await);
 
-    // As large as it was set to be, and no larger.
+    // A head may be as large as the limit, and no larger.
     for (most, fits, too_large) in [(16, 12, 20), (128, 100, 140)] {
         let server = Running::start(limits(|limits| limits.max_header = most * 1024)).await;
         let request = |kib: usize| request(1, "x".repeat(kib * 1024));
@@ -177,7 +178,7 @@ async fn a_thousand_idle_connections_keep_nobody_out() {
 async fn for_one_connection_too_many_the_least_missed_is_closed() {
     let server = Running::start(limits(|limits| {
         limits.max_connections = 8;
-        // Nothing but the want of room closes one.
+        // Only lack of room closes a connection.
         limits.handshake_timeout = Duration::from_hours(1);
     }))
     .await;
@@ -187,13 +188,13 @@ async fn for_one_connection_too_many_the_least_missed_is_closed() {
 
     let mut idle = connect(&server, 100).await;
     assert!(server.answers().await);
-    // Those that never asked anything went, the first of them first; the caller stayed.
+    // Connections without a request were closed, the oldest first; the caller's stayed open.
     closed(&mut idle[0]).await;
     let (status, _) = send1(&mut caller, pod_review("after")).await;
     assert_eq!(status, StatusCode::OK);
 }
 
-/// Clients that speak HTTP/2, ask nothing, and don't hear GOAWAY.
+/// HTTP/2 clients that send no request and ignore GOAWAY.
 #[tokio::test(flavor = "multi_thread")]
 async fn mute_http2_clients_make_room_at_once() {
     let server = Running::start(limits(|limits| {
@@ -206,7 +207,7 @@ async fn mute_http2_clients_make_room_at_once() {
     for _ in 0..64 {
         let mut stream = server.tls(&["h2"]).await;
         stream.write_all(PREFACE).await.unwrap();
-        // The server's settings: from here on it has the connection for established.
+        // The server's settings: from here on it considers the connection established.
         stream.read_exact(&mut [0; 9]).await.unwrap();
         mute.push(stream);
     }
@@ -260,7 +261,7 @@ async fn with_window(server: &Running, window: u32) -> http2::SendRequest<Full<B
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_taken_costs_the_connection() {
     let server = Running::start(limits(|limits| limits.answer_timeout = SHORT)).await;
-    // No window at all, and one that leaves the end of the answer to be wished for.
+    // No window at all, and a window that is too small for the whole response.
     let mut client = with_window(&server, 0).await;
     let response = client.send_request(post(loud(200))).await.unwrap();
     let length = response.headers()["content-length"].to_str().unwrap();
@@ -274,7 +275,7 @@ async fn an_answer_that_is_not_taken_costs_the_connection() {
         drop(response);
     }
 
-    // All the window there is, and no one reads; over HTTP/1, too.
+    // The largest window, and a client that does not read; over HTTP/1, too.
     let body = loud(200);
     let head = format!(
         "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",

@@ -1,4 +1,4 @@
-//! `migration-gate serve`: what goes over the wire, what a client may cost, and how it stops.
+//! `migration-gate serve`: the bytes on the wire, the limits of a client, and how it stops.
 //!
 //! The routes are called without a socket where nothing but the answer matters, and over loopback
 //! where the connection does.

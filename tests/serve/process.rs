@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::program::{Serve, line, migration_gate, write};
 use crate::support::{Authority, PATIENCE, review};
 
-/// Runs until it ends by itself, which must be with a failure; answers what it says.
+/// Runs the program until it fails, and returns its output.
 async fn fails(arguments: &[&str]) -> String {
     let output = timeout(PATIENCE, migration_gate(arguments).output())
         .await
@@ -142,7 +142,7 @@ async fn it_serves_says_so_and_stops_when_asked() {
     assert_eq!(serve.ends().await.code(), Some(1));
 }
 
-/// Whatever a cluster's addresses are.
+/// For clusters whose addresses are of any family.
 #[tokio::test]
 async fn by_default_it_listens_on_every_address() {
     let folder = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ async fn by_default_it_listens_on_every_address() {
     let all = ["--listen=[::]:0", "--health-listen=[::]:0"];
     let mut serve = Serve::start_on(&certificate, &key, &all).await;
     let mut loopbacks = vec!["127.0.0.1"];
-    // Where there is no IPv6, it does without.
+    // Without IPv6, it listens on IPv4 alone.
     if serve.webhooks.is_ipv6() && TcpListener::bind("[::1]:0").is_ok() {
         loopbacks.push("::1");
     }
@@ -223,7 +223,7 @@ async fn a_swapped_volume_is_picked_up() {
     let mut serve = Serve::start(&path("tls.crt"), &path("tls.key"), &[]).await;
     assert!(serve.answers(&old, "u").await);
 
-    // What can't be served isn't.
+    // A certificate without its key is not served.
     swap("..2", (new.issue().0, old.issue().1));
     let kept = "cannot reload the certificate; still serving the previous one";
     line(&mut serve.log, kept).await;

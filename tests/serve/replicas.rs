@@ -1,4 +1,4 @@
-//! Replicas as far as their certificates go, on one (fake) API server.
+//! Replicas without their webhooks: only their certificates, on one (fake) API server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub fn settings() -> Settings {
     }
 }
 
-/// One replica, as far as its certificate goes. Gone when dropped.
+/// The part of a replica that handles its certificate. Dropping it stops it.
 pub struct Replica {
     pub served: Arc<Served>,
     pub metrics: Metrics,

@@ -1,4 +1,4 @@
-//! Stopping: what is under way is answered, what is kept alive is closed, in that order.
+//! Stopping: requests under way are answered, then connections that are kept alive are closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,8 @@ async fn while_it_stops_it_serves_and_sends_its_clients_elsewhere() {
     tokio::spawn(async move { stop.run(LONG, LONG, never).await });
     server.stop.stopping().await;
 
-    // The kept connection is told with its next answer, HTTP/2's at once.
+    // An HTTP/1 connection that is kept alive learns it with its next response, an HTTP/2 one at
+    // once.
     http1.ready().await.unwrap();
     let response = http1
         .send_request(post(pod_review("during")))
@@ -62,7 +63,7 @@ async fn while_it_stops_it_serves_and_sends_its_clients_elsewhere() {
     gone("HTTP/1", async || http1.ready().await.is_ok()).await;
     gone("HTTP/2", async || http2.ready().await.is_ok()).await;
 
-    // Who comes all the same is served.
+    // New clients are still served.
     assert!(server.answers().await);
     let mut http2 = server.http2().await;
     let response = http2.send_request(post(pod_review("late"))).await.unwrap();
@@ -81,7 +82,7 @@ async fn what_is_in_flight_is_finished() {
 
     let stop = server.stop.clone();
     tokio::spawn(async move { stop.run(Duration::ZERO, LONG, std::future::pending()).await });
-    // The idle connection is closed, and none is taken any more.
+    // The idle connection is closed, and no new one is accepted.
     gone("an idle one", async || idle.ready().await.is_ok()).await;
     let connects = async || TcpStream::connect(server.address).await.is_ok();
     gone("the port", connects).await;

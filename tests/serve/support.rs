@@ -29,10 +29,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Long enough for whatever is awaited, so that only a hang meets it.
+/// Long enough for any wait, so that only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a limit is set to that is to be met.
+/// The value of a limit that the test reaches.
 pub const SHORT: Duration = Duration::from_millis(200);
 
 /// HTTP/2's preface and empty settings.
@@ -49,7 +49,7 @@ pub fn default_limits() -> ClientLimits {
     ServeLimits::parse_from(["serve"]).limits
 }
 
-/// Those, with a change.
+/// The default limits, with a change.
 pub fn limits(change: impl FnOnce(&mut ClientLimits)) -> ClientLimits {
     let mut limits = default_limits();
     change(&mut limits);
@@ -86,7 +86,7 @@ impl Authority {
         self.issue_until(rcgen::date_time_ymd(4096, 1, 1))
     }
 
-    /// The same, valid until then.
+    /// A certificate and its key, PEM, valid until `end`.
     pub fn issue_until(&self, end: time::OffsetDateTime) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -123,13 +123,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// The webhooks, with TLS.
+    /// A server of the webhooks, with TLS.
     pub async fn start(limits: ClientLimits) -> Self {
         let (routes, metrics) = webhooks(limits.clone());
         Self::start_with(limits, routes, metrics).await
     }
 
-    /// Other routes than the webhooks.
+    /// A server of other routes than the webhooks.
     pub async fn start_with(limits: ClientLimits, routes: Router, metrics: Metrics) -> Self {
         let authority = Authority::new();
         let served = Arc::new(Served::default());
@@ -137,7 +137,7 @@ impl Running {
         Self::listen(limits, routes, metrics, authority, served).await
     }
 
-    /// The webhooks, with a certificate from elsewhere.
+    /// A server of the webhooks, with a certificate from elsewhere.
     pub async fn start_bare(limits: ClientLimits, served: Arc<Served>) -> Self {
         let (routes, metrics) = webhooks(limits.clone());
         Self::listen(limits, routes, metrics, Authority::new(), served).await
@@ -172,8 +172,7 @@ impl Running {
         }
     }
 
-    /// A connection that sends what it is given at once, as an API server's does: Go's standard
-    /// library sets that.
+    /// A connection with `TCP_NODELAY`, like an API server's: Go's standard library sets it.
     pub async fn tcp(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -204,7 +203,7 @@ impl Running {
         client
     }
 
-    /// A review on a connection of its own.
+    /// Whether a review on a connection of its own is answered.
     pub async fn answers(&self) -> bool {
         let ask = async {
             let mut client = self.http1().await;
@@ -237,8 +236,8 @@ pub async fn handshake(
         .await
 }
 
-/// Waits until a client's connection is closed. `ready` asks the client for its next request's
-/// turn.
+/// Waits until a client's connection is closed. `ready` asks whether the client can send another
+/// request.
 pub async fn gone(what: &str, mut ready: impl AsyncFnMut() -> bool) {
     let wait = async {
         while ready().await {
@@ -256,7 +255,7 @@ pub fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// Reads until the server closes the connection, and answers what it sent until then.
+/// Reads until the server closes the connection, and returns what it sent until then.
 pub async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut sent = Vec::new();
     // A reset closes a connection as well as an end does.
@@ -294,7 +293,7 @@ pub fn review(request: Value) -> Vec<u8> {
     serde_json::to_vec(&review).unwrap()
 }
 
-/// The creation of a Pod that nothing is wrong with.
+/// A review of the creation of a valid Pod.
 pub fn pod_review(uid: &str) -> Vec<u8> {
     review(json!({
         "uid": uid,
@@ -305,8 +304,8 @@ pub fn pod_review(uid: &str) -> Vec<u8> {
     }))
 }
 
-/// The creation of a Pod that sets this many variables that are refused. The denial is some six
-/// times as large.
+/// A review of the creation of a Pod that sets this many forbidden variables. The denial is about
+/// six times as large.
 pub fn loud(variables: usize) -> Vec<u8> {
     let variable = json!({"name": "PIEFED_INIT_CONTAINER"});
     let env = vec![variable; variables];

@@ -1,4 +1,4 @@
-//! TLS: what is spoken, and certificates that change while it is.
+//! TLS: its versions, and certificates that change while the server runs.
 
 use std::sync::Arc;
 

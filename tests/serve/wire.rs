@@ -1,4 +1,4 @@
-//! Reviews and what is answered, by calling the routes.
+//! Reviews and their responses, by calling the routes.
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
@@ -140,7 +140,7 @@ async fn a_flood_of_violations_gets_an_answer_that_can_be_read() {
     .await;
     let causes = answer["status"]["details"]["causes"].as_array().unwrap();
     assert_eq!(causes.len(), 256);
-    // The want of its waiter is among them.
+    // The missing waiter is among them.
     assert_eq!(causes[0]["reason"], "FieldValueInvalid");
     let message = answer["status"]["message"].as_str().unwrap();
     assert!(message.ends_with("; and 9745 more fields"), "{message}");
@@ -261,7 +261,7 @@ async fn metrics_count_by_bounded_labels() {
         r#"migration_gate_reviews_total{webhook="validate",kind="other",operation="other",decision="skipped"} 1"#,
         r#"migration_gate_rejected_requests_total{webhook="validate",code="400"} 1"#,
         r#"migration_gate_review_duration_seconds_count{webhook="validate"} 2"#,
-        // From what a small review takes to more than any may.
+        // The buckets reach from the duration of a small review to more than any may take.
         r#"migration_gate_review_duration_seconds_bucket{le="8.192",webhook="validate"} 2"#,
         r#"migration_gate_review_duration_seconds_bucket{le="+Inf",webhook="validate"} 2"#,
         "migration_gate_reviews_in_flight 0",

@@ -18,7 +18,7 @@ fn arguments_that_cannot_be_meant_are_refused() {
     }
     assert_eq!(api.requests(), Vec::<String>::new());
 
-    // What clap refuses is told there too.
+    // clap's errors are written there, too.
     let ended = start_with(&api, &["--image=web:2", "--timeout=abc"]).ends_with(2);
     assert_eq!(
         ended.termination,

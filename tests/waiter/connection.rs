@@ -22,7 +22,7 @@ fn a_completion_takes_four_requests() {
     completes(&api, waiter);
     let requests = api.requests();
     assert_eq!(requests.len(), 4, "{requests:#?}");
-    // However long it would have taken.
+    // One watch would have lasted for the whole timeout.
     let mut watches = requests.iter().filter(|line| line.starts_with("watch "));
     assert!(
         watches.all(|line| line.contains("timeoutSeconds=3660&")),
@@ -189,7 +189,7 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
         "gave up after 1s: the API server answered with an error at the end: it is not your day; ";
     assert!(ended.termination.starts_with(end), "{}", ended.termination);
 
-    // Rights are missing at the deadline, which comes before there was time to tolerate that.
+    // Rights are missing at the deadline, before the time is over for which that is tolerated.
     let api = FakeApi::start();
     api.deny("list", "jobs");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);
@@ -214,7 +214,7 @@ fn terminated(ended: &Ended, start: &str, part: &str) {
     );
 }
 
-/// A server that takes connections and never says a word, and a kubeconfig that names it.
+/// A server that accepts connections and never responds, and a kubeconfig that names it.
 fn silent(folder: &Path) -> (TcpListener, PathBuf) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -1,4 +1,4 @@
-//! How a gate stands for what it holds, and what of it people are told by Events.
+//! The state of a gate for the workloads that it holds, and the Events about it.
 
 use jiff::Timestamp;
 use migration_gate_core::injection::Injection;
@@ -65,7 +65,7 @@ fn a_gate_is_open_only_while_all_that_it_holds_would_start() {
     api.delete(JOB_PATH);
     api.put(JOB_PATH, job("2", complete()));
     recorder.await_report("an open gate", |r| r.state == Open && r.waiting_pods == 0);
-    // The record goes on saying so.
+    // The record still has the version.
     api.await_object(RECORD_PATH, |record| record["data"]["2"].is_string());
     api.delete(JOB_PATH);
     let seen = recorder.states().len();
@@ -73,7 +73,7 @@ fn a_gate_is_open_only_while_all_that_it_holds_would_start() {
     api.put(WEB_PATH, web("3"));
     recorder.await_report("a gate that waits again", |r| r.state == Waiting);
     assert_eq!(recorder.states().len(), seen + 1, "{:?}", recorder.states());
-    // Back to what was migrated, while the Job of what wasn't fails; and on, to look at it again.
+    // Back to the migrated version, while the other version's Job fails; and forward again.
     api.put(WEB_PATH, web("2"));
     recorder.await_report("an open gate", |r| r.state == Open);
     api.put(JOB_PATH, job("3", failed()));
@@ -125,7 +125,7 @@ fn an_event_that_is_refused_is_logged_and_hurts_nothing_else() {
     api.delete(JOB_PATH);
     api.put(JOB_PATH, job("2", complete()));
     api.await_object(RECORD_PATH, |record| record["data"]["2"].is_string());
-    // Asked once for each, and not again.
+    // Each was tried once, and not again.
     assert!(
         api.count("create", EVENTS, 403) <= 4,
         "{:?}",

@@ -93,12 +93,12 @@ fn only_the_newest_pods_and_the_last_lines_are_shown() {
     }
     assert_eq!(lines[809], "--- 116 older attempts are not shown");
     assert_eq!(lines.len(), 811);
-    // In pages, so that thousands don't take the memory of thousands.
+    // The list comes in pages, so that thousands of pods do not take the memory of thousands.
     let requests = api.requests();
     let lists = requests.iter().filter(|line| line.starts_with("list pods"));
     assert_eq!(lists.count(), 3, "{requests:#?}");
 
-    // All of it, if that is all there is.
+    // A log that is short enough is shown whole.
     let api = FakeApi::start();
     api.put(&pod_path("p"), pod(0, UID));
     api.log("p", "migrate", &"line\n".repeat(200));

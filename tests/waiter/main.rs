@@ -1,5 +1,5 @@
-//! The waiter and the record as processes, over every way in which a connection can fail. What the
-//! waiter does for what it sees is in `testkit::rows`.
+//! The waiter and the recorder, over every way in which a connection can fail. `testkit::rows` has
+//! the waiter's decisions.
 
 mod arguments;
 mod connection;

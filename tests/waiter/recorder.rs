@@ -17,14 +17,14 @@ use testkit::gate::{
 };
 use testkit::waiter::PATIENCE;
 
-/// A recorder in a thread of its own. It dies when it is dropped, wherever it is.
+/// A recorder in a thread of its own. Dropping it ends it, at any point.
 pub(crate) struct RecorderThread {
     runtime: Option<tokio::runtime::Runtime>,
     news: Arc<(Mutex<Vec<GateNews>>, Condvar)>,
 }
 
 impl RecorderThread {
-    /// One of a gate that holds nothing.
+    /// A recorder of a gate that holds nothing.
     fn start(api: &FakeApi) -> Self {
         Self::start_with(api, |_| {})
     }
@@ -34,7 +34,7 @@ impl RecorderThread {
         Self::start_holding(api, &[], true, before)
     }
 
-    /// One of a gate that holds these Deployments, with Events or without.
+    /// A recorder of a gate that holds these Deployments, with Events or without.
     pub(crate) fn start_holding(
         api: &FakeApi,
         deployments: &[&str],
@@ -44,7 +44,7 @@ impl RecorderThread {
         Self::start_of(api, gate_g(deployments), events, before)
     }
 
-    /// One of a gate that waits for any Job whose name begins so.
+    /// A recorder of a gate that waits for any Job whose name has the prefix.
     fn start_for_any(api: &FakeApi) -> Self {
         let mut config = gate_g(&[]);
         config.gates[0].job = Glob::parse(&format!("{JOB}-*")).ok();
@@ -104,7 +104,7 @@ impl RecorderThread {
         reports.collect()
     }
 
-    /// Waits until the last thing that it has reported is so.
+    /// Waits until its last report fulfils `is_so`.
     pub(crate) fn await_report(&self, what: &str, is_so: impl Fn(&GateReport) -> bool) {
         let is_missing = |news: &mut Vec<GateNews>| {
             let mut reports = news.iter().rev();
@@ -165,7 +165,7 @@ impl Drop for RecorderThread {
 pub(crate) struct RecorderLog(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
 impl RecorderLog {
-    /// Begins to listen, if no one has yet.
+    /// Starts to collect lines, if that has not begun yet.
     pub(crate) fn shared() -> &'static Self {
         static LOG: OnceLock<RecorderLog> = OnceLock::new();
         LOG.get_or_init(|| {
@@ -179,12 +179,12 @@ impl RecorderLog {
         })
     }
 
-    /// How often that was logged.
+    /// The number of lines that contain `part`.
     pub(crate) fn count(&self, part: &str) -> usize {
         count(&self.0.0.lock().expect("the log"), part)
     }
 
-    /// Waits until that is logged.
+    /// Waits for a line that contains `part`.
     pub(crate) fn await_line(&self, part: &str) {
         let log = self.0.0.lock().expect("the log");
         let (log, waited) = self
@@ -235,7 +235,7 @@ fn completed_at(end: &str, tag: &str, time: &str) -> (String, Value) {
     (format!("{JOB_PATH}-{end}"), object)
 }
 
-/// The Job whose completion is recorded of a version.
+/// Whether this Job's completion is recorded for a version.
 fn recorded_of(version: &str, end: &str) -> impl Fn(&Value) -> bool {
     let uid = format!(r#""uid":"{end}""#);
     let version = version.to_owned();
@@ -276,7 +276,7 @@ fn what_completes_is_recorded_and_nothing_else() {
     recorder.await_report("the last migration", |report| {
         report.last == Some((COMPLETED.parse().expect("a time"), Some(60)))
     });
-    // It holds nothing.
+    // The gate holds nothing.
     recorder.await_report("an open gate", |report| report.state == Open);
     assert_eq!(recorder.states(), [Unknown, Open]);
 }
@@ -327,8 +327,8 @@ fn recorders_that_die_at_any_moment_miss_nothing() {
     for i in 0..60_usize {
         api.await_watches(4);
         if i % 3 != 0 {
-            // What completed before the other one was born is known to this one alone. What both
-            // know survives the death of one, at whatever moment.
+            // Completions before the start of the other recorder are known to this one alone. Those
+            // that both know survive the death of one, at any moment.
             let only_here = completed[..last_death].to_vec();
             api.await_object(RECORD_PATH, |object| {
                 only_here.iter().all(|v| object["data"].get(v).is_some())
@@ -384,19 +384,19 @@ fn what_an_earlier_release_writes_of_the_same_completion_is_made_whole() {
         let entry = object["data"]["1"].as_str().unwrap_or_default();
         entry.contains(r#""containers":[["migrate","init:1"]]"#)
     };
-    // It was faster.
+    // The other replica was faster.
     abridge();
     api.put(JOB_PATH, job("1", complete()));
     let _recorder = RecorderThread::start(&api);
     api.await_object(RECORD_PATH, is_whole);
-    // It hadn't heard yet, and the Job is gone.
+    // The recorder has not seen it yet, and the Job is gone.
     api.await_watches(2);
     api.delete(JOB_PATH);
     abridge();
     api.await_object(RECORD_PATH, is_whole);
 }
 
-/// Of a tag that moves, say: another replica's watch of the record was late, and the Job is gone.
+/// As with a moving tag: another replica's watch of the record was late, and the Job is gone.
 #[test]
 fn a_completion_that_an_older_one_has_replaced_is_put_back() {
     let api = FakeApi::start();
@@ -416,7 +416,7 @@ fn a_completion_that_an_older_one_has_replaced_is_put_back() {
     });
 }
 
-/// An operator may have forgotten it since: nothing tells apart who removed what has no uid.
+/// An operator may have forgotten it since: without a uid, nothing shows who removed it.
 #[test]
 fn what_was_recorded_by_hand_is_not_put_back() {
     let api = FakeApi::start();
@@ -502,7 +502,7 @@ fn another_record_of_that_name_gets_no_completion_of_a_job_that_is_gone() {
     let mut other = with_uid("new", "2");
     other["data"]["0"] = json!("rubbish");
     api.put(RECORD_PATH, other);
-    // It has seen it.
+    // The recorder has seen it.
     api.await_object(RECORD_PATH, has(&["2"]));
     api.heal();
     api.stop();
@@ -519,7 +519,7 @@ fn corruption_that_first_shows_in_a_writes_answer_is_reported() {
     let log = RecorderLog::shared();
     let api = FakeApi::start();
     api.put(RECORD_PATH, record(&["1"]));
-    // The record's own watch tells nothing.
+    // The record's own watch reports nothing.
     api.hold("watch", "configmaps");
     let _recorder = RecorderThread::start(&api);
     api.await_request("watch configmaps");
@@ -562,7 +562,7 @@ fn an_immutable_record_is_left_alone_until_it_is_deleted() {
         r#"trying again","gate":"g","cause":"it is immutable; delete it, and the server writes"#;
     log.await_line(told);
     api.delete(RECORD_PATH);
-    // With what the old one said.
+    // The new record has the entries of the old one.
     api.await_object(RECORD_PATH, has(&["1", "2"]));
     assert_eq!(writes(&api), 1, "{:#?}", api.requests());
     assert_eq!(log.count(told), 1, "{log}");
@@ -639,7 +639,7 @@ fn the_later_completion_of_a_version_is_recorded_whichever_job_changed_last() {
     api.put(&later, object);
     api.delete(&later);
     api.delete(&older);
-    // What comes after those is known, so they are.
+    // Events arrive in order: if the recorder knows this Job, it knows the others.
     let (other, object) = completed_at("c", "2", COMPLETED);
     api.put(&other, object);
     recorder.await_report("both versions", |report| report.unrecorded == 2);

@@ -1,4 +1,4 @@
-//! A watch that doesn't do what a watch does, seen from inside.
+//! Watches that do not behave like watches, seen from inside.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ fn a_watch_that_has_gone_silent_is_begun_anew() {
     }
 }
 
-/// A Job may have come and gone in between, so that a waiter has to know.
+/// A Job may have come and gone in between, so a waiter must know about the cut.
 #[test]
 fn a_cut_is_told_and_so_is_the_next_watch() {
     let api = FakeApi::start();
