@@ -52,6 +52,6 @@ fn waiting_for_the_last_waiter_takes_no_list_for_each_event() {
     api.delete(&format!("{PODS}/held"));
     assert!(lines.any(|line| line == "Done."));
     assert!(eject.wait().expect("its end").success());
-    // One list makes sure that none is left.
+    // One list shows that none is left.
     assert_eq!(lists(), before + 1, "{:?}", api.requests());
 }

@@ -19,7 +19,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// What a run printed, or a panic that shows it.
+/// The output of a run, or a panic that shows it.
 fn succeeded(output: &Output) -> String {
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
@@ -207,7 +207,7 @@ fn krews_manifest_is_filled_in() {
     );
 }
 
-/// What `build-all.sh` asks of the container engine, and what it prints.
+/// The calls of the container engine by `build-all.sh`, and its output.
 #[test]
 fn the_examples_image_is_built_and_pushed() {
     let folder = tempfile::tempdir().unwrap();
@@ -364,7 +364,7 @@ fn the_script_makes_certificates_that_verify() {
 
 #[test]
 fn no_key_is_committed() {
-    // In two parts, since this file is looked at as well.
+    // The marker is in two parts, because this file is searched as well.
     let marker = ["PRIVATE", "KEY-----"].join(" ");
     let listed = Command::new("git")
         .args(["ls-files", "-z"])

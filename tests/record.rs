@@ -240,7 +240,7 @@ fn of_more_completed_jobs_than_the_record_can_forget_none_is_forgotten() {
         (0..number).all(|i| record.contains(&uid(i)))
     };
     assert!(forgets_all(90));
-    // One more is forgotten by its version.
+    // One more is forgotten by its version; the others stay forgotten.
     shop.api
         .put(&path(90), completed("migrate-090", &uid(90), "shop:90"));
     shop.succeeds(&["forget", "90", "--yes"]);

@@ -18,7 +18,7 @@ struct Shops {
 }
 
 impl Shops {
-    /// All of them migrated, and running version 2.
+    /// A release whose gates are all migrated, and whose workloads run version 2.
     fn well(number: usize) -> Self {
         let api = FakeApi::start();
         let gates: Value = (0..number)
@@ -118,7 +118,7 @@ impl Shops {
         );
     }
 
-    /// Nothing is recorded, and pods wait.
+    /// Removes the record, and adds pods that wait.
     fn hold(&self, n: usize, pods: usize) {
         let core = format!("/api/v1/namespaces/shop{n}");
         self.api

@@ -80,7 +80,8 @@ impl Loaded {
     }
 }
 
-/// A source with all that was read of it.
+/// A source with its documents. A file of a folder that has template actions and is not YAML
+/// becomes a template, without documents.
 fn whole(mut source: SourceText, mut read: Read) -> Loaded {
     let broken = read.iter().any(|(document, _)| document.is_err());
     if source.found && broken && source.text.contains("{{") {

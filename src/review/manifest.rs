@@ -1,4 +1,4 @@
-//! From documents to the objects in them, each as the request in which the API server would see it.
+//! Finds the objects in documents. Each is the request in which the API server would send it.
 
 use serde_json::Value;
 

@@ -98,7 +98,7 @@ pub struct Report<'l> {
 }
 
 impl Report<'_> {
-    /// The place of an object in its source's text.
+    /// The start of an object in its source's text, as an empty span.
     pub fn start(&self, manifest: &Manifest<'_>) -> Span {
         match &self.loaded[manifest.source].documents[manifest.document] {
             Ok(document) => {

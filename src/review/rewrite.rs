@@ -75,7 +75,7 @@ fn edits_of(
         let at = &object.manifest.at;
         all.extend(edit::edits(text, lines, document, at, &object.patch)?);
     }
-    // From lines of the source to lines of the document, and back.
+    // The edits move from lines of the source to lines of the document, and back.
     let first = start.line - 1;
     let part = &text[document.span.range()];
     let mut edits = edit::join(part, edit::moved_up(all, first)?)?;

@@ -138,7 +138,7 @@ impl Siege {
         handshake(tcp, &self.authority, &[alpn], rustls::ALL_VERSIONS).await
     }
 
-    /// An HTTP/2 client that gives its streams this window for answers.
+    /// An HTTP/2 client whose streams have this window for responses, in bytes.
     async fn http2(&self, window: u32) -> hyper::Result<http2_client::SendRequest<Full<Bytes>>> {
         let stream = TokioIo::new(self.tls("h2").await.expect("a connection"));
         let (client, connection) = http2_client::Builder::new(TokioExecutor::new())
@@ -271,7 +271,7 @@ where
     (0..count).map(one).collect()
 }
 
-/// An unoptimised server spends a whole processor on attacks that cost the released one little, and
+/// An unoptimized server spends a whole processor on attacks that cost the released one little, and
 /// the honest client on the same machine then lacks it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it needs the released binary: `make attacks`, which `make test` runs"]

@@ -1,5 +1,5 @@
-//! `docs/compatibility.md` says what was tried beside which version of which tool. The versions are
-//! those of the pins that the tests are built by, and the tests are there.
+//! `docs/compatibility.md` lists the versions of other tools that the tests run, and what they
+//! prove. The versions are those of the tests' pins, and the listed tests exist.
 //! `GENERATE=1 cargo test --test packaging compatibility` writes the page.
 
 use std::fs;
@@ -9,17 +9,17 @@ use super::{read, repository};
 /// A tool that the tests run.
 struct Tool {
     name: &'static str,
-    /// The file that pins it, and what stands in front of the version there.
+    /// The file that pins it, and the text before the version in that file.
     pin: (&'static str, &'static str),
     proven: &'static str,
-    /// Tests of `tests/cluster/`, by module and name; a module alone stands for all of it.
+    /// Tests of `tests/cluster/`, by module and name; a module alone stands for all its tests.
     tests: &'static [&'static str],
 }
 
 const ASSETS: &str = "tests/cluster/assets.sh";
 const NEWEST: &str = "tests/cluster/control-plane/go.mod";
 const OLDEST: &str = "tests/cluster/control-plane/oldest/go.mod";
-/// What stands in front of the version there.
+/// The text before the version in `go.mod`.
 const KUBERNETES: &str = "k8s.io/kubernetes v";
 const DEFINITIONS: &str = "tests/cluster/definitions.sh";
 const PEERS: &str = "tests/cluster/peers.sh";

@@ -1,4 +1,4 @@
-//! The same objects as `kubectl` reads, text by text.
+//! Review reads the same objects as `kubectl`, text by text.
 //!
 //! `tests/review/kubectl.json` holds its answers, which are those of version 1.36.3.
 //! `KUBECTL=path cargo test --test review as_kubectl` asks a `kubectl` again and writes them.
@@ -22,7 +22,7 @@ struct KubectlAnswer {
     refused: bool,
 }
 
-/// How review may differ from `kubectl`. `docs/review.md` says so.
+/// How review may differ from `kubectl`. `docs/review.md` lists the differences.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 enum Expect {
     /// The same objects, or both refuse the text.

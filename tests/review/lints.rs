@@ -260,7 +260,7 @@ fn a_rollout_that_refers_to_a_deployment() {
     check(&by_label, &[JOB, rollout, &labelled], &[]);
     let set = rollout.replace("kind: Deployment", "kind: ReplicaSet");
     check(&by_name, &[JOB, &set], &["workload-ref"]);
-    // With pods of its own it is as any other.
+    // A Rollout with pods of its own is like any other workload.
     let own = WEB
         .replace("apps/v1", "argoproj.io/v1alpha1")
         .replace("Deployment", "Rollout")
@@ -378,7 +378,7 @@ fn a_variable_that_arrives_by_env_from() {
     check(&[&prefixed("PIEFED_X"), map], &[]);
     check(&[&prefixed("PIEFED_INIT_CONTAINER"), map], &[]);
     check(&[&prefixed("''"), map], &[]);
-    // In a gate's namespace the key itself is refused.
+    // In a gate's namespace, the key itself is refused.
     let gated = |text: &str| text.replace("other", "piefed-application");
     check(
         &[&gated(&pod("{configMapRef: {name: m}}")), &gated(map)],

@@ -52,7 +52,7 @@ fn what_is_in_the_cluster_is_reviewed() {
         .iter()
         .filter_map(|object| object["name"].as_str())
         .collect();
-    // Both pages, and nothing that a controller owns.
+    // The objects of both pages, without those that a controller owns.
     assert_eq!(names, ["other", "piefed-web"]);
     assert_eq!(report["objects"][1]["outcome"], "injected");
     assert_eq!(report["objects"][0]["outcome"], "denied");

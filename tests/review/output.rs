@@ -1,4 +1,4 @@
-//! What reaches the terminal, the pipe and GitHub.
+//! The output on a terminal, in a pipe and on GitHub.
 
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
@@ -166,7 +166,7 @@ fn what_is_ignored_is_counted_and_no_longer_strict() {
     assert!(err.contains("'job-suspended'"), "{err}");
 }
 
-/// As the README has it: account, Role and RoleBinding come with the chart.
+/// The README's set-up: account, Role and RoleBinding come with the chart.
 #[test]
 fn the_recommended_setup_passes_strictly() {
     let files = [

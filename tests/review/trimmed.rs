@@ -65,7 +65,7 @@ fn what_nothing_needs_is_reduced_to_its_name() {
     assert!(is_trimmed(&config, service));
     for needed in [
         plain.replace("other", "piefed-application"),
-        // Without a namespace, it may be meant for the gate's.
+        // An object without a namespace may be meant for the gate's.
         plain.replace(", namespace: other", ""),
         deployment("", ", env: [{name: PIEFED_INIT_CONTAINER}]"),
         deployment("", ", envFrom: [{configMapRef: {name: web}}]"),

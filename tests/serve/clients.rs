@@ -130,7 +130,7 @@ async fn only_clients_with_a_certificate_of_the_authority_are_answered() {
             .starts_with("127.0.0.1:")
     );
     assert!(!server.answers(None).await);
-    // One that was valid until 2001.
+    // A certificate that was valid until 2001.
     let expired = clients.issue_until(rcgen::date_time_ymd(2001, 1, 1));
     assert!(!server.answers(Some(expired)).await);
     assert!(server.answers(Some(clients.issue())).await);
@@ -201,7 +201,7 @@ async fn a_new_authority_is_for_new_connections() {
 
 async fn change(server: &mut Guarded, authorities: &str) {
     let log = &mut server.serve.log;
-    // As the kubelet does it: whole, under another name first.
+    // The kubelet replaces files in this way: the whole file, under another name first.
     let next = server.folder.path().join("next");
     fs::write(&next, authorities).unwrap();
     fs::rename(&next, &server.clients).unwrap();

@@ -41,7 +41,7 @@ async fn a_slow_head_is_cut() {
     drip(&mut stream, "POST /validate HTTP/1.1\r\nx: ").await;
     assert!(server.answers().await);
 
-    // Also after a request that was all right.
+    // Also after a complete request.
     let mut stream = server.tls(&["http/1.1"]).await;
     let request = "GET /validate HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -246,7 +246,7 @@ async fn connect(server: &Running, count: usize) -> Vec<TcpStream> {
     idle
 }
 
-/// An HTTP/2 client that gives its streams this window for answers.
+/// An HTTP/2 client whose streams have this window for responses, in bytes.
 async fn with_window(server: &Running, window: u32) -> http2::SendRequest<Full<Bytes>> {
     let stream = TokioIo::new(server.tls(&["h2"]).await);
     let (client, connection) = http2::Builder::new(TokioExecutor::new())

@@ -18,7 +18,7 @@ const ALERTS: &str = include_str!("../../charts/migration-gate/templates/prometh
 /// For each series, the labels that it has with the values that were seen.
 type Series = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// What `/metrics` shows once everything that is counted has happened.
+/// The metrics after everything that is counted has happened.
 async fn series() -> Series {
     let (routes, metrics) = webhooks(default_limits());
     for body in [pod_review("a"), b"no review".to_vec()] {
@@ -63,7 +63,7 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// What is wrong with an expression of Prometheus.
+/// The problems of an expression in Prometheus' language.
 fn problems(series: &Series, expression: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let mut grouped: BTreeSet<&str> = BTreeSet::new();

@@ -68,7 +68,7 @@ impl Serve {
         Self::start_by(program, certificate, key, more).await
     }
 
-    /// The same by a command that runs the program.
+    /// Starts `serve` with a certificate, by a command that runs the program.
     pub async fn start_by(program: Command, certificate: &str, key: &str, more: &[&str]) -> Self {
         let mut command = serving(
             program,
@@ -112,7 +112,7 @@ impl Serve {
         self.asked(authority, pod_review(uid)).await
     }
 
-    /// The same, with this review.
+    /// Whether a client of this authority gets a response to this review.
     pub async fn asked(&self, authority: &Authority, review: Vec<u8>) -> bool {
         let tcp = TcpStream::connect(self.webhooks).await.unwrap();
         let Ok(stream) = handshake(tcp, authority, &["http/1.1"], rustls::ALL_VERSIONS).await

@@ -19,7 +19,7 @@ use crate::support::{
 
 const LONG: Duration = Duration::from_hours(1);
 
-/// A server whose one route answers when it is told to.
+/// A server whose one route waits for a signal before it responds.
 async fn slow(limits: ClientLimits) -> (Running, Arc<Notify>, Arc<Notify>) {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let route = {
@@ -51,8 +51,8 @@ async fn while_it_stops_it_serves_and_sends_its_clients_elsewhere() {
     tokio::spawn(async move { stop.run(LONG, LONG, never).await });
     server.stop.stopping().await;
 
-    // An HTTP/1 connection that is kept alive learns it with its next response, an HTTP/2 one at
-    // once.
+    // An HTTP/1 connection that is kept alive learns of the stop with its next response, an HTTP/2
+    // connection at once.
     http1.ready().await.unwrap();
     let response = http1
         .send_request(post(pod_review("during")))

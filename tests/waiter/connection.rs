@@ -1,4 +1,4 @@
-//! What the waiter does when the API server refuses it, or isn't there.
+//! The waiter when the API server refuses it, or cannot be reached.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ fn an_api_server_that_is_away_for_a_while_is_waited_for() {
 fn an_api_server_that_never_comes_is_waited_for_until_the_deadline() {
     let mut api = FakeApi::start();
     api.stop();
-    // Nothing else takes its place meanwhile.
+    // Keeps the port from being used by another program.
     let other = tokio::net::TcpSocket::new_v4().expect("a socket");
     let address = api
         .url()
@@ -189,7 +189,7 @@ fn an_answer_that_is_an_error_is_not_called_silence() {
         "gave up after 1s: the API server answered with an error at the end: it is not your day; ";
     assert!(ended.termination.starts_with(end), "{}", ended.termination);
 
-    // Rights are missing at the deadline, before the time is over for which that is tolerated.
+    // Rights are missing at the deadline, while the waiter still tolerates that.
     let api = FakeApi::start();
     api.deny("list", "jobs");
     let ended = start_with(&api, &["--image=web:2", "--timeout=1s"]).ends_with(4);

@@ -82,7 +82,7 @@ fn only_the_newest_pods_and_the_last_lines_are_shown() {
     let lines: Vec<_> = ended.output.lines().collect();
     for (attempt, name) in ["p119", "p118", "p117", "p116"].iter().enumerate() {
         let shown = &lines[1 + attempt * 202..][..202];
-        // A Job has no more attempts than its backoffLimit says, so these aren't numbered.
+        // The Job has more failed pods than its `backoffLimit` allows, so these are not numbered.
         assert_eq!(
             shown[0],
             format!("--- pod {name}, container migrate: exit code 1")

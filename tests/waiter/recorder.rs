@@ -160,7 +160,7 @@ impl Drop for RecorderThread {
     }
 }
 
-/// What all recorders of this program have logged, one JSON object a line.
+/// The log of all recorders of this program, one JSON object per line.
 #[derive(Clone, Default)]
 pub(crate) struct RecorderLog(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
@@ -557,7 +557,7 @@ fn an_immutable_record_is_left_alone_until_it_is_deleted() {
     api.put(RECORD_PATH, immutable);
     api.put(JOB_PATH, job("2", complete()));
     let _recorder = RecorderThread::start(&api);
-    // That it is over is logged with its cause, too.
+    // The end of the failure is logged with its cause, too.
     let told =
         r#"trying again","gate":"g","cause":"it is immutable; delete it, and the server writes"#;
     log.await_line(told);

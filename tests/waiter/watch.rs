@@ -30,7 +30,7 @@ impl FollowedJob {
         let (sender, updates) = channel();
         let followed = observe::<Job>(Objects::jobs(&client, "ns"), JOB, pacing);
         runtime.spawn(followed.for_each(move |update| {
-            // No one listens at the end of a test.
+            // This fails at the end of a test, when no one listens.
             let _ = sender.send(update);
             std::future::ready(())
         }));
@@ -45,8 +45,8 @@ impl FollowedJob {
         self.updates.recv_timeout(PATIENCE).expect("an update")
     }
 
-    /// The next update, but for the running Job, which is listed again and again, and for cuts of
-    /// the connection.
+    /// The next update, except the running Job, which is listed again and again, and cuts of the
+    /// connection.
     fn next(&self) -> Update<Job> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -75,13 +75,13 @@ fn watches_that_never_do_anything_but_end_are_told() {
     let message = "25 consecutive watches ended as soon as they began".to_owned();
     let told = Update::Failed(WatchError::Failing(message));
     assert_eq!(follower.next(), told);
-    // One that lasts is the end of it, without anything having happened to the Job…
+    // A watch that lasts ends the failure, even if nothing has happened to the Job…
     api.end_watches_at_once(0);
     assert_eq!(follower.next(), Update::Resumed);
     api.end_watches_at_once(usize::MAX);
     api.cut();
     assert_eq!(follower.next(), told);
-    // …and so is one that tells something.
+    // …and so does a watch that reports an event.
     api.end_watches_at_once(0);
     api.await_watches(1);
     api.put(JOB_PATH, job("2", complete()));

@@ -62,7 +62,7 @@ impl Plan {
 #[derive(Default)]
 struct Seen {
     latencies: Vec<Duration>,
-    /// Answers that weren't 200.
+    /// Responses whose status was not 200.
     refused: usize,
 }
 

@@ -37,7 +37,7 @@ struct FrameServer {
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(bytes: &[u8]) -> Vec<u8> {
     static SERVED: LazyLock<FrameServer> = LazyLock::new(|| {
         let limits = Arc::new(limits());

@@ -31,7 +31,7 @@ pub enum Shown {
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(bytes: &[u8]) -> Shown {
     let text = String::from_utf8_lossy(bytes);
     let shown = review_text(&Config::default(), &text);
@@ -142,7 +142,7 @@ fn check_origins(text: &str) {
     }
 }
 
-/// Nothing points outside of the text.
+/// No place is outside of the text.
 fn check_spans(report: &Report<'_>) {
     let text = &report.loaded[0].source.text;
     for finding in &report.findings {

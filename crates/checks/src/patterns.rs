@@ -11,7 +11,7 @@ const LONGEST: usize = 48;
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.lines().take(8).collect();

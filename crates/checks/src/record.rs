@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let data = match serde_json::from_str(&text) {

@@ -27,7 +27,7 @@ pub(crate) fn limits() -> ClientLimits {
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(body: &[u8]) {
     static REVIEWER: LazyLock<Reviewer> =
         LazyLock::new(|| Reviewer::new(Arc::default(), Metrics::new(), Arc::new(limits())));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut words = text.split_whitespace();

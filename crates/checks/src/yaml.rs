@@ -8,7 +8,7 @@ use migration_gate_yaml as yaml;
 ///
 /// # Panics
 ///
-/// When something doesn't hold.
+/// If a property does not hold.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for document in yaml::documents(&text) {

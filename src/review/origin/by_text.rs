@@ -44,7 +44,7 @@ fn keep_order(found: &mut [Option<usize>]) {
         .collect();
     for (index, (at, line)) in known.iter().enumerate() {
         let next = known.get(index + 1).map(|(_, next)| *next);
-        // Of two neighbours, the one that the third agrees with is right.
+        // Of two neighbours out of order, the one that agrees with the third is right.
         let outlier = *line < last || next.is_some_and(|next| next < *line && next >= last);
         if outlier {
             found[*at] = None;
