@@ -63,10 +63,6 @@ pub enum Update<T> {
     Resumed,
     /// The watch has failed, and is tried again.
     Failed(WatchError),
-    /// As [`Delta::Cut`].
-    Cut,
-    /// As [`Delta::Restored`].
-    Restored,
 }
 
 /// An event of a collection's objects, or of its watch.
@@ -169,7 +165,7 @@ const CUTS_TOLERATED: u32 = 24;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Watches the object of that name, for ever. Starts with a list; passes on each state of the
-/// object that the server sends, in order.
+/// object that the server sends, in order. Cuts of the connection are not reported.
 ///
 /// The name goes into a field selector, so that a Role can restrict `list` and `watch` by
 /// `resourceNames`.
@@ -179,18 +175,19 @@ pub fn observe<T: Object>(
     pacing: Pacing,
 ) -> impl Stream<Item = Update<T>> + Send + use<T> {
     let deltas = deltas(objects, Selectors::named(name), pacing);
-    deltas.map(|delta| match delta {
-        // The selector matches at most one object.
-        Delta::Listed(objects) => match objects.into_iter().next() {
-            Some(object) => Update::Present(object),
-            None => Update::Absent(None),
-        },
-        Delta::Present(object) => Update::Present(object),
-        Delta::Deleted(object) => Update::Absent(Some(object)),
-        Delta::Resumed => Update::Resumed,
-        Delta::Failed(error) => Update::Failed(error),
-        Delta::Cut => Update::Cut,
-        Delta::Restored => Update::Restored,
+    deltas.filter_map(|delta| {
+        std::future::ready(match delta {
+            // The selector matches at most one object.
+            Delta::Listed(objects) => Some(match objects.into_iter().next() {
+                Some(object) => Update::Present(object),
+                None => Update::Absent(None),
+            }),
+            Delta::Present(object) => Some(Update::Present(object)),
+            Delta::Deleted(object) => Some(Update::Absent(Some(object))),
+            Delta::Resumed => Some(Update::Resumed),
+            Delta::Failed(error) => Some(Update::Failed(error)),
+            Delta::Cut | Delta::Restored => None,
+        })
     })
 }
 

@@ -33,8 +33,6 @@ pub fn take_in_record(seen: &mut RecordSeen, update: Update<Record>, now: Durati
             seen.record = None;
         }
         Update::Resumed => seen.watch.works_again(now),
-        Update::Cut => seen.watch.loses_connection(),
-        Update::Restored => seen.watch.continues(now),
         Update::Failed(error) => fails(&mut seen.watch, error, now),
     }
 }

@@ -340,7 +340,6 @@ impl Recorder {
                 }
                 self.on_record(Stored::Absent);
             }
-            Update::Cut | Update::Restored => {}
             Update::Resumed => {
                 self.report_solved("record");
                 self.lookout.on_record_watch(Ok(()));

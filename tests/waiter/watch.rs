@@ -3,9 +3,9 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use migration_gate::api::Objects;
-use migration_gate::api::observe::{Pacing, Update, WatchError, observe};
+use migration_gate::api::observe::{Delta, Pacing, Update, WatchError, observe, observe_all};
 use migration_gate_core::job::{Job, JobState};
 
 use crate::client;
@@ -13,14 +13,17 @@ use testkit::fake::FakeApi;
 use testkit::gate::{JOB, JOB_PATH, complete, job, running};
 use testkit::waiter::PATIENCE;
 
-/// Follows the Job until it is dropped.
-struct FollowedJob {
-    updates: Receiver<Update<Job>>,
+/// Follows Jobs until it is dropped.
+struct Followed<U> {
+    updates: Receiver<U>,
     _runtime: tokio::runtime::Runtime,
 }
 
-impl FollowedJob {
-    fn start(api: &FakeApi, pacing: Pacing) -> Self {
+impl<U: Send + 'static> Followed<U> {
+    fn start<S>(api: &FakeApi, follow: impl FnOnce(Objects) -> S) -> Self
+    where
+        S: Stream<Item = U> + Send + 'static,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -28,7 +31,7 @@ impl FollowedJob {
             .expect("a runtime");
         let client = runtime.block_on(async { client(api) });
         let (sender, updates) = channel();
-        let followed = observe::<Job>(Objects::jobs(&client, "ns"), JOB, pacing);
+        let followed = follow(Objects::jobs(&client, "ns"));
         runtime.spawn(followed.for_each(move |update| {
             // This fails at the end of a test, when no one listens.
             let _ = sender.send(update);
@@ -41,12 +44,17 @@ impl FollowedJob {
     }
 
     /// The next update of any kind.
-    fn any(&self) -> Update<Job> {
+    fn any(&self) -> U {
         self.updates.recv_timeout(PATIENCE).expect("an update")
     }
+}
 
-    /// The next update, except the running Job, which is listed again and again, and cuts of the
-    /// connection.
+impl Followed<Update<Job>> {
+    fn of_the_job(api: &FakeApi, pacing: Pacing) -> Self {
+        Self::start(api, |jobs| observe(jobs, JOB, pacing))
+    }
+
+    /// The next update, except the running Job, which is listed again and again.
     fn next(&self) -> Update<Job> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -54,7 +62,6 @@ impl FollowedJob {
             assert!(!left.is_zero(), "there is nothing but the running Job");
             match self.updates.recv_timeout(left).expect("an update") {
                 Update::Present(job) if job.state == JobState::Running => {}
-                Update::Cut | Update::Restored => {}
                 update => return update,
             }
         }
@@ -71,7 +78,7 @@ fn watches_that_never_do_anything_but_end_are_told() {
         longest: Duration::from_millis(2),
         ..Pacing::default()
     };
-    let follower = FollowedJob::start(&api, pacing);
+    let follower = Followed::of_the_job(&api, pacing);
     let message = "25 consecutive watches ended as soon as they began".to_owned();
     let told = Update::Failed(WatchError::Failing(message));
     assert_eq!(follower.next(), told);
@@ -100,7 +107,7 @@ fn a_watch_that_has_gone_silent_is_begun_anew() {
         idle: Duration::from_millis(1),
         ..Pacing::default()
     };
-    let _follower = FollowedJob::start(&api, pacing);
+    let _follower = Followed::of_the_job(&api, pacing);
     for _ in 0..3 {
         api.await_request("watch jobs");
     }
@@ -111,21 +118,21 @@ fn a_watch_that_has_gone_silent_is_begun_anew() {
 fn a_cut_is_told_and_so_is_the_next_watch() {
     let api = FakeApi::start();
     api.put(JOB_PATH, job("2", running()));
-    let follower = FollowedJob::start(&api, Pacing::default());
+    let follower = Followed::start(&api, |jobs| observe_all::<Job>(jobs, Pacing::default()));
     api.await_watches(1);
-    assert!(matches!(follower.any(), Update::Present(_)));
+    assert!(matches!(follower.any(), Delta::Listed(_)));
     for _ in 0..2 {
         api.cut();
-        assert_eq!(follower.any(), Update::Cut);
-        assert_eq!(follower.any(), Update::Restored);
+        assert_eq!(follower.any(), Delta::Cut);
+        assert_eq!(follower.any(), Delta::Restored);
         api.await_watches(1);
     }
     // The server no longer has the version, and a list doesn't show what has come and gone.
     api.compact(false, |_| {});
     api.cut();
-    for update in [Update::Cut, Update::Restored, Update::Cut] {
+    for update in [Delta::Cut, Delta::Restored, Delta::Cut] {
         assert_eq!(follower.any(), update);
     }
-    assert!(matches!(follower.any(), Update::Present(_)));
-    assert_eq!(follower.any(), Update::Restored);
+    assert!(matches!(follower.any(), Delta::Listed(_)));
+    assert_eq!(follower.any(), Delta::Restored);
 }

@@ -107,7 +107,6 @@ fn one<K: Object>(
             future::ready(match update {
                 Update::Present(object) => Some(seen(Some(object))),
                 Update::Absent(_) => Some(seen(None)),
-                Update::Cut | Update::Restored => None,
                 Update::Resumed => {
                     info!(object = what, "watched again");
                     None

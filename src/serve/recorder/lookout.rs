@@ -131,8 +131,7 @@ impl Lookout {
                 self.dependents.remove(&(entry, last.name));
             }
             Delta::Resumed => self.watches[entry].works_again(now),
-            Delta::Cut => self.watches[entry].loses_connection(),
-            Delta::Restored => self.watches[entry].continues(now),
+            Delta::Cut | Delta::Restored => {}
             // A kind that is not installed has no workloads.
             Delta::Failed(WatchError::NoSuchKind(_)) => {
                 self.watches[entry].answers(now);
