@@ -2,8 +2,8 @@
 //!
 //! There are two: [`files`], such as cert-manager's mounted Secret, and [`rotator`], which makes
 //! certificates and shares them among all replicas through a Secret. Both write to [`Served`], from
-//! which the next handshake takes its certificate. [`trust`] tells whether the API server would
-//! accept it.
+//! which the next handshake takes its certificate. [`trust`] tells whether the webhook
+//! configurations that call this server trust it, by what `verify` knows of the API server.
 
 pub(super) mod clients;
 mod files;
@@ -11,6 +11,7 @@ mod issue;
 pub mod rotator;
 mod state;
 pub mod trust;
+mod verify;
 mod watches;
 
 use std::path::PathBuf;

@@ -18,7 +18,8 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
 use super::issue::{Material, MaterialError, SKEW, unexpired};
-use super::trust::{Callers, Configuration, ConfigurationName, verify_for};
+use super::trust::{Callers, Configuration, ConfigurationName};
+use super::verify::verify_for;
 use crate::serve::tls::Identity;
 
 /// The age of a certificate, in propagation delays, from which every API server knows its CA.
