@@ -95,7 +95,7 @@ SUMS
 pin_of() { # PEER
     local pin=${1//-/_}
     pin=${!pin}
-    [ ! -d "$here/peers/$1" ] || pin+=-$(cat "$here/peers/$1"/* | sha256sum | cut -c1-8)
+    [ ! -e "$here/peers/$1/main.go" ] || pin+=-$(sha256sum <"$here/peers/$1/main.go" | cut -c1-8)
     echo "$pin"
 }
 
