@@ -101,10 +101,7 @@ impl Flux {
     fn start(cluster: &Cluster, command: Command, definitions: &Path) -> Result<Self> {
         let sandbox = cluster.sandbox()?;
         let kubectl = cluster.kubectl().in_namespace(NAMESPACE);
-        kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
-        kubectl.run(
-            "wait --for=condition=Established --timeout=170s customresourcedefinitions --all",
-        )?;
+        kubectl.define(definitions)?;
         kubectl.run(&format!("create namespace {NAMESPACE}"))?;
 
         let folder = sandbox.state("flux")?.join("artifacts");

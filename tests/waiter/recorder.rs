@@ -453,6 +453,18 @@ fn a_record_that_is_deleted_is_begun_anew() {
     api.await_object(RECORD_PATH, has(&["1"]));
 }
 
+/// The watches work again. The record of the new namespace has version 2. Only 3 is added to it.
+fn goes_on_with_the_new_namespace(api: &mut FakeApi) {
+    api.heal();
+    api.stop();
+    api.resume();
+    api.await_watches(2);
+    api.put(JOB_PATH, job("3", complete()));
+    api.await_object(RECORD_PATH, |object| object["data"].get("3").is_some());
+    let record = api.get(RECORD_PATH).expect("the record");
+    assert!(has(&["2", "3"])(&record), "{record:#}");
+}
+
 /// A namespace is deleted and created again while the watch of the Jobs reports nothing. The new
 /// one may have another database.
 #[test]
@@ -471,14 +483,7 @@ fn a_namespace_that_is_created_again_gets_no_completion_of_the_old_one() {
     api.await_request("list jobs");
     // Another replica records the first completion of the new namespace.
     api.put(RECORD_PATH, record(&["2"]));
-    api.heal();
-    api.stop();
-    api.resume();
-    api.await_watches(2);
-    api.put(JOB_PATH, job("3", complete()));
-    api.await_object(RECORD_PATH, |object| object["data"].get("3").is_some());
-    let record = api.get(RECORD_PATH).expect("the record");
-    assert!(has(&["2", "3"])(&record), "{record:#}");
+    goes_on_with_the_new_namespace(&mut api);
 }
 
 /// The record of the old namespace is replaced before its deletion was seen.
@@ -504,14 +509,7 @@ fn another_record_of_that_name_gets_no_completion_of_a_job_that_is_gone() {
     api.put(RECORD_PATH, other);
     // The recorder has seen it.
     api.await_object(RECORD_PATH, has(&["2"]));
-    api.heal();
-    api.stop();
-    api.resume();
-    api.await_watches(2);
-    api.put(JOB_PATH, job("3", complete()));
-    api.await_object(RECORD_PATH, |object| object["data"].get("3").is_some());
-    let record = api.get(RECORD_PATH).expect("the record");
-    assert!(has(&["2", "3"])(&record), "{record:#}");
+    goes_on_with_the_new_namespace(&mut api);
 }
 
 #[test]

@@ -74,6 +74,16 @@ impl Kubectl {
             .success()
     }
 
+    /// Applies the custom resource definitions in a file or folder, and waits until they are
+    /// established.
+    pub fn define(&self, definitions: &Path) -> Result<()> {
+        let definitions = definitions.display();
+        // They are too large for the annotation of a client-side apply.
+        self.run(&format!("apply --server-side -f {definitions}"))?;
+        let wait = "wait --for=condition=Established --timeout=170s";
+        self.run(&format!("{wait} -f {definitions}")).map(drop)
+    }
+
     /// Applies manifests that the API server must refuse. Returns kubectl's standard error.
     pub fn apply_refused(&self, manifests: &str) -> Result<String> {
         self.output(&["apply", "-f", "-"], manifests, DEADLINE)?

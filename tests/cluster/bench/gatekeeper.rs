@@ -24,8 +24,8 @@ use super::admission::{await_effect, injected, selector};
 const OWN: &str = "gatekeeper-system";
 const PORT: u16 = 18320;
 
-/// The rule. It has the names that `review` uses.
-const TEMPLATE: &str = r#"
+/// A rule like one of ours: no container sets the variable.
+pub(super) const TEMPLATE: &str = r#"
 apiVersion: templates.gatekeeper.sh/v1
 kind: ConstraintTemplate
 metadata: {name: forbiddenenv}
@@ -56,22 +56,24 @@ pub(super) fn serve(
     config: &Config,
 ) -> Result<Process> {
     let kubectl = &plane.kubectl;
-    let definitions = program.with_file_name("gatekeeper-crds");
-    let definitions = definitions.display();
-    kubectl.run(&format!("apply --server-side -f {definitions}"))?;
-    kubectl.run(&format!(
-        "wait --for=condition=Established --timeout=60s -f {definitions}"
-    ))?;
+    kubectl.define(&program.with_file_name("gatekeeper-crds"))?;
     kubectl.run(&format!("create namespace {OWN}"))?;
     let server = start(sandbox, plane, program)?;
 
     kubectl.apply(TEMPLATE)?;
     let namespace = &config.gates[0].namespace;
+    let constraint = constraint(&json!({
+        "namespaces": [namespace],
+        "kinds": [
+            {"apiGroups": ["apps"], "kinds": ["Deployment"]},
+            {"apiGroups": [""], "kinds": ["Pod"]},
+        ],
+    }));
     // The server makes this kind from the template.
     server.await_ready(
         "Gatekeeper to take the constraint",
         Duration::from_mins(1),
-        || kubectl.apply(&constraint(namespace)),
+        || kubectl.apply(&constraint),
     )?;
     for (field, value) in injected(config)? {
         for assign in assigns(namespace, &field, &value)? {
@@ -138,17 +140,11 @@ fn start(sandbox: &Sandbox, plane: &Plane, program: &Path) -> Result<Process> {
     Process::spawn("gatekeeper", &sandbox.logs("bench")?, &mut command)
 }
 
-fn constraint(namespace: &str) -> String {
+/// The rule, active where this matches.
+pub(super) fn constraint(matches: &Value) -> String {
     json!({
         "apiVersion": "constraints.gatekeeper.sh/v1beta1", "kind": "ForbiddenEnv",
-        "metadata": {"name": "forbidden-env"},
-        "spec": {"match": {
-            "namespaces": [namespace],
-            "kinds": [
-                {"apiGroups": ["apps"], "kinds": ["Deployment"]},
-                {"apiGroups": [""], "kinds": ["Pod"]},
-            ],
-        }},
+        "metadata": {"name": "forbidden-env"}, "spec": {"match": matches},
     })
     .to_string()
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use migration_gate_core::gates::Config;
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::process::Process;
 use testkit::sandbox::Sandbox;
 use testkit::scene::Plane;
 
 use super::admission::{await_effect, selector};
-use super::policies::Rules;
+use super::policies::{Rules, manifest};
 
 /// Its own namespace, where it keeps its state.
 const OWN: &str = "kyverno";
@@ -28,12 +28,7 @@ pub(super) fn serve(
     config: &Config,
 ) -> Result<Process> {
     let kubectl = &plane.kubectl;
-    let definitions = program.with_file_name("kyverno-crds");
-    let definitions = definitions.display();
-    kubectl.run(&format!("apply --server-side -f {definitions}"))?;
-    kubectl.run(&format!(
-        "wait --for=condition=Established --timeout=60s -f {definitions}"
-    ))?;
+    kubectl.define(&program.with_file_name("kyverno-crds"))?;
     kubectl.run(&format!("create namespace {OWN}"))?;
     let namespaces = json!({"namespaceSelector": selector(&config.gates[0].namespace)});
     for (name, data) in [
@@ -50,11 +45,16 @@ pub(super) fn serve(
 
     let rules = Rules::of(config)?;
     for (kind, spec) in [("Mutating", rules.to_inject), ("Validating", rules.to_deny)] {
+        let policy = manifest(
+            "policies.kyverno.io/v1beta1",
+            &format!("{kind}Policy"),
+            &spec,
+        );
         // The server has a webhook for these kinds.
         server.await_ready(
             "Kyverno to take its policies",
             Duration::from_mins(2),
-            || kubectl.apply(&policy(kind, &spec)),
+            || kubectl.apply(&policy),
         )?;
     }
     await_effect(plane, config)?;
@@ -87,13 +87,4 @@ fn start(sandbox: &Sandbox, plane: &Plane, program: &Path) -> Result<Process> {
         .args(["--admissionReports=false", "--disableMetrics=true", "-v=0"])
         .arg("--controllerRuntimeMetricsAddress=0");
     Process::spawn("kyverno", &sandbox.logs("bench")?, &mut command)
-}
-
-fn policy(kind: &str, spec: &Value) -> String {
-    json!({
-        "apiVersion": "policies.kyverno.io/v1beta1",
-        "kind": format!("{kind}Policy"),
-        "metadata": {"name": "bench"}, "spec": spec,
-    })
-    .to_string()
 }

@@ -9,6 +9,8 @@ use testkit::scene::Plane;
 
 use super::admission::{await_effect, injected, selector};
 
+const GROUP: &str = "admissionregistration.k8s.io/v1";
+
 /// The specs of the two policies, without what binds them to a namespace.
 pub(super) struct Rules {
     pub(super) to_inject: Value,
@@ -48,27 +50,24 @@ pub(super) fn install(plane: &Plane, config: &Config) -> Result<()> {
         ("Mutating", rules.to_inject, None),
         ("Validating", rules.to_deny, Some(actions)),
     ] {
-        plane.kubectl.apply(&policy(kind, &spec))?;
+        let policy = manifest(GROUP, &format!("{kind}AdmissionPolicy"), &spec);
+        plane.kubectl.apply(&policy)?;
         let mut spec = json!({
             "policyName": "bench", "matchResources": {"namespaceSelector": selector(namespace)},
         });
         if let Some(actions) = actions {
             spec["validationActions"] = actions;
         }
-        let binding = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": format!("{kind}AdmissionPolicyBinding"),
-            "metadata": {"name": "bench"}, "spec": spec,
-        });
-        plane.kubectl.apply(&binding.to_string())?;
+        let binding = manifest(GROUP, &format!("{kind}AdmissionPolicyBinding"), &spec);
+        plane.kubectl.apply(&binding)?;
     }
     await_effect(plane, config)
 }
 
-fn policy(kind: &str, spec: &Value) -> String {
+/// A policy, or what belongs to one.
+pub(super) fn manifest(api_version: &str, kind: &str, spec: &Value) -> String {
     json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": format!("{kind}AdmissionPolicy"),
+        "apiVersion": api_version, "kind": kind,
         "metadata": {"name": "bench"}, "spec": spec,
     })
     .to_string()

@@ -10,11 +10,12 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use testkit::sandbox::Sandbox;
 
 use super::figures::{OTHER, OURS, Part, programs, tool};
-use super::milliseconds;
 use super::waiter::peak_memory;
+use super::{gatekeeper, milliseconds};
 
 testkit::tests! {
     standalone: review, instructions;
@@ -27,33 +28,15 @@ pub(super) const KUBECTL_VALIDATE: &str = "kubectl-validate";
 /// and gigabytes.
 const REPEATED: usize = 10_000;
 
-/// A rule for gator like one of ours: no container sets the variable.
-const CONSTRAINT: &str = r#"
-apiVersion: templates.gatekeeper.sh/v1
-kind: ConstraintTemplate
-metadata: {name: forbiddenenv}
-spec:
-  crd: {spec: {names: {kind: ForbiddenEnv}}}
-  targets:
-  - target: admission.k8s.gatekeeper.sh
-    rego: |
-      package forbiddenenv
-      violation[{"msg": msg}] {
-        variable := input.review.object.spec.template.spec.containers[_].env[_]
-        variable.name == "PIEFED_INIT_CONTAINER"
-        msg := "PIEFED_INIT_CONTAINER is set"
-      }
----
-apiVersion: constraints.gatekeeper.sh/v1beta1
-kind: ForbiddenEnv
-metadata: {name: forbidden-env}
-spec: {match: {kinds: [{apiGroups: [apps], kinds: [Deployment]}]}}
-"#;
-
 fn review(sandbox: &Sandbox) -> Result<()> {
     let folder = sandbox.state("bench-review")?;
     let constraint = folder.join("constraint.yaml");
-    fs::write(&constraint, CONSTRAINT)?;
+    let deployments = json!({"kinds": [{"apiGroups": ["apps"], "kinds": ["Deployment"]}]});
+    let active = gatekeeper::constraint(&deployments);
+    fs::write(
+        &constraint,
+        format!("{}---\n{active}\n", gatekeeper::TEMPLATE),
+    )?;
     let mut part = Part::default();
     let mut contenders: Vec<(&str, PathBuf)> = programs()?;
     for (name, program) in [(GATOR, "gator"), (KUBECTL_VALIDATE, "kubectl-validate")] {

@@ -329,7 +329,8 @@ fn memory(sandbox: &Sandbox) -> Result<()> {
         drop(server);
     }
     part.note(format!(
-        "The mixed load were {sent:.0} reviews of 2 KB, 20 KB and 1 MB in turns, over 16 connections of HTTP/2 and 64 of HTTP/1.1."
+        "The mixed load were {sent:.0} reviews of 2 KB, 20 KB and 1 MB in turns, over 16 connections of\n\
+         HTTP/2 and 64 of HTTP/1.1."
     ));
     part.keep("memory")
 }

@@ -50,10 +50,7 @@ fn start(cluster: &Cluster) -> Result<Process> {
     let sandbox = cluster.sandbox()?;
     let peer = assets::peer("argo-rollouts")?;
     let kubectl = cluster.kubectl();
-    let definitions = peer.join("crds");
-    kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
-    kubectl
-        .run("wait --for=condition=Established --timeout=170s customresourcedefinitions --all")?;
+    kubectl.define(&peer.join("crds"))?;
     kubectl.run("create namespace argo-rollouts")?;
     let mut command = std::process::Command::new(peer.join("bin/rollouts-controller"));
     command

@@ -35,10 +35,7 @@ fn start(cluster: &Cluster) -> Result<Process> {
     let sandbox = cluster.sandbox()?;
     let peer = assets::peer("cert-manager")?;
     let kubectl = cluster.kubectl();
-    let definitions = peer.join("crds");
-    kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
-    kubectl
-        .run("wait --for=condition=Established --timeout=170s customresourcedefinitions --all")?;
+    kubectl.define(&peer.join("crds"))?;
     kubectl.run(&format!("create namespace {NAMESPACE}"))?;
     let mut command = Command::new(peer.join("bin/cert-manager"));
     command.env("KUBECONFIG", &kubectl.kubeconfig);

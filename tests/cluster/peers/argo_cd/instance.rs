@@ -59,12 +59,8 @@ impl ArgoCd {
         let peer = assets::peer("argo-cd")?;
         let kubectl = cluster.kubectl().in_namespace(NAMESPACE);
         kubectl.run(&format!("create namespace {NAMESPACE}"))?;
-        let definitions = peer.join("crds");
-        kubectl.run(&format!("apply --server-side -f {}", definitions.display()))?;
+        kubectl.define(&peer.join("crds"))?;
         kubectl.run(&format!("apply -f {}", peer.join("config").display()))?;
-        kubectl.run(
-            "wait --for=condition=Established --timeout=170s customresourcedefinitions --all",
-        )?;
         kubectl.apply(&project().to_string())?;
         redis(cluster)?;
 

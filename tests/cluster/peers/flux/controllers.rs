@@ -61,13 +61,7 @@ const SOURCE: Controller = ("source-controller", "127.0.0.1:9441");
 const HELM: Controller = ("helm-controller", "127.0.0.1:9442");
 
 fn definitions(cluster: &Cluster) -> Result<()> {
-    let crds = peer("flux")?.join("crds");
-    let kubectl = cluster.kubectl();
-    kubectl.run(&format!("apply --server-side -f {}", crds.display()))?;
-    kubectl.run(
-        "wait --for=condition=Established --timeout=170s crd/helmreleases.helm.toolkit.fluxcd.io",
-    )?;
-    Ok(())
+    cluster.kubectl().define(&peer("flux")?.join("crds"))
 }
 
 fn command_of((name, _): Controller) -> Result<Command> {
