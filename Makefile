@@ -107,7 +107,7 @@ $(cargo_fuzz):
 # of another commit, and keeps no figures.
 .PHONY: bench
 bench: packages ## Figures, which it writes to docs/performance.md (some 30 minutes); BENCHES=part, COMPARE=commit
-	$(call say,what is compared with: gator$(comma) kubectl-validate$(comma) a bare server (minutes at first))
+	$(call say,what is compared with: gator$(comma) Gatekeeper$(comma) Kyverno$(comma) kubectl-validate$(comma) a bare server (some 15 minutes at first))
 	@tests/cluster/bench/tools.sh $(COMPARE) >/dev/null
 	@cargo build --quiet --release --locked --package migration-gate-core --example rules
 	$(call say,figures (a release build and a control plane at first))

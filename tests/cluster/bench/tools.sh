@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Provides what `make bench` compares with: gator, Gatekeeper, Kyverno and kubectl-validate, built from pinned Go modules,
-# and the bare HTTPS server with its load (benches/http). They are kept in the user's cache. Prints the folder that holds the programs, and
-# nothing else, on standard output; progress goes to standard error.
+# Provides what `make bench` compares with: gator, Gatekeeper, Kyverno and kubectl-validate, built from pinned Go
+# modules, and the bare HTTPS server with its load (benches/http). They are kept in the user's cache. Prints the folder
+# that holds the programs, and nothing else, on standard output; progress goes to standard error.
 #
 #   tests/cluster/bench/tools.sh               the programs
 #   tests/cluster/bench/tools.sh COMMIT        these, and `other`: migration-gate as that commit releases it
@@ -23,36 +23,48 @@ die() {
     exit 1
 }
 
-# The folder's name is the hash of all that decides what is in it.
+# Go's programs are kept by their versions. They take minutes to build, whatever becomes of the bare server.
+programs=$cache/bench-programs
+mkdir -p "$programs"
+exec 9>"$programs/lock"
+flock 9 # another run may be building them
+making=$programs/building
+
+# The folder's name is the hash of all that decides what the bare server is.
 key=$({
-    echo "$gatekeeper $kyverno $kubectl_validate"
     rustc -vV
     cat "$repository"/benches/http/{Cargo.toml,Cargo.lock,src/*}
 } | sha256sum | cut -c1-16)
 kept=$cache/bench-$key
 mkdir -p "$kept"
-exec 9>"$kept/lock"
-flock 9 # another run may be building them
 
 go_program() { # NAME MODULE@VERSION [PACKAGE]: of PACKAGE in the module's folder, if it is named
-    [ -e "$kept/$1" ] && return
-    command -v go >/dev/null || { say "no $1: there is no Go to build it with" && return; }
-    say "building $1 (minutes on two cores, once)"
-    if [ $# = 2 ]; then
-        GOBIN=$kept/building go install "${flags[@]}" "$2"
-    else # as `go install` takes no module whose go.mod replaces another
-        local source=$(go env GOMODCACHE)/$2
-        go mod download "$2" && install -m 0644 -D -t "$kept/building/mod" "$source"/go.{mod,sum} &&
-            go -C "$source" build "${flags[@]}" -mod=mod -modfile="$kept/building/mod/go.mod" -o "$kept/building/$1" "$3"
-    fi 2>"$kept/$1.log" && mv "$kept/building/$1" "$kept/$1" ||
-        say "no $1: it can't be built; $(tail -n 1 "$kept/$1.log")"
+    local built=$programs/$1-${2##*@}
+    rm -f "$kept/$1"
+    if [ ! -e "$built" ]; then
+        command -v go >/dev/null || { say "no $1: there is no Go to build it with" && return; }
+        say "building $1 (minutes on two cores, once)"
+        rm -rf "$making"
+        if [ $# = 2 ]; then
+            GOBIN=$making go install "${flags[@]}" "$2"
+        else # as `go install` takes no module whose go.mod replaces another
+            local source=$(go env GOMODCACHE)/$2
+            go mod download "$2" && install -m 0644 -D -t "$making/mod" "$source"/go.{mod,sum} &&
+                go -C "$source" build "${flags[@]}" -mod=mod -modfile="$making/mod/go.mod" -o "$making/$1" "$3"
+        fi 2>"$built.log" && mv "$making/$1" "$built" ||
+            { say "no $1: it can't be built; $(tail -n 1 "$built.log")" && return; }
+    fi
+    ln -s "$built" "$kept/$1"
 }
 go_definitions() { # NAME MODULE@VERSION FOLDER...: the module's custom resource definitions, if the program is there
-    [ -e "$kept/$1" ] && [ ! -e "$kept/$1-crds" ] || return 0
-    local source=$(go env GOMODCACHE)/$2
-    rm -rf "$kept/building/crds"
-    install -m 0644 -D -t "$kept/building/crds" $(printf "$source/%s/*.yaml " "${@:3}")
-    mv "$kept/building/crds" "$kept/$1-crds"
+    local built=$programs/$1-${2##*@}
+    [ -e "$built" ] || return 0
+    if [ ! -e "$built-crds" ]; then
+        rm -rf "$making"
+        install -m 0644 -D -t "$making" $(printf "$(go env GOMODCACHE)/$2/%s/*.yaml " "${@:3}")
+        mv "$making" "$built-crds"
+    fi
+    ln -sfn "$built-crds" "$kept/$1-crds"
 }
 export CGO_ENABLED=0
 flags=(-trimpath -ldflags '-s -w')
@@ -64,8 +76,6 @@ module=github.com/kyverno/kyverno@$kyverno
 go_program kyverno "$module" ./cmd/kyverno
 go_definitions kyverno "$module" config/crds/{kyverno,policies.kyverno.io,policyreport,reports}
 go_program kubectl-validate "sigs.k8s.io/kubectl-validate@$kubectl_validate"
-echo "$gatekeeper" >"$kept/gator.version"
-echo "$kubectl_validate" >"$kept/kubectl-validate.version"
 
 if [ ! -e "$kept/http" ]; then
     say "building the bare server and the load (about a minute on two cores, once)"
