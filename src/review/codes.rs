@@ -230,7 +230,10 @@ mod tests {
         let mut wanted = found.clone();
         // Each part starts after this text and ends with an empty line.
         for (start, part) in [
-            ("Refused, exit code 1:\n\n", rows(Level::Error)),
+            (
+                "Violations, exit code 1. The webhooks deny them:\n\n",
+                rows(Level::Error),
+            ),
             ("the cluster may have more:\n\n", rows(Level::Warning)),
             ("Not reviewable, exit code 2:\n\n", bad()),
         ] {

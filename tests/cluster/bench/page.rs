@@ -56,6 +56,7 @@ fn section(results: &Results, name: &str) -> Result<String> {
             part,
             &[
                 "complete to exit",
+                waiter::WRITE,
                 "start to first line",
                 "memory of a wait, at its peak",
             ],
