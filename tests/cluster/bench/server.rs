@@ -32,7 +32,7 @@ pub(super) const SIZES: [(&str, usize); 3] = [("2 KB", 3), ("20 KB", 85), ("1 MB
 pub(super) const PROTOCOLS: [(&str, &str); 2] = [("HTTP/1.1", "h1"), ("HTTP/2", "h2")];
 pub(super) const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// The environment variable's value in the chart.
-const TUNABLES: &str = "glibc.malloc.arena_max=2:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144";
+const TUNABLES: &str = "glibc.malloc.arena_max=4:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144:glibc.malloc.tcache_count=0";
 /// Reviews before the memory is measured, and the time for which one size of them is sent in turn.
 const MIXED: f64 = 1e6;
 const MIXED_LOAD: Duration = Duration::from_secs(2);
