@@ -31,8 +31,6 @@ const LOAD: Duration = Duration::from_millis(700);
 pub(super) const SIZES: [(&str, usize); 3] = [("2 KB", 3), ("20 KB", 85), ("1 MB", 4500)];
 pub(super) const PROTOCOLS: [(&str, &str); 2] = [("HTTP/1.1", "h1"), ("HTTP/2", "h2")];
 pub(super) const CONNECTIONS: [usize; 3] = [1, 16, 64];
-/// The environment variable's value in the chart.
-const TUNABLES: &str = "glibc.malloc.arena_max=4:glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=262144:glibc.malloc.tcache_count=0";
 /// Reviews before the memory is measured, and the time for which one size of them is sent in turn.
 const MIXED: f64 = 1e6;
 const MIXED_LOAD: Duration = Duration::from_secs(2);
@@ -73,7 +71,7 @@ impl Bench {
         let mut command = on_processor(1, program);
         command
             .env("KUBECONFIG", "/nonexistent")
-            .env("GLIBC_TUNABLES", TUNABLES)
+            .env("GLIBC_TUNABLES", tunables()?)
             .arg("serve")
             .arg(format!("--config={}", file.display()))
             .arg(format!("--tls-cert={}", self.pair.certificate.display()))
@@ -117,6 +115,15 @@ impl Bench {
         let printed = process::run(&mut command, "", Duration::from_mins(2))?.success()?;
         Ok(serde_json::from_str(&printed)?)
     }
+}
+
+/// The chart's value of `GLIBC_TUNABLES`.
+fn tunables() -> Result<String> {
+    let template = repository().join("charts/migration-gate/templates/deployment.yaml");
+    let text = fs::read_to_string(template)?;
+    let value = text.split_once("value: glibc.").context("no tunables")?.1;
+    let line = value.lines().next().unwrap_or_default();
+    Ok(format!("glibc.{line}"))
 }
 
 struct Load {
