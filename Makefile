@@ -37,7 +37,7 @@ demo: packages ## What the webhooks would do to PieFed's manifests, as they shou
 	@! cargo run --quiet --locked --package migration-gate -- review examples/piefed-old
 
 .PHONY: test
-test: packages ## Everything: lints, dependencies' licences, all tests (some 30 minutes on two cores at first, 12 when all is cached)
+test: packages ## Everything: lints, dependencies' licences, all tests (some 40 minutes on two cores at first, 12 when all is cached)
 	$(call say,release binary for the image; it takes one core for 2 minutes$(comma) so the next steps run in parallel)
 	@CARGO_TERM_QUIET=true build/binary.sh >/dev/null & binary=$$!; \
 	trap 'kill $$binary 2>/dev/null || true' EXIT; \
