@@ -58,7 +58,7 @@ attacks: packages ## Hostile clients against the released binary, in a memory cg
 # The tests build what they need. Where they cannot run, they print why.
 .PHONY: test-cluster
 test-cluster: packages ## The tests on a real node (builds and boots it), or on the cluster of KUBECONFIG
-	$(call say,tests on a cluster (the first run builds control planes$(comma) a node and an application: some 25 minutes; then 12))
+	$(call say,tests on a cluster (the first run builds control planes$(comma) a node and an application: some 25 minutes; then 10))
 	cargo test --locked --test cluster -- $(TESTS)
 
 .PHONY: test-peers

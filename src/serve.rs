@@ -43,7 +43,7 @@ use crate::cli::{self, ClusterArgs, ConfigArgs, Exit};
 use migration_gate_core::gates::Config;
 
 /// Maximum number of threads that decide on reviews. Each may hold a parsed object, which takes
-/// many times the memory of its text.
+/// many times the memory of its text. The chart's `GLIBC_TUNABLES` allows as many arenas.
 const MOST_WORKERS: usize = 4;
 
 /// Serve the admission webhooks

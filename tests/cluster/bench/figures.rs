@@ -94,11 +94,11 @@ impl Part {
         let Some(last) = sorted.len().checked_sub(1) else {
             return;
         };
+        // Between two measurements in proportion, so that also two of them show their spread.
         let at = |quarter: usize| {
-            f64::midpoint(
-                sorted[last * quarter / 4],
-                sorted[(last * quarter).div_ceil(4)],
-            )
+            let place = last * quarter;
+            let (below, above) = (sorted[place / 4], sorted[place.div_ceil(4)]);
+            below + (above - below) * [0.0, 0.25, 0.5, 0.75][place % 4]
         };
         self.figures.push(Figure {
             what: what.to_owned(),

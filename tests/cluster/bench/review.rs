@@ -48,7 +48,7 @@ fn review(sandbox: &Sandbox) -> Result<()> {
     for count in COUNTS {
         let file = folder.join(format!("{count}.yaml"));
         fs::write(&file, manifests(count))?;
-        let rounds = if count > 1000 { 2 } else { 5 };
+        let rounds = if count > 1000 { 3 } else { 5 };
         let mut seen = vec![[const { Vec::new() }; 2]; contenders.len()];
         for round in 0..rounds {
             for ((who, program), seen) in contenders.iter().zip(&mut seen) {

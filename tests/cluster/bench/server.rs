@@ -43,6 +43,8 @@ struct Bench {
     folder: PathBuf,
     logs: PathBuf,
     load: PathBuf,
+    /// The chart's value of `GLIBC_TUNABLES`.
+    tunables: String,
 }
 
 impl Bench {
@@ -58,6 +60,7 @@ impl Bench {
             pair: authority.server("bench", &["localhost"], &[])?,
             logs: sandbox.logs("bench-server")?,
             load: tool("http").context("no load: `make bench` builds it")?,
+            tunables: tunables()?,
             folder,
         })
     }
@@ -71,7 +74,7 @@ impl Bench {
         let mut command = on_processor(1, program);
         command
             .env("KUBECONFIG", "/nonexistent")
-            .env("GLIBC_TUNABLES", tunables()?)
+            .env("GLIBC_TUNABLES", &self.tunables)
             .arg("serve")
             .arg(format!("--config={}", file.display()))
             .arg(format!("--tls-cert={}", self.pair.certificate.display()))
@@ -121,9 +124,15 @@ impl Bench {
 fn tunables() -> Result<String> {
     let template = repository().join("charts/migration-gate/templates/deployment.yaml");
     let text = fs::read_to_string(template)?;
-    let value = text.split_once("value: glibc.").context("no tunables")?.1;
-    let line = value.lines().next().unwrap_or_default();
-    Ok(format!("glibc.{line}"))
+    let mut after = text
+        .lines()
+        .skip_while(|line| !line.contains("GLIBC_TUNABLES"));
+    let value = after
+        .nth(1)
+        .and_then(|line| line.trim().strip_prefix("value: "));
+    Ok(value
+        .context("the chart sets no GLIBC_TUNABLES")?
+        .to_owned())
 }
 
 struct Load {

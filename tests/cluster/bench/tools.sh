@@ -40,7 +40,7 @@ mkdir -p "$kept"
 
 go_program() { # NAME MODULE@VERSION [PACKAGE]: of PACKAGE in the module's folder, if it is named
     local built=$programs/$1-${2##*@}
-    rm -f "$kept/$1"
+    rm -f "$kept/$1" # a link to another version
     if [ ! -e "$built" ]; then
         command -v go >/dev/null || { say "no $1: there is no Go to build it with" && return; }
         say "building $1 (minutes on two cores, once)"
