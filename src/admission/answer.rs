@@ -160,8 +160,8 @@ fn decided<'a>(
         && let Ok(patch) = json(&decision.patch)
     {
         response.patch_type = Some("JSONPatch");
-        // After the JSON, not while it is written: that is in pieces of a few bytes, and encoding each of them takes a fifth
-        // more instructions for the whole review.
+        // After the JSON, not while it is written: that is in pieces of a few bytes, and encoding
+        // each of them takes a fifth more instructions for the whole review.
         response.patch = Some(STANDARD.encode(patch));
     }
 }
